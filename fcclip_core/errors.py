@@ -1,0 +1,23 @@
+"""The errors that users meet. Every message says what was wrong, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class FcclipError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class CheckpointError(FcclipError):
+    """A weights file is missing, truncated, foreign, or made for another model."""
+
+
+class VocabularyError(FcclipError, ValueError):
+    """A vocabulary is empty, contradictory, or does not fit what the segmenter already promised."""
+
+
+class ImageError(FcclipError, ValueError):
+    """An image has a shape, type or encoding that cannot be segmented."""
+
+
+class SettingsError(FcclipError, ValueError):
+    """A setting lies outside its range."""

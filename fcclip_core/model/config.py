@@ -1,0 +1,184 @@
+"""Model configurations: one frozen dataclass per part, one preset per published model (paper, Tables 1 and 11).
+
+A variant is a name in `PRESETS`, never a branch in the code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ConvNeXtConfig:
+    """CLIP's ConvNeXt image tower (timm `ConvNeXt` trunk, pooled and projected by a two-layer MLP).
+
+    Attributes:
+        depths: Blocks in each of the four stages.
+        dims: Channels of each stage; strides are 4, 8, 16 and 32.
+    """
+
+    depths: tuple[int, int, int, int]
+    dims: tuple[int, int, int, int]
+
+    @property
+    def channels(self) -> tuple[int, int, int, int]:
+        """Channels of res2, res3, res4 and res5."""
+        return self.dims
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """CLIP's modified ResNet image tower (open_clip `ModifiedResNet` with attention pooling).
+
+    Attributes:
+        layers: Bottleneck blocks in each of the four stages.
+        width: Channels of the stem; stage i has `width * 4 * 2**i` output channels.
+        image_size: Pre-training resolution in pixels; fixes the attention pool's positional grid.
+    """
+
+    layers: tuple[int, int, int, int]
+    width: int
+    image_size: int
+
+    @property
+    def channels(self) -> tuple[int, int, int, int]:
+        """Channels of res2, res3, res4 and res5."""
+        return (self.width * 4, self.width * 8, self.width * 16, self.width * 32)
+
+    @property
+    def heads(self) -> int:
+        """Heads of the attention pool, 64 channels each."""
+        return self.width * 32 // 64
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """CLIP's causal text transformer.
+
+    Attributes:
+        width: Channels of a token.
+        heads: Attention heads.
+        layers: Residual attention blocks.
+        quick_gelu: OpenAI's weights were trained with `x * sigmoid(1.702 x)`; OpenCLIP's with the exact GELU.
+        context_length: Positions of the learned positional embedding.
+        vocab_size: Byte-pair tokens.
+    """
+
+    width: int
+    heads: int
+    layers: int
+    quick_gelu: bool = False
+    context_length: int = 77
+    vocab_size: int = 49408
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes the shape of an FC-CLIP model.
+
+    Attributes:
+        name: Preset name, also stored inside a saved checkpoint.
+        vision: The frozen CLIP image tower.
+        text: The frozen CLIP text tower.
+        embed_dim: Size of CLIP's joint embedding space.
+        open_clip_name: open_clip's architecture name, or None for a tower that open_clip does not publish.
+        open_clip_tag: open_clip's pre-training tag of the weights that the published checkpoints expect.
+        valid_mask_only: Ensemble only where a mask survives at stride 32 (the published ResNet setting).
+        hidden_dim: Channels of the pixel decoder, of mask features and of object queries.
+        num_heads: Attention heads in pixel decoder and mask decoder.
+        encoder_layers: Deformable attention layers of the pixel decoder.
+        encoder_points: Sampling points per head and level.
+        encoder_ffn_dim: Hidden channels of the pixel decoder's feed-forward blocks.
+        decoder_layers: Masked-attention layers of the mask decoder.
+        decoder_ffn_dim: Hidden channels of the mask decoder's feed-forward blocks.
+        num_queries: Object queries.
+    """
+
+    name: str
+    vision: ConvNeXtConfig | ResNetConfig
+    text: TextConfig
+    embed_dim: int
+    open_clip_name: str | None = None
+    open_clip_tag: str | None = None
+    valid_mask_only: bool = False
+    hidden_dim: int = 256
+    num_heads: int = 8
+    encoder_layers: int = 6
+    encoder_points: int = 4
+    encoder_ffn_dim: int = 1024
+    decoder_layers: int = 9
+    decoder_ffn_dim: int = 2048
+    num_queries: int = 250
+
+
+def _resnet(name: str, open_clip_name: str, vision: ResNetConfig, text: TextConfig, embed_dim: int) -> ModelConfig:
+    return ModelConfig(
+        name=name,
+        vision=vision,
+        text=text,
+        embed_dim=embed_dim,
+        open_clip_name=open_clip_name,
+        open_clip_tag="openai",
+        valid_mask_only=True,
+    )
+
+
+CONVNEXT_LARGE = ModelConfig(
+    name="convnext_large",
+    vision=ConvNeXtConfig(depths=(3, 3, 27, 3), dims=(192, 384, 768, 1536)),
+    text=TextConfig(width=768, heads=12, layers=16),
+    embed_dim=768,
+    open_clip_name="convnext_large_d_320",
+    open_clip_tag="laion2b_s29b_b131k_ft_soup",
+)
+RN50 = _resnet("rn50", "RN50", ResNetConfig((3, 4, 6, 3), 64, 224), TextConfig(512, 8, 12, quick_gelu=True), 1024)
+RN101 = _resnet("rn101", "RN101", ResNetConfig((3, 4, 23, 3), 64, 224), TextConfig(512, 8, 12, quick_gelu=True), 512)
+RN50X4 = _resnet("rn50x4", "RN50x4", ResNetConfig((4, 6, 10, 6), 80, 288), TextConfig(640, 10, 12, quick_gelu=True), 640)
+RN50X16 = _resnet(
+    "rn50x16", "RN50x16", ResNetConfig((6, 8, 18, 8), 96, 384), TextConfig(768, 12, 12, quick_gelu=True), 768
+)
+RN50X64 = _resnet(
+    "rn50x64", "RN50x64", ResNetConfig((3, 15, 36, 10), 128, 448), TextConfig(1024, 16, 12, quick_gelu=True), 1024
+)
+CONVNEXT_SMALL = ModelConfig(
+    name="convnext_small",
+    vision=ConvNeXtConfig(depths=(2, 2, 6, 2), dims=(48, 96, 192, 384)),
+    text=TextConfig(width=64, heads=2, layers=4),
+    embed_dim=256,
+    hidden_dim=128,
+    num_heads=8,
+    encoder_layers=3,
+    encoder_ffn_dim=512,
+    decoder_layers=6,
+    decoder_ffn_dim=512,
+    num_queries=50,
+)
+TINY = ModelConfig(
+    name="tiny",
+    vision=ConvNeXtConfig(depths=(1, 1, 2, 1), dims=(32, 64, 128, 256)),
+    text=TextConfig(width=64, heads=2, layers=2),
+    embed_dim=64,
+    hidden_dim=64,
+    num_heads=4,
+    encoder_layers=2,
+    decoder_layers=3,
+    decoder_ffn_dim=128,
+    num_queries=20,
+)
+
+PRESETS: dict[str, ModelConfig] = {
+    config.name: config
+    for config in (CONVNEXT_LARGE, RN50, RN101, RN50X4, RN50X16, RN50X64, CONVNEXT_SMALL, TINY)
+}
+
+
+def config_from_dict(fields: dict) -> ModelConfig:
+    """Rebuilds a configuration from `dataclasses.asdict` output (the form stored inside a checkpoint).
+
+    Raises:
+        TypeError: A field is unknown or missing.
+    """
+    vision = dict(fields["vision"])
+    vision = {name: tuple(value) if isinstance(value, list) else value for name, value in vision.items()}
+    vision_type = ConvNeXtConfig if "depths" in vision else ResNetConfig
+    return ModelConfig(**{**fields, "vision": vision_type(**vision), "text": TextConfig(**fields["text"])})

@@ -1,0 +1,152 @@
+"""What the segmenter returns: small frozen records with documented shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One panoptic segment of a frame.
+
+    Attributes:
+        id: Value of the segment's pixels in `PanopticResult.segment_map`, from 1.
+        class_id: The class's stable id in the segmenter that made the result, from 1.
+        name: The class's name (its first synonym).
+        score: Probability of the class after the ensemble (equation 7), 0..1.
+        is_thing: True for a countable object, False for stuff.
+        area: Pixels of the segment.
+        box: `(x_min, y_min, x_max, y_max)` in pixels; the maxima are exclusive.
+        embedding: float32 `(D,)` unit vector in CLIP's joint space: the out-of-vocabulary embedding of the mask.
+    """
+
+    id: int
+    class_id: int
+    name: str
+    score: float
+    is_thing: bool
+    area: int
+    box: tuple[int, int, int, int]
+    embedding: np.ndarray = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One instance: a mask and a class, ranked by score.
+
+    Attributes:
+        mask: bool `(H, W)`.
+        class_id: The class's stable id.
+        name: The class's name.
+        score: Class probability times mean mask probability inside the mask, 0..1.
+        is_thing: True for a countable object.
+    """
+
+    mask: np.ndarray = field(repr=False, compare=False)
+    class_id: int
+    name: str
+    score: float
+    is_thing: bool
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Instances of a frame as columns, best score first; iterating yields `Instance` rows.
+
+    Attributes:
+        masks: bool `(N, H, W)`.
+        class_ids: int64 `(N,)`, stable class ids.
+        scores: float32 `(N,)`, 0..1.
+        names: Class names, N of them.
+        is_thing: bool `(N,)`.
+    """
+
+    masks: np.ndarray
+    class_ids: np.ndarray
+    scores: np.ndarray
+    names: tuple[str, ...]
+    is_thing: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: int) -> Instance:
+        return Instance(
+            mask=self.masks[index],
+            class_id=int(self.class_ids[index]),
+            name=self.names[index],
+            score=float(self.scores[index]),
+            is_thing=bool(self.is_thing[index]),
+        )
+
+    def __iter__(self) -> Iterator[Instance]:
+        return (self[index] for index in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The model's answer for one image, before masks are merged into segments.
+
+    Q object queries, C classes; h and w are the padded input's sides.
+
+    Attributes:
+        mask_logits: float32 `(Q, h/4, w/4)`; a pixel belongs to the mask where the logit is positive.
+        class_probs: float32 `(Q, C+1)`, ensemble of both classifiers (equation 7), void last; rows sum to 1.
+        in_vocab_probs: float32 `(Q, C)`, in-vocabulary classifier, softmax without void.
+        out_vocab_probs: float32 `(Q, C)`, out-of-vocabulary classifier, softmax without void.
+        embeddings: float32 `(Q, D)` unit rows, out-of-vocabulary mask embeddings.
+    """
+
+    mask_logits: torch.Tensor
+    class_probs: torch.Tensor
+    in_vocab_probs: torch.Tensor
+    out_vocab_probs: torch.Tensor
+    embeddings: torch.Tensor
+
+
+@dataclass(frozen=True)
+class PanopticResult:
+    """One frame, labelled with exactly one vocabulary.
+
+    Attributes:
+        segment_map: int32 `(H, W)`: 0 where there is no segment, else a `Segment.id`.
+        segments: The segments, in the order of their ids.
+        vocabulary_version: Version of the vocabulary that the frame was labelled with.
+        timings: Seconds per stage, in order: preprocess, model, classify, merge.
+    """
+
+    segment_map: np.ndarray
+    segments: list[Segment]
+    vocabulary_version: int
+    timings: dict[str, float]
+    _semantic: Callable[[], np.ndarray] = field(repr=False, compare=False)
+    _instances: Callable[[], Instances] = field(repr=False, compare=False)
+
+    def class_map(self) -> np.ndarray:
+        """Class of each pixel's segment: int32 `(H, W)` of stable class ids, 0 where there is no segment."""
+        return self._per_segment([segment.class_id for segment in self.segments], np.int32)
+
+    def confidence_map(self) -> np.ndarray:
+        """Score of each pixel's segment: float32 `(H, W)` in 0..1, 0 where there is no segment."""
+        return self._per_segment([segment.score for segment in self.segments], np.float32)
+
+    def semantic_map(self) -> np.ndarray:
+        """Semantic segmentation as the paper evaluates it: int32 `(H, W)` of stable class ids.
+
+        Every pixel gets the class with the largest sum over all queries of class probability times mask probability;
+        no pixel is left unlabelled. Computed when asked for.
+        """
+        return self._semantic()
+
+    def instances(self) -> Instances:
+        """The `top_k_instances` best (query, class) pairs whose class is a thing. Computed when asked for."""
+        return self._instances()
+
+    def _per_segment(self, values: list, dtype: type) -> np.ndarray:
+        table = np.zeros(max((segment.id for segment in self.segments), default=0) + 1, dtype)
+        table[[segment.id for segment in self.segments]] = values
+        return table[self.segment_map]
