@@ -1,0 +1,1 @@
+"""FC-CLIP as modules, one file a stage, named and ordered as the paper draws them (Figure 3)."""

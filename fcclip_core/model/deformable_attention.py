@@ -1,0 +1,121 @@
+"""Multi-scale deformable attention (Zhu et al., "Deformable DETR", equation 3), the pixel decoder's self-attention.
+
+The same sum in two forms: `sample_by_grid` differentiates and exports, `sample_by_index` is fastest on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Sampler = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
+
+
+def sample_by_grid(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum of bilinear samples, zero outside the image.
+
+    Args:
+        value: `(B, N, heads, C)`, tokens of all levels in order, N = sum of H * W.
+        shapes: (H, W) of each level.
+        locations: `(B, Q, heads, levels, points, 2)`, (x, y), 0..1 across the image, pixel centres at (i + 0.5) / size.
+        weights: `(B, Q, heads, levels, points)`.
+
+    Returns:
+        `(B, Q, heads * C)`.
+    """
+    batch, _, heads, channels = value.shape
+    queries = locations.shape[1]
+    grids = (2 * locations - 1).permute(0, 2, 1, 3, 4, 5).flatten(0, 1)
+    samples = []
+    for level, (height, width) in enumerate(shapes):
+        start = sum(h * w for h, w in shapes[:level])
+        image = value[:, start : start + height * width].permute(0, 2, 3, 1).reshape(-1, channels, height, width)
+        samples.append(F.grid_sample(image, grids[:, :, level], padding_mode="zeros", align_corners=False))
+    weights = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, queries, -1)
+    summed = (torch.cat(samples, dim=-1) * weights).sum(-1)
+    return summed.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
+
+
+def sample_by_index(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """`sample_by_grid` as one weighted `embedding_bag` over the four neighbours of each sampling point.
+
+    Rows of 32 or so channels are gathered where they lie, so nothing of size points x channels is ever stored.
+    """
+    batch, tokens, heads, channels = value.shape
+    queries = locations.shape[1]
+    sizes = torch.tensor([(w, h) for h, w in shapes], dtype=locations.dtype, device=value.device)
+    starts = torch.tensor([0] + [h * w for h, w in shapes], device=value.device).cumsum(0)[:-1].int()
+    widths, heights = sizes.int().unbind(-1)
+    widths, heights, starts = (x.view(-1, 1) for x in (widths, heights, starts))
+
+    position = locations * sizes[:, None] - 0.5
+    corner = position.floor()
+    x_right, y_low = (position - corner).unbind(-1)
+    x, y = corner.int().unbind(-1)
+    x_weights = ((1 - x_right) * weights, x_right * weights)
+    row = torch.arange(batch * heads, device=value.device, dtype=torch.int32)
+    first_row = (row // heads * tokens * heads + row % heads).view(batch, 1, heads, 1, 1)
+
+    indices, factors = [], []
+    for dy, y_weight in ((0, 1 - y_low), (1, y_low)):
+        for dx in (0, 1):
+            column, line = x + dx, y + dy
+            inside = (column >= 0) & (column < widths) & (line >= 0) & (line < heights)
+            token = starts + line * widths + column
+            indices.append(torch.where(inside, first_row + token * heads, 0))
+            factors.append(torch.where(inside, x_weights[dx] * y_weight, 0.0))
+    bags = batch * queries * heads
+    summed = F.embedding_bag(
+        torch.stack(indices, -1).view(bags, -1),
+        value.reshape(-1, channels),
+        mode="sum",
+        per_sample_weights=torch.stack(factors, -1).view(bags, -1),
+    )
+    return summed.view(batch, queries, heads * channels)
+
+
+class DeformableAttention(nn.Module):
+    """Each token attends to a few learned offsets around its own position, on every level.
+
+    Attributes:
+        sampler: The form of the sampling sum; a backend chooses it for its target.
+    """
+
+    def __init__(self, dim: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(dim, heads * levels * points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self.sampler: Sampler = sample_by_grid
+
+    def forward(self, query: Tensor, tokens: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """Attends from `query` to `tokens`.
+
+        Args:
+            query: `(B, Q, dim)`.
+            tokens: `(B, N, dim)`, all levels in order.
+            reference: `(Q, 2)`, (x, y) of each query, 0..1.
+            shapes: (H, W) of each level.
+
+        Returns:
+            `(B, Q, dim)`.
+        """
+        grid = (self.heads, self.levels, self.points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*grid, 2))
+        weights = self.attention_weights(query).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, grid[1:])
+        sizes = torch.tensor([(w, h) for h, w in shapes], dtype=offsets.dtype, device=offsets.device)
+        locations = reference[:, None, None, None] + offsets / sizes[:, None]
+        value = self.value_proj(tokens).unflatten(-1, (self.heads, -1))
+        return self.output_proj(self.sampler(value, shapes, locations, weights))
+
+
+def set_sampler(model: nn.Module, sampler: Sampler) -> None:
+    """Makes every deformable attention inside `model` use `sampler`."""
+    for module in model.modules():
+        if isinstance(module, DeformableAttention):
+            module.sampler = sampler

@@ -1,0 +1,67 @@
+"""FC-CLIP: one frozen convolutional CLIP, shared by a mask generator and two mask classifiers (Figure 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fcclip_core.model.backbone import build_backbone
+from fcclip_core.model.config import ModelConfig
+from fcclip_core.model.mask_decoder import MaskDecoder
+from fcclip_core.model.pixel_decoder import PixelDecoder
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """The network's answer, before any word is known.
+
+    Attributes:
+        mask_logits: `(B, Q, h/4, w/4)`; positive inside the mask.
+        in_vocab_embedding: `(B, Q, D)`, learned, not normalised.
+        out_vocab_embedding: `(B, Q, D)`, CLIP's own embedding of the mask, not normalised.
+        mask_survives: bool `(B, Q)`, false where the mask is empty at stride 32.
+    """
+
+    mask_logits: Tensor
+    in_vocab_embedding: Tensor
+    out_vocab_embedding: Tensor
+    mask_survives: Tensor
+
+
+class FCCLIP(nn.Module):
+    """Image -> masks with two embeddings each; words meet them in `classification.py`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config)
+        self.pixel_decoder = PixelDecoder(config)
+        self.mask_decoder = MaskDecoder(config)
+        self.void_embedding = nn.Embedding(1, config.embed_dim)
+        self.clip_logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+
+    def forward(self, image: Tensor) -> ModelOutput:
+        """Runs the network.
+
+        Args:
+            image: `(B, 3, h, w)`, normalised with CLIP's mean and deviation, then padded; h and w divisible by 32.
+
+        Returns:
+            Masks and their embeddings.
+        """
+        features = self.backbone(image)
+        pixels = self.pixel_decoder(features)
+        prediction = self.mask_decoder(pixels)
+        masks = F.interpolate(
+            prediction.mask_logits, size=features.res5.shape[-2:], mode="bilinear", align_corners=False
+        )
+        masks = masks > 0
+        return ModelOutput(
+            mask_logits=prediction.mask_logits,
+            in_vocab_embedding=prediction.in_vocab_embedding,
+            out_vocab_embedding=self.backbone.embed_masks(features.res5, masks),
+            mask_survives=masks.flatten(2).any(-1),
+        )

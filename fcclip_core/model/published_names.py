@@ -1,0 +1,63 @@
+"""The authors' names of our parameters, so that published checkpoints load key for key."""
+
+from __future__ import annotations
+
+import re
+
+CLIP_PREFIX = "backbone.clip_model."
+_PIXEL_DECODER = "sem_seg_head.pixel_decoder."
+_PREDICTOR = "sem_seg_head.predictor."
+
+# First match wins; `\1` is a layer's index.
+_RULES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^backbone\.", CLIP_PREFIX + "visual."),
+        (r"^clip_logit_scale$", CLIP_PREFIX + "logit_scale"),
+        (r"^pixel_decoder\.level_embed$", _PIXEL_DECODER + "transformer.level_embed"),
+        (r"^pixel_decoder\.layers\.(\d+)\.attention\.", _PIXEL_DECODER + r"transformer.encoder.layers.\1.self_attn."),
+        (r"^pixel_decoder\.layers\.(\d+)\.attention_norm\.", _PIXEL_DECODER + r"transformer.encoder.layers.\1.norm1."),
+        (
+            r"^pixel_decoder\.layers\.(\d+)\.feed_forward_norm\.",
+            _PIXEL_DECODER + r"transformer.encoder.layers.\1.norm2.",
+        ),
+        (r"^pixel_decoder\.layers\.", _PIXEL_DECODER + "transformer.encoder.layers."),
+        (r"^pixel_decoder\.lateral\.", _PIXEL_DECODER + "adapter_1."),
+        (r"^pixel_decoder\.lateral_norm\.", _PIXEL_DECODER + "adapter_1.norm."),
+        (r"^pixel_decoder\.output\.", _PIXEL_DECODER + "layer_1."),
+        (r"^pixel_decoder\.output_norm\.", _PIXEL_DECODER + "layer_1.norm."),
+        (r"^pixel_decoder\.", _PIXEL_DECODER),
+        (r"^mask_decoder\.query_content\.", _PREDICTOR + "query_feat."),
+        (r"^mask_decoder\.query_position\.", _PREDICTOR + "query_embed."),
+        (r"^mask_decoder\.norm\.", _PREDICTOR + "decoder_norm."),
+        (r"^mask_decoder\.mask_pooling_proj\.", _PREDICTOR + "_mask_pooling_proj."),
+        (
+            r"^mask_decoder\.layers\.(\d+)\.cross_attention\.",
+            _PREDICTOR + r"transformer_cross_attention_layers.\1.multihead_attn.",
+        ),
+        (
+            r"^mask_decoder\.layers\.(\d+)\.cross_attention_norm\.",
+            _PREDICTOR + r"transformer_cross_attention_layers.\1.norm.",
+        ),
+        (
+            r"^mask_decoder\.layers\.(\d+)\.self_attention\.",
+            _PREDICTOR + r"transformer_self_attention_layers.\1.self_attn.",
+        ),
+        (
+            r"^mask_decoder\.layers\.(\d+)\.self_attention_norm\.",
+            _PREDICTOR + r"transformer_self_attention_layers.\1.norm.",
+        ),
+        (r"^mask_decoder\.layers\.(\d+)\.feed_forward_norm\.", _PREDICTOR + r"transformer_ffn_layers.\1.norm."),
+        (r"^mask_decoder\.layers\.(\d+)\.", _PREDICTOR + r"transformer_ffn_layers.\1."),
+        (r"^mask_decoder\.", _PREDICTOR),
+    )
+)
+
+
+def published_name(name: str) -> str:
+    """The published checkpoint's key of our parameter `name`, as `FCCLIP.state_dict` spells it."""
+    for pattern, replacement in _RULES:
+        published, matches = pattern.subn(replacement, name)
+        if matches:
+            return published
+    return name
