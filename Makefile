@@ -1,0 +1,58 @@
+# Sets up, tests and runs fcclip_ros in a virtual environment, without a ROS installation. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.ONESHELL:
+
+PYTHON ?= python3
+VENV ?= .venv
+prefix := $(abspath $(VENV))
+python := $(prefix)/bin/python
+interfaces := $(prefix)/build/fcclip_ros
+
+.PHONY: help setup test lint test-fast test-all demo clean
+
+help: ## List the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@echo "  PYTHON=$(PYTHON) makes the virtual environment VENV=$(VENV)"
+
+setup: $(prefix)/.interfaces ## Make the virtual environment and build the messages; again only what changed
+
+test: lint test-fast ## Lint and the fast tests
+
+lint: setup ## ruff and mypy
+	$(python) -m ruff check .
+	$(python) -m mypy
+
+test-fast: setup ## The fast tests
+	$(python) -m pytest
+
+test-all: lint ## Lint and all tests, slow ones too
+	$(python) -m pytest -m ""
+
+demo: setup ## Run the node on photographs, published as a camera topic; pictures go to demo_output/
+	FASTRTPS_DEFAULT_PROFILES_FILE=$${FASTRTPS_DEFAULT_PROFILES_FILE:-config/fastdds.xml} $(python) -m fcclip_ros.demo
+
+clean: ## Remove the virtual environment and everything that was built
+	rm -rf $(VENV) build install log demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+$(prefix)/.packages: pyproject.toml requirements.txt setup.py
+	@$(PYTHON) cmake/check_host.py
+	$(PYTHON) -m venv $(prefix)
+	$(python) -m pip install --upgrade pip
+	$(python) -m pip install --editable '.[ros,ros-build,test]'
+	@touch $@
+
+# The generated interfaces go into the virtual environment, where the ROS wheels are. AMENT_PREFIX_PATH is that
+# environment alone: a sourced ROS installation would be mixed in. Launch and configuration files are linked.
+$(prefix)/.interfaces: $(prefix)/.packages CMakeLists.txt package.xml $(wildcard msg/* srv/* cmake/*)
+	rm -rf $(interfaces)
+	export PATH=$(prefix)/bin:$$PATH AMENT_PREFIX_PATH=$(prefix)
+	unset PYTHONPATH
+	cmake -S . -B $(interfaces) -G Ninja -DBUILD_TESTING=OFF -DFCCLIP_INSTALL_PYTHON=OFF -DAMENT_CMAKE_SYMLINK_INSTALL=ON \
+		-DCMAKE_PREFIX_PATH=$(prefix) -DCMAKE_INSTALL_PREFIX=$(prefix) -DPython3_EXECUTABLE=$(python) \
+		-DCMAKE_PROJECT_fcclip_ros_INCLUDE=$(CURDIR)/cmake/ros_wheels.cmake
+	cmake --build $(interfaces)
+	cmake --install $(interfaces)
+	@touch $@
