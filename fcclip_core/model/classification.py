@@ -1,0 +1,124 @@
+"""Mask classification: mask embeddings meet words (section 3.2 and equation 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fcclip_core.model.fcclip import FCCLIP, ModelOutput
+from fcclip_core.settings import InferenceSettings
+
+# CLIP never lets its temperature sharpen logits more than a hundredfold.
+MAX_LOGIT_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class TextClassifier:
+    """Words as the weights of a cosine classifier.
+
+    Attributes:
+        rows: float32 `(T, D)` unit text embeddings, one a synonym, class by class.
+        void: float32 `(1, D)` unit embedding of "no object".
+        class_of_row: int64 `(T,)`, the class that each row belongs to, 0..C-1.
+        seen: bool `(C,)`, classes of the training vocabulary.
+        in_vocab_scale: Learned temperature of the in-vocabulary classifier.
+        out_vocab_scale: CLIP's own temperature.
+    """
+
+    rows: Tensor
+    void: Tensor
+    class_of_row: Tensor
+    seen: Tensor
+    in_vocab_scale: float
+    out_vocab_scale: float
+
+    @classmethod
+    def build(cls, model: FCCLIP, rows: Tensor, synonym_counts: Sequence[int], seen: Tensor) -> TextClassifier:
+        """Joins unit text `rows` `(T, D)` with the model's void embedding and temperatures.
+
+        Args:
+            model: The network whose embeddings will be classified.
+            rows: Unit text embeddings, one a synonym, class by class.
+            synonym_counts: Rows of each class; sums to T.
+            seen: bool `(C,)`.
+        """
+        device = model.void_embedding.weight.device
+        counts = torch.tensor(synonym_counts)
+        return cls(
+            rows=rows.to(device, torch.float32),
+            void=F.normalize(model.void_embedding.weight.detach().float(), dim=-1),
+            class_of_row=torch.arange(len(counts)).repeat_interleave(counts).to(device),
+            seen=seen.to(device),
+            in_vocab_scale=min(model.mask_decoder.logit_scale.exp().item(), MAX_LOGIT_SCALE),
+            out_vocab_scale=min(model.clip_logit_scale.exp().item(), MAX_LOGIT_SCALE),
+        )
+
+    def logits(self, embeddings: Tensor, scale: float) -> Tensor:
+        """Scaled cosine with the best synonym of each class: `(..., D)` -> `(..., C)`."""
+        cosines = (F.normalize(embeddings.float(), dim=-1) * scale) @ self.rows.T
+        best = cosines.new_full((*cosines.shape[:-1], len(self.seen)), -torch.inf)
+        return best.index_reduce_(-1, self.class_of_row, cosines, "amax")
+
+    def void_logits(self, embeddings: Tensor) -> Tensor:
+        """Scaled cosine with the void embedding: `(..., D)` -> `(..., 1)`."""
+        return (F.normalize(embeddings.float(), dim=-1) * self.in_vocab_scale) @ self.void.T
+
+
+@dataclass(frozen=True)
+class MaskProbabilities:
+    """Class probabilities of each query.
+
+    Attributes:
+        ensemble: `(..., Q, C+1)`, equation 7 with void last; rows sum to 1.
+        in_vocab: `(..., Q, C)`, softmax without void.
+        out_vocab: `(..., Q, C)`, softmax without void.
+    """
+
+    ensemble: Tensor
+    in_vocab: Tensor
+    out_vocab: Tensor
+
+
+def classify(output: ModelOutput, classifier: TextClassifier, settings: InferenceSettings) -> MaskProbabilities:
+    """Scores every mask against the vocabulary with both classifiers and joins them (equation 7).
+
+    Void comes from the in-vocabulary classifier alone: CLIP was never taught what is no object.
+
+    Args:
+        output: The network's masks and embeddings.
+        classifier: The vocabulary.
+        settings: alpha, beta, form of the ensemble and the valid-mask rule; `valid_mask_only` must be resolved.
+    """
+    in_logits = classifier.logits(output.in_vocab_embedding, classifier.in_vocab_scale)
+    void_logits = classifier.void_logits(output.in_vocab_embedding)
+    out_logits = classifier.logits(output.out_vocab_embedding, classifier.out_vocab_scale)
+
+    weight = _out_vocab_weight(classifier.seen, settings)
+    if settings.valid_mask_only:
+        weight = torch.where(output.mask_survives.unsqueeze(-1), weight, 0.0)
+    # Log-probabilities cannot underflow to log(0), which the published form meets at logit gaps above 100.
+    in_log, out_log = in_logits.log_softmax(-1), out_logits.log_softmax(-1)
+    if settings.ensemble == "arithmetic":
+        mixed = in_log.exp() * (1 - weight) + out_log.exp() * weight
+        mixed = mixed / mixed.sum(-1, keepdim=True)
+    else:
+        mixed = (in_log * (1 - weight) + out_log * weight).softmax(-1)
+
+    void = torch.cat((in_logits, void_logits), dim=-1).softmax(-1)[..., -1:]
+    ensemble = torch.cat((mixed * (1 - void), void), dim=-1) + 1e-8
+    return MaskProbabilities(
+        ensemble=ensemble / ensemble.sum(-1, keepdim=True), in_vocab=in_log.exp(), out_vocab=out_log.exp()
+    )
+
+
+def _out_vocab_weight(seen: Tensor, settings: InferenceSettings) -> Tensor:
+    """Share of the out-of-vocabulary classifier per class, float32 `(C,)`."""
+    if settings.ensemble == "in_vocabulary":
+        return torch.zeros(len(seen), device=seen.device)
+    if settings.ensemble == "out_of_vocabulary":
+        return torch.ones(len(seen), device=seen.device)
+    return torch.where(seen, settings.alpha, settings.beta)

@@ -1,0 +1,247 @@
+"""Queries -> panoptic, semantic and instance results (section 3.2, "Inference"; Mask2Former's merging rules).
+
+Masks are predicted at a quarter of the padded input. The published order resizes all of them twice at full size; here
+queries are scored first, both resizes are composed into one, and full-size masks exist only for a band of rows at a
+time, so that memory does not grow with queries times pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fcclip_core.preprocess import FrameGeometry
+from fcclip_core.settings import InferenceSettings
+
+# Full-size mask values held at once: bands stay inside a CPU's caches; a GPU takes a usual frame in one go.
+BAND_VALUES_CPU = 2_000_000
+BAND_VALUES_GPU = 200_000_000
+
+
+@dataclass(frozen=True)
+class PanopticSegments:
+    """Merged masks.
+
+    Attributes:
+        segment_map: int32 `(H, W)`, 0 = no segment, else 1 + index into the arrays below.
+        class_indices: int64 `(S,)`, 0..C-1.
+        scores: float32 `(S,)`, the class probability of the segment's best query.
+        queries: int64 `(S,)`, that query.
+    """
+
+    segment_map: np.ndarray
+    class_indices: np.ndarray
+    scores: np.ndarray
+    queries: np.ndarray
+
+
+@dataclass(frozen=True)
+class InstanceMasks:
+    """Instances, best score first.
+
+    Attributes:
+        masks: bool `(N, H, W)`.
+        class_indices: int64 `(N,)`, 0..C-1.
+        scores: float32 `(N,)`, class probability times mean mask probability.
+    """
+
+    masks: np.ndarray
+    class_indices: np.ndarray
+    scores: np.ndarray
+
+
+class MaskResizer:
+    """Resizes quarter-size mask logits to image size, a band of rows at a time.
+
+    The two published bilinear resizes (to the padded input, then from the cropped input to the image) are linear and
+    separable, so their composition is one matrix a side.
+    """
+
+    def __init__(self, geometry: FrameGeometry, mask_size: tuple[int, int], device: torch.device) -> None:
+        """Prepares the composed resize from `mask_size` (height, width) to `geometry.image`."""
+        self.height, self.width = geometry.image
+        rows, columns = (
+            _composed_resize(mask_size[axis], geometry.padded[axis], geometry.resized[axis], geometry.image[axis])
+            for axis in (0, 1)
+        )
+        self._columns = columns.T.contiguous().to(device)
+        first, taps = _band_form(rows)
+        self._first, self._taps = first, taps.to(device)
+        self._band_values = BAND_VALUES_CPU if device.type == "cpu" else BAND_VALUES_GPU
+
+    def bands(self, mask_logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yields (rows, logits `(Q, rows, W)`) from the top of the image to its bottom, for `(Q, h, w)` logits."""
+        rows_at_once = max(self._band_values // max(len(mask_logits) * self.width, 1), 1)
+        for top in range(0, self.height, rows_at_once):
+            rows = slice(top, min(top + rows_at_once, self.height))
+            yield rows, self._band(mask_logits, rows)
+
+    def _band(self, mask_logits: Tensor, rows: slice) -> Tensor:
+        taps = self._taps.shape[1]
+        source = slice(int(self._first[rows.start]), int(self._first[rows.stop - 1]) + taps)
+        widened = mask_logits[:, source] @ self._columns
+        offsets = (self._first[rows] - source.start).to(mask_logits.device)
+        band = widened[:, offsets] * self._taps[rows, 0, None]
+        for tap in range(1, taps):
+            band.addcmul_(widened[:, offsets + tap], self._taps[rows, tap, None])
+        return band
+
+
+def panoptic_segments(
+    mask_logits: Tensor, class_probs: Tensor, is_thing: Tensor, resizer: MaskResizer, settings: InferenceSettings
+) -> PanopticSegments:
+    """Merges masks into segments that do not overlap.
+
+    A pixel belongs to the kept query with the largest class probability times mask probability. A query becomes a
+    segment if it owns at least `overlap_threshold` of the pixels inside its mask; stuff of one class is one segment.
+
+    Args:
+        mask_logits: `(Q, h, w)`.
+        class_probs: `(Q, C+1)`, void last.
+        is_thing: bool `(C,)`.
+        resizer: From `(h, w)` to the image.
+        settings: Object mask and overlap thresholds.
+    """
+    scores, labels = class_probs.max(-1)
+    kept = ((labels < len(is_thing)) & (scores > settings.object_mask_threshold)).nonzero().squeeze(1)
+    if len(kept) == 0:
+        empty = np.zeros(0, np.int64)
+        return PanopticSegments(
+            np.zeros((resizer.height, resizer.width), np.int32), empty, empty.astype(np.float32), empty
+        )
+    owner, inside, mask_areas = _assign_pixels(mask_logits[kept], scores[kept], resizer)
+    owned = torch.bincount(owner.flatten(), minlength=len(kept))
+    final = torch.bincount(owner[inside], minlength=len(kept))
+
+    table = torch.stack((kept, labels[kept], is_thing[labels[kept]].long(), mask_areas, owned, final)).cpu().numpy()
+    segment_of_kept, segments = _accept(table, scores[kept].cpu().numpy(), settings.overlap_threshold)
+    lookup = torch.from_numpy(segment_of_kept).to(owner.device)
+    segment_map = torch.where(inside, lookup[owner], 0).cpu().numpy()
+    return PanopticSegments(segment_map, *segments)
+
+
+def semantic_classes(mask_logits: Tensor, class_probs: Tensor, resizer: MaskResizer) -> np.ndarray:
+    """Class of every pixel: the largest sum over queries of class probability times mask probability.
+
+    Args:
+        mask_logits: `(Q, h, w)`.
+        class_probs: `(Q, C+1)`, void last; void takes no part.
+        resizer: From `(h, w)` to the image.
+
+    Returns:
+        int64 `(H, W)`, 0..C-1.
+    """
+    weights = class_probs[:, :-1].T.contiguous()
+    classes = torch.empty((resizer.height, resizer.width), dtype=torch.int64, device=mask_logits.device)
+    for rows, logits in resizer.bands(mask_logits):
+        classes[rows] = (weights @ logits.sigmoid_().flatten(1)).argmax(0).view(-1, resizer.width)
+    return classes.cpu().numpy()
+
+
+def instance_masks(
+    mask_logits: Tensor, class_probs: Tensor, is_thing: Tensor, resizer: MaskResizer, top_k: int
+) -> InstanceMasks:
+    """The best (query, class) pairs; pairs whose class is stuff are dropped after the cut, so fewer may remain.
+
+    Args:
+        mask_logits: `(Q, h, w)`.
+        class_probs: `(Q, C+1)`, void last; void takes no part.
+        is_thing: bool `(C,)`.
+        resizer: From `(h, w)` to the image.
+        top_k: Pairs to take.
+    """
+    probabilities = class_probs[:, :-1]
+    scores, pairs = probabilities.flatten().topk(min(top_k, probabilities.numel()))
+    queries, classes = pairs // probabilities.shape[1], pairs % probabilities.shape[1]
+    things = is_thing[classes]
+    scores, queries, classes = scores[things], queries[things], classes[things]
+
+    used, row_of_pair = queries.unique(return_inverse=True)
+    masks = torch.empty((len(used), resizer.height, resizer.width), dtype=torch.bool, device=mask_logits.device)
+    inside = torch.zeros((2, len(used)), device=mask_logits.device)
+    for rows, logits in resizer.bands(mask_logits[used]):
+        masks[:, rows] = logits > 0
+        inside[0] += (logits.sigmoid_() * masks[:, rows]).sum((1, 2))
+        inside[1] += masks[:, rows].sum((1, 2))
+    scores = scores * (inside[0] / (inside[1] + 1e-6))[row_of_pair]
+    order = scores.argsort(descending=True)
+    return InstanceMasks(
+        masks[row_of_pair[order]].cpu().numpy(), classes[order].cpu().numpy(), scores[order].cpu().numpy()
+    )
+
+
+def _assign_pixels(mask_logits: Tensor, scores: Tensor, resizer: MaskResizer) -> tuple[Tensor, Tensor, Tensor]:
+    """Owner of each pixel `(H, W)`, whether the owner's mask holds it, and the pixels inside each mask `(K,)`."""
+    owner = torch.empty((resizer.height, resizer.width), dtype=torch.int64, device=mask_logits.device)
+    inside = torch.empty_like(owner, dtype=torch.bool)
+    areas = torch.zeros(len(mask_logits), dtype=torch.int64, device=mask_logits.device)
+    for rows, logits in resizer.bands(mask_logits):
+        areas += (logits >= 0).flatten(1).sum(1)
+        probabilities = logits.sigmoid_().mul_(scores[:, None, None])
+        best, owner[rows] = probabilities.max(0)
+        # At logit 0 the mask probability is one half.
+        inside[rows] = best >= 0.5 * scores[owner[rows]]
+    return owner, inside, areas
+
+
+def _accept(table: np.ndarray, scores: np.ndarray, overlap_threshold: float) -> tuple[np.ndarray, tuple]:
+    """Decides query by query, in query order as published, which masks become segments.
+
+    Args:
+        table: `(6, K)`: query, class, is thing, mask area, owned area, area both.
+        scores: `(K,)`.
+        overlap_threshold: Smallest accepted share of owned in mask area.
+
+    Returns:
+        Segment id of each kept query (0 = none), and (classes, scores, queries) of the segments.
+    """
+    segment_of_kept = np.zeros(table.shape[1], np.int32)
+    segments: list[list] = []
+    stuff_segment: dict[int, int] = {}
+    for index, (query, label, thing, mask_area, owned, both) in enumerate(table.T):
+        if min(mask_area, owned, both) == 0 or owned / mask_area < overlap_threshold:
+            continue
+        if not thing and label in stuff_segment:
+            segment_of_kept[index] = stuff_segment[label]
+            best = segments[stuff_segment[label] - 1]
+            if scores[index] > best[1]:
+                best[1:] = [scores[index], query]
+            continue
+        segments.append([label, scores[index], query])
+        segment_of_kept[index] = len(segments)
+        if not thing:
+            stuff_segment[label] = len(segments)
+    classes, best_scores, queries = zip(*segments, strict=True) if segments else ((), (), ())
+    return segment_of_kept, (
+        np.array(classes, np.int64),
+        np.array(best_scores, np.float32),
+        np.array(queries, np.int64),
+    )
+
+
+def _composed_resize(mask: int, padded: int, resized: int, image: int) -> Tensor:
+    """Matrix `(image, mask)` of one axis: mask size -> padded size -> crop to resized size -> image size."""
+    upsample = _resize_matrix(mask, padded)[:resized]
+    return (_resize_matrix(resized, image) @ upsample).float()
+
+
+def _resize_matrix(source: int, target: int) -> Tensor:
+    """torch's own bilinear resize (align_corners False) of one axis as a matrix `(target, source)`, float64."""
+    identity = torch.eye(source, dtype=torch.float64).unsqueeze(1)
+    return F.interpolate(identity, size=target, mode="linear", align_corners=False).squeeze(1).T
+
+
+def _band_form(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A resize matrix `(n, m)` by its non-zeros: first column int64 `(n,)` and the T weights from there `(n, T)`."""
+    columns = torch.arange(matrix.shape[1])
+    nonzero = matrix != 0
+    last = torch.where(nonzero, columns, -1).amax(1)
+    first = torch.where(nonzero, columns, matrix.shape[1]).amin(1)
+    taps = int((last - first).max()) + 1
+    first = first.clamp(max=matrix.shape[1] - taps)
+    return first, matrix.gather(1, first[:, None] + torch.arange(taps))

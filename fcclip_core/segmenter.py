@@ -1,0 +1,338 @@
+"""`Segmenter`: image + current vocabulary -> `PanopticResult`."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from fcclip_core.backends import Backend, create_backend
+from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
+from fcclip_core.errors import SettingsError, VocabularyError
+from fcclip_core.model.classification import MaskProbabilities, TextClassifier, classify
+from fcclip_core.model.fcclip import ModelOutput
+from fcclip_core.postprocess import (
+    InstanceMasks,
+    MaskResizer,
+    PanopticSegments,
+    instance_masks,
+    panoptic_segments,
+    semantic_classes,
+)
+from fcclip_core.preprocess import FrameGeometry, preprocess
+from fcclip_core.results import Instances, PanopticResult, Prediction, Segment
+from fcclip_core.settings import InferenceSettings
+from fcclip_core.text import TextRows, default_cache_dir, text_encoder
+from fcclip_core.vocabulary import ClassIds, Vocabulary, class_color
+
+# Enough for a camera that alternates between two modes; each entry is two small matrices.
+_CACHED_RESIZERS = 8
+
+
+@dataclass(frozen=True)
+class VocabularySnapshot:
+    """A vocabulary made ready: what one frame is labelled with, all or nothing.
+
+    Attributes:
+        version: Grows by one with every `Segmenter.set_vocabulary`; 0 for a vocabulary that never came into force.
+        vocabulary: The classes.
+        class_ids: Stable id of each class, from 1.
+        colors: (r, g, b) of each class, 0..255.
+        seen: Whether the ensemble treats each class as seen in training.
+        classifier: Text rows and temperatures.
+    """
+
+    version: int
+    vocabulary: Vocabulary
+    class_ids: tuple[int, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    seen: tuple[bool, ...]
+    classifier: TextClassifier
+
+    def name_of(self, class_id: int) -> str:
+        """The class's name.
+
+        Raises:
+            ValueError: The id is not in this vocabulary.
+        """
+        return self.vocabulary.names[self.class_ids.index(class_id)]
+
+
+class Segmenter:
+    """FC-CLIP with a current vocabulary.
+
+    Image and words are separate: the network sees the image alone, `set_vocabulary` may be called from any thread at
+    any time, and a frame is labelled with exactly one vocabulary, the one in force when the frame began.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "auto",
+        backend: str = "auto",
+        settings: InferenceSettings | None = None,
+        train_vocabulary: Vocabulary | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        """Builds the network and its backend from `checkpoint`; see `from_checkpoint`."""
+        self.config = checkpoint.config
+        self.provenance = checkpoint.provenance
+        self.train_vocabulary = train_vocabulary or checkpoint.train_vocabulary
+        self._settings = settings or InferenceSettings()
+        self._model = load_model(checkpoint)
+        self._backend: Backend = create_backend(backend, self._model, _resolve_device(device))
+        self._text = TextRows(
+            text_encoder(checkpoint.text_tower, self._backend.device),
+            checkpoint.text_tower_id,
+            cache_dir or default_cache_dir(),
+        )
+        self._class_ids = ClassIds()
+        self._snapshot: VocabularySnapshot | None = None
+        self._writer = threading.Lock()
+        self._resizer = functools.lru_cache(_CACHED_RESIZERS)(MaskResizer)
+
+    @classmethod
+    def from_checkpoint(cls, source: str | Path, **options: Any) -> Segmenter:
+        """Loads a checkpoint and makes it ready.
+
+        Args:
+            source: A file, a bundled name, or `recipe:NAME` for seeded weights (their labels mean nothing).
+            **options: device ("auto", "cpu", "cuda", "cuda:1"), backend ("auto" or one of `backends.BACKENDS`),
+                settings, train_vocabulary (replaces the checkpoint's for seen/unseen), cache_dir (text rows).
+
+        Raises:
+            CheckpointError: The weights cannot be loaded.
+            SettingsError: No such device or backend.
+        """
+        return cls(load_checkpoint(source), **options)
+
+    @property
+    def settings(self) -> InferenceSettings:
+        """Inference settings; assigning takes effect with the next frame."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: InferenceSettings) -> None:
+        self._settings = settings
+
+    @property
+    def vocabulary(self) -> VocabularySnapshot | None:
+        """The vocabulary in force, or None before the first `set_vocabulary`."""
+        return self._snapshot
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self._backend.device
+
+    @property
+    def backend_description(self) -> str:
+        """What runs where, for people."""
+        return self._backend.description
+
+    def prepare_vocabulary(
+        self, vocabulary: Vocabulary, text_embeddings: np.ndarray | Tensor | None = None
+    ) -> VocabularySnapshot:
+        """Makes a vocabulary ready without putting it into force; pass the snapshot to `__call__` for single frames.
+
+        Args:
+            vocabulary: Classes; their ids are resolved against every id this segmenter ever gave.
+            text_embeddings: float32 `(total synonyms, D)` unit rows; skips the text tower.
+
+        Raises:
+            VocabularyError: Ids contradict earlier ones, or the rows do not fit.
+        """
+        rows = self._text_rows(vocabulary, text_embeddings)
+        seen = vocabulary.seen_mask(frozenset(self.train_vocabulary.synonyms))
+        classifier = TextClassifier.build(self._model, rows, vocabulary.synonym_counts, torch.from_numpy(seen))
+        return VocabularySnapshot(
+            version=0,
+            vocabulary=vocabulary,
+            class_ids=self._class_ids.resolve(vocabulary),
+            colors=tuple(c.color or class_color(c.name) for c in vocabulary.classes),
+            seen=tuple(bool(flag) for flag in seen),
+            classifier=classifier,
+        )
+
+    def set_vocabulary(
+        self, vocabulary: Vocabulary, text_embeddings: np.ndarray | Tensor | None = None
+    ) -> VocabularySnapshot:
+        """Puts a vocabulary into force, atomically, from the next frame on; may run beside `__call__`.
+
+        Args:
+            vocabulary: The classes.
+            text_embeddings: float32 `(total synonyms, D)` unit rows; skips the text tower.
+
+        Returns:
+            The vocabulary in force, with its version and class ids.
+
+        Raises:
+            VocabularyError: See `prepare_vocabulary`; the vocabulary in force stays.
+        """
+        prepared = self.prepare_vocabulary(vocabulary, text_embeddings)
+        with self._writer:
+            version = self._snapshot.version + 1 if self._snapshot else 1
+            self._snapshot = replace(prepared, version=version)
+            return self._snapshot
+
+    def __call__(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> PanopticResult:
+        """Segments one image.
+
+        Args:
+            image: uint8 RGB `(H, W, 3)`, any size.
+            vocabulary: A prepared vocabulary for this frame alone; None takes the one in force.
+
+        Raises:
+            ImageError: Not such an image.
+            VocabularyError: No vocabulary is in force.
+        """
+        snapshot, settings = self._require(vocabulary), self._frame_settings()
+        clock = _StageClock(self.device)
+        output, geometry = self._run_model(image, settings, clock)
+        probabilities = classify(output, snapshot.classifier, settings)
+        clock.stage("classify")
+
+        mask_logits, class_probs = output.mask_logits[0], probabilities.ensemble[0]
+        resizer = self._resizer(geometry, tuple(mask_logits.shape[1:]), self.device)
+        is_thing = torch.tensor([c.is_thing for c in snapshot.vocabulary.classes], device=self.device)
+        merged = panoptic_segments(mask_logits, class_probs, is_thing, resizer, settings)
+        embeddings = F.normalize(output.out_vocab_embedding[0].float(), dim=-1).cpu().numpy()
+        segments = _describe(merged, snapshot, embeddings)
+        clock.stage("merge")
+
+        return PanopticResult(
+            segment_map=merged.segment_map,
+            segments=segments,
+            vocabulary_version=snapshot.version,
+            timings=clock.seconds,
+            _semantic=lambda: np.array(snapshot.class_ids, np.int32)[
+                semantic_classes(mask_logits, class_probs, resizer)
+            ],
+            _instances=lambda: _instances(
+                instance_masks(mask_logits, class_probs, is_thing, resizer, settings.top_k_instances), snapshot
+            ),
+        )
+
+    def predict(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> Prediction:
+        """The model's answer for one image before masks are merged; arguments and errors as `__call__`."""
+        snapshot, settings = self._require(vocabulary), self._frame_settings()
+        output, _ = self._run_model(image, settings, _StageClock(self.device))
+        probabilities: MaskProbabilities = classify(output, snapshot.classifier, settings)
+        return Prediction(
+            mask_logits=output.mask_logits[0],
+            class_probs=probabilities.ensemble[0],
+            in_vocab_probs=probabilities.in_vocab[0],
+            out_vocab_probs=probabilities.out_vocab[0],
+            embeddings=F.normalize(output.out_vocab_embedding[0].float(), dim=-1),
+        )
+
+    def _run_model(
+        self, image: np.ndarray, settings: InferenceSettings, clock: _StageClock
+    ) -> tuple[ModelOutput, FrameGeometry]:
+        tensor, geometry = preprocess(image, settings, self.device)
+        clock.stage("preprocess")
+        output = self._backend(tensor)
+        clock.stage("model")
+        return output, geometry
+
+    def _require(self, vocabulary: VocabularySnapshot | None) -> VocabularySnapshot:
+        snapshot = vocabulary or self._snapshot
+        if snapshot is None:
+            raise VocabularyError("no vocabulary is set; call set_vocabulary(Vocabulary.from_names([...])) first")
+        return snapshot
+
+    def _frame_settings(self) -> InferenceSettings:
+        """One consistent set of settings for a whole frame, with the preset's defaults filled in."""
+        settings = self._settings
+        if settings.num_threads and torch.get_num_threads() != settings.num_threads:
+            torch.set_num_threads(settings.num_threads)
+        if settings.valid_mask_only is None:
+            settings = replace(settings, valid_mask_only=self.config.valid_mask_only)
+        return settings
+
+    def _text_rows(self, vocabulary: Vocabulary, given: np.ndarray | Tensor | None) -> Tensor:
+        if given is None:
+            return self._text.rows(vocabulary.synonyms)
+        rows = torch.as_tensor(given, dtype=torch.float32)
+        expected = (len(vocabulary.synonyms), self.config.embed_dim)
+        if tuple(rows.shape) != expected:
+            raise VocabularyError(
+                f"text_embeddings has shape {tuple(rows.shape)}; expected {expected}: one row a synonym, class by class"
+            )
+        if not torch.allclose(rows.norm(dim=-1), torch.ones(len(rows)), atol=1e-3):
+            raise VocabularyError("text_embeddings holds rows that are not of unit length; divide each by its L2 norm")
+        return rows
+
+
+class _StageClock:
+    """Seconds per stage; waits for the GPU where there is one, so that each stage pays for its own work."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        self._last = time.perf_counter()
+
+    def stage(self, name: str) -> None:
+        """Ends the stage `name`."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self.seconds[name], self._last = now - self._last, now
+
+
+def _resolve_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingsError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise SettingsError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(f"device is {name!r}, but torch finds no GPU; use cpu, or run `fcclip doctor` to see why")
+    return device
+
+
+def _describe(merged: PanopticSegments, snapshot: VocabularySnapshot, embeddings: np.ndarray) -> list[Segment]:
+    """Adds ids, names, areas and boxes to merged masks."""
+    areas = np.bincount(merged.segment_map.ravel(), minlength=len(merged.queries) + 1)
+    boxes = ndimage.find_objects(merged.segment_map, len(merged.queries))
+    classes = snapshot.vocabulary.classes
+    return [
+        Segment(
+            id=index + 1,
+            class_id=snapshot.class_ids[label],
+            name=classes[label].name,
+            score=float(score),
+            is_thing=classes[label].is_thing,
+            area=int(areas[index + 1]),
+            box=(columns.start, rows.start, columns.stop, rows.stop),
+            embedding=embeddings[query],
+        )
+        for index, (label, score, query, (rows, columns)) in enumerate(
+            zip(merged.class_indices, merged.scores, merged.queries, boxes, strict=True)
+        )
+    ]
+
+
+def _instances(found: InstanceMasks, snapshot: VocabularySnapshot) -> Instances:
+    """Names instances and replaces class indices by stable ids."""
+    classes = snapshot.vocabulary.classes
+    return Instances(
+        masks=found.masks,
+        class_ids=np.array(snapshot.class_ids, np.int64)[found.class_indices],
+        scores=found.scores,
+        names=tuple(classes[index].name for index in found.class_indices),
+        is_thing=np.array([classes[index].is_thing for index in found.class_indices], bool),
+    )
