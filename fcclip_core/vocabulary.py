@@ -1,0 +1,543 @@
+"""Vocabularies: the classes that a frame is labelled with, their synonyms, things and stuff, stable ids, colours.
+
+A vocabulary is data, fixed once made. The network never sees it; it meets the masks as text rows (paper, section 3.1),
+one row a synonym, and a class scores what its best synonym scores.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import difflib
+import itertools
+import threading
+import unicodedata
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from fcclip_core.errors import VocabularyError
+from fcclip_core.resources import config_path
+
+Color = tuple[int, int, int]
+
+MAX_CLASSES = 65_535
+"""Class ids are 16-bit in label images, and 0 means unlabelled."""
+
+MAX_NAME_LENGTH = 1_000
+"""Characters of one synonym; CLIP reads 77 tokens, which is far less."""
+
+INVALID_CLASS = "invalid_class_id"
+"""The name of the rows that the paper's list files keep for ids without a class."""
+
+_SUFFIXES = (".yaml", ".yml", ".txt")
+_CLASS_KEYS = ("name", "synonyms", "stuff", "id", "color", "seen", "label")
+_FILE_KEYS = ("description", "source", "licence", "classes")
+_PALETTE_SIZE = 64
+_GOLDEN_ANGLE = 0.381966
+_TONES = ((0.85, 1.0), (0.6, 0.85), (1.0, 0.7))
+
+
+@dataclass(frozen=True)
+class VocabularyClass:
+    """One class.
+
+    Attributes:
+        synonyms: At least one name; the first is what the class goes by, the best-matching one counts.
+        is_thing: True for countable objects, False for stuff.
+        id: Class id asked for, 1..65535; None takes whatever `ClassIds` gives.
+        color: `(r, g, b)`, 0..255 each, for drawing; None takes the name's own colour.
+        seen: Whether the ensemble treats the class as seen in training (section 3.2); None compares its synonyms with
+            the training vocabulary's.
+        label: What the class goes by instead of its first synonym. Only needed where two classes begin alike, as in
+            the paper's ADE20K-847 list.
+    """
+
+    synonyms: tuple[str, ...]
+    is_thing: bool = True
+    id: int | None = None
+    color: Color | None = None
+    seen: bool | None = None
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks every field.
+
+        Raises:
+            VocabularyError: Naming the class, the field and what was expected.
+        """
+        if isinstance(self.synonyms, str) or not isinstance(self.synonyms, Iterable):
+            raise VocabularyError(f"synonyms is {self.synonyms!r}; expected a list of names")
+        object.__setattr__(self, "synonyms", tuple(self.synonyms))
+        if not self.synonyms:
+            raise VocabularyError("a class has no name; expected at least one synonym")
+        for text in self.synonyms if self.label is None else (*self.synonyms, self.label):
+            _check_name(text)
+        for flag in ("is_thing", "seen"):
+            value = getattr(self, flag)
+            if not isinstance(value, bool) and not (flag == "seen" and value is None):
+                raise VocabularyError(f"class {_short(self.name)}: {flag} is {value!r}; expected true or false")
+        if self.id is not None and not _is_integer(self.id, 1, MAX_CLASSES):
+            raise VocabularyError(
+                f"class {_short(self.name)}: id is {self.id!r}; expected a whole number between 1 and {MAX_CLASSES} "
+                "(0 means unlabelled)"
+            )
+        if self.color is not None:
+            object.__setattr__(self, "color", _checked_color(self.name, self.color))
+
+    @property
+    def name(self) -> str:
+        """What the class goes by: its label if it has one, else its first synonym."""
+        return self.synonyms[0] if self.label is None else self.label
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """An ordered list of classes with different names. One synonym may stand in several classes; they then tie.
+
+    Attributes:
+        classes: The classes, at least one.
+        description: What the vocabulary is for.
+        source: Where its names come from.
+        licence: Under which terms the file may be used.
+    """
+
+    classes: tuple[VocabularyClass, ...]
+    description: str = field(default="", compare=False)
+    source: str = field(default="", compare=False)
+    licence: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        """Checks what a single class cannot know.
+
+        Raises:
+            VocabularyError: No class, too many, or two with the same name or id.
+        """
+        object.__setattr__(self, "classes", tuple(self.classes))
+        if not self.classes:
+            raise VocabularyError("the vocabulary is empty; it needs at least one class")
+        if len(self.classes) > MAX_CLASSES:
+            raise VocabularyError(f"the vocabulary has {len(self.classes)} classes; at most {MAX_CLASSES} have an id")
+        for index, item in enumerate(self.classes, 1):
+            if not isinstance(item, VocabularyClass):
+                raise VocabularyError(
+                    f"class {index} is {item!r}; expected a VocabularyClass (Vocabulary.from_names takes plain names)"
+                )
+        _refuse_repeated("the name", [item.name for item in self.classes], "merge them or rename one")
+        _refuse_repeated("id", [item.id for item in self.classes], "give each its own, or leave one out")
+
+    @classmethod
+    def from_names(
+        cls,
+        names: Iterable[str],
+        *,
+        stuff: Iterable[str] = (),
+        seen: Iterable[str] | None = None,
+        ids: Mapping[str, int] | None = None,
+        colors: Mapping[str, Color] | None = None,
+    ) -> Vocabulary:
+        """Makes a vocabulary from words.
+
+        Args:
+            names: One string a class; commas separate synonyms ("pallet, wooden pallet"), outer blanks do not count.
+            stuff: Classes that are stuff; all others are things. A class goes by its first synonym, here and below.
+            seen: Classes to treat as seen in training, all others as unseen; None compares synonyms (`seen_mask`).
+            ids: Ids asked for.
+            colors: Colours asked for, `(r, g, b)`, 0..255 each.
+
+        Raises:
+            VocabularyError: Empty, repeated or overlong names, or an option that names no class.
+        """
+        ids, colors = dict(ids or {}), dict(colors or {})
+        rows = [_split(index, text) for index, text in enumerate(_list_of_names("names", names), 1)]
+        known = {row[0] for row in rows}
+        stuff = _known_names("stuff", stuff, known)
+        seen = None if seen is None else _known_names("seen", seen, known)
+        _known_names("ids", ids, known)
+        _known_names("colors", colors, known)
+        return cls(
+            tuple(
+                VocabularyClass(
+                    synonyms=row,
+                    is_thing=row[0] not in stuff,
+                    id=ids.get(row[0]),
+                    color=colors.get(row[0]),
+                    seen=None if seen is None else row[0] in seen,
+                )
+                for row in rows
+            )
+        )
+
+    @classmethod
+    def load(cls, source: str | Path, *, things: Sequence[bool] | None = None) -> Vocabulary:
+        """Reads a bundled vocabulary or a file.
+
+        Args:
+            source: A bundled name (`bundled_vocabularies`), a .yaml or .yml file, or a .txt file in the paper's form:
+                one `id:name,synonym` a line. Such a list is read as the published code reads it: ", " counts as ",",
+                nothing else is stripped, classes are numbered by position, `invalid_class_id` lines are left out. A
+                list does not say what is stuff: without `things` every class is a thing.
+            things: One flag a class, in order, instead of what the file says.
+
+        Raises:
+            VocabularyError: Naming the file, the class and what to do.
+        """
+        path = _find(source)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise VocabularyError(f"cannot read vocabulary {path}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise VocabularyError(f"{path} is not a vocabulary: it is not UTF-8 text") from error
+        vocabulary = _from_list(text, path) if path.suffix.lower() == ".txt" else cls.from_yaml(text, str(path))
+        return vocabulary if things is None else _with_things(vocabulary, things, path)
+
+    @classmethod
+    def parse(cls, text: str, *, stuff: Iterable[str] = ()) -> Vocabulary:
+        """Reads the one-line form of commands and parameters.
+
+        Args:
+            text: A bundled name, the path of a vocabulary file, or words: semicolons separate classes, commas
+                synonyms ("person; pallet, wooden pallet; floor").
+            stuff: Which of the words are stuff; not for bundled vocabularies and files, which say so themselves.
+
+        Raises:
+            VocabularyError: As `load` and `from_names` do; also for a word that looks like a misspelt bundled name.
+        """
+        text = text.strip()
+        bundled = bundled_vocabularies()
+        if text in bundled or text.lower().endswith(_SUFFIXES):
+            return cls.load(text)
+        close = difflib.get_close_matches(text, bundled, n=1, cutoff=0.8)
+        if close:
+            raise VocabularyError(f"there is no bundled vocabulary {_short(text)}; did you mean {close[0]!r}?")
+        return cls.from_names([part for part in text.split(";") if part.strip()], stuff=stuff)
+
+    @classmethod
+    def from_yaml(cls, text: str, where: str = "vocabulary") -> Vocabulary:
+        """Reads the YAML form, the inverse of `to_yaml`; docs/vocabularies.md describes it.
+
+        Args:
+            text: The YAML text.
+            where: What to call the text in errors, for example its file name.
+
+        Raises:
+            VocabularyError: Naming `where`, the class and what was expected.
+        """
+        try:
+            document = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise VocabularyError(f"{where} is not valid YAML: {error}") from error
+        if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
+            raise VocabularyError(f"{where}: expected a mapping with a list under 'classes' (see docs/vocabularies.md)")
+        try:
+            _refuse_unknown_keys(document, _FILE_KEYS)
+            classes = [_class_from_yaml(index, entry) for index, entry in enumerate(document["classes"], 1)]
+            return cls(tuple(classes), **{key: str(document.get(key) or "") for key in _FILE_KEYS[:-1]})
+        except VocabularyError as error:
+            raise VocabularyError(f"{where}: {error}") from error
+
+    def to_yaml(self) -> str:
+        """The vocabulary as YAML text, which `from_yaml` reads back."""
+        about = {key: getattr(self, key) for key in _FILE_KEYS[:-1] if getattr(self, key)}
+        document = {**about, "classes": [_class_to_yaml(item) for item in self.classes]}
+        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+    def __len__(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each class goes by."""
+        return tuple(item.name for item in self.classes)
+
+    @property
+    def synonyms(self) -> tuple[str, ...]:
+        """All synonyms, class by class: the order of the text rows."""
+        return tuple(itertools.chain.from_iterable(item.synonyms for item in self.classes))
+
+    @property
+    def synonym_counts(self) -> tuple[int, ...]:
+        """Synonyms of each class."""
+        return tuple(len(item.synonyms) for item in self.classes)
+
+    @property
+    def things(self) -> tuple[bool, ...]:
+        """Whether each class is a thing."""
+        return tuple(item.is_thing for item in self.classes)
+
+    @property
+    def colors(self) -> tuple[Color, ...]:
+        """A colour for each class, the user's own or one of the palette; no two chosen ones are equal.
+
+        A name asks for the palette entry of `class_color`; where an earlier class has it, it takes the next free one.
+        """
+        taken = {item.color for item in self.classes if item.color is not None}
+        colors = []
+        for item in self.classes:
+            color = item.color or next(color for color in _colors_from(item.name) if color not in taken)
+            taken.add(color)
+            colors.append(color)
+        return tuple(colors)
+
+    def seen_mask(self, train_synonyms: frozenset[str]) -> np.ndarray:
+        """Tells which classes the model was trained on (section 3.2).
+
+        Args:
+            train_synonyms: Every synonym of the training vocabulary.
+
+        Returns:
+            bool `(C,)`: the class's own `seen` flag if it has one, else whether one of its synonyms equals, letter for
+            letter, one of the training vocabulary's.
+        """
+        return np.array(
+            [
+                any(text in train_synonyms for text in item.synonyms) if item.seen is None else item.seen
+                for item in self.classes
+            ],
+            dtype=bool,
+        )
+
+
+class ClassIds:
+    """Gives classes their ids: a name keeps its id for the life of the object, no id ever changes hands.
+
+    May be used from several threads.
+    """
+
+    def __init__(self) -> None:
+        """Starts with no promise made."""
+        self._lock = threading.Lock()
+        self._id_of: dict[str, int] = {}
+
+    def resolve(self, vocabulary: Vocabulary) -> tuple[int, ...]:
+        """Finds the id of each class, keeping every promise made before.
+
+        A name that was seen before keeps its id; ids that classes ask for are honoured; the others get the smallest
+        numbers that were never used.
+
+        Args:
+            vocabulary: Its classes' names and the ids they ask for.
+
+        Returns:
+            C ids, all different, each in 1..65535.
+
+        Raises:
+            VocabularyError: An id that is asked for breaks an earlier promise, or the ids are used up. Nothing has
+                changed then.
+        """
+        with self._lock:
+            id_of = dict(self._id_of)
+            name_of = {number: name for name, number in id_of.items()}
+            for item in vocabulary.classes:
+                if item.id is not None:
+                    _claim(item.name, item.id, id_of, name_of)
+            free = (number for number in range(1, MAX_CLASSES + 1) if number not in name_of)
+            for item in vocabulary.classes:
+                if item.name not in id_of:
+                    id_of[item.name] = _next_id(free, item.name)
+            self._id_of = id_of
+            return tuple(id_of[item.name] for item in vocabulary.classes)
+
+
+def class_color(name: str) -> Color:
+    """The colour that a name asks for: always the same, bright enough to be told apart on a photograph.
+
+    Returns:
+        `(r, g, b)`, 0..255 each.
+    """
+    return next(_colors_from(name))
+
+
+def bundled_vocabularies() -> tuple[str, ...]:
+    """Names of the vocabularies that come with the package, in alphabetical order."""
+    return tuple(sorted(path.stem for path in config_path("vocabularies").glob("*.yaml")))
+
+
+def _check_name(text: object) -> None:
+    if not isinstance(text, str):
+        raise VocabularyError(f"a class name is {text!r} ({type(text).__name__}); expected text (in YAML, quote it)")
+    if not text.strip():
+        raise VocabularyError("a class name is empty; give it at least one letter, or remove the stray comma")
+    if len(text) > MAX_NAME_LENGTH:
+        raise VocabularyError(
+            f"the class name {_short(text)} has {len(text)} characters; at most {MAX_NAME_LENGTH} are accepted"
+        )
+    unprintable = next((sign for sign in text if unicodedata.category(sign) in ("Cc", "Cs")), None)
+    if unprintable is not None:
+        raise VocabularyError(
+            f"the class name {_short(text)} contains the control character U+{ord(unprintable):04X}; remove it"
+        )
+
+
+def _checked_color(name: str, color: object) -> Color:
+    channels = tuple(color) if isinstance(color, Iterable) else ()
+    if len(channels) != 3 or not all(_is_integer(channel, 0, 255) for channel in channels):
+        raise VocabularyError(
+            f"class {_short(name)}: colour is {color!r}; expected three whole numbers (red, green, blue), 0 to 255 each"
+        )
+    return channels
+
+
+def _is_integer(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
+
+
+def _refuse_repeated(what: str, values: Sequence[str | int | None], advice: str) -> None:
+    first: dict[str | int, int] = {}
+    for index, value in enumerate(values, 1):
+        if value is None:
+            continue
+        if value in first:
+            shown = _short(value) if isinstance(value, str) else value
+            raise VocabularyError(f"classes {first[value]} and {index} both have {what} {shown}; {advice}")
+        first[value] = index
+
+
+def _list_of_names(what: str, names: Iterable[str]) -> list[str]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise VocabularyError(f"{what} is {names!r}; expected a list of names, for example ['cup, mug', 'floor']")
+    return list(names)
+
+
+def _split(index: int, text: str) -> tuple[str, ...]:
+    synonyms = tuple(part.strip() for part in text.split(",")) if isinstance(text, str) else (text,)
+    try:
+        for synonym in synonyms:
+            _check_name(synonym)
+    except VocabularyError as error:
+        raise VocabularyError(f"class {index}: {error}") from error
+    return synonyms
+
+
+def _known_names(what: str, names: Iterable[str], known: set[str]) -> set[str]:
+    names = _list_of_names(what, names)
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {_short(close[0])}?" if close else "a class goes by its first synonym"
+            raise VocabularyError(f"{what} names {_short(str(name))}, which is no class of this vocabulary; {hint}")
+    return set(names)
+
+
+def _find(source: str | Path) -> Path:
+    if str(source) in bundled_vocabularies():
+        return config_path("vocabularies", f"{source}.yaml")
+    path = Path(source).expanduser()
+    if path.suffix.lower() not in _SUFFIXES:
+        raise VocabularyError(
+            f"there is no vocabulary {_short(str(source))}; expected a .yaml or .txt file or one of "
+            f"{', '.join(bundled_vocabularies())}"
+        )
+    return path
+
+
+def _from_list(text: str, path: Path) -> Vocabulary:
+    classes: list[VocabularyClass] = []
+    taken: set[str] = set()
+    for number, line in enumerate(text.splitlines(), 1):
+        index, colon, names = line.partition(":")
+        if not line.strip() or names == INVALID_CLASS:
+            continue
+        if not colon or not index.strip().isdecimal():
+            raise VocabularyError(f"{path}, line {number}: {_short(line)} is not of the form 'id:name,synonym'")
+        try:
+            item = VocabularyClass(tuple(names.replace(", ", ",").split(",")))
+        except VocabularyError as error:
+            raise VocabularyError(f"{path}, line {number}: {error}") from error
+        if item.name in taken:
+            item = replace(item, label=_free_label(item.name, taken))
+        taken.add(item.name)
+        classes.append(item)
+    if not classes:
+        raise VocabularyError(f"{path} holds no class; expected lines of the form 'id:name,synonym'")
+    return Vocabulary(tuple(classes), source=str(path))
+
+
+def _free_label(name: str, taken: set[str]) -> str:
+    return next(label for n in itertools.count(2) if (label := f"{name} ({n})") not in taken)
+
+
+def _with_things(vocabulary: Vocabulary, things: Sequence[bool], path: Path) -> Vocabulary:
+    if len(things) != len(vocabulary):
+        raise VocabularyError(f"{path} has {len(vocabulary)} classes but {len(things)} thing flags were given")
+    classes = (replace(item, is_thing=bool(flag)) for item, flag in zip(vocabulary.classes, things, strict=True))
+    return replace(vocabulary, classes=tuple(classes))
+
+
+def _class_from_yaml(index: int, entry: object) -> VocabularyClass:
+    try:
+        if not isinstance(entry, dict) or "name" not in entry:
+            raise VocabularyError(f"{_short(str(entry))} is not a mapping with a 'name'")
+        _refuse_unknown_keys(entry, _CLASS_KEYS)
+        more, stuff = entry.get("synonyms", []), entry.get("stuff", False)
+        if not isinstance(more, list) or not isinstance(stuff, bool):
+            raise VocabularyError("'synonyms' must be a list and 'stuff' true or false")
+        rest = {key: entry.get(key) for key in ("id", "color", "seen", "label")}
+        return VocabularyClass((entry["name"], *more), is_thing=not stuff, **rest)
+    except VocabularyError as error:
+        raise VocabularyError(f"class {index}: {error}") from error
+
+
+def _class_to_yaml(item: VocabularyClass) -> dict:
+    entry: dict = {"name": item.synonyms[0]}
+    if len(item.synonyms) > 1:
+        entry["synonyms"] = list(item.synonyms[1:])
+    if not item.is_thing:
+        entry["stuff"] = True
+    if item.color is not None:
+        entry["color"] = list(item.color)
+    return entry | {key: value for key in ("id", "seen", "label") if (value := getattr(item, key)) is not None}
+
+
+def _refuse_unknown_keys(mapping: dict, known: Sequence[str]) -> None:
+    unknown = [str(key) for key in mapping if key not in known]
+    if unknown:
+        raise VocabularyError(f"unknown key {_short(unknown[0])}; known are {', '.join(known)}")
+
+
+def _claim(name: str, number: int, id_of: dict[str, int], name_of: dict[int, str]) -> None:
+    if id_of.get(name, number) != number:
+        raise VocabularyError(
+            f"class {_short(name)} asks for id {number} but has had id {id_of[name]} since it was first used; ask for "
+            "that one or for none"
+        )
+    if name_of.get(number, name) != name:
+        raise VocabularyError(
+            f"class {_short(name)} asks for id {number}, which was given to {_short(name_of[number])} and is never "
+            "given to another name; ask for another id or for none"
+        )
+    id_of[name] = number
+    name_of[number] = name
+
+
+def _next_id(free: Iterator[int], name: str) -> int:
+    number = next(free, None)
+    if number is None:
+        raise VocabularyError(
+            f"no id is left for class {_short(name)}: all {MAX_CLASSES} have been given to names; start a new segmenter"
+        )
+    return number
+
+
+def _colors_from(name: str) -> Iterator[Color]:
+    """Palette entries from the one that belongs to a name onwards, each once, then further ones without end."""
+    start = zlib.crc32(name.encode("utf-8", "surrogatepass")) % _PALETTE_SIZE
+    for step in range(_PALETTE_SIZE):
+        yield _palette_color((start + step) % _PALETTE_SIZE)
+    yield from map(_palette_color, itertools.count(_PALETTE_SIZE))
+
+
+def _palette_color(index: int) -> Color:
+    """Hues a golden angle apart fill the circle evenly, however many are taken; three tones tell neighbours apart."""
+    saturation, value = _TONES[index % len(_TONES)]
+    red, green, blue = colorsys.hsv_to_rgb(index * _GOLDEN_ANGLE % 1.0, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
