@@ -1,0 +1,106 @@
+"""The arguments that every command shares which runs the model on images: checkpoint, words, settings."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fcclip_core.errors import VocabularyError
+from fcclip_core.settings import ENSEMBLES, InferenceSettings
+
+if TYPE_CHECKING:
+    from fcclip_core.vocabulary import Vocabulary
+
+_SETTING_HELP: dict[str, str] = {
+    "shorter_side": "pixels to which the shorter image side is resized",
+    "max_size": "limit in pixels of the longer side after resizing",
+    "alpha": "weight of the out-of-vocabulary classifier for classes seen in training, 0 to 1",
+    "beta": "weight of the out-of-vocabulary classifier for unseen classes, 0 to 1",
+    "ensemble": "how the two classifiers are joined",
+    "object_mask_threshold": "masks whose best class scores this or less are dropped, 0 to 1",
+    "overlap_threshold": "share of its own pixels that a mask must win to become a segment, 0 to 1",
+    "valid_mask_only": "ensemble only masks that survive at stride 32 (default: as the model's preset says)",
+    "top_k_instances": "instances kept per image",
+    "num_threads": "CPU threads; 0 leaves torch's own choice",
+}
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --checkpoint, --device, --backend and one option per inference setting."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        help="weights: a file, a bundled name, or recipe:NAME (seeded, labels mean nothing)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--backend", default="auto", help="auto, or one that `fcclip doctor` lists (default: auto)")
+    group = parser.add_argument_group("inference settings (defaults are the published ones)")
+    defaults = InferenceSettings()
+    for name in InferenceSettings.names():
+        default, option = getattr(defaults, name), f"--{name.replace('_', '-')}"
+        if name == "valid_mask_only":
+            group.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=_SETTING_HELP[name])
+            continue
+        group.add_argument(
+            option,
+            type=type(default),
+            choices=ENSEMBLES if name == "ensemble" else None,
+            metavar=None if name == "ensemble" else "N",
+            help=f"{_SETTING_HELP[name]} (default: {default})",
+        )
+
+
+def add_vocabulary_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --vocab and --stuff."""
+    parser.add_argument(
+        "--vocab",
+        required=True,
+        help='words, ";" between classes and "," between synonyms: "person; pallet, wooden pallet"; '
+        "or a .yaml or .txt file; or the name of a bundled vocabulary",
+    )
+    parser.add_argument("--stuff", default="", help='classes that are stuff, not countable things: "floor; wall"')
+
+
+def settings_from(args: argparse.Namespace) -> InferenceSettings:
+    """The published settings with the given options put in.
+
+    Raises:
+        SettingsError: A value is out of range.
+    """
+    given = {name: getattr(args, name) for name in InferenceSettings.names() if getattr(args, name) is not None}
+    if "shorter_side" in given and "max_size" not in given:
+        # Asking for large images alone must not fail on a limit that was not mentioned.
+        given["max_size"] = max(InferenceSettings().max_size, given["shorter_side"])
+    return InferenceSettings(**given)
+
+
+def vocabulary_from(text: str, stuff: str = "") -> Vocabulary:
+    """Reads `--vocab` and `--stuff`.
+
+    Args:
+        text: Inline words, a file name ending in .yaml, .yml or .txt, or a bundled name.
+        stuff: Names of classes to make stuff, separated by semicolons.
+
+    Raises:
+        VocabularyError: No words, an unreadable file, or a stuff name that is no class.
+    """
+    from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
+
+    if not text.strip(" ;,"):
+        raise VocabularyError('--vocab names no class; write for example --vocab "person; pallet, wooden pallet"')
+    stuff_names = _split_classes(stuff)
+    is_file = Path(text).suffix.lower() in (".yaml", ".yml", ".txt")
+    if not is_file and text not in bundled_vocabularies():
+        return Vocabulary.from_names(_split_classes(text), stuff=stuff_names)
+    vocabulary = Vocabulary.load(text)
+    unknown = set(stuff_names) - set(vocabulary.names)
+    if unknown:
+        raise VocabularyError(f"--stuff names {min(unknown)!r}, which is no class of {text}")
+    classes = (replace(item, is_thing=item.is_thing and item.name not in stuff_names) for item in vocabulary.classes)
+    return replace(vocabulary, classes=tuple(classes))
+
+
+def _split_classes(text: str) -> list[str]:
+    return [part.strip() for part in text.split(";") if part.strip()]

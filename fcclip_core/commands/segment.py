@@ -1,0 +1,397 @@
+"""`fcclip segment`: images, folders and videos in; label images, overlays and JSON out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcclip_core.commands.inference_arguments import (
+    add_model_arguments,
+    add_vocabulary_arguments,
+    settings_from,
+    vocabulary_from,
+)
+from fcclip_core.errors import FcclipError, ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.progress import Progress, TaskID
+
+    from fcclip_core.results import PanopticResult
+    from fcclip_core.segmenter import Segmenter, VocabularySnapshot
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"})
+
+_JPEG_QUALITY = 92
+_FALLBACK_FPS = 25.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and the name of its outputs.
+
+    Attributes:
+        source: The file to read.
+        stem: What its outputs are called, without ending; no two jobs of a run share one.
+        is_video: Whether it is read frame by frame.
+    """
+
+    source: Path
+    stem: str
+    is_video: bool
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command."""
+    parser = subparsers.add_parser(
+        "segment",
+        help="segment images, folders or videos and write label images, overlays and JSON",
+        description="Per image: NAME_labels.png (16-bit, segment ids, 0 = none), NAME_semantic.png (16-bit, class "
+        "ids), NAME_overlay.jpg and NAME.json. Per video: NAME_overlay.mp4, NAME_frames.jsonl (a line a frame) and "
+        "NAME.json. Folders are read one level deep. Unreadable files are named and skipped; exit code 1.",
+    )
+    parser.add_argument("inputs", nargs="+", metavar="IMAGE|VIDEO|DIR", help="what to segment")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results, made if need be")
+    parser.add_argument("--overlay", choices=("jpg", "png", "none"), default="jpg", help="default: jpg")
+    parser.add_argument("--opacity", type=float, default=0.5, metavar="N", help="of the overlay's fill (default: 0.5)")
+    add_vocabulary_arguments(parser)
+    add_model_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command.
+
+    Returns:
+        0, or 1 if some input could not be read.
+
+    Raises:
+        FcclipError: Nothing can be done at all: no input, no words, no weights, nowhere to write.
+    """
+    vocabulary = vocabulary_from(args.vocab, args.stuff)
+    settings = settings_from(args)
+    if not 0.0 <= args.opacity <= 1.0:
+        raise FcclipError(f"--opacity is {args.opacity}; it must be between 0 and 1")
+    out = _output_folder(args.out)
+    jobs = find_jobs([Path(name) for name in args.inputs], out)
+
+    # Slow to import, and none of it is needed to find out that an argument is wrong.
+    from rich.console import Console
+
+    from fcclip_core.segmenter import Segmenter
+
+    console = Console(stderr=True)
+    with console.status(f"loading {args.checkpoint}"):
+        segmenter = Segmenter.from_checkpoint(
+            args.checkpoint, device=args.device, backend=args.backend, settings=settings
+        )
+    if str(args.checkpoint).startswith("recipe:"):
+        console.print(f"[yellow]{args.checkpoint} has seeded weights: segments and labels mean nothing[/]")
+    with console.status(f"encoding {len(vocabulary.synonyms)} names"):
+        snapshot = segmenter.set_vocabulary(vocabulary)
+    writer = ResultWriter(out, segmenter, snapshot, str(args.checkpoint), args.overlay, args.opacity)
+    failed = _segment_all(jobs, writer, console)
+    console.print(
+        f"{len(jobs) - len(failed)} of {len(jobs)} inputs segmented into {out} ({segmenter.backend_description})",
+        highlight=False,
+    )
+    return 1 if failed else 0
+
+
+def find_jobs(inputs: Iterable[Path], out: Path) -> list[Job]:
+    """Lists what to segment and names the outputs.
+
+    Args:
+        inputs: Files, which are taken whatever they are called, and folders, of which images and videos are taken.
+        out: Where results go; a folder may not be input and output at once.
+
+    Raises:
+        FcclipError: A folder holds nothing to segment, or is the output folder.
+    """
+    sources: list[Path] = []
+    for path in inputs:
+        if path.is_dir() and path.resolve() == out.resolve():
+            raise FcclipError(f"{path} is both input and --out; the next run would segment its own results")
+        sources.extend(_media_in(path) if path.is_dir() else [path])
+    jobs: dict[str, Job] = {}
+    for source in sources:
+        is_video = source.suffix.lower() in VIDEO_SUFFIXES
+        stem = _free_stem(source, jobs)
+        jobs[stem] = Job(source, stem, is_video)
+    return list(jobs.values())
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Reads an image upright: the EXIF orientation is applied.
+
+    Returns:
+        uint8 RGB `(H, W, 3)`; transparency is dropped, 16-bit grey is reduced to its upper 8 bits.
+
+    Raises:
+        ImageError: The file is missing, truncated, too large or no image.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):
+                upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+            return np.array(upright.convert("RGB"))
+    except FileNotFoundError as error:
+        raise ImageError("there is no such file") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError("not an image that Pillow can read") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(str(error)) from error
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives the path of a hidden file beside `path` to write to, and moves it there when the block succeeds.
+
+    Whatever stops the block, Ctrl-C too, `path` is either complete or untouched.
+    """
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class ResultWriter:
+    """Segments inputs and writes what was found.
+
+    Attributes:
+        out: Folder of the results.
+        segmenter: Ready, with its vocabulary set.
+        snapshot: That vocabulary.
+        checkpoint: What the user called the weights.
+        overlay: "jpg", "png" or "none".
+        opacity: Of the overlay's fill, 0 to 1.
+    """
+
+    out: Path
+    segmenter: Segmenter
+    snapshot: VocabularySnapshot
+    checkpoint: str
+    overlay: str
+    opacity: float
+
+    def image(self, job: Job) -> None:
+        """Segments an image; its JSON comes last, so where it exists the other files do."""
+        import numpy as np
+
+        image = read_image(job.source)
+        result = self.segmenter(image)
+        files = {"labels": f"{job.stem}_labels.png", "semantic": f"{job.stem}_semantic.png"}
+        self._save(files["labels"], result.segment_map.astype(np.uint16))
+        self._save(files["semantic"], result.semantic_map().astype(np.uint16))
+        if self.overlay != "none":
+            files["overlay"] = f"{job.stem}_overlay.{self.overlay}"
+            self._save(files["overlay"], self._draw(image, result))
+        about = {"image": str(job.source), "height": image.shape[0], "width": image.shape[1], "files": files}
+        self._write_json(f"{job.stem}.json", about | self._run_description() | describe(result))
+
+    def video(self, job: Job, advance: Callable[[int, int], None]) -> None:
+        """Segments a video frame by frame.
+
+        Args:
+            job: The video.
+            advance: Called with (frames done, frames that the file announces; 0 if it does not).
+        """
+        import cv2
+
+        capture = cv2.VideoCapture(str(job.source))
+        try:
+            announced = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+            fps = capture.get(cv2.CAP_PROP_FPS) or _FALLBACK_FPS
+            files, size, done = self._frames(job, _frames_of(capture), fps, lambda done: advance(done, announced))
+        finally:
+            capture.release()
+        about = {"video": str(job.source), "height": size[0], "width": size[1], "fps": fps, "frames": done}
+        self._write_json(f"{job.stem}.json", about | {"files": files} | self._run_description())
+
+    def _frames(
+        self, job: Job, frames: Iterator[np.ndarray], fps: float, advance: Callable[[int], None]
+    ) -> tuple[dict[str, str], tuple[int, ...], int]:
+        """Writes the overlay video and the lines; returns their names, (height, width) and the number of frames."""
+        first = next(frames, None)
+        if first is None:
+            raise ImageError("no frame can be read: missing, damaged, or in a format that OpenCV's ffmpeg lacks")
+        files = {"frames": f"{job.stem}_frames.jsonl"}
+        with contextlib.ExitStack() as stack:
+            part = stack.enter_context(whole_file(self.out / files["frames"]))
+            lines = stack.enter_context(part.open("w", encoding="utf-8"))
+            movie = None
+            if self.overlay != "none":
+                files["overlay"] = f"{job.stem}_overlay.mp4"
+                part = stack.enter_context(whole_file(self.out / files["overlay"]))
+                movie = stack.enter_context(_movie(part, fps, first.shape))
+            for index, frame in enumerate(itertools.chain([first], frames)):
+                result = self.segmenter(frame)
+                lines.write(json.dumps({"frame": index, "time": index / fps} | describe(result)) + "\n")
+                if movie is not None:
+                    movie(self._draw(frame, result))
+                advance(index + 1)
+        return files, first.shape[:2], index + 1
+
+    def _draw(self, image: np.ndarray, result: PanopticResult) -> np.ndarray:
+        from fcclip_core.visualization import draw_overlay
+
+        colors = dict(zip(self.snapshot.class_ids, self.snapshot.colors, strict=True))
+        return draw_overlay(image, result, colors, self.opacity)
+
+    def _save(self, name: str, pixels: np.ndarray) -> None:
+        from PIL import Image
+
+        with whole_file(self.out / name) as part:
+            Image.fromarray(pixels).save(part, quality=_JPEG_QUALITY)
+
+    def _write_json(self, name: str, document: dict[str, Any]) -> None:
+        with whole_file(self.out / name) as part:
+            part.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _run_description(self) -> dict[str, Any]:
+        classes = [
+            {"id": number, "name": item.name, "synonyms": item.synonyms, "is_thing": item.is_thing, "color": color}
+            for number, item, color in zip(
+                self.snapshot.class_ids, self.snapshot.vocabulary.classes, self.snapshot.colors, strict=True
+            )
+        ]
+        return {
+            "checkpoint": self.checkpoint,
+            "backend": self.segmenter.backend_description,
+            "settings": asdict(self.segmenter.settings),
+            "vocabulary": {"version": self.snapshot.version, "classes": classes},
+        }
+
+
+def describe(result: PanopticResult) -> dict[str, Any]:
+    """A result's segments and timings as JSON values; boxes are `[x_min, y_min, x_max, y_max]`, timings in seconds."""
+    return {
+        "vocabulary_version": result.vocabulary_version,
+        "segments": [
+            {
+                "id": segment.id,
+                "class_id": segment.class_id,
+                "name": segment.name,
+                "is_thing": segment.is_thing,
+                "score": round(segment.score, 6),
+                "area": segment.area,
+                "box": list(segment.box),
+            }
+            for segment in result.segments
+        ],
+        "timings": {stage: round(seconds, 6) for stage, seconds in result.timings.items()},
+    }
+
+
+def _output_folder(name: str) -> Path:
+    out = Path(name).expanduser()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FcclipError(f"cannot make --out {out}: {error.strerror}; choose another folder") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise FcclipError(f"cannot write to --out {out}; choose another folder or change its permissions")
+    return out
+
+
+def _media_in(folder: Path) -> list[Path]:
+    from PIL import Image
+
+    images = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    found = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    media = [path for path in found if path.suffix.lower() in images | VIDEO_SUFFIXES]
+    if not media:
+        raise FcclipError(f"{folder} holds no image and no video; folders are read one level deep")
+    return media
+
+
+def _free_stem(source: Path, taken: dict[str, Job]) -> str:
+    candidates = [source.stem, f"{source.stem}_{source.suffix.lstrip('.').lower()}"]
+    candidates += [f"{source.stem}_{number}" for number in range(2, len(taken) + 3)]
+    return next(stem for stem in candidates if stem not in taken)
+
+
+def _segment_all(jobs: list[Job], writer: ResultWriter, console: Any) -> list[Job]:
+    """Runs the jobs under a progress bar and returns those that could not be read."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    failed = []
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        whole = progress.add_task("inputs", total=len(jobs))
+        for job in jobs:
+            try:
+                _segment_one(job, writer, progress)
+            except ImageError as error:
+                failed.append(job)
+                progress.console.print(f"[red]skipped[/] {job.source}: {error}", highlight=False, soft_wrap=True)
+            progress.advance(whole)
+    return failed
+
+
+def _segment_one(job: Job, writer: ResultWriter, progress: Progress) -> None:
+    if not job.is_video:
+        writer.image(job)
+        return
+    task: TaskID = progress.add_task(job.source.name, total=None)
+    seen = (0, 0)
+
+    def advance(done: int, announced: int) -> None:
+        nonlocal seen
+        seen = (done, announced)
+        progress.update(task, completed=done, total=announced or None)
+
+    try:
+        writer.video(job, advance)
+    finally:
+        progress.remove_task(task)
+    if seen[0] < seen[1]:
+        progress.console.print(f"[yellow]{job.source}: only {seen[0]} of {seen[1]} announced frames could be read[/]")
+
+
+def _frames_of(capture: Any) -> Iterator[np.ndarray]:
+    """RGB frames of an OpenCV capture until it ends."""
+    while True:
+        good, frame = capture.read()
+        if not good:
+            return
+        yield frame[:, :, ::-1].copy()
+
+
+@contextlib.contextmanager
+def _movie(path: Path, fps: float, size: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
+    """An mp4 file being written; yields the function that takes RGB frames."""
+    import cv2
+
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (size[1], size[0]))
+    if not writer.isOpened():
+        raise FcclipError(f"cannot write video {path}: this OpenCV has no mp4v encoder; use --overlay none")
+
+    def write(frame: np.ndarray) -> None:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    try:
+        yield write
+    finally:
+        writer.release()
