@@ -61,7 +61,7 @@ class TextClassifier:
         """Scaled cosine with the best synonym of each class: `(..., D)` -> `(..., C)`."""
         cosines = (F.normalize(embeddings.float(), dim=-1) * scale) @ self.rows.T
         best = cosines.new_full((*cosines.shape[:-1], len(self.seen)), -torch.inf)
-        return best.index_reduce_(-1, self.class_of_row, cosines, "amax")
+        return best.scatter_reduce_(-1, self.class_of_row.expand_as(cosines), cosines, "amax")
 
     def void_logits(self, embeddings: Tensor) -> Tensor:
         """Scaled cosine with the void embedding: `(..., D)` -> `(..., 1)`."""

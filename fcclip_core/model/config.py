@@ -133,7 +133,9 @@ CONVNEXT_LARGE = ModelConfig(
 )
 RN50 = _resnet("rn50", "RN50", ResNetConfig((3, 4, 6, 3), 64, 224), TextConfig(512, 8, 12, quick_gelu=True), 1024)
 RN101 = _resnet("rn101", "RN101", ResNetConfig((3, 4, 23, 3), 64, 224), TextConfig(512, 8, 12, quick_gelu=True), 512)
-RN50X4 = _resnet("rn50x4", "RN50x4", ResNetConfig((4, 6, 10, 6), 80, 288), TextConfig(640, 10, 12, quick_gelu=True), 640)
+RN50X4 = _resnet(
+    "rn50x4", "RN50x4", ResNetConfig((4, 6, 10, 6), 80, 288), TextConfig(640, 10, 12, quick_gelu=True), 640
+)
 RN50X16 = _resnet(
     "rn50x16", "RN50x16", ResNetConfig((6, 8, 18, 8), 96, 384), TextConfig(768, 12, 12, quick_gelu=True), 768
 )
@@ -167,8 +169,7 @@ TINY = ModelConfig(
 )
 
 PRESETS: dict[str, ModelConfig] = {
-    config.name: config
-    for config in (CONVNEXT_LARGE, RN50, RN101, RN50X4, RN50X16, RN50X64, CONVNEXT_SMALL, TINY)
+    config.name: config for config in (CONVNEXT_LARGE, RN50, RN101, RN50X4, RN50X16, RN50X64, CONVNEXT_SMALL, TINY)
 }
 
 

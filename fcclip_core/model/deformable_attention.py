@@ -55,26 +55,26 @@ def sample_by_index(value: Tensor, shapes: Sequence[tuple[int, int]], locations:
     corner = position.floor()
     x_right, y_low = (position - corner).unbind(-1)
     x, y = corner.int().unbind(-1)
-    x_weights = ((1 - x_right) * weights, x_right * weights)
     row = torch.arange(batch * heads, device=value.device, dtype=torch.int32)
     first_row = (row // heads * tokens * heads + row % heads).view(batch, 1, heads, 1, 1)
 
-    indices, factors = [], []
-    for dy, y_weight in ((0, 1 - y_low), (1, y_low)):
-        for dx in (0, 1):
-            column, line = x + dx, y + dy
-            inside = (column >= 0) & (column < widths) & (line >= 0) & (line < heights)
-            token = starts + line * widths + column
-            indices.append(torch.where(inside, first_row + token * heads, 0))
-            factors.append(torch.where(inside, x_weights[dx] * y_weight, 0.0))
+    left, right = _inside(x, (1 - x_right) * weights, widths), _inside(x + 1, x_right * weights, widths)
+    top, bottom = _inside(y, 1 - y_low, heights), _inside(y + 1, y_low, heights)
+    line_rows = [first_row + (starts + line * widths) * heads for line, _ in (top, bottom)]
+    column_rows = [column * heads for column, _ in (left, right)]
+    indices = torch.stack([line + column for line in line_rows for column in column_rows], -1)
+    factors = torch.stack([y_weight * x_weight for _, y_weight in (top, bottom) for _, x_weight in (left, right)], -1)
     bags = batch * queries * heads
     summed = F.embedding_bag(
-        torch.stack(indices, -1).view(bags, -1),
-        value.reshape(-1, channels),
-        mode="sum",
-        per_sample_weights=torch.stack(factors, -1).view(bags, -1),
+        indices.view(bags, -1), value.reshape(-1, channels), mode="sum", per_sample_weights=factors.view(bags, -1)
     )
     return summed.view(batch, queries, heads * channels)
+
+
+def _inside(index: Tensor, weight: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Index moved into 0..size-1, and its weight, zero where it had to be moved."""
+    clamped = index.clamp(min=0).minimum(size - 1)
+    return clamped, torch.where(clamped == index, weight, 0.0)
 
 
 class DeformableAttention(nn.Module):

@@ -111,7 +111,9 @@ class PixelDecoder(nn.Module):
             tokens = layer(tokens, position, centres, shapes)
 
         per_level = tokens.split([h * w for h, w in shapes], dim=1)
-        coarse, middle, fine = (x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(per_level, shapes, strict=True))
+        coarse, middle, fine = (
+            x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(per_level, shapes, strict=True)
+        )
         lateral = self.lateral_norm(self.lateral(features.res2))
         merged = lateral + F.interpolate(fine, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         stride4 = F.relu(self.output_norm(self.output(merged)))
