@@ -30,9 +30,7 @@ def states() -> dict[str, Mapping[str, torch.Tensor]]:
     return {}
 
 
-@pytest.fixture(
-    scope="module", params=[*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)], ids=str
-)
+@pytest.fixture(scope="module", params=[*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)], ids=str)
 def run(request: pytest.FixtureRequest, states: dict) -> tuple[Case, Published, Trace]:
     case = CASES[request.param]
     if case.preset not in states:

@@ -29,7 +29,7 @@ def features(weights: Weights, config: ModelConfig, image: torch.Tensor, trace: 
 def _convnext(trunk: Weights, config: ConvNeXtConfig, x: torch.Tensor) -> dict[str, torch.Tensor]:
     x = _channel_norm(trunk.under("stem.1"), trunk.under("stem.0").conv(x, stride=4))
     result = {"stem": x.contiguous()}
-    for index, (level, depth) in enumerate(zip(LEVELS, config.depths)):
+    for index, (level, depth) in enumerate(zip(LEVELS, config.depths, strict=True)):
         stage = trunk.under(f"stages.{index}")
         if index > 0:
             x = stage.under("downsample.1").conv(_channel_norm(stage.under("downsample.0"), x), stride=2)
@@ -57,7 +57,7 @@ def _resnet(visual: Weights, config: ResNetConfig, x: torch.Tensor) -> dict[str,
         x = F.relu(visual.under(f"bn{index}").batch_norm(x))
     result = {"stem": x.contiguous()}
     x = F.avg_pool2d(x, 2)
-    for index, (level, depth) in enumerate(zip(LEVELS, config.layers), start=1):
+    for index, (level, depth) in enumerate(zip(LEVELS, config.layers, strict=True), start=1):
         for block in range(depth):
             stride = 2 if index > 1 and block == 0 else 1
             x = _bottleneck(visual.under(f"layer{index}.{block}"), x, stride)

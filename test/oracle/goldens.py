@@ -117,7 +117,7 @@ def split_synonyms(text: str) -> list[str]:
 
 
 def injected_rows(names: list[str], dim: int) -> np.ndarray:
-    """float32 (N, dim) unit rows by the rule in spec.json, `injected_text_rows`: spread out, unlike a random tower's."""
+    """float32 (N, dim) unit rows by the rule in spec.json: a random text tower's lie close together."""
 
     def draw(text: str) -> np.ndarray:
         generator = np.random.Generator(np.random.PCG64(zlib.crc32(text.encode())))
@@ -220,7 +220,8 @@ def check_instances(case: Case, scores: np.ndarray, categories: np.ndarray, area
     for score, category, area in zip(
         golden["post.inst_scores"], golden["post.inst_classes"], golden["post.inst_areas"], strict=True
     ):
-        distance = np.abs(areas - area) + np.where((categories == category) & (np.abs(scores - score) < 5e-3), 0, np.inf)
+        alike = (categories == category) & (np.abs(scores - score) < 5e-3)
+        distance = np.where(alike, np.abs(areas - area), np.inf)
         match = min(left, key=lambda index: distance[index])
         assert distance[match] <= slack, f"{case.name}: no instance of class {category}, score {score}, area {area}"
         left.remove(match)

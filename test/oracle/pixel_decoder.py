@@ -40,8 +40,8 @@ def decode_pixels(
     trace.note("pix.pos", torch.cat([position.flatten(2) for position in positions], dim=2))
     with trace.stage("deformable encoder"):
         levels = _encode(decoder.under("transformer"), config, maps, positions, trace)
-    for index, level in enumerate(levels):
-        trace.note(f"pix.multi_scale.{index}", level)
+    for index, enriched in enumerate(levels):
+        trace.note(f"pix.multi_scale.{index}", enriched)
 
     lateral = decoder.under("adapter_1.norm").group_norm(decoder.under("adapter_1").conv(features["res2"]))
     trace.note("pix.lateral", lateral)
@@ -72,16 +72,15 @@ def _encode(
     reference = _pixel_centres(shapes)
     for index in range(config.encoder_layers):
         layer = transformer.under(f"encoder.layers.{index}")
-        attended = _deformable_attention(
-            layer.under("self_attn"), config, tokens + position, tokens, reference, shapes
-        )
+        attended = _deformable_attention(layer.under("self_attn"), config, tokens + position, tokens, reference, shapes)
         trace.note(f"pix.enc.{index}.attn", attended)
         tokens = layer.under("norm1").layer_norm(tokens + attended)
         hidden = layer.under("linear2").linear(F.relu(layer.under("linear1").linear(tokens)))
         tokens = trace.note(f"pix.enc.{index}", layer.under("norm2").layer_norm(tokens + hidden))
     parts = tokens.split([height * width for height, width in shapes], dim=1)
     return [
-        part.transpose(1, 2).view(len(tokens), -1, height, width) for part, (height, width) in zip(parts, shapes)
+        part.transpose(1, 2).view(len(tokens), -1, height, width)
+        for part, (height, width) in zip(parts, shapes, strict=True)
     ]
 
 
@@ -116,7 +115,8 @@ def _deformable_attention(
     places = reference[:, :, None, :, None, :] + offsets / sides[None, None, None, :, None, :]
     grids = 2 * places - 1
     samples = []
-    for index, (part, (height, width)) in enumerate(zip(value.split([h * w for h, w in shapes], dim=1), shapes)):
+    parts = value.split([height * width for height, width in shapes], dim=1)
+    for index, (part, (height, width)) in enumerate(zip(parts, shapes, strict=True)):
         level = part.flatten(2).transpose(1, 2).reshape(batch * heads, channels // heads, height, width)
         grid = grids[:, :, :, index].transpose(1, 2).flatten(0, 1)
         samples.append(F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=False))

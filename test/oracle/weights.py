@@ -27,17 +27,22 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self.tensors
 
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """This module's bias, if it has one."""
+        return self.tensors.get(self.prefix + "bias")
+
     def under(self, name: str) -> Weights:
         """The weights below module `name`."""
         return Weights(self.tensors, f"{self.prefix}{name}.")
 
     def linear(self, x: torch.Tensor) -> torch.Tensor:
         """Applies this module as a linear layer."""
-        return F.linear(x, self["weight"], self["bias"] if "bias" in self else None)
+        return F.linear(x, self["weight"], self.bias)
 
     def conv(self, x: torch.Tensor, **options: int) -> torch.Tensor:
         """Applies this module as a convolution."""
-        return F.conv2d(x, self["weight"], self["bias"] if "bias" in self else None, **options)
+        return F.conv2d(x, self["weight"], self.bias, **options)
 
     def layer_norm(self, x: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
         """Applies this module as a layer norm over the last axis."""
