@@ -19,6 +19,7 @@ from fcclip_core.commands.inference_arguments import (
     vocabulary_from,
 )
 from fcclip_core.errors import FcclipError, ImageError
+from fcclip_core.whole_file import whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,20 +153,6 @@ def read_image(path: Path) -> np.ndarray:
         raise ImageError("not an image that Pillow can read") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(str(error)) from error
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Gives the path of a hidden file beside `path` to write to, and moves it there when the block succeeds.
-
-    Whatever stops the block, Ctrl-C too, `path` is either complete or untouched.
-    """
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
