@@ -93,8 +93,6 @@ def run(args: argparse.Namespace) -> int:
         segmenter = Segmenter.from_checkpoint(
             args.checkpoint, device=args.device, backend=args.backend, settings=settings
         )
-    if str(args.checkpoint).startswith("recipe:"):
-        console.print(f"[yellow]{args.checkpoint} has seeded weights: segments and labels mean nothing[/]")
     with console.status(f"encoding {len(vocabulary.synonyms)} names"):
         snapshot = segmenter.set_vocabulary(vocabulary)
     writer = ResultWriter(out, segmenter, snapshot, str(args.checkpoint), args.overlay, args.opacity)

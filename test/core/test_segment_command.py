@@ -302,8 +302,3 @@ def test_every_setting_is_an_option(tmp_path: Path) -> None:
     )
     large = settings_from(parser.parse_args([*base, "--shorter-side", "2000"]))
     assert (large.shorter_side, large.max_size) == (2000, 2000)
-
-
-def test_seeded_weights_are_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(save_image(tmp_path / "1.png"), "--out", tmp_path / "out", "--checkpoint", "recipe:tiny")
-    assert "labels mean nothing" in capsys.readouterr().err
