@@ -1,0 +1,235 @@
+"""`fcclip weights`: which models are published, joining them with CLIP into one file, looking into a file."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcclip_core.commands.inference_arguments import vocabulary_from
+from fcclip_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fcclip_core.checkpoints import Checkpoint, Progress
+    from fcclip_core.model.config import ModelConfig
+    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.weight_files import WeightFile
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command and its three actions."""
+    parser = subparsers.add_parser("weights", help="list published models, import them, inspect a file")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+
+    listing = actions.add_parser("list", help="every published model: accuracy, origin, licence")
+    listing.set_defaults(run=run_list)
+
+    importing = actions.add_parser(
+        "import",
+        help="join a checkpoint with CLIP's weights into one .safetensors file",
+        description="Reads a published FC-CLIP checkpoint (with or without CLIP's weights), a file of this program or "
+        "recipe:NAME, checks it key for key, and writes one self-contained file with preset, training vocabulary and "
+        "origin inside.",
+    )
+    importing.add_argument("source", metavar="SRC", help="file, bundled name or recipe:NAME")
+    importing.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", type=Path)
+    importing.add_argument(
+        "--clip",
+        metavar="FILE",
+        type=Path,
+        help="CLIP's weights as open_clip saves them, if SRC has none (default: open_clip's cache or download)",
+    )
+    importing.add_argument("--preset", help="fail unless SRC fits this preset (default: recognise it)")
+    importing.add_argument(
+        "--train-vocabulary",
+        metavar="V",
+        help="the classes that the model was trained on: bundled name, .yaml, or the paper's .txt (default: SRC's own; "
+        "coco_panoptic for published files)",
+    )
+    importing.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="how to store the weights; computing is in float32 anyway"
+    )
+    importing.set_defaults(run=run_import)
+
+    inspecting = actions.add_parser("inspect", help="say what a file of weights holds, and check it")
+    inspecting.add_argument("file", metavar="FILE", type=Path)
+    inspecting.set_defaults(run=run_inspect)
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Prints the published models and what else `--checkpoint` accepts."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    from fcclip_core.checkpoints import RECIPE_PREFIX, bundled_checkpoints
+    from fcclip_core.model.config import PRESETS
+    from fcclip_core.model_zoo import AUTHORS, PUBLISHED_MODELS
+
+    console = Console(soft_wrap=True, highlight=False)
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title="Published results, per cent", title_style="")
+    table.add_column("dataset", no_wrap=True)
+    for model in PUBLISHED_MODELS:
+        table.add_column(model.preset, justify="right", no_wrap=True)
+    for row in _score_rows():
+        table.add_row(*row)
+    console.print(table)
+    for model in PUBLISHED_MODELS:
+        console.print(
+            f"\n{model.preset}: {model.name}"
+            f"\n  file     {model.file_name or '(named by the download)'} from {model.url}"
+            f"\n  licence  {model.licence}"
+            f"\n  CLIP     open_clip {model.clip}, {model.clip_licence}"
+        )
+    console.print(f"\nNumbers, files and licence: {AUTHORS}. Then: fcclip weights import FILE -o OUT.safetensors")
+    console.print(f"Bundled: {', '.join(bundled_checkpoints()) or 'none'}")
+    console.print(
+        f"Seeded (any size, no download, labels mean nothing): {', '.join(RECIPE_PREFIX + n for n in PRESETS)}"
+    )
+    return 0
+
+
+def run_import(args: argparse.Namespace) -> int:
+    """Joins, checks and writes."""
+    from rich.console import Console
+
+    from fcclip_core.checkpoints import load_checkpoint, save_checkpoint
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if args.output.suffix != ".safetensors":
+        raise CheckpointError(f"{args.output} must end in .safetensors: that is what is written")
+    if not args.output.parent.is_dir():
+        raise CheckpointError(f"{args.output.parent} is not a folder; make it first, or choose another output")
+    with _progress(console) as bar:
+        checkpoint = load_checkpoint(
+            args.source,
+            args.clip,
+            preset=args.preset,
+            train_vocabulary=_vocabulary(args.train_vocabulary),
+            progress=_reporter(bar),
+        )
+        save_checkpoint(args.output, checkpoint, dtype=args.dtype, progress=_reporter(bar))
+    size = args.output.stat().st_size
+    console.print(f"{args.output}: {checkpoint.config.name}, {size / 1e6:,.0f} MB, {checkpoint.provenance.describe()}")
+    return 0
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    """Prints what a file holds; a file that does not pass the checks is an error."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fcclip_core.checkpoints import METADATA_KEY, check_published, holds_clip, load_checkpoint
+    from fcclip_core.weight_files import read_weight_file
+
+    console = Console(highlight=False, soft_wrap=True)
+    file = read_weight_file(args.file)
+    ours = METADATA_KEY in file.metadata
+    checkpoint: Checkpoint | None = None
+    if ours or holds_clip(file):
+        checkpoint = load_checkpoint(args.file)
+        checkpoint.text_tower()
+        config = checkpoint.config
+    else:
+        config = check_published(file, _default_vocabulary())
+    console.print(f"{args.file}: FC-CLIP on {config.name}, {args.file.stat().st_size / 1e6:,.1f} MB")
+    table = Table("part", "parameters", "stored as")
+    table.columns[1].justify = "right"
+    for row in _part_rows(file):
+        table.add_row(*row)
+    console.print(table)
+    for line in _description(file, config, checkpoint, ours):
+        console.print(line)
+    return 0
+
+
+def _score_rows() -> Iterable[tuple[str, ...]]:
+    """One row per dataset and measure, one column per published model."""
+    from fcclip_core.model_zoo import PUBLISHED_MODELS
+
+    datasets = {
+        "ADE20K": "ade20k",
+        "Cityscapes": "cityscapes",
+        "Mapillary": "mapillary",
+        "ADE20K-847": "ade20k_full",
+        "Context-59": "pascal_context_59",
+        "Context-459": "pascal_context_459",
+        "VOC-21": "pascal_voc_21",
+        "VOC-20": "pascal_voc_20",
+        "COCO, seen": "coco",
+    }
+    for dataset, attribute in datasets.items():
+        for measure, label in (("pq", "PQ"), ("ap", "AP"), ("miou", "mIoU")):
+            values = [getattr(getattr(model, attribute), measure) for model in PUBLISHED_MODELS]
+            if None not in values:
+                yield f"{dataset} {label}", *(f"{value:.1f}" for value in values)
+
+
+def _part_rows(file: WeightFile) -> Iterable[tuple[str, str, str]]:
+    """Parameters of each part and of all, running statistics and the training loss's buffer left out."""
+    from fcclip_core.model.published_layout import PARTS, is_parameter, part_of
+
+    counts, types = Counter[str](), dict[str, set[str]]()
+    for key, tensor in file.tensors.items():
+        part = part_of(key)
+        if part and is_parameter(key):
+            counts[part] += tensor.numel()
+            types.setdefault(part, set()).add(str(tensor.dtype).removeprefix("torch."))
+    for part in PARTS:
+        yield part, f"{counts[part]:,}" if part in counts else "not in the file", ", ".join(sorted(types.get(part, ())))
+    yield "all", f"{counts.total():,}", ""
+
+
+def _description(file: WeightFile, config: ModelConfig, checkpoint: Checkpoint | None, ours: bool) -> Iterable[str]:
+    checked = "every key, shape and type is as expected"
+    if checkpoint is None:
+        yield f"checks: {checked}"
+        yield (
+            f"CLIP: not in the file; `fcclip weights import {file.path} -o OUT.safetensors` joins it with open_clip's "
+            f"{config.open_clip_name} {config.open_clip_tag}"
+        )
+        return
+    vocabulary = checkpoint.train_vocabulary
+    stored = "stored" if ours else "not stored; the published models were trained on COCO panoptic"
+    yield f"checks: {checked}, every value is a finite number"
+    yield f"training vocabulary ({stored}): {len(vocabulary)} classes, {', '.join(vocabulary.names[:5])}, ..."
+    yield f"text tower id: {checkpoint.text_tower_id}"
+    yield f"origin: {checkpoint.provenance.describe()}"
+    for source in checkpoint.provenance.sources if ours else ():
+        yield f"  {source.role}: {source.name} {source.origin} sha256 {source.sha256 or 'unknown'}"
+
+
+def _vocabulary(text: str | None) -> Vocabulary | None:
+    return None if text is None else vocabulary_from(text)
+
+
+def _default_vocabulary() -> Vocabulary:
+    from fcclip_core.model_zoo import TRAINED_ON
+    from fcclip_core.vocabulary import Vocabulary
+
+    return Vocabulary.load(TRAINED_ON)
+
+
+def _progress(console: Any) -> Any:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console
+    )
+
+
+def _reporter(bar: Any) -> Progress:
+    """One bar for each thing that is being done."""
+    tasks: dict[str, Any] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done)
+
+    return report

@@ -1,0 +1,356 @@
+"""What this machine has for running FC-CLIP, and which command installs what it lacks.
+
+Nothing here is needed to segment: it looks, and reports. What may crash the interpreter (a ROS library built for
+another Python, cv_bridge beside a numpy it was not built for) is tried in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+OK, NOTE, MISSING, PROBLEM = "ok", "note", "missing", "problem"
+"""States of a finding: as it should be; worth knowing; optional and absent; something that has to be mended."""
+
+MINIMUM_PYTHON = (3, 10)
+PROBE_TIMEOUT = 60.0
+WHEELS = "make setup"
+"""Installs everything from wheels; run in the checkout."""
+
+PACKAGES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "open_clip": "open_clip_torch",
+    "timm": "timm",
+    "safetensors": "safetensors",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+    "yaml": "PyYAML",
+    "rich": "rich",
+}
+"""Module -> name under which pip knows it, for what the core cannot do without."""
+
+IMAGE_SOURCE_PACKAGES = {"rosbags": "rosbags", "rosbags.image": "rosbags-image"}
+"""The same, for what only the image source of the ROS side uses."""
+
+BACKEND_MODULES = {
+    "eager": "torch",
+    "compile": "torch",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt_rtx",
+}
+CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8", "asimd", "i8mm")
+"""As Linux names them: x86-64 first, then Arm."""
+
+DISTRIBUTIONS = {"3.3": "humble", "7.1": "jazzy", "9.1": "kilted"}
+"""Major and minor version of rclpy -> ROS distribution."""
+
+ONE_RMW = (
+    "every node of a robot must run the same RMW: between Fast DDS and Cyclone DDS topics arrive, but service calls "
+    "are never answered"
+)
+
+_RMW_PROBE = """
+import json
+from rclpy.utilities import get_rmw_implementation_identifier
+print(json.dumps(get_rmw_implementation_identifier()))
+"""
+_INTERFACES_PROBE = """
+from rclpy.type_support import check_for_type_support
+from fcclip_ros.msg import SegmentArray
+from fcclip_ros.srv import SetVocabulary
+check_for_type_support(SegmentArray)
+check_for_type_support(SetVocabulary)
+print("true")
+"""
+_IMPORT_PROBE = "import {0}; print('true')"
+_CV_BRIDGE_PROBE = """
+import numpy, cv_bridge
+message = cv_bridge.CvBridge().cv2_to_imgmsg(numpy.zeros((2, 2, 3), numpy.uint8), "bgr8")
+cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8")
+print("true")
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for.
+
+    Attributes:
+        group: Heading that it belongs under.
+        name: What was looked for.
+        state: `OK`, `NOTE`, `MISSING` or `PROBLEM`.
+        detail: What was found.
+        fix: The command that installs or mends it; empty if there is nothing to do or no command for it.
+    """
+
+    group: str
+    name: str
+    state: str
+    detail: str
+    fix: str = ""
+
+
+def examine() -> list[Finding]:
+    """Looks at everything; takes a few seconds, mostly for importing torch and trying ROS."""
+    software = [_python(), *_packages()]
+    if not can_run(software):
+        return [*software, *_ros()]  # the rest is looked at with those packages
+    return [*software, *_processor(), *_graphics(), *_backends(), *_ros(), *_weights()]
+
+
+def can_run(findings: list[Finding]) -> bool:
+    """Whether nothing that was found stands in the way; what is optional may be absent."""
+    return all(finding.state != PROBLEM for finding in findings)
+
+
+def _python() -> Finding:
+    detail = f"{platform.python_version()} ({sys.executable}), {platform.system()} {platform.machine()}"
+    if sys.version_info[:2] >= MINIMUM_PYTHON:
+        return Finding("software", "Python", OK, detail)
+    wanted = ".".join(map(str, MINIMUM_PYTHON))
+    return Finding(
+        "software", "Python", PROBLEM, f"{detail}; {wanted} or newer is needed", "make setup PYTHON=python3.12"
+    )
+
+
+def _packages() -> Iterator[Finding]:
+    for module, distribution in PACKAGES.items():
+        found = _version_of(module, distribution)
+        if found is None:
+            yield Finding("software", distribution, PROBLEM, "not installed", f"pip install {distribution}")
+        else:
+            yield Finding("software", distribution, OK, found)
+
+
+def _version_of(module: str, distribution: str) -> str | None:
+    """Version of an importable module; it may have come under another name than pip's, from apt or JetPack."""
+    try:
+        if find_spec(module) is None:
+            return None
+    except ModuleNotFoundError:  # the parent of a submodule is absent
+        return None
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "version unknown"
+
+
+def _processor() -> Iterator[Finding]:
+    import torch
+
+    text = _text_of(Path("/proc/cpuinfo"))
+    lines = [line.partition(":") for line in text.splitlines()]
+    about = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    flags = set((about.get("flags") or about.get("Features") or "").split())
+    features = [name for name in CPU_FEATURES if name in flags]
+    cores = len(os.sched_getaffinity(0))
+    model = about.get("model name") or platform.processor() or platform.machine()
+    yield Finding(
+        "hardware", "processor", OK, f"{model}, {cores} cores usable, torch computes on {torch.get_num_threads()}"
+    )
+    yield Finding(
+        "hardware",
+        "processor features",
+        OK,
+        f"{', '.join(features) or 'none of interest'}; torch uses {torch.backends.cpu.get_cpu_capability()}",
+    )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    yield Finding("hardware", "memory", OK, f"{memory / 1e9:.0f} GB")
+
+
+def _graphics() -> Iterator[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            about = torch.cuda.get_device_properties(index)
+            yield Finding(
+                "hardware",
+                f"cuda:{index}",
+                OK,
+                f"{about.name}, {about.total_memory / 1e9:.0f} GB, compute capability {about.major}.{about.minor}, "
+                f"CUDA {torch.version.cuda}",
+            )
+    elif not Path("/dev/nvidiactl").exists() and shutil.which("nvidia-smi") is None:
+        yield Finding("hardware", "GPU", NOTE, "no NVIDIA GPU or no driver: the model runs on the processor")
+    elif torch.version.cuda is None:
+        yield Finding(
+            "hardware",
+            "GPU",
+            MISSING,
+            "there is an NVIDIA GPU, but this torch is built without CUDA",
+            "pip install --force-reinstall torch torchvision",
+        )
+    else:
+        yield Finding(
+            "hardware",
+            "GPU",
+            MISSING,
+            f"there is an NVIDIA driver, but torch (CUDA {torch.version.cuda}) finds no GPU",
+            "nvidia-smi",
+        )
+
+
+def _backends() -> Iterator[Finding]:
+    from fcclip_core.backends import BACKENDS
+
+    for name, module in BACKEND_MODULES.items():
+        distribution = module.replace("_", "-")
+        found = _version_of(module, distribution)
+        if name in BACKENDS:
+            state = OK if found else MISSING
+            fix = "" if found else f"pip install {distribution}"
+            yield Finding("backends", name, state, found or "not installed", fix)
+        else:
+            detail = f"{found} is installed" if found else "not installed"
+            yield Finding("backends", name, NOTE, f"{detail}; this version of fcclip does not use it")
+
+
+def _ros() -> Iterator[Finding]:
+    spec = find_spec("rclpy")
+    if spec is None:
+        yield Finding(
+            "ROS 2", "rclpy", MISSING, "no ROS 2 in this environment; `fcclip segment` works without", _ros_fix()
+        )
+        return
+    from_wheels = Path(str(spec.origin)).is_relative_to(sys.prefix)
+    release = _version_of("rclpy", "ros-rclpy" if from_wheels else "rclpy") or ""
+    distribution = DISTRIBUTIONS.get(".".join(release.split(".")[:2])) or os.environ.get("ROS_DISTRO", "unknown")
+    kind = "wheels" if from_wheels else f"full install ({spec.origin})"
+    yield Finding("ROS 2", "rclpy", OK, f"{release}, distribution {distribution}, {kind}")
+    rmw, error = _probe(_RMW_PROBE)
+    if error:
+        fix = "unset RMW_IMPLEMENTATION" if "RMW_IMPLEMENTATION" in os.environ else WHEELS
+        yield Finding("ROS 2", "RMW", PROBLEM, f"rclpy does not start: {error}", fix)
+        return
+    yield Finding("ROS 2", "RMW", NOTE, f"{rmw}; {ONE_RMW}")
+    yield from _transport(str(rmw))
+    _, error = _probe(_INTERFACES_PROBE)
+    if error:
+        fix = WHEELS if from_wheels else "colcon build --packages-select fcclip_ros && source install/setup.bash"
+        yield Finding("ROS 2", "fcclip_ros messages", PROBLEM, f"not built, or for another Python: {error}", fix)
+    else:
+        yield Finding("ROS 2", "fcclip_ros messages", OK, "built")
+    yield from _optional_ros("" if from_wheels else distribution)
+
+
+def _ros_fix() -> str:
+    installed = sorted(Path("/opt/ros").glob("*/setup.bash"))
+    return f"source {installed[-1]}" if installed else WHEELS
+
+
+def _transport(rmw: str) -> Iterator[Finding]:
+    """Fast DDS's shared-memory segment is smaller than a camera image unless a profile says otherwise."""
+    from fcclip_core.resources import config_path
+
+    if "fastrtps" not in rmw:
+        return
+    name = "FASTRTPS_DEFAULT_PROFILES_FILE"
+    given = os.environ.get(name) or os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE")
+    if given and not Path(given).is_file():
+        yield Finding(
+            "ROS 2", "transport profile", PROBLEM, f"{name} names {given}, which does not exist", f"unset {name}"
+        )
+    elif given:
+        yield Finding("ROS 2", "transport profile", OK, given)
+    else:
+        yield Finding(
+            "ROS 2",
+            "transport profile",
+            NOTE,
+            "none: images larger than Fast DDS's shared memory arrive late or not at all (the launch file sets ours)",
+            f"export {name}={config_path('fastdds.xml')}",
+        )
+
+
+def _optional_ros(apt_distribution: str) -> Iterator[Finding]:
+    """What the node uses where it is installed; wheels have none of it, so only a full install gets a command."""
+    uses = {
+        "vision_msgs": ("vision_msgs.msg", _IMPORT_PROBE, "~/detections and ~/label_info are not published"),
+        "cv_bridge": ("cv_bridge", _CV_BRIDGE_PROBE, "images are converted without it, with equal results"),
+    }
+    for name, (module, probe, without) in uses.items():
+        fix = f"sudo apt install ros-{apt_distribution}-{name.replace('_', '-')}" if apt_distribution else ""
+        if find_spec(name) is None:
+            where = "" if apt_distribution else " (no wheel exists; a full ROS 2 install has it)"
+            yield Finding("ROS 2", name, MISSING, f"not installed{where}: {without}", fix)
+            continue
+        _, error = _probe(probe.format(module))
+        yield Finding("ROS 2", name, NOTE if error else OK, f"does not work ({error}): {without}" if error else "works")
+    for module, distribution in IMAGE_SOURCE_PACKAGES.items():
+        found = _version_of(module, distribution)
+        state, fix = (OK, "") if found else (MISSING, f"pip install {distribution}")
+        yield Finding("ROS 2", distribution, state, found or "not installed: image_source cannot read bags", fix)
+
+
+def _weights() -> Iterator[Finding]:
+    from fcclip_core.checkpoints import bundled_checkpoints
+    from fcclip_core.text import default_cache_dir
+
+    names = bundled_checkpoints()
+    yield Finding(
+        "weights",
+        "bundled checkpoints",
+        OK if names else NOTE,
+        ", ".join(names)
+        or "none: import a published one (`fcclip weights list`), or use recipe:NAME to try the machine",
+    )
+    cached = _cached_clip()
+    yield Finding(
+        "weights", "CLIP in open_clip's cache", NOTE, ", ".join(cached) or "none: `import` downloads, or --clip"
+    )
+    folder = default_cache_dir()
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder and folder.is_dir() else []
+    size = sum(path.stat().st_size for path in files)
+    yield Finding("weights", "cache of encoded words", NOTE, f"{folder}: {len(files)} files, {size / 1e6:.1f} MB")
+
+
+def _cached_clip() -> list[str]:
+    """Presets whose CLIP weights open_clip would find without a network."""
+    from huggingface_hub import try_to_load_from_cache
+    from open_clip import get_pretrained_cfg
+
+    from fcclip_core.model.config import PRESETS
+
+    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    found = []
+    for config in PRESETS.values():
+        if config.open_clip_name is None:
+            continue
+        repository = get_pretrained_cfg(config.open_clip_name, config.open_clip_tag).get("hf_hub", "").strip("/")
+        if repository and any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
+            found.append(config.name)
+    return found
+
+
+def _probe(code: str) -> tuple[object, str]:
+    """Runs code in another interpreter; returns what it printed as JSON last, and an error, empty if there was none."""
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PROBE_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return None, f"no answer within {PROBE_TIMEOUT:.0f} s"
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        return None, last[0][:200]
+    return json.loads(done.stdout.strip().splitlines()[-1]), ""
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,203 @@
+"""Opens files of weights that nobody vouches for: whatever is inside, no code of theirs runs.
+
+Tensors come back as views of the mapped file: they cost no memory until they are read, and no second copy after that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from fcclip_core.errors import CheckpointError
+
+HASH_BLOCK = 1 << 24
+MAX_HEADER = 100_000_000
+"""Longest header that safetensors itself accepts, bytes."""
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How torch.save's files began before torch 1.6; later ones are zip archives."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The content of a file of weights.
+
+    Attributes:
+        path: Where it was read from.
+        tensors: Key -> tensor, as spelled in the file.
+        others: Keys beside the tensors that hold something else.
+        metadata: What a safetensors header says; empty for torch files.
+    """
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    others: tuple[str, ...]
+    metadata: dict[str, str]
+
+
+def read_weight_file(path: Path) -> WeightFile:
+    """Reads a safetensors file, or a torch file that holds a state dictionary, bare or below `model` or `state_dict`.
+
+    Raises:
+        CheckpointError: The file is missing, unreadable, truncated, no file of weights at all, or needs code to run.
+    """
+    kind = _kind_of(path)
+    if kind == "safetensors":
+        return _read_safetensors(path)
+    if kind == "torchscript":
+        raise CheckpointError(
+            f"{path} is a TorchScript archive, a program with weights inside, which is not run here. Load it where "
+            "you trust it and save its state dictionary: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
+        )
+    return _read_torch(path, mapped=kind == "torch")
+
+
+def is_torchscript(path: Path) -> bool:
+    """True for an archive made by `torch.jit.save`, such as OpenAI's CLIP files.
+
+    Raises:
+        CheckpointError: As `read_weight_file`.
+    """
+    return _kind_of(path) == "torchscript"
+
+
+def sha256_of(path: Path, progress: Callable[[int, int], None] | None = None) -> str:
+    """SHA-256 of a file in hexadecimal; `progress` is called with (bytes done, bytes in all)."""
+    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+            done += len(block)
+            if progress is not None:
+                progress(done, total)
+    return digest.hexdigest()
+
+
+def _kind_of(path: Path) -> str:
+    """`safetensors`, `torch` (a zip archive), `torchscript` or `legacy` (torch before 1.6), judged by the content."""
+    head, size = _head_of(path)
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is a git-LFS pointer, not the weights themselves; run `git lfs pull` in its repository"
+        )
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(
+            f"{path} is a web page: the download was answered with a page (a login, a warning or an error) instead of "
+            "the file; open the link in a browser and download again"
+        )
+    if head.startswith(b"PK"):
+        return _kind_of_zip(path, size)
+    header_length = int.from_bytes(head[:8], "little")
+    if len(head) > 8 and head[8:9] == b"{" and header_length <= MAX_HEADER:
+        if 8 + header_length > size:
+            raise CheckpointError(_truncated(path, size))
+        return "safetensors"
+    if head.startswith(LEGACY_MAGIC):
+        return "legacy"
+    if head.startswith(b"\x80"):
+        raise CheckpointError(
+            f"{path} is a bare Python pickle, which could run code while loading, so it was not opened. If you trust "
+            "it, load it elsewhere and save its dictionary of tensors with torch.save"
+        )
+    raise CheckpointError(
+        f"{path} is no file of weights (it begins with {head[:8]!r}); expected .safetensors, or .pth as torch.save "
+        "writes it"
+    )
+
+
+def _head_of(path: Path) -> tuple[bytes, int]:
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} does not exist; check the path, `fcclip weights list` shows where files come from"
+        )
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name the file of weights in it")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+        size = path.stat().st_size
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not head:
+        raise CheckpointError(f"{path} is empty (0 bytes); download or copy it again")
+    return head, size
+
+
+def _kind_of_zip(path: Path, size: int) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(_truncated(path, size)) from error
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "torchscript"
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise CheckpointError(
+            f"{path} is a zip archive but not one of torch.save (it holds {', '.join(names[:3]) or 'nothing'}); if the "
+            "weights are inside, unpack it and name the file"
+        )
+    return "torch"
+
+
+def _truncated(path: Path, size: int) -> str:
+    return f"{path} is truncated or damaged: only {size:,} bytes of it are here; download or copy it again"
+
+
+def _read_safetensors(path: Path) -> WeightFile:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            return WeightFile(path, tensors, (), dict(file.metadata() or {}))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{_truncated(path, path.stat().st_size)} ({error})") from error
+
+
+def _read_torch(path: Path, mapped: bool) -> WeightFile:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} needs Python objects beside tensors, which could run code while loading, so it was not loaded "
+            f"({_first_line(error)}). If you trust it, load it elsewhere and save only its `model` dictionary with "
+            "torch.save"
+        ) from error
+    except Exception as error:  # what a damaged pickle raises has no bounds
+        raise CheckpointError(f"{_truncated(path, path.stat().st_size)} ({_first_line(error)})") from error
+    state = _state_dictionary(path, content)
+    tensors = {str(key): value.detach() for key, value in state.items() if isinstance(value, torch.Tensor)}
+    others = tuple(str(key) for key, value in state.items() if not isinstance(value, torch.Tensor))
+    return WeightFile(path, tensors, others, {})
+
+
+def _state_dictionary(path: Path, content: object) -> dict:
+    """The dictionary of tensors in what was unpickled: detectron2 files it below `model`, Lightning `state_dict`."""
+    for name in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if not isinstance(content, dict) or not any(isinstance(value, torch.Tensor) for value in content.values()):
+        raise CheckpointError(
+            f"{path} holds {_describe(content)}, not a dictionary of weights; expected {{'model': {{name: tensor}}}}"
+        )
+    return content
+
+
+def _describe(content: object) -> str:
+    if isinstance(content, dict):
+        return f"a dictionary without tensors ({', '.join(map(str, list(content)[:5])) or 'empty'})"
+    return f"a {type(content).__name__}"
+
+
+def _first_line(error: Exception) -> str:
+    """Torch's messages go on for a page; the offending name is in their first sentence."""
+    text = str(error).strip() or type(error).__name__
+    for line in text.splitlines():
+        if "Unsupported" in line or "GLOBAL" in line:
+            return line.strip()[:200]
+    return text.splitlines()[0][:200]
