@@ -127,7 +127,8 @@ def resized_size(height: int, width: int, settings: InferenceSettings) -> tuple[
     if max(new_height, new_width) > settings.max_size:
         shrink = settings.max_size / max(new_height, new_width)
         new_height, new_width = new_height * shrink, new_width * shrink
-    return int(new_height + 0.5), int(new_width + 0.5)
+    # The published code fails on images so thin that a side rounds to 0.
+    return max(int(new_height + 0.5), 1), max(int(new_width + 0.5), 1)
 
 
 def _classify(
