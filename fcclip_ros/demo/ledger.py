@@ -1,0 +1,222 @@
+"""What the demo saw: outputs put together frame by frame, checked against each other, and counted. No ROS in here."""
+
+from __future__ import annotations
+
+import statistics
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+LABEL_OUTPUTS = ("panoptic", "semantic", "confidence", "segments")
+"""Outputs that every labelled frame has; the overlay comes at a rate of its own."""
+
+_REMEMBERED_FRAMES = 100
+
+
+@dataclass(frozen=True)
+class SegmentRow:
+    """One segment as it was published; `box` is `(x, y, width, height)` in pixels."""
+
+    id: int
+    class_id: int
+    name: str
+    score: float
+    area: int
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class SegmentList:
+    """The segments of one frame and the vocabulary version that they carry; height and width in pixels."""
+
+    version: int
+    height: int
+    width: int
+    rows: tuple[SegmentRow, ...]
+
+
+@dataclass(frozen=True)
+class PublishedClass:
+    """One class of a published vocabulary; colour `(r, g, b)`, 0..255."""
+
+    id: int
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass
+class Frame:
+    """One moment of the stream: the photograph and what came back with its stamp.
+
+    Attributes:
+        photo: uint8 RGB `(H, W, 3)`, or None if this process did not receive it.
+        labels: By output name: `(H, W)` integer arrays for panoptic, semantic, confidence; `SegmentList` for segments.
+        overlay: uint8 RGB `(H, W, 3)`, or None.
+        latency: Seconds from the stamp to the arrival of each output.
+    """
+
+    photo: np.ndarray | None = None
+    labels: dict[str, np.ndarray | SegmentList] = field(default_factory=dict)
+    overlay: np.ndarray | None = None
+    latency: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def segments(self) -> SegmentList | None:
+        """The frame's segments once they have arrived."""
+        found = self.labels.get("segments")
+        return found if isinstance(found, SegmentList) else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of `LABEL_OUTPUTS` have arrived."""
+        return len(self.labels) == len(LABEL_OUTPUTS)
+
+
+@dataclass
+class Ledger:
+    """Counts and checks.
+
+    Attributes:
+        photos: Camera frames that this process received.
+        labelled: Frames whose outputs have all arrived.
+        frames_of: Labelled frames by vocabulary version.
+        segments: Segments in all labelled frames.
+        vocabularies: Every vocabulary that was published, by version.
+        latencies: Seconds from stamp to segments, one per labelled frame.
+        problems: What did not fit, in words; empty is what it should be.
+    """
+
+    photos: int = 0
+    labelled: int = 0
+    frames_of: dict[int, int] = field(default_factory=dict)
+    segments: int = 0
+    vocabularies: dict[int, tuple[PublishedClass, ...]] = field(default_factory=dict)
+    latencies: list[float] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    _frames: OrderedDict[int, Frame] = field(default_factory=OrderedDict)
+    _unchecked: list[tuple[int, SegmentList]] = field(default_factory=list)
+    _newest_version: int = 0
+    _name_of: dict[int, str] = field(default_factory=dict)
+
+    def photo(self, stamp: int, image: np.ndarray) -> Frame:
+        """Notes a camera frame by its stamp (ns)."""
+        self.photos += 1
+        frame = self._frame(stamp)
+        frame.photo = image
+        return frame
+
+    def label(self, stamp: int, output: str, value: np.ndarray | SegmentList, latency: float) -> Frame:
+        """Notes one of `LABEL_OUTPUTS`; with the last one of a frame, the frame is checked and counted."""
+        frame = self._frame(stamp)
+        frame.labels[output] = value
+        frame.latency[output] = latency
+        if frame.complete:
+            self._count(stamp, frame)
+        return frame
+
+    def overlay(self, stamp: int, image: np.ndarray) -> Frame:
+        """Notes an overlay picture."""
+        frame = self._frame(stamp)
+        frame.overlay = image
+        return frame
+
+    def vocabulary(self, version: int, classes: tuple[PublishedClass, ...]) -> None:
+        """Notes a published vocabulary; an id that ever named something else is a problem."""
+        if self.vocabularies.setdefault(version, classes) != classes:
+            self.problems.append(f"vocabulary version {version} was published twice with different classes")
+        for item in classes:
+            if self._name_of.setdefault(item.id, item.name) != item.name:
+                self.problems.append(f"class id {item.id} was {self._name_of[item.id]!r} and became {item.name!r}")
+        waiting, self._unchecked = self._unchecked, []
+        for stamp, found in waiting:
+            self._check_classes(stamp, found)
+
+    def finish(self) -> None:
+        """Notes what cannot come any more."""
+        for stamp, found in self._unchecked:
+            self.problems.append(f"frame {stamp}: its vocabulary version {found.version} was never published")
+        self._unchecked = []
+
+    def latency(self) -> tuple[float, float]:
+        """Median and largest seconds from stamp to segments; zeros before the first frame."""
+        return (statistics.median(self.latencies), max(self.latencies)) if self.latencies else (0.0, 0.0)
+
+    def _frame(self, stamp: int) -> Frame:
+        frame = self._frames.setdefault(stamp, Frame())
+        while len(self._frames) > _REMEMBERED_FRAMES:
+            self._frames.popitem(last=False)
+        return frame
+
+    def _count(self, stamp: int, frame: Frame) -> None:
+        found = frame.segments
+        assert found is not None
+        self.labelled += 1
+        self.frames_of[found.version] = self.frames_of.get(found.version, 0) + 1
+        self.segments += len(found.rows)
+        self.latencies.append(frame.latency["segments"])
+        self.problems += [f"frame {stamp}: {problem}" for problem in disagreements(frame)]
+        if found.version < self._newest_version:
+            self.problems.append(f"frame {stamp}: version {found.version} came after {self._newest_version}")
+        self._newest_version = max(self._newest_version, found.version)
+        self._check_classes(stamp, found)
+
+    def _check_classes(self, stamp: int, found: SegmentList) -> None:
+        classes = self.vocabularies.get(found.version)
+        if classes is None:
+            # The latched vocabulary travels apart from the frames and may be overtaken by one.
+            self._unchecked.append((stamp, found))
+            return
+        known = {item.id: item.name for item in classes}
+        for row in found.rows:
+            if known.get(row.class_id) != row.name:
+                self.problems.append(
+                    f"frame {stamp}: segment {row.id} is class {row.class_id} {row.name!r}, which vocabulary "
+                    f"version {found.version} calls {known.get(row.class_id)!r}"
+                )
+
+
+def disagreements(frame: Frame) -> list[str]:
+    """Compares the outputs of one labelled frame with each other, pixel by pixel.
+
+    Returns:
+        What does not fit, in words.
+    """
+    found = frame.segments
+    assert found is not None
+    images = {name: np.asarray(frame.labels[name]) for name in LABEL_OUTPUTS if name != "segments"}
+    shapes = {"segments": (found.height, found.width)} | {name: image.shape for name, image in images.items()}
+    shape = shapes["segments"] if frame.photo is None else frame.photo.shape[:2]
+    wrong = [f"{name} is {size}, the photograph {shape}" for name, size in shapes.items() if size != shape]
+    return wrong or _id_problems(found, images["panoptic"]) or _pixel_problems(found, images)
+
+
+def _id_problems(found: SegmentList, panoptic: np.ndarray) -> list[str]:
+    painted, listed = (np.unique(panoptic[panoptic > 0])).tolist(), [row.id for row in found.rows]
+    return [] if painted == sorted(listed) else [f"panoptic has the ids {painted}, segments lists {listed}"]
+
+
+def _pixel_problems(found: SegmentList, images: Mapping[str, np.ndarray]) -> list[str]:
+    panoptic = images["panoptic"]
+    problems = [problem for row in found.rows for problem in _row_problems(row, panoptic)]
+    class_of = np.zeros(int(panoptic.max(initial=0)) + 1, np.int64)
+    score_of = np.zeros(len(class_of))
+    for row in found.rows:
+        class_of[row.id], score_of[row.id] = row.class_id, row.score
+    if not np.array_equal(class_of[panoptic], images["semantic"]):
+        problems.append("semantic does not hold the class ids of panoptic's segments")
+    if np.abs(255 * score_of[panoptic] - images["confidence"]).max(initial=0.0) > 1.0:
+        problems.append("confidence does not hold the scores of panoptic's segments")
+    return problems
+
+
+def _row_problems(row: SegmentRow, panoptic: np.ndarray) -> list[str]:
+    ys, xs = np.nonzero(panoptic == row.id)
+    tight = (int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1)
+    problems = []
+    if row.area != len(ys):
+        problems.append(f"segment {row.id} says {row.area} pixels and has {len(ys)}")
+    if row.box != tight:
+        problems.append(f"segment {row.id} says box {row.box} and lies in {tight}")
+    return problems
