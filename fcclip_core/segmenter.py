@@ -31,8 +31,8 @@ from fcclip_core.postprocess import (
 from fcclip_core.preprocess import FrameGeometry, preprocess
 from fcclip_core.results import Instances, PanopticResult, Prediction, Segment
 from fcclip_core.settings import InferenceSettings
-from fcclip_core.text import TextRows, default_cache_dir, text_encoder
-from fcclip_core.vocabulary import ClassIds, Vocabulary, class_color
+from fcclip_core.text import TextEncoder, TextRows, default_cache_dir
+from fcclip_core.vocabulary import ClassIds, Vocabulary
 
 # Enough for a camera that alternates between two modes; each entry is two small matrices.
 _CACHED_RESIZERS = 8
@@ -92,7 +92,7 @@ class Segmenter:
         self._model = load_model(checkpoint)
         self._backend: Backend = create_backend(backend, self._model, _resolve_device(device))
         self._text = TextRows(
-            text_encoder(checkpoint.text_tower, self._backend.device),
+            TextEncoder(checkpoint.text_tower, self._backend.device),
             checkpoint.text_tower_id,
             cache_dir or default_cache_dir(),
         )
@@ -159,7 +159,7 @@ class Segmenter:
             version=0,
             vocabulary=vocabulary,
             class_ids=self._class_ids.resolve(vocabulary),
-            colors=tuple(c.color or class_color(c.name) for c in vocabulary.classes),
+            colors=vocabulary.colors,
             seen=tuple(bool(flag) for flag in seen),
             classifier=classifier,
         )

@@ -1,0 +1,174 @@
+"""`fcclip vocab`: what a vocabulary holds, what is wrong with it, and the paper's lists as YAML."""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcclip_core.errors import FcclipError, VocabularyError
+from fcclip_core.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from fcclip_core.vocabulary import Vocabulary
+
+TRAINED_ON = "coco_panoptic"
+"""Training vocabulary of the published checkpoints."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command and its four actions."""
+    parser = subparsers.add_parser("vocab", help="list, show, check and convert vocabularies")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_action(actions, "list", list_bundled, "list the bundled vocabularies")
+
+    show = _add_action(actions, "show", show_classes, "print the classes of a vocabulary")
+    show.add_argument("vocabulary", metavar="NAME|FILE", help="a bundled name, or a .yaml or .txt file")
+    show.add_argument(
+        "--train", default=TRAINED_ON, metavar="NAME|FILE", help="training vocabulary for seen/unseen (default: COCO's)"
+    )
+
+    check = _add_action(
+        actions, "check", check_file, "say what is wrong or doubtful in a vocabulary; exit code 1 if wrong"
+    )
+    check.add_argument("vocabulary", metavar="NAME|FILE", help="a bundled name, or a .yaml or .txt file")
+
+    convert = _add_action(actions, "convert", convert_list, "turn one of the paper's `id:name,synonym` lists into YAML")
+    convert.add_argument("source", metavar="FILE.txt")
+    convert.add_argument("target", metavar="OUT.yaml")
+    convert.add_argument(
+        "--like", metavar="NAME|FILE", help="vocabulary of as many classes from which to take, in order, what is stuff"
+    )
+    convert.add_argument("--force", action="store_true", help="replace OUT.yaml if it exists")
+
+
+def list_bundled(args: argparse.Namespace) -> int:
+    """Prints one line for each bundled vocabulary."""
+    from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
+
+    found = [(name, Vocabulary.load(name)) for name in bundled_vocabularies()]
+    _print_table(
+        ("name", "classes", "things", "stuff", "synonyms", "description"),
+        (
+            (
+                name,
+                len(words),
+                sum(words.things),
+                len(words) - sum(words.things),
+                len(words.synonyms),
+                words.description,
+            )
+            for name, words in found
+        ),
+    )
+    return 0
+
+
+def show_classes(args: argparse.Namespace) -> int:
+    """Prints one line for each class: the id it gets in a new segmenter, names, kind, and whether it counts as seen."""
+    from fcclip_core.vocabulary import ClassIds, Vocabulary
+
+    vocabulary = Vocabulary.load(args.vocabulary)
+    seen = vocabulary.seen_mask(frozenset(Vocabulary.load(args.train).synonyms))
+    _print_table(
+        ("id", "name", "synonyms", "kind", f"{args.train}"),
+        (
+            (
+                number,
+                item.name,
+                ", ".join(item.synonyms[1:] if item.label is None else item.synonyms),
+                "thing" if item.is_thing else "stuff",
+                ("seen" if is_seen else "unseen") + (" (forced)" if item.seen is not None else ""),
+            )
+            for number, item, is_seen in zip(ClassIds().resolve(vocabulary), vocabulary.classes, seen, strict=True)
+        ),
+    )
+    return 0
+
+
+def check_file(args: argparse.Namespace) -> int:
+    """Prints what is wrong or doubtful.
+
+    Returns:
+        0 for a usable vocabulary, 1 otherwise.
+    """
+    from fcclip_core.vocabulary import Vocabulary
+
+    try:
+        vocabulary = Vocabulary.load(args.vocabulary)
+    except VocabularyError as error:
+        print(f"wrong: {error}")
+        return 1
+    for doubt in doubts(vocabulary):
+        print(f"doubtful: {doubt}")
+    things = sum(vocabulary.things)
+    print(
+        f"usable: {len(vocabulary)} classes ({things} things, {len(vocabulary) - things} stuff), "
+        f"{len(vocabulary.synonyms)} names"
+    )
+    return 0
+
+
+def convert_list(args: argparse.Namespace) -> int:
+    """Writes a vocabulary as YAML.
+
+    Raises:
+        FcclipError: The source is no vocabulary, or the target exists or cannot be written.
+    """
+    from fcclip_core.vocabulary import Vocabulary
+
+    target = Path(args.target)
+    if target.suffix.lower() not in (".yaml", ".yml"):
+        raise FcclipError(f"{target} is not the name of a .yaml file")
+    if target.exists() and not args.force:
+        raise FcclipError(f"{target} exists; add --force to replace it")
+    things = Vocabulary.load(args.like).things if args.like else None
+    vocabulary = Vocabulary.load(args.source, things=things)
+    try:
+        with whole_file(target) as part:
+            part.write_text(vocabulary.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise FcclipError(f"cannot write {target}: {error.strerror or error}") from error
+    print(f"{len(vocabulary)} classes written to {target}")
+    return 0
+
+
+def doubts(vocabulary: Vocabulary) -> list[str]:
+    """What is legal but seldom meant: names that several classes share or that CLIP reads alike, names that are cut."""
+    from fcclip_core.text import is_cut
+
+    owners: dict[str, list[str]] = defaultdict(list)
+    for item in vocabulary.classes:
+        for text in item.synonyms:
+            owners[" ".join(text.lower().split())].append(item.name)
+    found = [
+        f"{text!r} stands in {len(names)} places ({', '.join(map(repr, dict.fromkeys(names)))}): "
+        + ("it is needed once" if len(set(names)) == 1 else "these classes can tie")
+        for text, names in owners.items()
+        if len(names) > 1
+    ]
+    return found + [f"{name!r} is longer than CLIP reads; its end does not count" for name in owners if is_cut(name)]
+
+
+def _add_action(
+    actions: Any, name: str, run: Callable[[argparse.Namespace], int], help_text: str
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=help_text, description=help_text)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(escape(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    Console().print(table)

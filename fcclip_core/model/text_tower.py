@@ -1,0 +1,55 @@
+"""CLIP's text tower: tokens -> one vector in CLIP's joint space (paper, section 3.1).
+
+It is frozen, sees no image, and is needed only while words are encoded.
+"""
+
+from __future__ import annotations
+
+import torch
+from open_clip.transformer import LayerNorm, QuickGELU, Transformer
+from torch import Tensor, nn
+
+from fcclip_core.model.config import ModelConfig
+
+
+class TextTower(nn.Module):
+    """CLIP's causal text transformer, read at the end token.
+
+    Its parameters carry the published names, without the prefix `backbone.clip_model.`. There is no buffer, so that
+    a tower built on the meta device is complete once its parameters are loaded.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Builds `config.text` with a projection to `config.embed_dim`; the weights are untrained."""
+        super().__init__()
+        text = config.text
+        self.token_embedding = nn.Embedding(text.vocab_size, text.width)
+        self.positional_embedding = nn.Parameter(0.01 * torch.randn(text.context_length, text.width))
+        self.transformer = Transformer(
+            width=text.width,
+            layers=text.layers,
+            heads=text.heads,
+            act_layer=QuickGELU if text.quick_gelu else nn.GELU,
+            norm_layer=LayerNorm,
+            batch_first=True,
+        )
+        self.ln_final = LayerNorm(text.width)
+        self.text_projection = nn.Parameter(text.width**-0.5 * torch.randn(text.width, config.embed_dim))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embeds tokenised prompts.
+
+        Args:
+            tokens: int64 `(N, L)`, L at most 77. The tower is causal, so what stands after the end token does not
+                count, and L may stop at the batch's last end token.
+
+        Returns:
+            `(N, D)`, not normalised.
+        """
+        length = tokens.shape[1]
+        x = self.token_embedding(tokens) + self.positional_embedding[:length]
+        causal = torch.full((length, length), -torch.inf, dtype=x.dtype, device=x.device).triu(1)
+        x = self.ln_final(self.transformer(x, attn_mask=causal))
+        # The end token has the largest number of all.
+        at_end = x[torch.arange(len(x), device=x.device), tokens.argmax(-1)]
+        return at_end @ self.text_projection

@@ -1,0 +1,273 @@
+"""Words -> text rows: prompt templates, tokens, template means, and their cache (paper, section 3.1).
+
+A row costs fourteen prompts through CLIP's text tower, so each is computed once: it is kept in memory and on disk,
+known by the tower, the templates and the name. One new word costs one word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+
+from fcclip_core.errors import CheckpointError
+from fcclip_core.model.text_tower import TextTower
+from fcclip_core.whole_file import whole_file
+
+TEMPLATES = (
+    "a photo of a {}.",
+    "This is a photo of a {}",
+    "There is a {} in the scene",
+    "There is the {} in the scene",
+    "a photo of a {} in the scene",
+    "a photo of a small {}.",
+    "a photo of a medium {}.",
+    "a photo of a large {}.",
+    "This is a photo of a small {}.",
+    "This is a photo of a medium {}.",
+    "This is a photo of a large {}.",
+    "There is a small {} in the scene.",
+    "There is a medium {} in the scene.",
+    "There is a large {} in the scene.",
+)
+"""The prompts that the published models were trained and evaluated with."""
+
+CONTEXT_LENGTH = 77
+"""Tokens that CLIP reads of a prompt, start and end token included."""
+
+Encode = Callable[[list[str]], Tensor]
+"""N prompts -> float32 `(N, D)`, not normalised."""
+
+Progress = Callable[[int, int], None]
+"""Called with (names encoded so far, names to encode)."""
+
+_TEXT_LENGTH = CONTEXT_LENGTH - 2
+_CHUNK = 16
+_BATCH = 56
+_RELEASE_AFTER = 60.0
+_CACHE_FORMAT = "fcclip text row 1"
+_DIGEST_SIZE = hashlib.sha256().digest_size
+
+_logger = logging.getLogger(__name__)
+
+
+class TextRows:
+    """Text rows of names, computed once.
+
+    May be used from several threads; names that are already known never wait for others that are being encoded.
+    """
+
+    def __init__(self, encode: Encode, tower_id: str, cache_dir: Path | None = None) -> None:
+        """Starts with what `cache_dir` holds.
+
+        Args:
+            encode: Embeds prompts; called with the prompts of up to 16 new names at a time.
+            tower_id: Identity of what `encode` computes: equal ids must give equal rows.
+            cache_dir: Folder that keeps rows between runs; made when needed. None keeps them in memory only. A folder
+                that cannot be written is said once in the log, and a damaged file is computed anew.
+        """
+        self._encode = encode
+        self._identity = json.dumps([_CACHE_FORMAT, tower_id, TEMPLATES])
+        self._cache_dir = cache_dir
+        self._writable = cache_dir is not None
+        self._known: dict[str, Tensor] = {}
+        self._encoding = threading.Lock()
+
+    def rows(self, names: Sequence[str], progress: Progress | None = None) -> Tensor:
+        """Looks rows up and encodes those that are new.
+
+        Args:
+            names: N names, at least one; repeated ones are fine.
+            progress: Called while new names are encoded; not at all where none is new.
+
+        Returns:
+            float32 `(N, D)` on the CPU: for each name the mean of its unit prompt embeddings, of unit length.
+
+        Raises:
+            CheckpointError: The text tower gives no usable numbers.
+        """
+        if any(name not in self._known for name in names):
+            with self._encoding:
+                self._learn([name for name in dict.fromkeys(names) if name not in self._known], progress)
+        return torch.stack([self._known[name] for name in names])
+
+    def _learn(self, names: list[str], progress: Progress | None) -> None:
+        new = [name for name in names if not self._recall(name)]
+        # Names of like length share a batch with little padding.
+        new.sort(key=len)
+        for start in range(0, len(new), _CHUNK):
+            chunk = new[start : start + _CHUNK]
+            for name, row in zip(chunk, _template_mean(chunk, self._encode(prompts_for(chunk))), strict=True):
+                self._known[name] = row
+                self._store(name, row)
+            if progress is not None:
+                progress(start + len(chunk), len(new))
+
+    def _recall(self, name: str) -> bool:
+        path = self._path(name)
+        if path is None:
+            return False
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return False
+        digest, payload = content[:_DIGEST_SIZE], content[_DIGEST_SIZE:]
+        if not payload or digest != self._digest(name, payload):
+            _logger.warning("%s is damaged; the row of %r is computed anew", path, name)
+            return False
+        self._known[name] = torch.from_numpy(np.frombuffer(payload, "<f4").astype(np.float32))
+        return True
+
+    def _store(self, name: str, row: Tensor) -> None:
+        path = self._path(name)
+        if path is None or not self._writable:
+            return
+        payload = row.numpy().astype("<f4").tobytes()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as part:
+                part.write_bytes(self._digest(name, payload) + payload)
+        except OSError as error:
+            self._writable = False
+            _logger.warning("text rows are not kept for the next start: cannot write to %s: %s", path.parent, error)
+
+    def _path(self, name: str) -> Path | None:
+        return self._cache_dir and self._cache_dir / "text" / f"{self._digest(name).hex()}.row"
+
+    def _digest(self, name: str, payload: bytes = b"") -> bytes:
+        """Binds a file to its tower, templates and name; damage and mix-ups change it."""
+        return hashlib.sha256(json.dumps([self._identity, name]).encode() + payload).digest()
+
+
+class TextEncoder:
+    """Prompts -> embeddings with a text tower that is in memory only while there are words to encode.
+
+    May be used from several threads; they take turns.
+    """
+
+    def __init__(
+        self,
+        load_tower: Callable[[], TextTower],
+        device: torch.device | str = "cpu",
+        release_after: float = _RELEASE_AFTER,
+    ) -> None:
+        """Loads nothing yet.
+
+        Args:
+            load_tower: Gives the tower; called again for words that come after the tower was released.
+            device: Where the tower runs.
+            release_after: Seconds after the last prompt at which the tower is released.
+        """
+        self._load_tower = load_tower
+        self._device = device
+        self._release_after = release_after
+        self._tower: TextTower | None = None
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, prompts: list[str]) -> Tensor:
+        """Embeds N prompts as float32 `(N, D)` on the CPU, not normalised."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._tower is None:
+                self._tower = self._load_tower().to(self._device)
+            try:
+                return _encode(self._tower, prompts, self._device)
+            finally:
+                self._timer = threading.Timer(self._release_after, self._release)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _release(self) -> None:
+        with self._lock:
+            # A timer that fires while a later call waits for the lock has been replaced by then.
+            if threading.current_thread() is self._timer:
+                self._tower = self._timer = None
+
+
+def prompts_for(names: Iterable[str]) -> list[str]:
+    """All prompts of all names: name by name, template by template."""
+    return [template.format(name) for name in names for template in TEMPLATES]
+
+
+def tokenize(prompts: Iterable[str]) -> Tensor:
+    """Turns prompts into CLIP's tokens.
+
+    Args:
+        prompts: N texts. One that is longer than CLIP reads is cut, which the log says.
+
+    Returns:
+        int64 `(N, L)`: start token, text, end token, zeros; L is the longest prompt's length, at most 77.
+    """
+    prompts = list(prompts)
+    texts = [_tokenizer().encode(prompt) for prompt in prompts]
+    cut = [prompt for prompt, text in zip(prompts, texts, strict=True) if len(text) > _TEXT_LENGTH]
+    if cut:
+        what = f"{len(cut)} prompts, the first being {cut[0][:80]!r}"
+        _logger.warning("CLIP reads %d tokens; what comes after them does not count in %s", CONTEXT_LENGTH, what)
+    start, end = _tokenizer().sot_token_id, _tokenizer().eot_token_id
+    rows = [torch.tensor([start, *text[:_TEXT_LENGTH], end]) for text in texts]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+def is_cut(name: str) -> bool:
+    """Tells whether a name is so long that CLIP does not read all of its prompts to the end."""
+    return any(len(_tokenizer().encode(prompt)) > _TEXT_LENGTH for prompt in prompts_for([name]))
+
+
+def default_cache_dir() -> Path | None:
+    """Where the program keeps what it can compute again.
+
+    Returns:
+        $FCCLIP_CACHE_DIR, else $XDG_CACHE_HOME/fcclip_ros, else ~/.cache/fcclip_ros; None for a user without a home.
+    """
+    if own := os.environ.get("FCCLIP_CACHE_DIR"):
+        return Path(own).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "fcclip_ros"
+    with contextlib.suppress(RuntimeError):
+        return Path.home() / ".cache" / "fcclip_ros"
+    return None
+
+
+@functools.cache
+def _tokenizer() -> SimpleTokenizer:
+    return SimpleTokenizer()
+
+
+def _template_mean(names: list[str], embeddings: Tensor) -> Tensor:
+    """Rows `(N, D)` of N names from the embeddings `(14 N, D)` of their prompts."""
+    units = torch.nn.functional.normalize(embeddings.float().cpu(), dim=-1)
+    rows = torch.nn.functional.normalize(units.unflatten(0, (len(names), len(TEMPLATES))).mean(1), dim=-1)
+    # A vector without length stays without length.
+    unusable = [name for name, row in zip(names, rows, strict=True) if not 0.5 < row.norm() < 2.0]
+    if unusable:
+        raise CheckpointError(
+            f"the text tower gives no usable numbers for {unusable[0]!r}; its weights are damaged: load or download "
+            "the checkpoint again"
+        )
+    return rows
+
+
+@torch.no_grad()
+def _encode(tower: TextTower, prompts: list[str], device: torch.device | str) -> Tensor:
+    """Embeds prompts in batches of like length, each cut after its own last end token."""
+    tokens = tokenize(prompts)
+    lengths = tokens.argmax(-1) + 1
+    embeddings = []
+    order = lengths.argsort()
+    for batch in order.split(_BATCH):
+        embeddings.append(tower(tokens[batch, : int(lengths[batch].max())].to(device)).float().cpu())
+    return torch.cat(embeddings)[order.argsort()]
