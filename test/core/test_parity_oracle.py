@@ -123,7 +123,7 @@ def test_any_thresholds(tiny: Loaded, object_mask_threshold: float, overlap_thre
         shorter_side=96, object_mask_threshold=object_mask_threshold, overlap_threshold=overlap_threshold
     )
     published = compare(tiny, smooth_image(120, 150, 9), random_words(13, 64, 9), settings)
-    assert bool(published.segments) == (object_mask_threshold < 1.0)
+    assert bool(published.segments) == (object_mask_threshold < 1.0 and overlap_threshold < 1.0)
 
 
 @pytest.mark.parametrize("valid_mask_only", [True, False])
