@@ -54,5 +54,6 @@ $(prefix)/.interfaces: $(prefix)/.packages CMakeLists.txt package.xml $(wildcard
 		-DCMAKE_PREFIX_PATH=$(prefix) -DCMAKE_INSTALL_PREFIX=$(prefix) -DPython3_EXECUTABLE=$(python) \
 		-DCMAKE_PROJECT_fcclip_ros_INCLUDE=$(CURDIR)/cmake/ros_wheels.cmake
 	cmake --build $(interfaces)
-	cmake --install $(interfaces) >$(interfaces)/install.log
+	cd $(interfaces)
+	cmake --install . >install.log
 	@touch $@
