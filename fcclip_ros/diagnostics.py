@@ -1,0 +1,142 @@
+"""What /diagnostics says: the node's state in one status, once a second."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+
+from fcclip_ros.frame_statistics import Report
+from fcclip_ros.qos import DIAGNOSTICS
+
+PERIOD = 1.0
+"""Seconds between two messages."""
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What the node knows about itself, apart from its frames.
+
+    Attributes:
+        lifecycle: Label of the lifecycle state: unconfigured, inactive, active, or a transition's.
+        enabled: False while ~/enable has inference stopped.
+        checkpoint: The weights asked for.
+        device: Where the network runs; empty while unconfigured.
+        backend: What runs there; empty while unconfigured.
+        image_input: The image subscription in words.
+        vocabulary_version: Version of the vocabulary in force; 0 for none.
+        vocabulary_classes: Number of its classes.
+        encoding_classes: Number of classes of a vocabulary that is being made ready; 0 for none.
+        problem: Why the node is not working, if it is not.
+    """
+
+    lifecycle: str
+    enabled: bool
+    checkpoint: str
+    device: str
+    backend: str
+    image_input: str
+    vocabulary_version: int
+    vocabulary_classes: int
+    encoding_classes: int
+    problem: str
+
+
+class DiagnosticsPublisher:
+    """Publishes the status of one node."""
+
+    def __init__(self, node: Node, state: Callable[[], NodeState], report: Callable[[], Report]) -> None:
+        """Begins to publish; `state` and `report` are asked each time, in the executor."""
+        self._node = node
+        self._state = state
+        self._report = report
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", DIAGNOSTICS)
+        self._timer = node.create_timer(PERIOD, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def publish(self) -> None:
+        """Publishes the status as it is now."""
+        message = DiagnosticArray()
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        name = self._node.get_fully_qualified_name().lstrip("/")
+        message.status = [make_status(f"{name}: segmentation", self._state(), self._report())]
+        self._publisher.publish(message)
+
+
+def make_status(name: str, state: NodeState, report: Report) -> DiagnosticStatus:
+    """Puts a node's state and its frames' statistics into one status.
+
+    The level is ERROR if the node could not be configured or its model fails on frames, WARN if frames are missing or
+    bad, if inference is switched off or if anything went wrong lately, else OK.
+    """
+    level, message = _judge(state, report)
+    return DiagnosticStatus(
+        level=level, name=name, message=message, hardware_id=socket.gethostname(), values=_values(state, report)
+    )
+
+
+def _judge(state: NodeState, report: Report) -> tuple[bytes, str]:
+    error = report.last_error
+    if state.problem:
+        return DiagnosticStatus.ERROR, f"{state.lifecycle}: {state.problem}"
+    if state.lifecycle != "active":
+        return DiagnosticStatus.OK, state.lifecycle
+    if not state.enabled:
+        return DiagnosticStatus.WARN, "inference is switched off (~/enable)"
+    if error is not None and error.recent:
+        down = error.kind == "failed" and report.output_rate == 0
+        return (DiagnosticStatus.ERROR if down else DiagnosticStatus.WARN), error.text
+    if report.input_rate == 0:
+        return DiagnosticStatus.WARN, f"no images: {state.image_input}"
+    return DiagnosticStatus.OK, f"{report.output_rate:.1f} frames/s of {report.input_rate:.1f}"
+
+
+def _values(state: NodeState, report: Report) -> list[KeyValue]:
+    counts, error = report.counts, report.last_error
+    values = {
+        "state": state.lifecycle,
+        "enabled": str(state.enabled).lower(),
+        "frames received": str(counts.received),
+        "frames labelled": str(counts.labelled),
+        "frames dropped": str(counts.dropped),
+        "frames bad": str(counts.bad),
+        "frames failed": str(counts.failed),
+        "requests refused": str(counts.refused),
+        "input rate (Hz)": f"{report.input_rate:.2f}",
+        "output rate (Hz)": f"{report.output_rate:.2f}",
+        **{
+            f"latency {stage} (ms)": f"{1e3 * mean:.1f} (max {1e3 * largest:.1f})"
+            for stage, (mean, largest) in report.latencies.items()
+        },
+        "checkpoint": state.checkpoint,
+        "device": state.device,
+        "backend": state.backend,
+        "image input": state.image_input,
+        "vocabulary version": str(state.vocabulary_version),
+        "vocabulary classes": str(state.vocabulary_classes),
+        "vocabulary being encoded, classes": str(state.encoding_classes),
+        **_memory(state.device),
+        "last error": error.text if error else "",
+        "last error age (s)": f"{error.age:.0f}" if error else "",
+    }
+    return [KeyValue(key=key, value=value) for key, value in values.items()]
+
+
+def _memory(device: str) -> dict[str, str]:
+    """Memory of this process in megabytes, and of torch on the GPU where it runs on one."""
+    memory = {}
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        memory["memory (MB)"] = f"{pages * os.sysconf('SC_PAGE_SIZE') / 1e6:.0f}"
+    except OSError:  # Only Linux tells in this way.
+        pass
+    if device.startswith("cuda"):
+        memory["GPU memory (MB)"] = f"{torch.cuda.memory_allocated(device) / 1e6:.0f}"
+        memory["GPU memory, largest (MB)"] = f"{torch.cuda.max_memory_allocated(device) / 1e6:.0f}"
+    return memory

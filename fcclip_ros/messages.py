@@ -1,0 +1,231 @@
+"""Results -> messages, and vocabularies both ways. Pure functions; every output carries the header it is given."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import Image, RegionOfInterest
+from std_msgs.msg import ColorRGBA, Header
+
+from fcclip_core.errors import VocabularyError
+from fcclip_core.results import PanopticResult
+from fcclip_core.vocabulary import Vocabulary, VocabularyClass
+from fcclip_ros import msg, srv
+
+if TYPE_CHECKING:
+    from fcclip_core.segmenter import VocabularySnapshot
+    from fcclip_ros.pipeline import LabelledFrame
+
+MAX_MONO8_ID = 255
+
+
+def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
+    """Wraps an array as sensor_msgs/Image.
+
+    Args:
+        pixels: uint8 or uint16, `(H, W)` or `(H, W, C)`, as `encoding` says.
+        encoding: ROS name of the encoding.
+        header: The header to carry.
+    """
+    pixels = np.ascontiguousarray(pixels)
+    # rclpy takes an array.array as it is; any other sequence is checked number by number, 20 to 60 times slower.
+    data = array.array("B")
+    data.frombytes(pixels.data.cast("B"))
+    return Image(
+        header=header,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=pixels.strides[0],
+        data=data,
+    )
+
+
+def panoptic_message(result: PanopticResult, header: Header) -> Image:
+    """Segment ids as 16UC1; 0 where there is no segment."""
+    return image_message(result.segment_map.astype(np.uint16), "16UC1", header)
+
+
+def semantic_encoding(class_ids: Sequence[int]) -> str:
+    """Encoding of the class image for a vocabulary: mono8 as long as its ids fit, so that it holds for all frames."""
+    return "mono8" if max(class_ids, default=0) <= MAX_MONO8_ID else "mono16"
+
+
+def semantic_message(result: PanopticResult, class_ids: Sequence[int], header: Header) -> Image:
+    """Class id of each pixel's segment as mono8 or mono16 (`semantic_encoding`); 0 where there is no segment."""
+    encoding = semantic_encoding(class_ids)
+    return image_message(result.class_map().astype(np.uint8 if encoding == "mono8" else np.uint16), encoding, header)
+
+
+def confidence_message(result: PanopticResult, header: Header) -> Image:
+    """Score of each pixel's segment times 255, rounded, as mono8; 0 where there is no segment."""
+    return image_message(cv2.convertScaleAbs(result.confidence_map(), alpha=255.0), "mono8", header)
+
+
+def segments_message(result: PanopticResult, header: Header) -> msg.SegmentArray:
+    """The frame's segments, in the order of their ids."""
+    height, width = result.segment_map.shape
+    return msg.SegmentArray(
+        header=header,
+        vocabulary_version=result.vocabulary_version,
+        height=height,
+        width=width,
+        segments=[
+            msg.Segment(
+                id=segment.id,
+                class_id=segment.class_id,
+                name=segment.name,
+                score=segment.score,
+                is_thing=segment.is_thing,
+                area=segment.area,
+                box=_region(segment.box),
+            )
+            for segment in result.segments
+        ],
+    )
+
+
+def vocabulary_message(snapshot: VocabularySnapshot, stamp: Time) -> msg.Vocabulary:
+    """A vocabulary as it is in force: ids, colours and seen flags resolved.
+
+    Args:
+        snapshot: The vocabulary.
+        stamp: When it came into force.
+    """
+    rows = zip(snapshot.vocabulary.classes, snapshot.class_ids, snapshot.colors, snapshot.seen, strict=True)
+    return msg.Vocabulary(
+        header=Header(stamp=stamp),
+        version=snapshot.version,
+        classes=[
+            msg.VocabularyClass(
+                synonyms=list(item.synonyms if item.label is None else (item.label, *item.synonyms)),
+                is_thing=item.is_thing,
+                id=class_id,
+                seen=msg.VocabularyClass.SEEN if seen else msg.VocabularyClass.UNSEEN,
+                color=ColorRGBA(r=color[0] / 255, g=color[1] / 255, b=color[2] / 255, a=1.0),
+            )
+            for item, class_id, color, seen in rows
+        ],
+    )
+
+
+def vocabulary_from_message(classes: Sequence[msg.VocabularyClass]) -> Vocabulary:
+    """Reads the classes of a request.
+
+    A comma inside a synonym separates synonyms, as it does in files and parameters.
+
+    Raises:
+        VocabularyError: Naming the class and what was expected.
+    """
+    return Vocabulary(tuple(_class_from_message(number, item) for number, item in enumerate(classes, 1)))
+
+
+def fill_segment_image(
+    response: srv.SegmentImage.Response, frame: LabelledFrame, vocabulary: msg.Vocabulary | None, stamp: Time
+) -> None:
+    """Puts a labelled image into the answer of ~/segment_image.
+
+    Args:
+        response: The answer.
+        frame: The labelled image.
+        vocabulary: The message of the vocabulary that labelled it, if there is one already.
+        stamp: For that message, if there is none.
+    """
+    response.panoptic = panoptic_message(frame.result, frame.header)
+    response.semantic = semantic_message(frame.result, frame.snapshot.class_ids, frame.header)
+    response.confidence = confidence_message(frame.result, frame.header)
+    response.segments = segments_message(frame.result, frame.header)
+    response.vocabulary = vocabulary or vocabulary_message(frame.snapshot, stamp)
+
+
+def detections_message(result: PanopticResult, header: Header, vision: ModuleType) -> object:
+    """The things among the segments as vision_msgs/Detection2DArray; `id` is the segment's id.
+
+    Args:
+        result: The frame.
+        header: The header to carry.
+        vision: The module `vision_msgs.msg`.
+    """
+    return vision.Detection2DArray(
+        header=header,
+        detections=[
+            vision.Detection2D(
+                header=header,
+                id=str(segment.id),
+                bbox=_bounding_box(segment.box, vision),
+                results=[
+                    vision.ObjectHypothesisWithPose(
+                        hypothesis=vision.ObjectHypothesis(class_id=str(segment.class_id), score=segment.score)
+                    )
+                ],
+            )
+            for segment in result.segments
+            if segment.is_thing
+        ],
+    )
+
+
+def label_info_message(snapshot: VocabularySnapshot, stamp: Time, vision: ModuleType) -> object:
+    """The names of the class ids as vision_msgs/LabelInfo; 0 is "unlabelled".
+
+    Args:
+        snapshot: The vocabulary in force.
+        stamp: When it came into force.
+        vision: The module `vision_msgs.msg`.
+    """
+    names = [(0, "unlabelled"), *zip(snapshot.class_ids, snapshot.vocabulary.names, strict=True)]
+    return vision.LabelInfo(
+        header=Header(stamp=stamp),
+        class_map=[vision.VisionClass(class_id=number, class_name=name) for number, name in names],
+        threshold=0.0,
+    )
+
+
+def _region(box: tuple[int, int, int, int]) -> RegionOfInterest:
+    x_min, y_min, x_max, y_max = box
+    return RegionOfInterest(x_offset=x_min, y_offset=y_min, width=x_max - x_min, height=y_max - y_min)
+
+
+def _bounding_box(box: tuple[int, int, int, int], vision: ModuleType) -> object:
+    x_min, y_min, x_max, y_max = box
+    bounds = vision.BoundingBox2D(size_x=float(x_max - x_min), size_y=float(y_max - y_min))
+    bounds.center.position.x = (x_min + x_max) / 2
+    bounds.center.position.y = (y_min + y_max) / 2
+    return bounds
+
+
+def _class_from_message(number: int, item: msg.VocabularyClass) -> VocabularyClass:
+    seen_flags = {
+        msg.VocabularyClass.SEEN_AUTO: None,
+        msg.VocabularyClass.SEEN: True,
+        msg.VocabularyClass.UNSEEN: False,
+    }
+    try:
+        if item.seen not in seen_flags:
+            raise VocabularyError(f"seen is {item.seen}; expected 0 (automatic), 1 (seen) or 2 (unseen)")
+        return VocabularyClass(
+            synonyms=tuple(part.strip() for synonym in item.synonyms for part in synonym.split(",")),
+            is_thing=item.is_thing,
+            id=item.id or None,
+            color=_color_from_message(item.color),
+            seen=seen_flags[item.seen],
+        )
+    except VocabularyError as error:
+        raise VocabularyError(f"class {number}: {error}") from error
+
+
+def _color_from_message(color: ColorRGBA) -> tuple[int, int, int] | None:
+    channels = (color.r, color.g, color.b)
+    if color.a == 0:
+        return None
+    if not all(0.0 <= channel <= 1.0 for channel in channels):
+        raise VocabularyError(f"color is {channels}; expected three numbers between 0 and 1, or alpha 0 to choose one")
+    red, green, blue = (round(255 * channel) for channel in channels)
+    return red, green, blue

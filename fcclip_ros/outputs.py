@@ -1,0 +1,101 @@
+"""The node's publishers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image
+
+from fcclip_core.segmenter import VocabularySnapshot
+from fcclip_core.visualization import draw_overlay
+from fcclip_ros import msg
+from fcclip_ros.compat import optional_module
+from fcclip_ros.messages import (
+    confidence_message,
+    detections_message,
+    image_message,
+    label_info_message,
+    panoptic_message,
+    segments_message,
+    semantic_encoding,
+    semantic_message,
+    vocabulary_message,
+)
+from fcclip_ros.pipeline import LabelledFrame
+from fcclip_ros.qos import LATCHED, OUTPUT
+
+
+class Outputs:
+    """Publishes what belongs to a frame while the node is active, and the vocabulary whenever it changes.
+
+    An output that nobody subscribes to is not computed.
+    """
+
+    def __init__(self, node: LifecycleNode, overlay_rate: float) -> None:
+        """Makes the publishers.
+
+        Args:
+            node: The node.
+            overlay_rate: Overlays per second at most; 0 for none.
+        """
+        self._node = node
+        self.overlay_rate = overlay_rate
+        self._next_overlay = 0.0
+        self._vision = optional_module("vision_msgs.msg")
+        self._vocabulary = node.create_publisher(msg.Vocabulary, "~/vocabulary", LATCHED)
+        self._panoptic = node.create_lifecycle_publisher(Image, "~/panoptic", OUTPUT)
+        self._semantic = node.create_lifecycle_publisher(Image, "~/semantic", OUTPUT)
+        self._confidence = node.create_lifecycle_publisher(Image, "~/confidence", OUTPUT)
+        self._segments = node.create_lifecycle_publisher(msg.SegmentArray, "~/segments", OUTPUT)
+        self._overlay = node.create_lifecycle_publisher(Image, "~/overlay", OUTPUT)
+        if self._vision is None:
+            node.get_logger().info("vision_msgs is not installed: no ~/detections and ~/label_info")
+        else:
+            self._label_info = node.create_publisher(self._vision.LabelInfo, "~/label_info", LATCHED)
+            self._detections = node.create_lifecycle_publisher(self._vision.Detection2DArray, "~/detections", OUTPUT)
+
+    def announce(self, snapshot: VocabularySnapshot) -> msg.Vocabulary:
+        """Publishes the vocabulary that comes into force and returns its message."""
+        stamp = self._node.get_clock().now().to_msg()
+        message = vocabulary_message(snapshot, stamp)
+        self._vocabulary.publish(message)
+        if self._vision is not None:
+            self._label_info.publish(label_info_message(snapshot, stamp, self._vision))
+        if semantic_encoding(snapshot.class_ids) == "mono16":
+            self._node.get_logger().warning(
+                f"the vocabulary has class ids up to {max(snapshot.class_ids)}: ~/semantic is mono16, which Nav2's "
+                "semantic layer and nvblox do not read; give classes ids up to 255, or configure the node anew",
+                once=True,
+            )
+        return message
+
+    def publish(self, frame: LabelledFrame) -> None:
+        """Publishes one frame's outputs, with its image's header."""
+        header, result = frame.header, frame.result
+        self._send(self._panoptic, lambda: panoptic_message(result, header))
+        self._send(self._semantic, lambda: semantic_message(result, frame.snapshot.class_ids, header))
+        self._send(self._confidence, lambda: confidence_message(result, header))
+        self._send(self._segments, lambda: segments_message(result, header))
+        vision = self._vision
+        if vision is not None:
+            self._send(self._detections, lambda: detections_message(result, header, vision))
+        if self._overlay_is_due():
+            self._send(self._overlay, lambda: self._draw(frame))
+
+    def _send(self, publisher: Any, make_message: Callable[[], Any]) -> None:
+        if publisher.is_activated and publisher.get_subscription_count() > 0:
+            publisher.publish(make_message())
+
+    def _draw(self, frame: LabelledFrame) -> Image:
+        now, period = time.monotonic(), 1.0 / self.overlay_rate
+        # Counted from when it was due, so that a camera of the same rate is drawn whole in spite of its jitter.
+        late = now - self._next_overlay
+        self._next_overlay = now + period - (late if late < period else 0.0)
+        colors = dict(zip(frame.snapshot.class_ids, frame.snapshot.colors, strict=True))
+        return image_message(draw_overlay(frame.image, frame.result, colors), "rgb8", frame.header)
+
+    def _overlay_is_due(self) -> bool:
+        return self.overlay_rate > 0 and time.monotonic() >= self._next_overlay

@@ -1,0 +1,282 @@
+"""The node's parameters: what they mean, their ranges, and which may change while the node works."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+
+from fcclip_core.errors import SettingsError, VocabularyError
+from fcclip_core.settings import ENSEMBLES, InferenceSettings
+from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
+from fcclip_ros.image_input import TRANSPORTS
+from fcclip_ros.qos import RELIABILITIES
+
+_DEFAULTS = InferenceSettings()
+_FILE_SUFFIXES = (".yaml", ".yml", ".txt")
+_VALID_MASK_ONLY = {"auto": None, "true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """One parameter as it is declared.
+
+    Attributes:
+        name: Its name.
+        default: Its default, which also gives its type.
+        description: For `ros2 param describe`.
+        limits: Smallest and largest value of a number.
+        choices: The texts that it may be.
+        live: Whether it may change while the node is configured.
+        any_type: Whether values of several types are accepted.
+    """
+
+    name: str
+    default: Any
+    description: str
+    limits: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+    any_type: bool = False
+
+    def descriptor(self) -> ParameterDescriptor:
+        """The descriptor to declare it with."""
+        descriptor = ParameterDescriptor(
+            description=self.description,
+            additional_constraints=f"one of: {', '.join(self.choices)}" if self.choices else "",
+            dynamic_typing=self.any_type,
+        )
+        if self.limits is not None and isinstance(self.default, float):
+            low, high = self.limits
+            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high, step=0.0)]
+        elif self.limits is not None:
+            first, last = (int(limit) for limit in self.limits)
+            descriptor.integer_range = [IntegerRange(from_value=first, to_value=last, step=1)]
+        return descriptor
+
+
+def _setting(name: str, description: str, **more: Any) -> _Parameter:
+    return _Parameter(name, getattr(_DEFAULTS, name), description, live=True, **more)
+
+
+PARAMETERS: tuple[_Parameter, ...] = (
+    _Parameter("checkpoint", "", "Weights: a file, a bundled name, or recipe:NAME (seeded; its labels mean nothing)."),
+    _Parameter(
+        "train_vocabulary",
+        "",
+        "What the model was trained on, for seen and unseen classes: a bundled vocabulary or a file; empty: as the "
+        "checkpoint says.",
+    ),
+    _Parameter(
+        "vocabulary",
+        "indoor_robot",
+        "The classes: a bundled vocabulary, a .yaml or .txt file, or a list of names (also as one text with semicolons); "
+        "commas separate synonyms.",
+        live=True,
+        any_type=True,
+    ),
+    _Parameter(
+        "stuff",
+        [""],
+        "Names of classes that are stuff, not countable things, besides those that a vocabulary file marks.",
+        live=True,
+        any_type=True,
+    ),
+    _Parameter("device", "auto", "Where the model runs: auto, cpu, cuda or cuda:N."),
+    _Parameter("backend", "auto", "What runs the model: auto, or one that `fcclip doctor` lists."),
+    _Parameter("image_transport", "raw", "raw reads `image`, compressed reads `image/compressed`.", choices=TRANSPORTS),
+    _Parameter(
+        "image_reliability",
+        "auto",
+        "Reliability of the image subscription; auto: reliable if every publisher is, else best effort.",
+        choices=RELIABILITIES,
+    ),
+    _Parameter("autostart", True, "Configure and activate at start; otherwise a lifecycle manager does."),
+    _Parameter(
+        "publish_overlay_rate",
+        5.0,
+        "Overlays per second at most, while somebody subscribes; 0 for none.",
+        limits=(0.0, 120.0),
+        live=True,
+    ),
+    _setting("shorter_side", "Pixels to which the shorter image side is resized.", limits=(32, 4096)),
+    _setting("max_size", "Pixels that the longer side has at most after resizing.", limits=(32, 8192)),
+    _setting("alpha", "Weight of the out-of-vocabulary classifier for seen classes.", limits=(0.0, 1.0)),
+    _setting("beta", "Weight of the out-of-vocabulary classifier for unseen classes.", limits=(0.0, 1.0)),
+    _setting("ensemble", "How the two classifiers are joined.", choices=ENSEMBLES),
+    _setting("object_mask_threshold", "Masks whose best class scores this or less are dropped.", limits=(0.0, 1.0)),
+    _setting(
+        "overlap_threshold", "Share of its own pixels that a mask must win to become a segment.", limits=(0.0, 1.0)
+    ),
+    _Parameter(
+        "valid_mask_only",
+        "auto",
+        "Join the classifiers only for masks that survive at stride 32: true, false, or auto (as the model's preset).",
+        choices=tuple(_VALID_MASK_ONLY),
+        live=True,
+        any_type=True,
+    ),
+    _setting("top_k_instances", "Instances kept per frame.", limits=(1, 10_000)),
+    _setting("num_threads", "CPU threads of torch; 0 leaves its own choice.", limits=(0, 1024)),
+)
+
+_BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
+
+
+@dataclass(frozen=True)
+class NodeParameters:
+    """A consistent set of parameters.
+
+    Attributes:
+        checkpoint: Weights.
+        train_vocabulary: Source of the training vocabulary; empty for the checkpoint's own.
+        vocabulary: A bundled vocabulary or a file alone, or the names of the classes.
+        stuff: Names that are stuff.
+        device: Where the model runs.
+        backend: What runs it.
+        image_transport: raw or compressed.
+        image_reliability: auto, reliable or best_effort.
+        autostart: Whether to configure and activate at start.
+        publish_overlay_rate: Overlays per second at most.
+        settings: The inference settings.
+    """
+
+    checkpoint: str
+    train_vocabulary: str
+    vocabulary: tuple[str, ...]
+    stuff: tuple[str, ...]
+    device: str
+    backend: str
+    image_transport: str
+    image_reliability: str
+    autostart: bool
+    publish_overlay_rate: float
+    settings: InferenceSettings
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> NodeParameters:
+        """Checks values of all parameters, alone and together.
+
+        Raises:
+            SettingsError: Naming the parameter, its value and what was expected.
+        """
+        values = {**values, "valid_mask_only": str(values["valid_mask_only"]).lower()}
+        for name, value in values.items():
+            _check_choice(name, value)
+        settings = {name: values[name] for name in InferenceSettings.names()}
+        settings["valid_mask_only"] = _VALID_MASK_ONLY[values["valid_mask_only"]]
+        return cls(
+            checkpoint=values["checkpoint"],
+            train_vocabulary=values["train_vocabulary"],
+            vocabulary=_names("vocabulary", values["vocabulary"]),
+            stuff=_names("stuff", values["stuff"]),
+            device=values["device"],
+            backend=values["backend"],
+            image_transport=values["image_transport"],
+            image_reliability=values["image_reliability"],
+            autostart=values["autostart"],
+            publish_overlay_rate=values["publish_overlay_rate"],
+            settings=InferenceSettings(**settings),
+        )
+
+    def load_vocabulary(self) -> Vocabulary:
+        """Reads the vocabulary that the parameters name.
+
+        Raises:
+            VocabularyError: It is empty, cannot be read, or contradicts itself.
+        """
+        if not self.vocabulary:
+            raise VocabularyError("the parameter vocabulary is empty; set it to a bundled name, a file or names")
+        if len(self.vocabulary) == 1 and _names_a_file(self.vocabulary[0]):
+            vocabulary = Vocabulary.load(self.vocabulary[0])
+        else:
+            vocabulary = Vocabulary.from_names(self.vocabulary)
+        stuff = set(self.stuff)
+        classes = (replace(item, is_thing=item.is_thing and item.name not in stuff) for item in vocabulary.classes)
+        return replace(vocabulary, classes=tuple(classes))
+
+
+def declare(node: Node) -> None:
+    """Declares every parameter.
+
+    Raises:
+        InvalidParameterTypeException: A value given at start has the wrong type.
+        InvalidParameterValueException: A value given at start is out of range.
+    """
+    for parameter in PARAMETERS:
+        node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+
+
+def values_of(node: Node) -> dict[str, Any]:
+    """The present values of all parameters, unchecked."""
+    return {name: node.get_parameter(name).value for name in _BY_NAME}
+
+
+def check_change(values: Mapping[str, Any], changes: Mapping[str, Any], lifecycle: str) -> NodeParameters:
+    """Decides whether parameters may change.
+
+    Args:
+        values: Present values of all parameters.
+        changes: New values; parameters that are not the node's own are ignored.
+        lifecycle: Label of the node's state.
+
+    Returns:
+        The parameters after the change.
+
+    Raises:
+        SettingsError: A value is wrong, alone or together with the others, or may not change now.
+    """
+    changes = {name: value for name, value in changes.items() if name in _BY_NAME}
+    fixed = [name for name, value in changes.items() if not _BY_NAME[name].live and value != values[name]]
+    if changes and lifecycle == "configuring":
+        raise SettingsError("the node is being configured; change parameters before or after")
+    if fixed and lifecycle != "unconfigured":
+        raise SettingsError(
+            f"{', '.join(fixed)} cannot change while the node is configured; clean it up first, change, and configure "
+            "again (ros2 lifecycle set NODE deactivate, cleanup, configure, activate)"
+        )
+    return NodeParameters.from_values({**values, **changes})
+
+
+def unknown_parameters(given: Iterable[str], exists: Callable[[str], bool]) -> list[str]:
+    """Complaints about parameters that were given at start but do not exist, one sentence each.
+
+    Args:
+        given: Names that were given.
+        exists: Tells whether the node has declared a parameter.
+    """
+    complaints = []
+    for name in sorted(given):
+        # The middleware's own, declared with each publisher and subscription.
+        if exists(name) or name.startswith("qos_overrides."):
+            continue
+        close = difflib.get_close_matches(name, _BY_NAME, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        complaints.append(f"there is no parameter {name}, its value is ignored{hint}")
+    return complaints
+
+
+def _check_choice(name: str, value: Any) -> None:
+    choices = _BY_NAME[name].choices
+    if choices and value not in choices:
+        raise SettingsError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+
+
+def _names_a_file(text: str) -> bool:
+    """Whether a vocabulary's only text is a path or a bundled name, also a misspelt one, and not a class."""
+    if "/" in text or Path(text).suffix.lower() in _FILE_SUFFIXES:
+        return True
+    return bool(difflib.get_close_matches(text, bundled_vocabularies(), n=1, cutoff=0.85))
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    """The texts that are not blank in a list, or in one text with semicolons between them."""
+    texts = value.split(";") if isinstance(value, str) else value
+    if not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
+        raise SettingsError(f"{name} is {value!r}; it must be a text or a list of texts")
+    return tuple(text.strip() for text in texts if text.strip())

@@ -1,0 +1,57 @@
+"""Quality of service, all profiles in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+OUTPUT = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+"""What belongs to one frame: only the newest counts, and it should arrive."""
+
+LATCHED = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+"""What stays true until it is published again: whoever comes later gets it too."""
+
+DIAGNOSTICS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=10,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+
+RELIABILITIES = ("auto", "reliable", "best_effort")
+
+
+def image_profile(reliability: ReliabilityPolicy) -> QoSProfile:
+    """Profile of a camera topic, for its publisher or subscriber: the newest frame alone."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability, durability=DurabilityPolicy.VOLATILE
+    )
+
+
+def choose_reliability(wanted: str, offered: Iterable[ReliabilityPolicy]) -> ReliabilityPolicy:
+    """The reliability to subscribe with, so that every publisher is heard.
+
+    Args:
+        wanted: One of `RELIABILITIES`; "auto" follows the publishers, as rosbag2 does.
+        offered: What each publisher of the topic offers.
+
+    Returns:
+        RELIABLE if that is wanted, or if every publisher offers it and there is one. Else BEST_EFFORT, which any
+        publisher can serve.
+    """
+    if wanted == "auto":
+        offered = list(offered)
+        everybody = bool(offered) and all(policy == ReliabilityPolicy.RELIABLE for policy in offered)
+        return ReliabilityPolicy.RELIABLE if everybody else ReliabilityPolicy.BEST_EFFORT
+    return ReliabilityPolicy.RELIABLE if wanted == "reliable" else ReliabilityPolicy.BEST_EFFORT

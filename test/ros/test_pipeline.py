@@ -1,0 +1,225 @@
+"""The threads between executor and segmenter, without ROS around them."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from array import array
+from concurrent.futures import CancelledError
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_segmenter import POISON, FakeSegmenter
+from ros_harness import wait_until
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from fcclip_core.errors import ImageError, VocabularyError
+from fcclip_core.settings import InferenceSettings
+from fcclip_core.vocabulary import Vocabulary
+from fcclip_ros.frame_statistics import Statistics
+from fcclip_ros.pipeline import LabelledFrame, Pipeline
+
+
+def image(label: str = "camera", value: tuple[int, int, int] = (9, 9, 9), width: int = 8) -> Image:
+    pixels = np.full((4, width, 3), value, np.uint8)
+    return Image(
+        header=Header(frame_id=label),
+        height=4,
+        width=width,
+        step=3 * width,
+        encoding="rgb8",
+        data=array("B", pixels.tobytes()),
+    )
+
+
+class Bench:
+    """A pipeline with a fake model, and everything that it published, in order."""
+
+    def __init__(self, seconds: float = 0.0, encoding_seconds: float = 0.0) -> None:
+        self.events: list[tuple[str, Any]] = []
+        self.warnings: list[str] = []
+        self.statistics = Statistics()
+        self.segmenter = FakeSegmenter(InferenceSettings(), seconds, encoding_seconds)
+        self.pipeline = Pipeline(
+            self.segmenter,  # type: ignore[arg-type]
+            self.statistics,
+            publish=lambda frame: self.events.append(("frame", frame)),
+            announce=lambda snapshot: self.events.append(("vocabulary", snapshot)),
+            warn=self.warnings.append,
+        )
+
+    @property
+    def frames(self) -> list[LabelledFrame]:
+        return [what for kind, what in self.events if kind == "frame"]
+
+
+@pytest.fixture
+def bench() -> Any:
+    benches: list[Bench] = []
+
+    def make(**options: float) -> Bench:
+        benches.append(Bench(**options))
+        return benches[-1]
+
+    yield make
+    for item in benches:
+        item.pipeline.close(5.0)
+
+
+def test_every_frame_is_accounted_for(bench: Any) -> None:
+    b = bench(seconds=0.01)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    for number in range(40):
+        b.pipeline.put(image(str(number)) if number % 5 else Image(encoding="nonsense"))
+        time.sleep(0.004)
+    counts = lambda: b.statistics.report().counts  # noqa: E731
+    wait_until(lambda: counts().received == counts().labelled + counts().dropped + counts().bad)
+    assert counts().received == 40
+    assert counts().labelled == len(b.frames) > 5
+    assert counts().dropped > 0
+    order = [int(frame.header.frame_id) for frame in b.frames]
+    assert order == sorted(order)
+
+
+def test_bad_frames_and_a_failing_model_never_stop_the_stream(bench: Any) -> None:
+    b = bench()
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    for number, message in enumerate([Image(), image("poison", POISON), image("good")], 1):
+        b.pipeline.put(message)
+        wait_until(lambda n=number: sum(vars(b.statistics.report().counts).values()) == 2 * n)
+    counts = b.statistics.report().counts
+    assert (counts.bad, counts.failed, counts.labelled) == (1, 1, 1)
+    assert "encoding '' is not supported" in b.warnings[0]
+    assert "the model failed: RuntimeError: CUDA out of memory" in b.warnings[1]
+    assert b.statistics.report().last_error.text == "RuntimeError: CUDA out of memory"
+
+
+def test_frames_go_on_with_the_old_vocabulary_while_the_new_one_is_encoded(bench: Any) -> None:
+    b = bench(encoding_seconds=0.1)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    change = b.pipeline.set_vocabulary(Vocabulary.from_names([f"name {n}" for n in range(5)]))
+    wait_until(lambda: b.pipeline.encoding_classes == 5)
+    labelled = 0
+    while not change.done():
+        b.pipeline.put(image())
+        labelled += 1
+        time.sleep(0.005)
+    assert change.result().version == 2
+    b.pipeline.put(image("last"))
+    wait_until(lambda: b.frames[-1].header.frame_id == "last")
+    versions = [frame.result.vocabulary_version for frame in b.frames]
+    assert versions.count(1) > 20
+    assert versions[-1] == 2
+    assert b.pipeline.encoding_classes == 0
+
+
+def test_two_hundred_changes_at_random_moments_leave_no_frame_that_disagrees_with_its_version(bench: Any) -> None:
+    b = bench()
+    dice = random.Random(7)
+    announced: dict[int, Any] = {}
+    stop = threading.Event()
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["start"])).result(5)
+
+    def stream() -> None:
+        while not stop.is_set():
+            b.pipeline.put(image(width=32))
+            time.sleep(dice.random() * 0.002)
+
+    camera = threading.Thread(target=stream)
+    camera.start()
+    changes = []
+    for _ in range(200):
+        names = dice.sample([f"name {n}" for n in range(60)], dice.randint(1, 12))
+        changes.append((b.pipeline.set_vocabulary(Vocabulary.from_names(names)), names))
+        time.sleep(dice.random() * 0.01)
+    results = [(change.result(20), names) for change, names in changes]
+    stop.set()
+    camera.join()
+    b.pipeline.close(5.0)
+
+    assert [snapshot.version for snapshot, _ in results] == list(range(2, 202))
+    assert all(snapshot.vocabulary.names == tuple(names) for snapshot, names in results)
+    seen_versions = set()
+    for kind, what in b.events:
+        if kind == "vocabulary":
+            announced[what.version] = dict(zip(what.class_ids, what.vocabulary.names, strict=True))
+            continue
+        version = what.result.vocabulary_version
+        seen_versions.add(version)
+        # The newest that was announced, and its ids alone, each under its own name.
+        assert version == max(announced)
+        assert {segment.class_id: segment.name for segment in what.result.segments} == announced[version]
+        assert set(np.unique(what.result.class_map())) <= announced[version].keys()
+    assert len(seen_versions) > 50
+    names_by_id: dict[int, set[str]] = {}
+    for names in announced.values():
+        for class_id, name in names.items():
+            names_by_id.setdefault(class_id, set()).add(name)
+    assert all(len(names) == 1 for names in names_by_id.values())
+
+
+def test_a_refused_vocabulary_leaves_the_old_one(bench: Any) -> None:
+    b = bench()
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"], ids={"cup": 4})).result(5)
+    with pytest.raises(VocabularyError, match="asks for id 4"):
+        b.pipeline.set_vocabulary(Vocabulary.from_names(["plate"], ids={"plate": 4})).result(5)
+    assert b.segmenter.vocabulary.version == 1
+    assert [kind for kind, _ in b.events] == ["vocabulary"]
+
+
+def test_one_image_with_its_own_words_does_not_touch_the_stream(bench: Any) -> None:
+    b = bench()
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup", "plate"])).result(5)
+    own = b.pipeline.segment(image("own"), Vocabulary.from_names(["plate", "fork"]), lambda frame: frame).result(5)
+    plain = b.pipeline.segment(image("plain"), None, lambda frame: frame).result(5)
+    assert [segment.class_id for segment in own.result.segments] == [2, 3]
+    assert (own.snapshot.version, plain.snapshot.version) == (0, 1)
+    assert [segment.name for segment in plain.result.segments] == ["cup", "plate"]
+    assert b.statistics.report().counts.received == 0
+    assert not b.frames
+
+
+def test_a_requested_image_goes_before_the_waiting_frame_and_its_error_comes_back(bench: Any) -> None:
+    b = bench(seconds=0.1)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    order: list[str] = []
+    b.pipeline.put(image("being labelled"))
+    time.sleep(0.03)
+    b.pipeline.put(image("waiting"))
+    request = b.pipeline.segment(image("asked for"), None, lambda frame: order.append(f"{len(b.frames)} before"))
+    broken = b.pipeline.segment(Image(), None, lambda frame: frame)
+    request.result(5)
+    assert order == ["1 before"]
+    with pytest.raises(ImageError, match="encoding"):
+        broken.result(5)
+
+
+def test_settings_hold_from_the_next_frame(bench: Any) -> None:
+    b = bench()
+    b.pipeline.settings = InferenceSettings(alpha=0.1)
+    assert b.segmenter.settings.alpha == b.pipeline.settings.alpha == 0.1
+
+
+def test_closing_ends_both_threads_even_with_a_vocabulary_in_line(bench: Any) -> None:
+    b = bench(seconds=0.2)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    b.pipeline.put(image())
+    time.sleep(0.05)
+    change = b.pipeline.set_vocabulary(Vocabulary.from_names(["plate"]))
+    asked = b.pipeline.segment(image(), None, lambda frame: frame)
+    assert b.pipeline.close(5.0)
+    for future in (change, asked):
+        with pytest.raises(CancelledError):
+            future.result(1)
+
+
+def test_closing_says_so_when_the_model_does_not_come_back(bench: Any) -> None:
+    b = bench(seconds=0.5)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    b.pipeline.put(image())
+    time.sleep(0.05)
+    assert not b.pipeline.close(0.1)
+    assert b.pipeline.close(5.0)
