@@ -27,8 +27,7 @@ from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.published_layout import EMPTY_WEIGHT, VISUAL_PREFIX, Entry, Layout, layout_of
 from fcclip_core.model.published_names import CLIP_PREFIX
 from fcclip_core.model.text_tower import TextTower
-from fcclip_core.model_zoo import TRAINED_ON, published_as
-from fcclip_core.resources import config_path
+from fcclip_core.model_zoo import RECIPE_PREFIX, TRAINED_ON, bundled_checkpoints, published_as
 from fcclip_core.seeded_weights import seeded_state
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_core.weight_files import WeightFile, read_weight_file, sha256_of
@@ -36,7 +35,6 @@ from fcclip_core.whole_file import whole_file
 
 logger = logging.getLogger("fcclip")
 
-RECIPE_PREFIX = "recipe:"
 FORMAT_VERSION = 1
 METADATA_KEY = "fcclip"
 STORED_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -216,11 +214,6 @@ def save_checkpoint(
     report("writing", size, size)
 
 
-def bundled_checkpoints() -> tuple[str, ...]:
-    """Names of the checkpoints that come with the package, in alphabetical order."""
-    return tuple(sorted(path.stem for path in config_path("checkpoints").glob("*.safetensors")))
-
-
 def check_published(file: WeightFile, train_vocabulary: Vocabulary, preset: str | None = None) -> ModelConfig:
     """Checks a file in the authors' naming, key for key; CLIP's keys may be absent, all together.
 
@@ -271,16 +264,16 @@ def compare(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, Entry]) 
 
 def _find(source: str | Path) -> Path:
     path = Path(source).expanduser()
-    names = bundled_checkpoints()
-    if str(source) in names:
-        return config_path("checkpoints", f"{source}.safetensors")
+    bundled = bundled_checkpoints()
+    if str(source) in bundled:
+        return bundled[str(source)]
     if path.exists() or path.suffix or len(path.parts) > 1:
         return path
-    close = difflib.get_close_matches(str(source), names, n=1)
+    close = difflib.get_close_matches(str(source), bundled, n=1)
     raise CheckpointError(
         f"there is no file and no bundled checkpoint {str(source)!r}"
         + (f"; did you mean {close[0]}?" if close else "")
-        + f"; bundled are: {', '.join(names) or 'none'}; seeded ones are "
+        + f"; bundled are: {', '.join(bundled) or 'none'}; seeded ones are "
         + ", ".join(RECIPE_PREFIX + name for name in PRESETS)
     )
 
@@ -320,8 +313,8 @@ def _from_own_file(file: WeightFile) -> Checkpoint:
         raise
     except Exception as error:  # the configuration is built from what the file says, whatever that is
         raise CheckpointError(
-            f"the header of {file.path} is damaged ({type(error).__name__}: {error}); import the original files again "
-            "with `fcclip weights import`"
+            f"{file.path} has a damaged header ({type(error).__name__}: {error}); import the original files again with "
+            "`fcclip weights import`"
         ) from error
     _check_keys(file, layout.everything, config)
     return _checkpoint(file.tensors, layout, config, vocabulary, provenance, lambda: text_tower_id)

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: the subcommand's own, 2 for an error that the user can mend, 130 after Ctrl-C.
     """
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.DEBUG if args.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         code = args.run(args)
         sys.stdout.flush()

@@ -298,7 +298,7 @@ def _optional_ros(apt_distribution: str) -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
-    from fcclip_core.checkpoints import bundled_checkpoints
+    from fcclip_core.model_zoo import bundled_checkpoints
     from fcclip_core.text import default_cache_dir
 
     names = bundled_checkpoints()

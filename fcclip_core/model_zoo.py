@@ -1,4 +1,6 @@
-"""The published FC-CLIP models: their accuracy in the authors' table, where their files are, on which terms.
+"""Which weights there are: the published FC-CLIP models, the bundled checkpoints, the seeded ones.
+
+Of the published models: their accuracy in the authors' table, where their files are, on which terms.
 
 Numbers, links and licence are those of the authors' repository, https://github.com/bytedance/fc-clip (README at
 revision 2b0bbe2; ConvNeXt-L is the model of the paper's Table 1, the ResNets are Table 11's). All were trained on COCO
@@ -7,10 +9,15 @@ panoptic, CLIP frozen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from fcclip_core.model.config import PRESETS
+from fcclip_core.resources import config_path
 
+RECIPE_PREFIX = "recipe:"
+"""With a preset's name behind it, names a checkpoint that is made from a rule (`seeded_weights`)."""
 AUTHORS = "https://github.com/bytedance/fc-clip"
 TRAINED_ON = "coco_panoptic"
 """Bundled vocabulary with the classes that all of them were trained on."""
@@ -181,3 +188,8 @@ PUBLISHED_MODELS = (
 def published_as(file_name: str) -> PublishedModel | None:
     """The published model whose file has this name; None if no file of that name is known."""
     return next((model for model in PUBLISHED_MODELS if model.file_name == file_name), None)
+
+
+def bundled_checkpoints() -> Mapping[str, Path]:
+    """Name -> file of the checkpoints that come with the package, in alphabetical order."""
+    return {path.stem: path for path in sorted(config_path("checkpoints").glob("*.safetensors"))}

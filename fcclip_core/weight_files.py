@@ -161,7 +161,11 @@ def _read_safetensors(path: Path) -> WeightFile:
 
 def _read_torch(path: Path, mapped: bool) -> WeightFile:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        if mapped and path.suffix != ".safetensors":
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        else:  # an open file: given a path, torch goes by the name's ending
+            with path.open("rb") as file:
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} needs Python objects beside tensors, which could run code while loading, so it was not loaded "

@@ -67,9 +67,8 @@ def run_list(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from fcclip_core.checkpoints import RECIPE_PREFIX, bundled_checkpoints
     from fcclip_core.model.config import PRESETS
-    from fcclip_core.model_zoo import AUTHORS, PUBLISHED_MODELS
+    from fcclip_core.model_zoo import AUTHORS, PUBLISHED_MODELS, RECIPE_PREFIX, bundled_checkpoints
 
     console = Console(soft_wrap=True, highlight=False)
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title="Published results, per cent", title_style="")
