@@ -215,7 +215,7 @@ def tokenize(prompts: Iterable[str]) -> Tensor:
     texts = [_tokenizer().encode(prompt) for prompt in prompts]
     cut = [prompt for prompt, text in zip(prompts, texts, strict=True) if len(text) > _TEXT_LENGTH]
     if cut:
-        what = f"{len(cut)} prompts, the first being {cut[0][:80]!r}"
+        what = f"{len(cut)} of {len(prompts)} prompts, the first being {cut[0][:80]!r}"
         _logger.warning("CLIP reads %d tokens; what comes after them does not count in %s", CONTEXT_LENGTH, what)
     start, end = _tokenizer().sot_token_id, _tokenizer().eot_token_id
     rows = [torch.tensor([start, *text[:_TEXT_LENGTH], end]) for text in texts]

@@ -12,6 +12,7 @@ from fcclip_core.commands.vocab import doubts
 from fcclip_core.vocabulary import ClassIds, Vocabulary, bundled_vocabularies
 
 REFERENCE = Path(__file__).parents[1] / "reference"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "vocabularies.md"
 
 # Stuff ids of the ADE20K panoptic definition, from 0.
 ADE_STUFF = (
@@ -108,3 +109,26 @@ def test_files_are_complete_and_without_doubts(name: str) -> None:
     assert doubts(vocabulary) == []
     assert ClassIds().resolve(vocabulary) == tuple(range(1, len(vocabulary) + 1))
     assert Vocabulary.from_yaml(vocabulary.to_yaml()) == vocabulary
+
+
+def test_the_documented_table_is_true() -> None:
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:7]] for line in DOCUMENTATION.read_text().splitlines()]
+    documented = {row[0]: [int(cell) for cell in row[1:]] for row in rows if row and row[0] in bundled_vocabularies()}
+    found = {name: Vocabulary.load(name) for name in bundled_vocabularies()}
+    assert documented == {
+        name: [
+            len(words),
+            sum(words.things),
+            len(words) - sum(words.things),
+            len(words.synonyms),
+            int(words.seen_mask(train_synonyms()).sum()),
+        ]
+        for name, words in found.items()
+    }
+
+
+def test_the_documented_file_is_a_vocabulary() -> None:
+    example = DOCUMENTATION.read_text().split("```yaml")[1].split("```")[0]
+    vocabulary = Vocabulary.from_yaml(example)
+    assert vocabulary.names == ("pallet", "person", "floor", "wet floor")
+    assert (vocabulary.classes[1].id, vocabulary.classes[3].is_thing, vocabulary.classes[3].seen) == (12, False, False)

@@ -70,7 +70,7 @@ def test_overlong_prompts_are_cut_as_open_clip_does_and_the_log_says_so(caplog: 
     prompts = ["cup " * 75, "cup " * 76, "a cup"]
     assert torch.equal(tokenize(prompts), oracle(prompts))
     assert len(caplog.records) == 1
-    assert "77 tokens" in caplog.text and "in 1 prompts" in caplog.text
+    assert "77 tokens" in caplog.text and "in 1 of 3 prompts" in caplog.text
 
 
 def test_a_name_is_cut_if_its_longest_prompt_is() -> None:
