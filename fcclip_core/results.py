@@ -72,9 +72,11 @@ class Instances:
     is_thing: np.ndarray
 
     def __len__(self) -> int:
+        """Number of instances."""
         return len(self.scores)
 
     def __getitem__(self, index: int) -> Instance:
+        """The instance at `index`, 0 being the best."""
         return Instance(
             mask=self.masks[index],
             class_id=int(self.class_ids[index]),
@@ -84,6 +86,7 @@ class Instances:
         )
 
     def __iter__(self) -> Iterator[Instance]:
+        """All instances, best first."""
         return (self[index] for index in range(len(self)))
 
 

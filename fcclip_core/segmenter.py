@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fcclip_core.backends import Backend, create_backend
 from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
+from fcclip_core.class_ids import ClassIds
 from fcclip_core.errors import SettingsError, VocabularyError
 from fcclip_core.model.classification import MaskProbabilities, TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
@@ -32,7 +33,7 @@ from fcclip_core.preprocess import FrameGeometry, preprocess
 from fcclip_core.results import Instances, PanopticResult, Prediction, Segment
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.text import TextEncoder, TextRows, default_cache_dir
-from fcclip_core.vocabulary import ClassIds, Vocabulary
+from fcclip_core.vocabulary import Vocabulary
 
 # Enough for a camera that alternates between two modes; each entry is two small matrices.
 _CACHED_RESIZERS = 8

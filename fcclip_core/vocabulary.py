@@ -1,4 +1,4 @@
-"""Vocabularies: the classes that a frame is labelled with, their synonyms, things and stuff, stable ids, colours.
+"""Vocabularies: the classes that a frame is labelled with, their synonyms, things and stuff.
 
 A vocabulary is data, fixed once made. The network never sees it; it meets the masks as text rows (paper, section 3.1),
 one row a synonym, and a class scores what its best synonym scores.
@@ -6,13 +6,10 @@ one row a synonym, and a class scores what its best synonym scores.
 
 from __future__ import annotations
 
-import colorsys
 import difflib
 import itertools
-import threading
 import unicodedata
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,9 +17,8 @@ import numpy as np
 import yaml
 
 from fcclip_core.errors import VocabularyError
+from fcclip_core.palette import Color, palette_colors
 from fcclip_core.resources import config_path
-
-Color = tuple[int, int, int]
 
 MAX_CLASSES = 65_535
 """Class ids are 16-bit in label images, and 0 means unlabelled."""
@@ -36,9 +32,6 @@ INVALID_CLASS = "invalid_class_id"
 _SUFFIXES = (".yaml", ".yml", ".txt")
 _CLASS_KEYS = ("name", "synonyms", "stuff", "id", "color", "seen", "label")
 _FILE_KEYS = ("description", "source", "licence", "classes")
-_PALETTE_SIZE = 64
-_GOLDEN_ANGLE = 0.381966
-_TONES = ((0.85, 0.85), (0.75, 1.0), (0.45, 1.0), (0.65, 0.75))
 
 
 @dataclass(frozen=True)
@@ -79,10 +72,10 @@ class VocabularyClass:
         for flag in ("is_thing", "seen"):
             value = getattr(self, flag)
             if not isinstance(value, bool) and not (flag == "seen" and value is None):
-                raise VocabularyError(f"class {_short(self.name)}: {flag} is {value!r}; expected true or false")
+                raise VocabularyError(f"class {short(self.name)}: {flag} is {value!r}; expected true or false")
         if self.id is not None and not _is_integer(self.id, 1, MAX_CLASSES):
             raise VocabularyError(
-                f"class {_short(self.name)}: id is {self.id!r}; expected a whole number between 1 and {MAX_CLASSES} "
+                f"class {short(self.name)}: id is {self.id!r}; expected a whole number between 1 and {MAX_CLASSES} "
                 "(0 means unlabelled)"
             )
         if self.color is not None:
@@ -256,15 +249,7 @@ class Vocabulary:
         A name asks for its `class_color`; where an earlier class has it, it takes the next free one. Classes for which
         none is left get colours between those, which differ less.
         """
-        taken = {item.color for item in self.classes if item.color is not None}
-        further = map(_palette_color, itertools.count(_PALETTE_SIZE))
-        colors = []
-        for item in self.classes:
-            free = (color for color in _palette_from(item.name) if color not in taken)
-            color = item.color or next(free, None) or next(further)
-            taken.add(color)
-            colors.append(color)
-        return tuple(colors)
+        return palette_colors(self.names, [item.color for item in self.classes])
 
     def seen_mask(self, train_synonyms: frozenset[str]) -> np.ndarray:
         """Tells which classes the model was trained on (section 3.2).
@@ -285,56 +270,6 @@ class Vocabulary:
         )
 
 
-class ClassIds:
-    """Gives classes their ids: a name keeps its id for the life of the object, no id ever changes hands.
-
-    May be used from several threads.
-    """
-
-    def __init__(self) -> None:
-        """Starts with no promise made."""
-        self._lock = threading.Lock()
-        self._id_of: dict[str, int] = {}
-
-    def resolve(self, vocabulary: Vocabulary) -> tuple[int, ...]:
-        """Finds the id of each class, keeping every promise made before.
-
-        A name that was seen before keeps its id; ids that classes ask for are honoured; the others get the smallest
-        numbers that were never used.
-
-        Args:
-            vocabulary: Its classes' names and the ids they ask for.
-
-        Returns:
-            C ids, all different, each in 1..65535.
-
-        Raises:
-            VocabularyError: An id that is asked for breaks an earlier promise, or the ids are used up. Nothing has
-                changed then.
-        """
-        with self._lock:
-            id_of = dict(self._id_of)
-            name_of = {number: name for name, number in id_of.items()}
-            for item in vocabulary.classes:
-                if item.id is not None:
-                    _claim(item.name, item.id, id_of, name_of)
-            free = (number for number in range(1, MAX_CLASSES + 1) if number not in name_of)
-            for item in vocabulary.classes:
-                if item.name not in id_of:
-                    id_of[item.name] = _next_id(free, item.name)
-            self._id_of = id_of
-            return tuple(id_of[item.name] for item in vocabulary.classes)
-
-
-def class_color(name: str) -> Color:
-    """The colour that a name asks for: always the same, bright enough to be told apart on a photograph.
-
-    Returns:
-        `(r, g, b)`, 0..255 each.
-    """
-    return next(_palette_from(name))
-
-
 def bundled_vocabularies() -> tuple[str, ...]:
     """Names of the vocabularies that come with the package, in alphabetical order."""
     return tuple(sorted(path.stem for path in config_path("vocabularies").glob("*.yaml")))
@@ -347,12 +282,12 @@ def _check_name(text: object) -> None:
         raise VocabularyError("a class name is empty; give it at least one letter, or remove the stray comma")
     if len(text) > MAX_NAME_LENGTH:
         raise VocabularyError(
-            f"the class name {_short(text)} has {len(text)} characters; at most {MAX_NAME_LENGTH} are accepted"
+            f"the class name {short(text)} has {len(text)} characters; at most {MAX_NAME_LENGTH} are accepted"
         )
     unprintable = next((sign for sign in text if unicodedata.category(sign) in ("Cc", "Cs")), None)
     if unprintable is not None:
         raise VocabularyError(
-            f"the class name {_short(text)} contains the control character U+{ord(unprintable):04X}; remove it"
+            f"the class name {short(text)} contains the control character U+{ord(unprintable):04X}; remove it"
         )
 
 
@@ -360,7 +295,7 @@ def _checked_color(name: str, color: object) -> Color:
     channels = tuple(color) if isinstance(color, Iterable) else ()
     if len(channels) != 3 or not all(_is_integer(channel, 0, 255) for channel in channels):
         raise VocabularyError(
-            f"class {_short(name)}: colour is {color!r}; expected three whole numbers (red, green, blue), 0 to 255 each"
+            f"class {short(name)}: colour is {color!r}; expected three whole numbers (red, green, blue), 0 to 255 each"
         )
     return channels
 
@@ -369,7 +304,8 @@ def _is_integer(value: object, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A name as an error shows it: quoted, and cut where it goes on for long."""
     return repr(text if len(text) <= 40 else f"{text[:40]}...")
 
 
@@ -379,7 +315,7 @@ def _refuse_repeated(what: str, values: Sequence[str | int | None], advice: str)
         if value is None:
             continue
         if value in first:
-            shown = _short(value) if isinstance(value, str) else value
+            shown = short(value) if isinstance(value, str) else value
             raise VocabularyError(f"classes {first[value]} and {index} both have {what} {shown}; {advice}")
         first[value] = index
 
@@ -405,8 +341,8 @@ def _known_names(what: str, names: Iterable[str], known: set[str]) -> set[str]:
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {_short(close[0])}?" if close else "a class goes by its first synonym"
-            raise VocabularyError(f"{what} names {_short(str(name))}, which is no class of this vocabulary; {hint}")
+            hint = f"did you mean {short(close[0])}?" if close else "a class goes by its first synonym"
+            raise VocabularyError(f"{what} names {short(str(name))}, which is no class of this vocabulary; {hint}")
     return set(names)
 
 
@@ -416,7 +352,7 @@ def _find(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if path.suffix.lower() not in _SUFFIXES:
         raise VocabularyError(
-            f"there is no vocabulary {_short(str(source))}; expected a .yaml or .txt file or one of "
+            f"there is no vocabulary {short(str(source))}; expected a .yaml or .txt file or one of "
             f"{', '.join(bundled_vocabularies())}"
         )
     return path
@@ -430,7 +366,7 @@ def _from_list(text: str, path: Path) -> Vocabulary:
         if not line.strip() or names == INVALID_CLASS:
             continue
         if not colon or not index.strip().isdecimal():
-            raise VocabularyError(f"{path}, line {number}: {_short(line)} is not of the form 'id:name,synonym'")
+            raise VocabularyError(f"{path}, line {number}: {short(line)} is not of the form 'id:name,synonym'")
         try:
             item = VocabularyClass(tuple(names.replace(", ", ",").split(",")))
         except VocabularyError as error:
@@ -458,7 +394,7 @@ def _with_things(vocabulary: Vocabulary, things: Sequence[bool], path: Path) -> 
 def _class_from_yaml(index: int, entry: object) -> VocabularyClass:
     try:
         if not isinstance(entry, dict) or "name" not in entry:
-            raise VocabularyError(f"{_short(str(entry))} is not a mapping with a 'name'")
+            raise VocabularyError(f"{short(str(entry))} is not a mapping with a 'name'")
         _refuse_unknown_keys(entry, _CLASS_KEYS)
         more, stuff = entry.get("synonyms", []), entry.get("stuff", False)
         if not isinstance(more, list) or not isinstance(stuff, bool):
@@ -483,48 +419,4 @@ def _class_to_yaml(item: VocabularyClass) -> dict:
 def _refuse_unknown_keys(mapping: dict, known: Sequence[str]) -> None:
     unknown = [str(key) for key in mapping if key not in known]
     if unknown:
-        raise VocabularyError(f"unknown key {_short(unknown[0])}; known are {', '.join(known)}")
-
-
-def _claim(name: str, number: int, id_of: dict[str, int], name_of: dict[int, str]) -> None:
-    if id_of.get(name, number) != number:
-        raise VocabularyError(
-            f"class {_short(name)} asks for id {number} but has had id {id_of[name]} since it was first used; ask for "
-            "that one or for none"
-        )
-    if name_of.get(number, name) != name:
-        raise VocabularyError(
-            f"class {_short(name)} asks for id {number}, which was given to {_short(name_of[number])} and is never "
-            "given to another name; ask for another id or for none"
-        )
-    id_of[name] = number
-    name_of[number] = name
-
-
-def _next_id(free: Iterator[int], name: str) -> int:
-    number = next(free, None)
-    if number is None:
-        raise VocabularyError(
-            f"no id is left for class {_short(name)}: all {MAX_CLASSES} have been given to names; start a new segmenter"
-        )
-    return number
-
-
-def _palette_color(index: int) -> Color:
-    """Hues a golden angle apart fill the circle evenly, however many are taken; four tones tell near hues apart.
-
-    The tones were searched for the largest smallest difference among the first 64 entries: CIE76 9.7, lightest to
-    darkest all bright enough for a photograph.
-    """
-    saturation, value = _TONES[index % len(_TONES)]
-    red, green, blue = colorsys.hsv_to_rgb(index * _GOLDEN_ANGLE % 1.0, saturation, value)
-    return round(red * 255), round(green * 255), round(blue * 255)
-
-
-_PALETTE = tuple(_palette_color(index) for index in range(_PALETTE_SIZE))
-
-
-def _palette_from(name: str) -> Iterator[Color]:
-    """The palette, beginning with the entry that belongs to a name."""
-    start = zlib.crc32(name.encode("utf-8", "surrogatepass")) % _PALETTE_SIZE
-    return itertools.islice(itertools.cycle(_PALETTE), start, start + _PALETTE_SIZE)
+        raise VocabularyError(f"unknown key {short(unknown[0])}; known are {', '.join(known)}")

@@ -13,6 +13,7 @@ class EagerBackend:
     """Runs the modules as they are, channels last in memory, without gradients."""
 
     def __init__(self, model: FCCLIP, device: torch.device) -> None:
+        """Moves `model` to `device`, where it stays; the model is not copied."""
         self.device = device
         self.description = f"eager PyTorch {torch.__version__} on {device}"
         self._model = model.to(device=device, memory_format=torch.channels_last).eval()

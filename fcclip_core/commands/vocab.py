@@ -68,7 +68,8 @@ def list_bundled(args: argparse.Namespace) -> int:
 
 def show_classes(args: argparse.Namespace) -> int:
     """Prints one line for each class: the id it gets in a new segmenter, names, kind, and whether it counts as seen."""
-    from fcclip_core.vocabulary import ClassIds, Vocabulary
+    from fcclip_core.class_ids import ClassIds
+    from fcclip_core.vocabulary import Vocabulary
 
     vocabulary = Vocabulary.load(args.vocabulary)
     seen = vocabulary.seen_mask(frozenset(Vocabulary.load(args.train).synonyms))

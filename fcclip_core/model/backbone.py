@@ -48,6 +48,7 @@ class ConvNeXtTower(nn.Module):
     """CLIP ConvNeXt: pool the mask first, then normalise and project, as CLIP does with the whole image."""
 
     def __init__(self, config: ConvNeXtConfig, embed_dim: int) -> None:
+        """Builds an untrained tower into a joint space of `embed_dim` dimensions."""
         super().__init__()
         self.trunk = ConvNeXt(depths=config.depths, dims=config.dims, num_classes=0, global_pool="")
         head = Mlp(config.dims[-1], 2 * embed_dim, embed_dim, bias=(True, False))
@@ -73,6 +74,7 @@ class ResNetTower(ModifiedResNet):
     """CLIP ResNet: attention pooling whose keys are limited to the mask."""
 
     def __init__(self, config: ResNetConfig, embed_dim: int) -> None:
+        """Builds an untrained tower into a joint space of `embed_dim` dimensions."""
         super().__init__(
             list(config.layers), embed_dim, config.heads, image_size=config.image_size, width=config.width
         )

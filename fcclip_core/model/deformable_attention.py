@@ -85,6 +85,7 @@ class DeformableAttention(nn.Module):
     """
 
     def __init__(self, dim: int, heads: int, levels: int, points: int) -> None:
+        """Builds attention over `levels` feature maps with `points` samples per head and map."""
         super().__init__()
         self.heads, self.levels, self.points = heads, levels, points
         self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)

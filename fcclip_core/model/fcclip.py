@@ -35,6 +35,7 @@ class FCCLIP(nn.Module):
     """Image -> masks with two embeddings each; words meet them in `classification.py`."""
 
     def __init__(self, config: ModelConfig) -> None:
+        """Builds an untrained network; `checkpoints.load_model` fills one."""
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config)

@@ -34,6 +34,7 @@ class MLP(nn.Module):
     """Three linear layers with ReLU between them."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
+        """Builds layers `dim` -> `dim` -> `dim` -> `out_dim`."""
         super().__init__()
         self.layers = nn.ModuleList((nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, out_dim)))
 
@@ -47,6 +48,7 @@ class Attention(nn.Module):
     """Multi-head attention; query, key and value are projected by one stacked matrix, as torch stores it."""
 
     def __init__(self, dim: int, heads: int) -> None:
+        """Builds attention over `dim` channels, `dim / heads` a head."""
         super().__init__()
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
@@ -69,6 +71,7 @@ class DecoderLayer(nn.Module):
     """Masked cross-attention, self-attention, feed-forward; each added to the queries and normalised."""
 
     def __init__(self, config: ModelConfig) -> None:
+        """Builds one layer of `config.hidden_dim` channels."""
         super().__init__()
         dim, heads = config.hidden_dim, config.num_heads
         self.cross_attention = Attention(dim, heads)
@@ -95,6 +98,7 @@ class MaskDecoder(nn.Module):
     """
 
     def __init__(self, config: ModelConfig) -> None:
+        """Builds `config.decoder_layers` layers and the heads that they share."""
         super().__init__()
         dim = config.hidden_dim
         self.query_content = nn.Embedding(config.num_queries, dim)

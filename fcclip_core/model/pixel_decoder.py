@@ -67,6 +67,7 @@ class EncoderLayer(nn.Module):
     """Deformable self-attention and feed-forward block, normalised after each."""
 
     def __init__(self, config: ModelConfig) -> None:
+        """Builds one layer of `config.hidden_dim` channels."""
         super().__init__()
         dim = config.hidden_dim
         self.attention = DeformableAttention(dim, config.num_heads, NUM_LEVELS, config.encoder_points)
@@ -85,6 +86,7 @@ class PixelDecoder(nn.Module):
     """Feature pyramid -> per-pixel features at strides 32, 16, 8 and 4."""
 
     def __init__(self, config: ModelConfig) -> None:
+        """Builds projections of res2 to res5, the encoder, and the step to stride 4."""
         super().__init__()
         dim = config.hidden_dim
         res2, *others = config.vision.channels

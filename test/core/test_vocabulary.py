@@ -10,8 +10,10 @@ import pytest
 from scipy.spatial.distance import pdist
 from skimage.color import rgb2lab
 
+from fcclip_core.class_ids import ClassIds
 from fcclip_core.errors import VocabularyError
-from fcclip_core.vocabulary import ClassIds, Vocabulary, VocabularyClass, class_color
+from fcclip_core.palette import class_color
+from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
 
 def words(*names: str, **options: object) -> Vocabulary:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from fcclip_core.class_ids import ClassIds
 from fcclip_core.errors import CheckpointError, VocabularyError
+from fcclip_core.palette import class_color
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.segmenter import VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
-from fcclip_core.vocabulary import ClassIds, Vocabulary, class_color
+from fcclip_core.vocabulary import Vocabulary
 
 POISON = (255, 0, 255)
 """An image whose first pixel has this colour makes the model fail."""

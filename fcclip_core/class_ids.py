@@ -1,0 +1,74 @@
+"""Stable class ids: what a label image's values mean does not change while a segmenter lives."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from fcclip_core.errors import VocabularyError
+from fcclip_core.vocabulary import MAX_CLASSES, Vocabulary, short
+
+
+class ClassIds:
+    """Gives classes their ids: a name keeps its id for the life of the object, no id ever changes hands.
+
+    May be used from several threads.
+    """
+
+    def __init__(self) -> None:
+        """Starts with no promise made."""
+        self._lock = threading.Lock()
+        self._id_of: dict[str, int] = {}
+
+    def resolve(self, vocabulary: Vocabulary) -> tuple[int, ...]:
+        """Finds the id of each class, keeping every promise made before.
+
+        A name that was seen before keeps its id; ids that classes ask for are honoured; the others get the smallest
+        numbers that were never used.
+
+        Args:
+            vocabulary: Its classes' names and the ids they ask for.
+
+        Returns:
+            C ids, all different, each in 1..65535.
+
+        Raises:
+            VocabularyError: An id that is asked for breaks an earlier promise, or the ids are used up. Nothing has
+                changed then.
+        """
+        with self._lock:
+            id_of = dict(self._id_of)
+            name_of = {number: name for name, number in id_of.items()}
+            for item in vocabulary.classes:
+                if item.id is not None:
+                    _claim(item.name, item.id, id_of, name_of)
+            free = (number for number in range(1, MAX_CLASSES + 1) if number not in name_of)
+            for item in vocabulary.classes:
+                if item.name not in id_of:
+                    id_of[item.name] = _next_id(free, item.name)
+            self._id_of = id_of
+            return tuple(id_of[item.name] for item in vocabulary.classes)
+
+
+def _claim(name: str, number: int, id_of: dict[str, int], name_of: dict[int, str]) -> None:
+    if id_of.get(name, number) != number:
+        raise VocabularyError(
+            f"class {short(name)} asks for id {number} but has had id {id_of[name]} since it was first used; ask for "
+            "that one or for none"
+        )
+    if name_of.get(number, name) != name:
+        raise VocabularyError(
+            f"class {short(name)} asks for id {number}, which was given to {short(name_of[number])} and is never "
+            "given to another name; ask for another id or for none"
+        )
+    id_of[name] = number
+    name_of[number] = name
+
+
+def _next_id(free: Iterator[int], name: str) -> int:
+    number = next(free, None)
+    if number is None:
+        raise VocabularyError(
+            f"no id is left for class {short(name)}: all {MAX_CLASSES} have been given to names; start a new segmenter"
+        )
+    return number
