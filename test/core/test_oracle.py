@@ -12,6 +12,7 @@ from fcclip_core.checkpoints import load_checkpoint
 from oracle import postprocess
 from oracle.goldens import (
     CASES,
+    PIXEL_SHARE,
     Case,
     check_counts,
     check_instances,
@@ -85,7 +86,9 @@ def test_panoptic_map_and_segments_match(run: tuple[Case, Published, Trace], pai
     )
     found = [{"id": s.id, "isthing": s.is_thing, "category_id": s.category} for s in segments]
     assert found == golden["segments_info"]
-    check_label_map(f"{case.name} panoptic {pair}", segment_map.numpy(), case.arrays[f"post.panoptic.{pair}"])
+    # At 800 px even exact arithmetic is 83 pixels away, and the oracle 10 or 321, depending on the number of threads.
+    share = 0.002 if case.shorter_side == 800 else PIXEL_SHARE
+    check_label_map(f"{case.name} panoptic {pair}", segment_map.numpy(), case.arrays[f"post.panoptic.{pair}"], share)
 
 
 def test_instances_match(run: tuple[Case, Published, Trace]) -> None:

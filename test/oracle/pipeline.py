@@ -71,11 +71,15 @@ def segment(
     settings: InferenceSettings,
     trace: Trace | None = None,
 ) -> Published:
-    """Segments one uint8 RGB image (H, W, 3) with a checkpoint's tensors, noting every stage in `trace`."""
+    """Segments one uint8 RGB image (H, W, 3) with a checkpoint's tensors, noting every stage in `trace`.
+
+    Weights and rows in float64 make everything float64 but the position codes.
+    """
     trace = Trace(keep=False) if trace is None else trace
     weights = Weights(tensors)
     with trace.stage("preprocess"):
         tensor, resized = prepare(image, settings, trace)
+        tensor = tensor.to(weights["void_embedding.weight"].dtype)
     with trace.stage("backbone"):
         features = backbone.features(weights, config, tensor, trace)
     void = F.normalize(weights["void_embedding.weight"], dim=-1)
