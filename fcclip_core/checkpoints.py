@@ -33,7 +33,7 @@ from fcclip_core.vocabulary import Vocabulary
 from fcclip_core.weight_files import WeightFile, read_weight_file, sha256_of
 from fcclip_core.whole_file import whole_file
 
-logger = logging.getLogger("fcclip")
+_logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fcclip"
@@ -163,7 +163,7 @@ def load_checkpoint(
         raise CheckpointError(f"{name} holds the model {checkpoint.config.name}, not {preset}; leave the preset out")
     _check_finite(name, checkpoint.state)
     if checkpoint.provenance.seeded:
-        logger.warning("%s: seeded weights, made from a rule; the labels mean nothing", name)
+        _logger.warning("%s: seeded weights, made from a rule; the labels mean nothing", name)
     return checkpoint if train_vocabulary is None else replace(checkpoint, train_vocabulary=train_vocabulary)
 
 
@@ -459,7 +459,10 @@ def _stored(state: Mapping[str, torch.Tensor], dtype: str) -> dict[str, torch.Te
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     try:
         with whole_file(path) as part:
+            part.touch()
+            usual_mode = part.stat().st_mode
             save_file(tensors, part, metadata)
+            part.chmod(usual_mode)  # safetensors keeps its files from everybody but the owner
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written: {error}") from error
 

@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: the subcommand's own, 2 for an error that the user can mend, 130 after Ctrl-C.
     """
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    if args.verbose:
+        logging.basicConfig(level=logging.INFO)
     try:
         code = args.run(args)
         sys.stdout.flush()

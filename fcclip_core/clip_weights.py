@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 
@@ -13,6 +16,8 @@ from fcclip_core.model.published_layout import BATCH_COUNTER, CLIP_SCALE, layout
 from fcclip_core.model.published_names import CLIP_PREFIX
 from fcclip_core.weight_files import is_torchscript, read_weight_file, sha256_of
 
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""What open_clip's models are called on the Hugging Face hub, the better first."""
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's archives keep beside the weights."""
 
@@ -48,7 +53,7 @@ def load_clip(config: ModelConfig, path: Path | None = None) -> ClipWeights:
     """
     if path is not None:
         return ClipWeights(_published(config, _read(config, path)), path, "")
-    path = _download(config)
+    path = _find_or_download(config)
     origin = f"open_clip {config.open_clip_name} {config.open_clip_tag}"
     return ClipWeights(_published(config, _read(config, path)), path, origin)
 
@@ -62,6 +67,21 @@ def fitting_preset(tensors: dict[str, torch.Tensor]) -> ModelConfig | None:
     return None
 
 
+def cached_clip(config: ModelConfig) -> Path | None:
+    """The file with a preset's CLIP weights that an earlier download left on this machine; None if there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if config.open_clip_name is None:
+        return None
+    entry = _pretrained_entry(config)
+    for name in HUB_FILES if entry.get("hf_hub") else ():
+        found = try_to_load_from_cache(entry["hf_hub"].strip("/"), name)
+        if isinstance(found, str):
+            return Path(found)
+    archive = Path("~/.cache/clip").expanduser() / entry.get("url", "").rpartition("/")[2]
+    return archive if archive.is_file() else None
+
+
 def clip_source(config: ModelConfig) -> str:
     """Where CLIP's weights of a preset are published, for a message.
 
@@ -71,7 +91,7 @@ def clip_source(config: ModelConfig) -> str:
     entry = _pretrained_entry(config)
     places = []
     if hub := entry.get("hf_hub", "").strip("/"):
-        places.append(f"open_clip_model.safetensors (or open_clip_pytorch_model.bin) from https://huggingface.co/{hub}")
+        places.append(f"{' (or '.join(HUB_FILES)}) from https://huggingface.co/{hub}")
     if url := entry.get("url"):
         places.append(url)
     return " or ".join(places)
@@ -87,18 +107,32 @@ def _pretrained_entry(config: ModelConfig) -> dict:
     return get_pretrained_cfg(config.open_clip_name, config.open_clip_tag)
 
 
-def _download(config: ModelConfig) -> Path:
+def _find_or_download(config: ModelConfig) -> Path:
     from open_clip import download_pretrained
 
-    entry = _pretrained_entry(config)
+    if (cached := cached_clip(config)) is not None:
+        return cached
     try:
-        return Path(download_pretrained(entry))
+        _check_network()
+        return Path(download_pretrained(_pretrained_entry(config)))
     except Exception as error:  # huggingface_hub, urllib and the disk each have their own
         raise CheckpointError(
             f"CLIP's own weights ({config.open_clip_name}, {config.open_clip_tag}) are not in the file and could not "
             f"be downloaded ({str(error).strip().splitlines()[0][:200]}). On a machine with internet, fetch "
             f"{clip_source(config)}, copy it here and name it: `--clip FILE`, or load_checkpoint(..., clip=FILE)"
         ) from error
+
+
+def _check_network() -> None:
+    """Fails at once where there is no network; the download itself would try again for most of a minute.
+
+    Raises:
+        OSError: The host's name cannot be resolved, and there is no proxy that might.
+    """
+    from huggingface_hub.constants import ENDPOINT
+
+    if not getproxies():
+        socket.getaddrinfo(urlsplit(ENDPOINT).hostname, 443)
 
 
 def _read(config: ModelConfig, path: Path) -> dict[str, torch.Tensor]:

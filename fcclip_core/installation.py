@@ -31,6 +31,7 @@ PACKAGES = {
     "torchvision": "torchvision",
     "open_clip": "open_clip_torch",
     "timm": "timm",
+    "huggingface_hub": "huggingface_hub",
     "safetensors": "safetensors",
     "numpy": "numpy",
     "scipy": "scipy",
@@ -298,6 +299,8 @@ def _optional_ros(apt_distribution: str) -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
+    from fcclip_core.clip_weights import cached_clip
+    from fcclip_core.model.config import PRESETS
     from fcclip_core.model_zoo import bundled_checkpoints
     from fcclip_core.text import default_cache_dir
 
@@ -309,32 +312,14 @@ def _weights() -> Iterator[Finding]:
         ", ".join(names)
         or "none: import a published one (`fcclip weights list`), or use recipe:NAME to try the machine",
     )
-    cached = _cached_clip()
+    cached = [config.name for config in PRESETS.values() if cached_clip(config) is not None]
     yield Finding(
-        "weights", "CLIP in open_clip's cache", NOTE, ", ".join(cached) or "none: `import` downloads, or --clip"
+        "weights", "CLIP, downloaded earlier", NOTE, ", ".join(cached) or "none: `import` downloads, or --clip"
     )
     folder = default_cache_dir()
     files = [path for path in folder.rglob("*") if path.is_file()] if folder and folder.is_dir() else []
     size = sum(path.stat().st_size for path in files)
     yield Finding("weights", "cache of encoded words", NOTE, f"{folder}: {len(files)} files, {size / 1e6:.1f} MB")
-
-
-def _cached_clip() -> list[str]:
-    """Presets whose CLIP weights open_clip would find without a network."""
-    from huggingface_hub import try_to_load_from_cache
-    from open_clip import get_pretrained_cfg
-
-    from fcclip_core.model.config import PRESETS
-
-    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    found = []
-    for config in PRESETS.values():
-        if config.open_clip_name is None:
-            continue
-        repository = get_pretrained_cfg(config.open_clip_name, config.open_clip_tag).get("hf_hub", "").strip("/")
-        if repository and any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
-            found.append(config.name)
-    return found
 
 
 def _probe(code: str) -> tuple[object, str]:

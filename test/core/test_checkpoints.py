@@ -306,7 +306,7 @@ def test_the_model_holds_the_checkpoints_tensors_themselves(tmp_path: Path) -> N
 
 
 def test_seeded_weights_warn_once_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger="fcclip"):
+    with caplog.at_level(logging.WARNING, logger="fcclip_core"):
         checkpoint = load_checkpoint("recipe:tiny")
     assert [record.getMessage() for record in caplog.records] == [
         "recipe:tiny: seeded weights, made from a rule; the labels mean nothing"
@@ -339,6 +339,12 @@ def test_saved_file_is_plain_safetensors_under_published_keys(tmp_path: Path, ti
     save_checkpoint(tmp_path / "own.safetensors", tiny)
     listed = {key: tuple(shape) for key, (shape, _) in entries("tiny").items() if key != EMPTY_WEIGHT}
     assert {key: tuple(t.shape) for key, t in load_file(tmp_path / "own.safetensors").items()} == listed
+
+
+def test_saved_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path, tiny: Checkpoint) -> None:
+    save_checkpoint(tmp_path / "own.safetensors", tiny)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "own.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_origin_is_written_with_hash_and_without_paths(tmp_path: Path) -> None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import open_clip
 import pytest
 import torch
 from key_lists import CLIP_PREFIX, listed_state, only_clip, without_clip
 from safetensors.torch import save_file
 
+from fcclip_core import clip_weights
 from fcclip_core.checkpoints import load_checkpoint
 from fcclip_core.clip_weights import clip_source, load_clip
 from fcclip_core.errors import CheckpointError
-from fcclip_core.model.config import CONVNEXT_LARGE, PRESETS, RN50, TINY
+from fcclip_core.model.config import CONVNEXT_LARGE, PRESETS, RN50, TINY, ModelConfig
+from fcclip_core.model.published_layout import layout_of
 from fcclip_core.weight_files import sha256_of
 
 STATE = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in listed_state("tiny").items()}
 CLIP = only_clip(STATE)
+WITH_PUBLISHED_CLIP = [config for config in PRESETS.values() if config.open_clip_name]
 TEXT = ("positional_embedding", "text_projection", "token_embedding.weight", "ln_final.", "transformer.")
 
 Change = Callable[[dict[str, torch.Tensor]], dict]
@@ -109,6 +114,8 @@ def test_without_a_file_open_clips_download_is_used(tmp_path: Path, monkeypatch:
         asked.append(entry["hf_hub"])
         return str(tmp_path / "open_clip_pytorch_model.bin")
 
+    monkeypatch.setattr(clip_weights, "_check_network", lambda: None)
+    monkeypatch.setattr(clip_weights, "cached_clip", lambda config: None)
     monkeypatch.setattr(open_clip, "download_pretrained", download)
     checkpoint = load_checkpoint(tmp_path / "fcclip_cocopan.pth")
     assert asked == ["laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup/"]
@@ -120,22 +127,44 @@ def test_without_a_file_open_clips_download_is_used(tmp_path: Path, monkeypatch:
     assert checkpoint.provenance.licence.startswith("Apache-2.0")
 
 
-@pytest.mark.parametrize(
-    "config", [config for config in PRESETS.values() if config.open_clip_name], ids=lambda c: c.name
-)
-def test_offline_it_says_which_file_to_fetch(config: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(entry: dict) -> str:
-        raise FileNotFoundError("Failed to download file: no route to host")
+@pytest.mark.parametrize("config", WITH_PUBLISHED_CLIP, ids=lambda config: config.name)
+def test_offline_it_says_which_file_to_fetch(
+    config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*_: object) -> list:
+        raise socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr(open_clip, "download_pretrained", download)
+    monkeypatch.setattr(clip_weights, "cached_clip", lambda config: None)
+    monkeypatch.setattr(clip_weights, "getproxies", dict)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
     torch.save({"model": without_clip(listed_state(config.name))}, tmp_path / "fcclip.pth")
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "fcclip.pth")
     message = str(caught.value)
-    assert "no route to host" in message
+    assert "Name or service not known" in message
     assert "--clip FILE" in message
     assert "https://huggingface.co/" in message
     assert ("openaipublic" in message) == (config.open_clip_tag == "openai")
+
+
+def test_an_earlier_download_is_found_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A robot that is offline must not wait for a network that it does not need."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    assert clip_weights.cached_clip(RN50) is None
+    assert clip_weights.cached_clip(CONVNEXT_LARGE) is None
+
+    (tmp_path / ".cache" / "clip").mkdir(parents=True)
+    (tmp_path / ".cache" / "clip" / "RN50.pt").touch()
+    assert clip_weights.cached_clip(RN50) == tmp_path / ".cache" / "clip" / "RN50.pt"
+    assert clip_weights.cached_clip(CONVNEXT_LARGE) is None
+
+    def in_hub(repository: str, name: str) -> str | None:
+        known = ("laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup", "open_clip_pytorch_model.bin")
+        return "/hub/model.bin" if (repository, name) == known else None
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", in_hub)
+    assert clip_weights.cached_clip(CONVNEXT_LARGE) == Path("/hub/model.bin")
 
 
 def test_a_clip_that_is_published_nowhere_must_be_in_the_file(tmp_path: Path) -> None:
@@ -186,6 +215,13 @@ def test_openais_archive_is_opened_only_if_it_is_the_published_one(
     tensors = load_clip(config, path).tensors
     assert set(tensors) == {CLIP_PREFIX + key for key in CLIP}
     assert tensors[CLIP_PREFIX + "text_projection"].dtype == torch.float16
+
+
+@pytest.mark.parametrize("config", WITH_PUBLISHED_CLIP, ids=lambda config: config.name)
+def test_open_clips_own_model_has_the_keys_that_are_expected(config: ModelConfig) -> None:
+    model = open_clip.create_model(config.open_clip_name, load_weights=False, device="meta")
+    found = {CLIP_PREFIX + key: (tuple(t.shape), t.dtype) for key, t in model.state_dict().items()}
+    assert found == {key: (entry.shape, entry.dtype) for key, entry in layout_of(config).clip.items()}
 
 
 def test_places_named_are_open_clips_own() -> None:
