@@ -32,7 +32,7 @@ test-all: lint ## Lint and all tests, slow ones too
 	$(python) -m pytest -m ""
 
 demo: setup ## Run the node on photographs, published as a camera topic; pictures go to demo_output/
-	FASTRTPS_DEFAULT_PROFILES_FILE=$${FASTRTPS_DEFAULT_PROFILES_FILE:-config/fastdds.xml} $(python) -m fcclip_ros.demo
+	$(python) -m fcclip_ros.demo
 
 clean: ## Remove the virtual environment and everything that was built
 	rm -rf $(VENV) build install log demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -12,30 +12,30 @@ import sysconfig
 
 def missing():
     """Yields one sentence for each thing that is missing."""
-    version = "{}.{}".format(*sys.version_info[:2])
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if sys.platform != "linux" or platform.machine() != "x86_64":
         yield (
-            "ROS 2 comes as wheels for Linux on x86-64 only, this is {} on {}: use a ROS 2 installation and "
-            "colcon instead, docs/development.md says how".format(platform.system(), platform.machine())
+            f"Linux on x86-64, for which ROS 2 comes as wheels; this is {platform.system()} on {platform.machine()}: "
+            "use a ROS 2 installation and colcon instead, docs/development.md says how"
         )
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         yield (
-            "{} is Python {}, ROS 2 comes as wheels for 3.10 to 3.13: name another one, for example "
-            "`make setup PYTHON=python3.12`".format(sys.executable, version)
+            f"Python 3.10 to 3.13, for which ROS 2 comes as wheels; {sys.executable} is Python {version}: "
+            "name another one, for example `make setup PYTHON=python3.12`"
         )
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
     except ImportError:
-        yield "Python cannot make virtual environments: sudo apt install python{}-venv".format(version)
+        yield f"Python's virtual environments: sudo apt install python{version}-venv"
     if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
-        yield "the Python headers, which the messages are compiled against: sudo apt install python{}-dev".format(version)
+        yield f"the Python headers, against which the messages are compiled: sudo apt install python{version}-dev"
     if not shutil.which(os.environ.get("CC", "cc")) or not shutil.which(os.environ.get("CXX", "c++")):
-        yield "a C and C++ compiler, which builds the messages: sudo apt install build-essential"
+        yield "a C and a C++ compiler, which build the messages: sudo apt install build-essential"
 
 
 if __name__ == "__main__":
     problems = list(missing())
     for problem in problems:
-        print("setup needs: " + problem, file=sys.stderr)
+        print("setup needs " + problem, file=sys.stderr)
     sys.exit(1 if problems else 0)

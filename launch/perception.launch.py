@@ -54,8 +54,9 @@ def perception_node(context: LaunchContext) -> list[Node]:
 
 
 def large_image_transport() -> list[SetEnvironmentVariable]:
-    """Lets Fast DDS hold whole images in shared memory, unless the user has a profile; version 3 renamed the variable."""
+    """Gives Fast DDS room for whole images in shared memory, unless the user has a profile of their own."""
     profile = os.path.join(CONFIG, "fastdds.xml")
+    # Fast DDS 3 reads the second name, earlier ones the first.
     names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
     return [SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=profile)) for name in names]
 

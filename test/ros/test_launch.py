@@ -1,0 +1,109 @@
+"""perception.launch.py, launched for real; needs a full ROS 2 (launch, ros2cli) and this package built by colcon."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fcclip_ros.msg import SegmentArray
+from rcl_interfaces.srv import GetParameters
+from ros_harness import Peer, Process, flat_image, publish_until, rgb_message, state, wait_until
+from sensor_msgs.msg import Image
+
+from fcclip_ros.qos import OUTPUT
+
+pytest.importorskip("launch_ros", reason="launch is not on PyPI; this test needs a full ROS 2")
+index = pytest.importorskip("ament_index_python.packages")
+try:
+    SHARE = Path(index.get_package_share_directory("fcclip_ros"))
+except index.PackageNotFoundError:
+    pytest.skip("fcclip_ros is not built: run colcon build and source install/setup.bash", allow_module_level=True)
+
+Launch = Callable[..., Process]
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """Starts the launch file with arguments; ended by SIGINT, since launch leaves its nodes alone on SIGTERM."""
+    launched: list[Process] = []
+
+    def start(**arguments: str) -> Process:
+        command = [shutil.which("ros2"), "launch", "fcclip_ros", "perception.launch.py", "checkpoint:=recipe:tiny"]
+        command += [f"{name}:={value}" for name, value in arguments.items()]
+        launched.append(Process(command, tmp_path / f"launch_{len(launched)}.log"))
+        return launched[-1]
+
+    yield start
+    for process in launched:
+        try:
+            process.end(signal.SIGINT)
+        finally:
+            process.kill()
+            print(process.output)
+
+
+def parameter(peer: Peer, name: str, node: str = "/fcclip") -> object:
+    request = GetParameters.Request(names=[name])
+    (value,) = peer.call(GetParameters, f"{node}/get_parameters", request, timeout=60.0).values
+    return value.string_value or list(value.string_array_value) or value.integer_value or value.bool_value
+
+
+def environment_of_child(process: Process) -> dict[str, str]:
+    parent = process._process.pid
+    (child,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    entries = Path(f"/proc/{child}/environ").read_text().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+
+def test_a_camera_is_labelled_with_the_words_of_the_command_line(launch: Launch, peer: Peer) -> None:
+    process = launch(
+        namespace="robot",
+        image_topic="/front/image_raw",
+        vocabulary="['cup, mug', 'floor']",
+        log_level="warn",
+    )
+    segments = peer.listen(SegmentArray, "/robot/fcclip/segments", OUTPUT)
+    camera = peer.node.create_publisher(Image, "/front/image_raw", 1)
+    publish_until(camera, rgb_message(flat_image(48, 64)), lambda: not segments.empty(), timeout=90.0)
+    assert segments.get()[1].header.frame_id == "camera"
+    assert parameter(peer, "vocabulary", "/robot/fcclip") == ["cup, mug", "floor"]
+    assert process.end(signal.SIGINT, timeout=30.0) == 0
+    assert "process has finished cleanly" in process.output
+    assert "[robot.fcclip]: loaded" not in process.output
+
+
+def test_arguments_left_out_keep_the_values_of_the_parameter_file(launch: Launch, peer: Peer, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("/**:\n  ros__parameters: {checkpoint: unused, vocabulary: warehouse, autostart: false}\n")
+    launch(params_file=str(own))
+    assert parameter(peer, "vocabulary") == "warehouse"
+    assert parameter(peer, "checkpoint") == "recipe:tiny"
+    assert state(peer) == "unconfigured"
+
+
+def test_compressed_images_come_from_the_topic_beside_the_raw_one(launch: Launch, peer: Peer) -> None:
+    launch(image_topic="/front/image_raw", image_transport="compressed")
+    wait_until(lambda: peer.node.count_subscribers("/front/image_raw/compressed") == 1, timeout=90.0)
+    (endpoint,) = peer.node.get_subscriptions_info_by_topic("/front/image_raw/compressed")
+    assert endpoint.topic_type == "sensor_msgs/msg/CompressedImage"
+    assert peer.node.count_subscribers("/front/image_raw") == 0
+
+
+def test_simulated_time_and_lifecycle_are_left_to_others_on_request(launch: Launch, peer: Peer) -> None:
+    launch(use_sim_time="true", autostart="false")
+    assert parameter(peer, "use_sim_time") is True
+    assert state(peer) == "unconfigured"
+
+
+def test_images_get_room_in_shared_memory(launch: Launch, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTRTPS_DEFAULT_PROFILES_FILE")
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "/their/own.xml")
+    process = launch(autostart="false")
+    state(peer)
+    environment = environment_of_child(process)
+    assert environment["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(SHARE / "config" / "fastdds.xml")
+    assert environment["FASTDDS_DEFAULT_PROFILES_FILE"] == "/their/own.xml"
+    assert (SHARE / "config" / "fastdds.xml").is_file()

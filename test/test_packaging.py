@@ -1,0 +1,201 @@
+"""The package as it is built and installed: metadata that must agree, dependencies, and where files are found."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ElementTree.parse(ROOT / "package.xml").getroot()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CMAKE = (ROOT / "CMakeLists.txt").read_text()
+
+# Needed by a library of ours, which asks for them without a lower bound.
+INDIRECT = {"torchvision"}
+
+
+def load_file(path: Path) -> ModuleType:
+    """Runs a Python file as a module, without importing the package in which it may lie."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def ros_packages() -> set[str]:
+    return {element.text for element in PACKAGE if element.tag.endswith("depend")}
+
+
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def required() -> set[str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return {normalized(re.split(r"[<>=\[;]", line)[0].strip()) for line in lines if line and not line.startswith("#")}
+
+
+def imported(*folders: str) -> set[str]:
+    """Top-level names of the modules that the files import, the standard library's and our own left out."""
+    names = set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"fcclip_core", "fcclip_ros"}
+
+
+def test_versions_agree() -> None:
+    assert PROJECT["version"] == PACKAGE.findtext("version")
+
+
+def test_the_change_log_has_this_version() -> None:
+    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_imported_module_is_a_declared_dependency() -> None:
+    distributions = packages_distributions()
+    undeclared = {
+        name
+        for name in imported("fcclip_core", "fcclip_ros", "launch") - ros_packages()
+        if not {normalized(owner) for owner in distributions.get(name, [])} & required()
+    }
+    assert not undeclared, "add to requirements.txt, or to package.xml if it is a ROS package"
+
+
+def test_every_required_distribution_is_imported() -> None:
+    distributions = packages_distributions()
+    modules = imported("fcclip_core", "fcclip_ros")
+    used = {normalized(owner) for name in modules for owner in distributions.get(name, [])}
+    assert required() - used - INDIRECT == set()
+
+
+def test_the_core_imports_no_ros() -> None:
+    assert not imported("fcclip_core") & (ros_packages() | {"rclpy"})
+
+
+def entry_points() -> list[str]:
+    """All "module:function" that commands are made of, in the wheel and in the ROS package."""
+    from_cmake = re.findall(r"^ *install_entry_point\((\S+) ", CMAKE, re.MULTILINE)
+    assert from_cmake
+    return [*PROJECT["scripts"].values(), *(f"{module}:main" for module in from_cmake)]
+
+
+@pytest.mark.parametrize("entry_point", entry_points())
+def test_commands_lead_to_a_function(entry_point: str) -> None:
+    module, function = entry_point.split(":")
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
+    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_ros_commands_are_executable() -> None:
+    """`colcon build --symlink-install` links to files that inherit the template's permissions."""
+    assert os.access(ROOT / "cmake" / "entry_point.in", os.X_OK)
+
+
+class TestConfigPath:
+    """config_path, loaded from a copy that lies as each kind of installation lays it."""
+
+    @pytest.mark.parametrize(
+        "site_packages",
+        ["lib/python3.12/site-packages", "local/lib/python3.10/dist-packages", "Lib/site-packages"],
+    )
+    def test_installed(self, tmp_path: Path, site_packages: str) -> None:
+        resources = self.copy(tmp_path / site_packages)
+        config = tmp_path / "share" / "fcclip_ros" / "config"
+        config.mkdir(parents=True)
+        assert resources.config_path("vocabularies", "a.yaml") == config / "vocabularies" / "a.yaml"
+
+    def test_linked_from_an_install_to_a_checkout(self, tmp_path: Path) -> None:
+        checkout, installed = tmp_path / "src", tmp_path / "install" / "lib" / "python3.12" / "site-packages"
+        self.copy(checkout)
+        (checkout / "config").mkdir()
+        (checkout / "package.xml").touch()
+        (installed / "fcclip_core").mkdir(parents=True)
+        link = installed / "fcclip_core" / "resources.py"
+        link.symlink_to(checkout / "fcclip_core" / "resources.py")
+        assert load_file(link).config_path("a.yaml") == checkout / "config" / "a.yaml"
+
+    def test_a_folder_called_config_beside_an_installed_package_is_not_ours(self, tmp_path: Path) -> None:
+        resources = self.copy(tmp_path / "lib" / "site-packages")
+        (tmp_path / "lib" / "site-packages" / "config").mkdir()
+        (tmp_path / "share" / "fcclip_ros" / "config").mkdir(parents=True)
+        assert resources.config_path() == tmp_path / "share" / "fcclip_ros" / "config"
+
+    def test_incomplete_installation(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="installation of fcclip_ros is incomplete"):
+            self.copy(tmp_path / "lib").config_path("a.yaml")
+
+    @staticmethod
+    def copy(folder: Path) -> ModuleType:
+        (folder / "fcclip_core").mkdir(parents=True)
+        return load_file(Path(shutil.copy(ROOT / "fcclip_core" / "resources.py", folder / "fcclip_core")))
+
+
+class TestCheckHost:
+    """What `make setup` says on a machine that lacks something."""
+
+    check_host = load_file(ROOT / "cmake" / "check_host.py")
+
+    def test_other_processor(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+        assert any("colcon" in problem and "aarch64" in problem for problem in self.check_host.missing())
+
+    @pytest.mark.parametrize("version", [(3, 9, 2), (3, 14, 0)])
+    def test_other_python(self, monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int]) -> None:
+        monkeypatch.setattr(sys, "version_info", version)
+        assert any("make setup PYTHON=" in problem for problem in self.check_host.missing())
+
+    def test_no_venv(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "ensurepip", None)
+        assert any("-venv" in problem for problem in self.check_host.missing())
+
+    def test_no_headers(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+        assert any("-dev" in problem for problem in self.check_host.missing())
+
+    @pytest.mark.parametrize("variable", ["CC", "CXX"])
+    def test_no_compiler(self, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+        monkeypatch.setenv(variable, "no-such-compiler")
+        assert any("build-essential" in problem for problem in self.check_host.missing())
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_all_modules_and_configuration(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for folder in ("fcclip_core", "fcclip_ros", "config", "launch"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "requirements.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, source]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = {re.sub(r"^[^/]+\.data/data/share/fcclip_ros/", "", name) for name in zipfile.ZipFile(wheel).namelist()}
+    expected = {
+        str(path.relative_to(source))
+        for folder, pattern in (("fcclip_core", "*.py"), ("fcclip_ros", "*.py"), ("config", "*"), ("launch", "*.py"))
+        for path in (source / folder).rglob(pattern)
+        if path.is_file()
+    }
+    assert expected - packed == set()
