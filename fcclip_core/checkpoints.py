@@ -1,7 +1,7 @@
 """Files of weights -> `Checkpoint` -> network, and back into one self-contained file.
 
 Loading is key for key. The network is built without memory, and the file's mapped tensors are assigned to it as they
-are: a full-size model is read once, when the first frame needs it, and is held once.
+are, so that a full-size model is read once and held once.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Checkpoint:
         Raises:
             CheckpointError: Its weights are not finite.
         """
-        state = {key: _as_float32(tensor) for key, tensor in self.text_state().items()}
+        state = {key: tensor.float() for key, tensor in self.text_state().items()}
         _check_finite("the text tower", state)
         with torch.device("meta"):
             tower = TextTower(self.config)
@@ -352,7 +352,7 @@ def _checkpoint(
     text = {key: tensors[key] for key in layout.text}
     return Checkpoint(
         config=config,
-        state={key: _as_float32(tensors[key]) for key in layout.image},
+        state={key: tensors[key].to(entry.dtype) for key, entry in layout.image.items()},
         train_vocabulary=vocabulary,
         provenance=provenance,
         text_state=lambda: text,
@@ -421,15 +421,15 @@ def _check_clip(path: Path, tensors: dict[str, torch.Tensor], layout: Layout, co
     else:
         what = "keys " + "; ".join(differences)
     raise CheckpointError(
-        f"{path} is not the CLIP that {config.name} needs: {what}. Give open_clip's {config.open_clip_name}, "
-        f"pre-training {config.open_clip_tag}"
+        f"{path} is not the CLIP that {config.name} needs: {what}. Give the one that it was trained with"
+        + (f": open_clip's {config.open_clip_name}, {config.open_clip_tag}" if config.open_clip_name else "")
     )
 
 
 def _storable(tensor: torch.Tensor, expected: Entry) -> bool:
-    if tensor.layout is not torch.strided:
-        return False
-    return tensor.dtype in STORED_TYPES.values() if expected.dtype.is_floating_point else tensor.dtype == expected.dtype
+    """Whether a tensor can be read as what is expected: batch counters, which nothing reads, from any real type."""
+    types = {*STORED_TYPES.values(), expected.dtype}
+    return tensor.layout is torch.strided and tensor.dtype in types
 
 
 def _check_finite(name: str, state: Mapping[str, torch.Tensor]) -> None:
@@ -502,10 +502,6 @@ def _digest(parts: Iterable[bytes | memoryview]) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
-
-
-def _as_float32(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _shapes(entries: Mapping[str, Entry]) -> dict[str, tuple[int, ...]]:

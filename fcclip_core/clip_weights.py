@@ -91,10 +91,10 @@ def clip_source(config: ModelConfig) -> str:
     entry = _pretrained_entry(config)
     places = []
     if hub := entry.get("hf_hub", "").strip("/"):
-        places.append(f"{' (or '.join(HUB_FILES)}) from https://huggingface.co/{hub}")
+        places.append(f"{' or '.join(HUB_FILES)} from https://huggingface.co/{hub}")
     if url := entry.get("url"):
         places.append(url)
-    return " or ".join(places)
+    return ", or ".join(places)
 
 
 def _pretrained_entry(config: ModelConfig) -> dict:
@@ -110,15 +110,17 @@ def _pretrained_entry(config: ModelConfig) -> dict:
 def _find_or_download(config: ModelConfig) -> Path:
     from open_clip import download_pretrained
 
+    entry = _pretrained_entry(config)
     if (cached := cached_clip(config)) is not None:
         return cached
     try:
         _check_network()
-        return Path(download_pretrained(_pretrained_entry(config)))
+        return Path(download_pretrained(entry))
     except Exception as error:  # huggingface_hub, urllib and the disk each have their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise CheckpointError(
             f"CLIP's own weights ({config.open_clip_name}, {config.open_clip_tag}) are not in the file and could not "
-            f"be downloaded ({str(error).strip().splitlines()[0][:200]}). On a machine with internet, fetch "
+            f"be downloaded ({reason}). On a machine with internet, fetch "
             f"{clip_source(config)}, copy it here and name it: `--clip FILE`, or load_checkpoint(..., clip=FILE)"
         ) from error
 

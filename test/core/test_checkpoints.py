@@ -202,6 +202,11 @@ def test_stored_precision_may_be_half_but_the_model_is_float32(tmp_path: Path) -
     assert {tensor.dtype for tensor in checkpoint.text_tower().state_dict().values()} == {torch.float32}
 
 
+def test_batch_counters_of_any_real_type_load() -> None:
+    state = {key: tensor.float() for key, tensor in listed_state("rn50").items()}
+    assert check_published(weight_file(state), COCO).name == "rn50"
+
+
 # --- other models' files ----------------------------------------------------------------------------------------
 
 

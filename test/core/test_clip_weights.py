@@ -81,7 +81,9 @@ def test_a_file_from_before_batches_were_counted_is_completed(tmp_path: Path) ->
     ("make", "message"),
     [
         pytest.param(
-            lambda: only_clip(listed_state("rn50")), "it is open_clip's RN50. Give .*convnext_large_d_320", id="RN50"
+            lambda: only_clip(listed_state("rn50")),
+            "it is open_clip's RN50. Give .*open_clip's convnext_large_d_320, laion2b_s29b_b131k_ft_soup",
+            id="RN50",
         ),
         pytest.param(
             lambda: {"trunk.stem.0.weight": torch.ones(2)}, "holds no CLIP image tower", id="a timm file, not CLIP"
