@@ -39,7 +39,7 @@ VOCABULARIES = (
 )
 
 # With seeded weights no class is ever probable and masks overlap; at the published 0.0 and 0.8 nearly all is void.
-SEEDED_THRESHOLDS = {"object_mask_threshold": 0.4, "overlap_threshold": 0.1}
+SEEDED_THRESHOLDS = {"object_mask_threshold": 0.1, "overlap_threshold": 0.02}
 
 START_PATIENCE = 300.0
 CALL_PATIENCE = 120.0
@@ -173,12 +173,14 @@ class Demo:
         """Shows the table until something is done, and returns whether it was done in time.
 
         Raises:
-            FcclipError: A process ended.
+            FcclipError: A process ended, or the node says that it cannot work.
         """
         deadline, next_line = time.monotonic() + seconds, 0.0
         with Live(console=self.console, auto_refresh=False, transient=True) as live:
             while not done():
                 children.check()
+                if watcher.trouble:
+                    raise FcclipError(f"the perception node reports: {watcher.trouble}")
                 now = time.monotonic()
                 if now > deadline:
                     return False
@@ -232,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint", default="recipe:convnext_large", help="default: %(default)s")
     parser.add_argument("--photos", type=Path, default=PHOTOS, metavar="DIR", help="default: demo/photos")
-    parser.add_argument("--seconds", type=float, default=90.0, help="of frames, after set-up (default: %(default)g)")
+    parser.add_argument("--seconds", type=float, default=90.0, help="with frames, after set-up (default: %(default)g)")
     parser.add_argument("--rate", type=float, default=5.0, help="camera frames per second (default: %(default)g)")
     parser.add_argument(
         "--shorter-side", type=int, default=256, help="pixels of the model's input (default: %(default)s)"

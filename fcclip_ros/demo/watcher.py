@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
@@ -35,6 +35,7 @@ class Watcher:
         ledger: What was seen; read and change it only while holding `lock`.
         lock: Held while a message is noted.
         diagnostics: The perception node's latest status, key by key.
+        trouble: What that status says if its level is ERROR, else empty.
         others: Messages by topic of the outputs that are counted only: detections and label_info, where vision_msgs is
             installed.
     """
@@ -44,6 +45,7 @@ class Watcher:
         self.ledger = Ledger()
         self.lock = threading.Lock()
         self.diagnostics: Mapping[str, str] = {}
+        self.trouble = ""
         self.others: dict[str, int] = {}
         self._on_frame = on_frame
         self._node = Node("fcclip_demo")
@@ -149,6 +151,7 @@ class Watcher:
         for status in message.status:
             if status.name.startswith(_NODE.lstrip("/")):
                 self.diagnostics = {item.key: item.value for item in status.values}
+                self.trouble = status.message if status.level == DiagnosticStatus.ERROR else ""
 
     def _counter(self, topic: str) -> Callable[[Any], None]:
         self.others[topic] = 0
