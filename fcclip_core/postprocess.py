@@ -231,7 +231,7 @@ def _composed_resize(mask: int, padded: int, resized: int, image: int) -> Tensor
 
 
 def _resize_matrix(source: int, target: int) -> Tensor:
-    """torch's own bilinear resize (align_corners False) of one axis as a matrix `(target, source)`, float64."""
+    """Torch's own bilinear resize (align_corners False) of one axis as a matrix `(target, source)`, float64."""
     identity = torch.eye(source, dtype=torch.float64).unsqueeze(1)
     return F.interpolate(identity, size=target, mode="linear", align_corners=False).squeeze(1).T
 

@@ -81,7 +81,7 @@ def preprocess(image: np.ndarray, settings: InferenceSettings, device: torch.dev
         ImageError: See `check_image`.
     """
     check_image(image)
-    geometry = FrameGeometry.of(*image.shape[:2], settings)
+    geometry = FrameGeometry.of(image.shape[0], image.shape[1], settings)
     height, width = geometry.resized
     resized = image
     if (height, width) != geometry.image:

@@ -150,6 +150,6 @@ class PanopticResult:
         return self._instances()
 
     def _per_segment(self, values: list, dtype: type) -> np.ndarray:
-        table = np.zeros(max((segment.id for segment in self.segments), default=0) + 1, dtype)
+        table: np.ndarray = np.zeros(max((segment.id for segment in self.segments), default=0) + 1, dtype)
         table[[segment.id for segment in self.segments]] = values
         return table[self.segment_map]

@@ -32,7 +32,7 @@ from fcclip_core.postprocess import (
 from fcclip_core.preprocess import FrameGeometry, preprocess
 from fcclip_core.results import Instances, PanopticResult, Prediction, Segment
 from fcclip_core.settings import InferenceSettings
-from fcclip_core.text import TextEncoder, TextRows, default_cache_dir
+from fcclip_core.text import Progress, TextEncoder, TextRows, default_cache_dir
 from fcclip_core.vocabulary import Vocabulary
 
 # Enough for a camera that alternates between two modes; each entry is two small matrices.
@@ -82,13 +82,12 @@ class Segmenter:
         device: str = "auto",
         backend: str = "auto",
         settings: InferenceSettings | None = None,
-        train_vocabulary: Vocabulary | None = None,
         cache_dir: Path | None = None,
     ) -> None:
         """Builds the network and its backend from `checkpoint`; see `from_checkpoint`."""
         self.config = checkpoint.config
         self.provenance = checkpoint.provenance
-        self.train_vocabulary = train_vocabulary or checkpoint.train_vocabulary
+        self.train_vocabulary = checkpoint.train_vocabulary
         self._settings = settings or InferenceSettings()
         self._model = load_model(checkpoint)
         self._backend: Backend = create_backend(backend, self._model, _resolve_device(device))
@@ -103,19 +102,28 @@ class Segmenter:
         self._resizer = functools.lru_cache(_CACHED_RESIZERS)(MaskResizer)
 
     @classmethod
-    def from_checkpoint(cls, source: str | Path, **options: Any) -> Segmenter:
+    def from_checkpoint(
+        cls,
+        source: str | Path,
+        *,
+        clip: str | Path | None = None,
+        train_vocabulary: Vocabulary | None = None,
+        **options: Any,
+    ) -> Segmenter:
         """Loads a checkpoint and makes it ready.
 
         Args:
             source: A file, a bundled name, or `recipe:NAME` for seeded weights (their labels mean nothing).
+            clip: File with CLIP's own weights, for published checkpoints without them; None takes open_clip's.
+            train_vocabulary: Decides which classes count as seen, instead of the checkpoint's own.
             **options: device ("auto", "cpu", "cuda", "cuda:1"), backend ("auto" or one of `backends.BACKENDS`),
-                settings, train_vocabulary (replaces the checkpoint's for seen/unseen), cache_dir (text rows).
+                settings, cache_dir (text rows).
 
         Raises:
             CheckpointError: The weights cannot be loaded.
             SettingsError: No such device or backend.
         """
-        return cls(load_checkpoint(source), **options)
+        return cls(load_checkpoint(source, clip, train_vocabulary=train_vocabulary), **options)
 
     @property
     def settings(self) -> InferenceSettings:
@@ -142,18 +150,22 @@ class Segmenter:
         return self._backend.description
 
     def prepare_vocabulary(
-        self, vocabulary: Vocabulary, text_embeddings: np.ndarray | Tensor | None = None
+        self,
+        vocabulary: Vocabulary,
+        text_embeddings: np.ndarray | Tensor | None = None,
+        progress: Progress | None = None,
     ) -> VocabularySnapshot:
         """Makes a vocabulary ready without putting it into force; pass the snapshot to `__call__` for single frames.
 
         Args:
             vocabulary: Classes; their ids are resolved against every id this segmenter ever gave.
             text_embeddings: float32 `(total synonyms, D)` unit rows; skips the text tower.
+            progress: Called with (names encoded, names to encode) while new words are encoded.
 
         Raises:
             VocabularyError: Ids contradict earlier ones, or the rows do not fit.
         """
-        rows = self._text_rows(vocabulary, text_embeddings)
+        rows = self._text_rows(vocabulary, text_embeddings, progress)
         seen = vocabulary.seen_mask(frozenset(self.train_vocabulary.synonyms))
         classifier = TextClassifier.build(self._model, rows, vocabulary.synonym_counts, torch.from_numpy(seen))
         return VocabularySnapshot(
@@ -166,13 +178,17 @@ class Segmenter:
         )
 
     def set_vocabulary(
-        self, vocabulary: Vocabulary, text_embeddings: np.ndarray | Tensor | None = None
+        self,
+        vocabulary: Vocabulary,
+        text_embeddings: np.ndarray | Tensor | None = None,
+        progress: Progress | None = None,
     ) -> VocabularySnapshot:
         """Puts a vocabulary into force, atomically, from the next frame on; may run beside `__call__`.
 
         Args:
             vocabulary: The classes.
             text_embeddings: float32 `(total synonyms, D)` unit rows; skips the text tower.
+            progress: Called with (names encoded, names to encode) while new words are encoded.
 
         Returns:
             The vocabulary in force, with its version and class ids.
@@ -180,7 +196,7 @@ class Segmenter:
         Raises:
             VocabularyError: See `prepare_vocabulary`; the vocabulary in force stays.
         """
-        prepared = self.prepare_vocabulary(vocabulary, text_embeddings)
+        prepared = self.prepare_vocabulary(vocabulary, text_embeddings, progress)
         with self._writer:
             version = self._snapshot.version + 1 if self._snapshot else 1
             self._snapshot = replace(prepared, version=version)
@@ -261,9 +277,11 @@ class Segmenter:
             settings = replace(settings, valid_mask_only=self.config.valid_mask_only)
         return settings
 
-    def _text_rows(self, vocabulary: Vocabulary, given: np.ndarray | Tensor | None) -> Tensor:
+    def _text_rows(
+        self, vocabulary: Vocabulary, given: np.ndarray | Tensor | None, progress: Progress | None
+    ) -> Tensor:
         if given is None:
-            return self._text.rows(vocabulary.synonyms)
+            return self._text.rows(vocabulary.synonyms, progress)
         rows = torch.as_tensor(given, dtype=torch.float32)
         expected = (len(vocabulary.synonyms), self.config.embed_dim)
         if tuple(rows.shape) != expected:

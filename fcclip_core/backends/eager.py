@@ -16,7 +16,7 @@ class EagerBackend:
         """Moves `model` to `device`, where it stays; the model is not copied."""
         self.device = device
         self.description = f"eager PyTorch {torch.__version__} on {device}"
-        self._model = model.to(device=device, memory_format=torch.channels_last).eval()
+        self._model = model.to(device).to(memory_format=torch.channels_last).eval()
         set_sampler(self._model, sample_by_index if device.type == "cpu" else sample_by_grid)
 
     @torch.inference_mode()

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.errors import FcclipError, VocabularyError
+from fcclip_core.model_zoo import TRAINED_ON
 from fcclip_core.whole_file import whole_file
 
 if TYPE_CHECKING:
     from fcclip_core.vocabulary import Vocabulary
-
-TRAINED_ON = "coco_panoptic"
-"""Training vocabulary of the published checkpoints."""
 
 
 def add_parser(subparsers: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ class ConvNeXtTower(nn.Module):
 
     def embed_masks(self, res5: Tensor, masks: Tensor) -> Tensor:
         """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalised."""
-        norm = self.trunk.head.norm
+        norm = cast(nn.LayerNorm, self.trunk.head.norm)
         pooled = F.layer_norm(mask_pool(res5, masks), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         return self.head(pooled)
 
