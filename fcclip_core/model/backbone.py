@@ -76,9 +76,7 @@ class ResNetTower(ModifiedResNet):
 
     def __init__(self, config: ResNetConfig, embed_dim: int) -> None:
         """Builds an untrained tower into a joint space of `embed_dim` dimensions."""
-        super().__init__(
-            list(config.layers), embed_dim, config.heads, image_size=config.image_size, width=config.width
-        )
+        super().__init__(list(config.layers), embed_dim, config.heads, image_size=config.image_size, width=config.width)
 
     def forward(self, image: Tensor) -> FeaturePyramid:
         """`image` `(B, 3, H, W)`, normalised, sides divisible by 32."""
