@@ -75,7 +75,7 @@ PARAMETERS: tuple[_Parameter, ...] = (
     _Parameter(
         "vocabulary",
         "indoor_robot",
-        "The classes: a bundled vocabulary, a .yaml or .txt file, or a list of names (also as one text with semicolons); "
+        "The classes: a bundled vocabulary, a .yaml or .txt file, or names (a list, or one text with semicolons); "
         "commas separate synonyms.",
         live=True,
         any_type=True,

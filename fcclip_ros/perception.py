@@ -32,7 +32,7 @@ from fcclip_ros.pipeline import LabelledFrame, Pipeline
 from fcclip_ros.runner import run
 from fcclip_ros.worker import Worker
 
-_SHUTDOWN_PATIENCE = 3.0
+_SHUTDOWN_PATIENCE = 2.0
 """Seconds that the end of the process waits for the model; `ros2 launch` kills after five."""
 
 _CLEANUP_PATIENCE = 60.0

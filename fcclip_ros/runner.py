@@ -66,8 +66,8 @@ def run(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str
     node.begin()
     stop.wait()
     finished = node.finish()
-    ending.set()
-    executor.wake()
+    # As a task: merely woken, an executor goes on waiting for a callback.
+    executor.create_task(ending.set)
     spinner.join(timeout=2.0)
     if not finished or spinner.is_alive():
         # A thread inside a long native call (an engine build, a slow model) would hold up the interpreter's exit, or

@@ -9,14 +9,28 @@ import subprocess
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import SetParametersResult
+from rcl_interfaces.srv import SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from fcclip_ros.qos import image_profile
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
@@ -80,6 +94,17 @@ class Peer:
         self.node.destroy_node()
 
 
+TRANSITIONS = {
+    "configure": Transition(id=Transition.TRANSITION_CONFIGURE),
+    "activate": Transition(id=Transition.TRANSITION_ACTIVATE),
+    "deactivate": Transition(id=Transition.TRANSITION_DEACTIVATE),
+    "cleanup": Transition(id=Transition.TRANSITION_CLEANUP),
+}
+
+WORDS = ("-p", "vocabulary:=['cup', 'plate', 'floor']")
+FAKE_NODE = str(Path(__file__).with_name("fake_node.py"))
+RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -109,7 +134,113 @@ class Process:
             self._process.send_signal(number)
         return self._process.wait(timeout)
 
+    def wait(self, timeout: float = 15.0) -> int:
+        """Waits for the process to end by itself and returns its exit status."""
+        return self._process.wait(timeout)
+
     def kill(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+
+class Camera:
+    """Publishes one image at a rate, each with the time at which it is sent."""
+
+    def __init__(self, peer: Peer, rate: float, pixels: np.ndarray) -> None:
+        self._publisher = peer.node.create_publisher(Image, "/image", image_profile(RELIABLE))
+        self._clock = peer.node.get_clock()
+        self._message = rgb_message(pixels)
+        self._period = 1.0 / rate
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Camera:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while not self._stop.is_set():
+            self._message.header.stamp = self._clock.now().to_msg()
+            self._publisher.publish(self._message)
+            due += self._period
+            time.sleep(max(due - time.monotonic(), 0.0))
+
+
+def camera(peer: Peer, topic: str = "/image", reliability: ReliabilityPolicy = RELIABLE, kind: type = Image) -> Any:
+    return peer.node.create_publisher(kind, topic, image_profile(reliability))
+
+
+def fake_node(seconds: float, *ros_arguments: str, encoding: float = 0.0) -> tuple[str, ...]:
+    """Command line of a node whose model takes `seconds` for a frame, and `encoding` for a new word."""
+    return (FAKE_NODE, str(seconds), str(encoding), "--ros-args", "-p", "checkpoint:=fake", *WORDS, *ros_arguments)
+
+
+def publish_until(
+    publisher: Any, message: Any, arrived: Callable[[], Any], timeout: float = 20.0, rate: float = 20.0
+) -> Any:
+    """Publishes a message again and again until `arrived` returns something true, and returns that."""
+    end = time.monotonic() + timeout
+    while not (value := arrived()):
+        assert time.monotonic() < end, f"published for {timeout} s in vain"
+        publisher.publish(message)
+        time.sleep(1.0 / rate)
+    return value
+
+
+def drain(messages: queue.Queue) -> list:
+    """Takes everything out of a queue."""
+    items = []
+    while not messages.empty():
+        items.append(messages.get())
+    return items
+
+
+def rgb_message(pixels: np.ndarray, frame_id: str = "camera", stamp: Time | None = None) -> Image:
+    """An uint8 RGB array as sensor_msgs/Image."""
+    return Image(
+        header=Header(frame_id=frame_id, stamp=stamp or Time(sec=5, nanosec=6)),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        step=3 * pixels.shape[1],
+        encoding="rgb8",
+        data=array("B", pixels.tobytes()),
+    )
+
+
+def flat_image(height: int = 12, width: int = 24, value: tuple[int, int, int] = (90, 80, 70)) -> np.ndarray:
+    """One colour, uint8 RGB."""
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def transition(peer: Peer, label: str, node: str = "/fcclip", timeout: float = 30.0) -> bool:
+    """Asks a node for a lifecycle transition; returns whether it happened."""
+    request = ChangeState.Request(transition=TRANSITIONS[label])
+    return peer.call(ChangeState, f"{node}/change_state", request, timeout).success
+
+
+def state(peer: Peer, node: str = "/fcclip") -> str:
+    """Label of a node's lifecycle state."""
+    return peer.call(GetState, f"{node}/get_state").current_state.label
+
+
+def set_parameters(peer: Peer, node: str = "/fcclip", **values: Any) -> list[SetParametersResult]:
+    """Sets parameters one by one, as `ros2 param set` does; returns their results."""
+    parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+    return peer.call(SetParameters, f"{node}/set_parameters", SetParameters.Request(parameters=parameters)).results
+
+
+def status_of(messages: queue.Queue, accept: Callable[[DiagnosticStatus, dict], bool], timeout: float = 10.0) -> dict:
+    """Waits for a diagnostic status that is accepted, and returns its values."""
+    end = time.monotonic() + timeout
+    while True:
+        _, message = messages.get(timeout=max(end - time.monotonic(), 0.01))
+        (status,) = message.status
+        values = {item.key: item.value for item in status.values}
+        if accept(status, values):
+            return values

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from ros_harness import Peer
 
 from fcclip_core.errors import FcclipError, SettingsError, VocabularyError
 from fcclip_core.settings import InferenceSettings
-from fcclip_ros.parameters import PARAMETERS, NodeParameters, check_change, unknown_parameters
+from fcclip_ros.parameters import PARAMETERS, NodeParameters, check_change, declare, unknown_parameters
 
 DEFAULTS: dict[str, Any] = {parameter.name: parameter.default for parameter in PARAMETERS} | {"valid_mask_only": "auto"}
 
@@ -159,6 +163,27 @@ def test_unknown_parameters_are_named_with_what_was_perhaps_meant() -> None:
         "there is no parameter shorter_sid, its value is ignored; did you mean shorter_side?",
         "there is no parameter xyz, its value is ignored",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("alpha", 2.0, InvalidParameterValueException),
+        ("alpha", 1, InvalidParameterTypeException),
+        ("shorter_side", 0, InvalidParameterValueException),
+        ("checkpoint", 5, InvalidParameterTypeException),
+    ],
+)
+def test_a_wrong_value_given_at_start_is_refused_by_name(name: str, value: object, error: type[Exception]) -> None:
+    def make_node(**options: Any) -> Node:
+        return Node("declares", parameter_overrides=[Parameter(name, value=value)], **options)
+
+    peer = Peer(make_node)
+    try:
+        with pytest.raises(error, match=name):
+            declare(peer.node)
+    finally:
+        peer.close()
 
 
 def test_errors_are_the_package_s_own() -> None:

@@ -1,0 +1,144 @@
+"""A node with a fast fake model: words at random moments, bad frames, reliability, overlays."""
+
+from __future__ import annotations
+
+import random
+import time
+from array import array
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from fake_segmenter import POISON
+from rclpy.qos import ReliabilityPolicy
+from ros_harness import (
+    BEST_EFFORT,
+    RELIABLE,
+    Camera,
+    Peer,
+    Process,
+    camera,
+    drain,
+    fake_node,
+    flat_image,
+    publish_until,
+    rgb_message,
+    status_of,
+    wait_until,
+)
+from sensor_msgs.msg import Image
+
+from fcclip_ros import msg, srv
+from fcclip_ros.qos import LATCHED, OUTPUT
+
+
+@pytest.fixture(scope="module")
+def quick_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A node with a model that takes 2 ms."""
+    process = Process(list(fake_node(0.002)), tmp_path_factory.mktemp("quick") / "node.log")
+    process.wait_for("reading images from")
+    yield process
+    process.kill()
+    print(process.output)
+
+
+def test_two_hundred_vocabularies_at_random_moments(quick_node: Process, peer: Peer) -> None:
+    """Every frame holds the ids, names and colours of the version that it carries, and of no other."""
+    dice = random.Random(11)
+    segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
+    semantic = peer.listen(Image, "/fcclip/semantic", OUTPUT)
+    announced = peer.listen(msg.Vocabulary, "/fcclip/vocabulary", LATCHED)
+    versions: dict[int, dict[int, str]] = {}
+    with Camera(peer, 60.0, flat_image()):
+        wait_until(lambda: not segments.empty(), 20)
+        for _ in range(200):
+            names = dice.sample([f"name {number}" for number in range(40)], dice.randint(1, 8))
+            request = srv.SetVocabulary.Request(classes=[msg.VocabularyClass(synonyms=[name]) for name in names])
+            answer = peer.call(srv.SetVocabulary, "/fcclip/set_vocabulary", request)
+            assert answer.success, answer.message
+            versions[answer.version] = dict(zip(answer.ids, names, strict=True))
+            time.sleep(dice.random() * 0.03)
+        time.sleep(0.2)
+    assert len(versions) == 200
+    for _, message in drain(announced):
+        if message.version in versions:
+            assert {item.id: item.synonyms[0] for item in message.classes} == versions[message.version]
+    labelled = {}
+    for _, message in drain(segments):
+        if message.vocabulary_version in versions:
+            assert {item.class_id: item.name for item in message.segments} == versions[message.vocabulary_version]
+            labelled[message.header.stamp.sec, message.header.stamp.nanosec] = message.vocabulary_version
+    assert len(set(labelled.values())) > 50
+    compared = 0
+    for _, message in drain(semantic):
+        version = labelled.get((message.header.stamp.sec, message.header.stamp.nanosec))
+        if version is not None:
+            compared += 1
+            dtype = np.uint8 if message.encoding == "mono8" else np.uint16
+            assert set(np.unique(np.frombuffer(message.data, dtype)).tolist()) == set(versions[version])
+    assert compared > 50
+
+
+def test_bad_frames_are_counted_named_and_survived(quick_node: Process, peer: Peer) -> None:
+    segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
+    diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
+    publisher = camera(peer)
+    good = rgb_message(flat_image())
+    publish_until(publisher, good, lambda: not segments.empty())
+    for bad, kind, complaint in (
+        (Image(encoding="nv12", height=2, width=2), "bad", "encoding 'nv12' is not supported"),
+        (Image(encoding="rgb8"), "bad", "0 x 0, which holds no pixel"),
+        (Image(encoding="rgb8", height=2, width=2, step=5), "bad", "step is 5 bytes"),
+        (Image(encoding="rgb8", height=2, width=2, step=6, data=array("B", bytes(11))), "bad", "has 11 bytes of data"),
+        (rgb_message(flat_image(value=POISON)), "failed", "RuntimeError: CUDA out of memory"),
+    ):
+        publisher.publish(bad)
+        values = status_of(diagnostics, lambda s, v, text=complaint: text in v["last error"])
+        assert int(values[f"frames {kind}"]) > 0
+        drain(segments)
+        publish_until(publisher, good, lambda: not segments.empty())
+    assert "frame not labelled: " in quick_node.output
+    counted = lambda v: sum(int(v[f"frames {kind}"]) for kind in ("labelled", "dropped", "bad", "failed"))  # noqa: E731
+    status_of(diagnostics, lambda s, v: int(v["frames received"]) == counted(v))
+
+
+def test_an_unsubscribed_output_costs_nothing_and_a_late_listener_gets_the_vocabulary(
+    quick_node: Process, peer: Peer
+) -> None:
+    assert peer.listen(msg.Vocabulary, "/fcclip/vocabulary", LATCHED).get(timeout=10)[1].classes
+    publisher = camera(peer)
+    overlays = peer.listen(Image, "/fcclip/overlay", OUTPUT)
+    publish_until(publisher, rgb_message(flat_image()), lambda: not overlays.empty())
+    # Five a second at most.
+    drain(overlays)
+    began = time.monotonic()
+    while time.monotonic() < began + 2.0:
+        publisher.publish(rgb_message(flat_image()))
+        time.sleep(0.02)
+    assert 5 <= overlays.qsize() <= 12
+
+
+@pytest.mark.parametrize("reliability", [RELIABLE, BEST_EFFORT], ids=["reliable", "best_effort"])
+def test_the_subscription_follows_the_publisher(
+    quick_node: Process, peer: Peer, reliability: ReliabilityPolicy
+) -> None:
+    segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
+    diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
+    publisher = camera(peer, reliability=reliability)
+    publish_until(publisher, rgb_message(flat_image()), lambda: not segments.empty())
+    wanted = f"/image, {reliability.name.lower()}, 1 publisher"
+    publish_until(publisher, rgb_message(flat_image()), lambda: not diagnostics.empty())
+    status_of(diagnostics, lambda s, v: v["image input"] == wanted, 15.0)
+
+
+def test_a_best_effort_publisher_that_joins_is_heard_too(quick_node: Process, peer: Peer) -> None:
+    segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
+    diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
+    first = camera(peer)
+    publish_until(first, rgb_message(flat_image(), "first"), lambda: not segments.empty())
+    status_of(diagnostics, lambda s, v: "reliable, 1 publisher" in v["image input"], 15.0)
+    second = camera(peer, reliability=BEST_EFFORT)
+    heard = lambda: any(m.header.frame_id == "second" for _, m in drain(segments))  # noqa: E731
+    publish_until(second, rgb_message(flat_image(), "second"), heard)
+    status_of(diagnostics, lambda s, v: "best_effort, 2 publishers" in v["image input"], 15.0)
