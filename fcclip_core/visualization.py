@@ -34,10 +34,10 @@ def draw_overlay(
 ) -> np.ndarray:
     """Draws the segments of a frame over it.
 
-    Each segment is filled with its class's colour (further segments of one class in other shades), outlined, and labelled
-    "name score" at its innermost point. Pixels without a segment stay as they are. Lines and letters grow with the
-    image. Where two labels would cover each other the smaller segment's moves up or down by at most two lines, or is
-    left out.
+    Each segment is filled with its class's colour (further segments of one class in other shades), outlined, and
+    labelled "name score" at its innermost point. Pixels without a segment stay as they are. Lines and letters grow with
+    the image. Where two labels would cover each other the smaller segment's moves up or down by at most two lines, or
+    is left out.
 
     Args:
         image: uint8 RGB `(H, W, 3)`.

@@ -43,7 +43,9 @@ SEEDED_THRESHOLDS = {"object_mask_threshold": 0.1, "overlap_threshold": 0.02}
 
 START_PATIENCE = 300.0
 CALL_PATIENCE = 120.0
+REST_PATIENCE = 30.0
 _PLAIN_PERIOD = 10.0
+_SECONDS_PER_PHOTO = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +123,8 @@ class Demo:
             )
 
     def _image_source_command(self) -> list[str]:
-        parameters = {"source": str(self.args.photos), "rate": self.args.rate, "loop": True}
+        hold = max(1, round(_SECONDS_PER_PHOTO * self.args.rate))
+        parameters = {"source": str(self.args.photos), "rate": self.args.rate, "hold_frames": hold}
         return ["-m", "fcclip_ros.image_source", "--ros-args", *_parameters(parameters)]
 
     def _perception_command(self) -> list[str]:
@@ -156,8 +159,7 @@ class Demo:
                 highlight=False,
             )
             self._watch(watcher, children, version)
-        # One more diagnostic message, so that the node's own counts are final.
-        time.sleep(1.5)
+        self._come_to_rest(watcher, children)
 
     def _watch(self, watcher: Watcher, children: Children, version: int) -> None:
         """Lets a third of the time pass, and more if a scene has not been seen yet, up to twice that."""
@@ -168,6 +170,16 @@ class Demo:
             return time.monotonic() > earliest and not self._album.missing(version)
 
         self._wait(watcher, children, f"vocabulary {version}", 2 * seconds, done)
+
+    def _come_to_rest(self, watcher: Watcher, children: Children) -> None:
+        """Stops the camera and lets the node finish what it has, so that all counts are final."""
+        children.stop("image_source")
+        stopped = time.monotonic()
+
+        def done() -> bool:
+            return watcher.diagnosed_at > stopped + 0.5 and not watcher.frames_in_work()
+
+        self._wait(watcher, children, "last frames", REST_PATIENCE, done)
 
     def _wait(self, watcher: Watcher, children: Children, what: str, seconds: float, done: Callable[[], bool]) -> bool:
         """Shows the table until something is done, and returns whether it was done in time.

@@ -31,6 +31,7 @@ class Children:
         """Keeps one log per child in `log_folder`."""
         self._log_folder = log_folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopped: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *command: str) -> None:
         """Starts a Python process, `python COMMAND...`; its output goes to NAME.log."""
@@ -45,7 +46,7 @@ class Children:
             )
 
     def check(self) -> None:
-        """Makes sure that all are alive.
+        """Makes sure that all are alive that have not been stopped.
 
         Raises:
             FcclipError: One has ended; the message holds the end of its log.
@@ -55,14 +56,22 @@ class Children:
                 tail = "\n".join(self._log_of(name).read_text(errors="replace").splitlines()[-15:])
                 raise FcclipError(f"{name} ended with exit status {process.returncode}; its log ends:\n{tail}")
 
-    def stop(self) -> Mapping[str, int]:
-        """Ends them all, politely first, and returns their exit statuses (minus the signal's number if it took one)."""
+    def stop(self, *names: str) -> Mapping[str, int]:
+        """Ends processes, politely first.
+
+        Args:
+            names: Which; all if none is named.
+
+        Returns:
+            Exit statuses of all that have been ended so far; minus the signal's number where it took one.
+        """
+        self._stopped |= {name: self._processes.pop(name) for name in names or tuple(self._processes)}
         for number, seconds in _PATIENCE:
-            running = [process for process in self._processes.values() if process.poll() is None]
+            running = [process for process in self._stopped.values() if process.poll() is None]
             for process in running:
                 process.send_signal(number)
             _wait(running, seconds)
-        return {name: process.wait() for name, process in self._processes.items()}
+        return {name: process.wait() for name, process in self._stopped.items()}
 
     def __enter__(self) -> Children:
         """Returns the object itself."""

@@ -35,6 +35,7 @@ class Watcher:
         ledger: What was seen; read and change it only while holding `lock`.
         lock: Held while a message is noted.
         diagnostics: The perception node's latest status, key by key.
+        diagnosed_at: When that came, on the monotonic clock.
         trouble: What that status says if its level is ERROR, else empty.
         others: Messages by topic of the outputs that are counted only: detections and label_info, where vision_msgs is
             installed.
@@ -45,6 +46,7 @@ class Watcher:
         self.ledger = Ledger()
         self.lock = threading.Lock()
         self.diagnostics: Mapping[str, str] = {}
+        self.diagnosed_at = 0.0
         self.trouble = ""
         self.others: dict[str, int] = {}
         self._on_frame = on_frame
@@ -90,6 +92,11 @@ class Watcher:
         if not response.success:
             raise FcclipError(f"{_NODE}/set_vocabulary refused: {response.message}")
         return response.version, time.monotonic() - began
+
+    def frames_in_work(self) -> int:
+        """Frames that the node had received and not yet dealt with in any way, when it last told."""
+        count = {key: int(value) for key, value in self.diagnostics.items() if key.startswith("frames ")}
+        return 2 * count.get("frames received", 0) - sum(count.values())
 
     def _subscribe(self) -> None:
         subscribe = self._node.create_subscription
@@ -151,6 +158,7 @@ class Watcher:
         for status in message.status:
             if status.name.startswith(_NODE.lstrip("/")):
                 self.diagnostics = {item.key: item.value for item in status.values}
+                self.diagnosed_at = time.monotonic()
                 self.trouble = status.message if status.level == DiagnosticStatus.ERROR else ""
 
     def _counter(self, topic: str) -> Callable[[Any], None]:

@@ -49,6 +49,16 @@ def test_children_are_asked_politely_and_log(tmp_path: Path) -> None:
     assert (tmp_path / "camera.log").read_text().split() == ["up", "bye"]
 
 
+def test_one_child_can_be_ended_before_the_others(tmp_path: Path) -> None:
+    with Children(tmp_path) as children:
+        for name in ("camera", "node"):
+            children.start(name, "-c", BLOCKED + POLITE)
+            wait_for(tmp_path / f"{name}.log", "up")
+        assert children.stop("camera") == {"camera": 0}
+        children.check()
+        assert children.stop() == {"camera": 0, "node": 0}
+
+
 def test_child_that_ignores_signals_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = tuple((number, 0.2 if number != signal.SIGKILL else 5.0) for number, _ in children_module._PATIENCE)
     monkeypatch.setattr(children_module, "_PATIENCE", quick)
