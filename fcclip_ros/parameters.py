@@ -23,7 +23,7 @@ _VALID_MASK_ONLY = {"auto": None, "true": True, "false": False}
 
 
 @dataclass(frozen=True)
-class _Parameter:
+class Declaration:
     """One parameter as it is declared.
 
     Attributes:
@@ -60,19 +60,19 @@ class _Parameter:
         return descriptor
 
 
-def _setting(name: str, description: str, **more: Any) -> _Parameter:
-    return _Parameter(name, getattr(_DEFAULTS, name), description, live=True, **more)
+def _setting(name: str, description: str, **more: Any) -> Declaration:
+    return Declaration(name, getattr(_DEFAULTS, name), description, live=True, **more)
 
 
-PARAMETERS: tuple[_Parameter, ...] = (
-    _Parameter("checkpoint", "", "Weights: a file, a bundled name, or recipe:NAME (seeded; its labels mean nothing)."),
-    _Parameter(
+PARAMETERS: tuple[Declaration, ...] = (
+    Declaration("checkpoint", "", "Weights: a file, a bundled name, or recipe:NAME (seeded; its labels mean nothing)."),
+    Declaration(
         "train_vocabulary",
         "",
         "What the model was trained on, for seen and unseen classes: a bundled vocabulary or a file; empty: as the "
         "checkpoint says.",
     ),
-    _Parameter(
+    Declaration(
         "vocabulary",
         "indoor_robot",
         "The classes: a bundled vocabulary, a .yaml or .txt file, or names (a list, or one text with semicolons); "
@@ -80,24 +80,26 @@ PARAMETERS: tuple[_Parameter, ...] = (
         live=True,
         any_type=True,
     ),
-    _Parameter(
+    Declaration(
         "stuff",
         [""],
         "Names of classes that are stuff, not countable things, besides those that a vocabulary file marks.",
         live=True,
         any_type=True,
     ),
-    _Parameter("device", "auto", "Where the model runs: auto, cpu, cuda or cuda:N."),
-    _Parameter("backend", "auto", "What runs the model: auto, or one that `fcclip doctor` lists."),
-    _Parameter("image_transport", "raw", "raw reads `image`, compressed reads `image/compressed`.", choices=TRANSPORTS),
-    _Parameter(
+    Declaration("device", "auto", "Where the model runs: auto, cpu, cuda or cuda:N."),
+    Declaration("backend", "auto", "What runs the model: auto, or one that `fcclip doctor` lists."),
+    Declaration(
+        "image_transport", "raw", "raw reads `image`, compressed reads `image/compressed`.", choices=TRANSPORTS
+    ),
+    Declaration(
         "image_reliability",
         "auto",
         "Reliability of the image subscription; auto: reliable if every publisher is, else best effort.",
         choices=RELIABILITIES,
     ),
-    _Parameter("autostart", True, "Configure and activate at start; otherwise a lifecycle manager does."),
-    _Parameter(
+    Declaration("autostart", True, "Configure and activate at start; otherwise a lifecycle manager does."),
+    Declaration(
         "publish_overlay_rate",
         5.0,
         "Overlays per second at most, while somebody subscribes; 0 for none.",
@@ -113,7 +115,7 @@ PARAMETERS: tuple[_Parameter, ...] = (
     _setting(
         "overlap_threshold", "Share of its own pixels that a mask must win to become a segment.", limits=(0.0, 1.0)
     ),
-    _Parameter(
+    Declaration(
         "valid_mask_only",
         "auto",
         "Join the classifiers only for masks that survive at stride 32: true, false, or auto (as the model's preset).",
@@ -166,8 +168,7 @@ class NodeParameters:
             SettingsError: Naming the parameter, its value and what was expected.
         """
         values = {**values, "valid_mask_only": str(values["valid_mask_only"]).lower()}
-        for name, value in values.items():
-            _check_choice(name, value)
+        check_choices(PARAMETERS, values)
         settings = {name: values[name] for name in InferenceSettings.names()}
         settings["valid_mask_only"] = _VALID_MASK_ONLY[values["valid_mask_only"]]
         return cls(
@@ -201,14 +202,14 @@ class NodeParameters:
         return replace(vocabulary, classes=tuple(classes))
 
 
-def declare(node: Node) -> None:
-    """Declares every parameter.
+def declare(node: Node, declarations: Iterable[Declaration] = PARAMETERS) -> None:
+    """Declares a node's parameters.
 
     Raises:
         InvalidParameterTypeException: A value given at start has the wrong type.
         InvalidParameterValueException: A value given at start is out of range.
     """
-    for parameter in PARAMETERS:
+    for parameter in declarations:
         node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
 
 
@@ -243,28 +244,39 @@ def check_change(values: Mapping[str, Any], changes: Mapping[str, Any], lifecycl
     return NodeParameters.from_values({**values, **changes})
 
 
-def unknown_parameters(given: Iterable[str], exists: Callable[[str], bool]) -> list[str]:
+def check_choices(declarations: Iterable[Declaration], values: Mapping[str, Any]) -> None:
+    """Checks the parameters that have choices.
+
+    Raises:
+        SettingsError: Naming the parameter, its value and its choices.
+    """
+    for declaration in declarations:
+        choices = declaration.choices
+        if choices and declaration.name in values and values[declaration.name] not in choices:
+            value = values[declaration.name]
+            raise SettingsError(f"{declaration.name} is {value!r}; it must be one of {', '.join(choices)}")
+
+
+def unknown_parameters(
+    given: Iterable[str], exists: Callable[[str], bool], declarations: Iterable[Declaration] = PARAMETERS
+) -> list[str]:
     """Complaints about parameters that were given at start but do not exist, one sentence each.
 
     Args:
         given: Names that were given.
         exists: Tells whether the node has declared a parameter.
+        declarations: The node's own parameters, to find what was perhaps meant.
     """
+    known = [declaration.name for declaration in declarations]
     complaints = []
     for name in sorted(given):
         # The middleware's own, declared with each publisher and subscription.
         if exists(name) or name.startswith("qos_overrides."):
             continue
-        close = difflib.get_close_matches(name, _BY_NAME, n=1)
+        close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         complaints.append(f"there is no parameter {name}, its value is ignored{hint}")
     return complaints
-
-
-def _check_choice(name: str, value: Any) -> None:
-    choices = _BY_NAME[name].choices
-    if choices and value not in choices:
-        raise SettingsError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
 
 
 def _names_a_file(text: str) -> bool:

@@ -59,6 +59,7 @@ class Perception(LifecycleNode):
             **options: For rclpy's LifecycleNode.
         """
         super().__init__("fcclip", **options)
+        self.exit_status = 0
         self._load_segmenter = load_segmenter
         self._pipeline: Pipeline | None = None
         self._vocabulary: msg.Vocabulary | None = None

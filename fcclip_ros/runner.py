@@ -21,7 +21,13 @@ from fcclip_core.errors import FcclipError
 
 
 class RunnableNode(Protocol):
-    """What `run` asks of a node, beyond being an rclpy Node."""
+    """What `run` asks of a node, beyond being an rclpy Node.
+
+    Attributes:
+        exit_status: What the process is to end with.
+    """
+
+    exit_status: int
 
     def begin(self) -> None:
         """Called once the executor spins."""
@@ -47,7 +53,7 @@ def run(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str
         args: Command line, including ROS arguments; None takes the process's.
 
     Returns:
-        The exit status: 0 after a signal or a regular end, 1 if the node could not be made.
+        The exit status: the node's own, or 1 if it could not be made.
     """
     stop = threading.Event()
     _stop_on_signals(stop)
@@ -74,11 +80,11 @@ def run(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str
         # crash it; nothing is left to save.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(node.exit_status)
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()
-    return 0
+    return node.exit_status
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -1,0 +1,225 @@
+"""The node `image_source`: photographs, a video, a webcam or a bag as a camera topic."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import sys
+import threading
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, CompressedImage
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+
+from fcclip_core.errors import ImageError, SettingsError
+from fcclip_ros import parameters
+from fcclip_ros.compat import given_parameters
+from fcclip_ros.messages import image_message
+from fcclip_ros.parameters import Declaration
+from fcclip_ros.qos import RELIABILITIES, choose_reliability, image_profile
+from fcclip_ros.runner import run
+from fcclip_ros.sources import fit, move, open_source
+
+PARAMETERS: tuple[Declaration, ...] = (
+    Declaration(
+        "source", "", "A folder of photographs, a photograph, a video, a bag, or a webcam's number.", any_type=True
+    ),
+    Declaration("bag_topic", "", "Image topic to read from a bag; empty: the only one that it has."),
+    Declaration("rate", 10.0, "Frames per second.", limits=(0.01, 1000.0), live=True),
+    Declaration("loop", True, "Begin again at the end; otherwise the node ends.", live=True),
+    Declaration("hold_frames", 1, "Frames that each picture is shown for.", limits=(1, 1_000_000), live=True),
+    Declaration(
+        "motion", 0.0, "Pan and zoom over each picture; share that is out of sight.", limits=(0.0, 0.5), live=True
+    ),
+    Declaration(
+        "width", 0, "Width of the frames in pixels; 0, with height 0: as the pictures are.", limits=(0, 16_384)
+    ),
+    Declaration(
+        "height", 0, "Height of the frames in pixels; 0, with width 0: as the pictures are.", limits=(0, 16_384)
+    ),
+    Declaration("frame_id", "camera", "Frame id of every header."),
+    Declaration("horizontal_fov", 60.0, "Angle of view that camera_info tells, in degrees.", limits=(1.0, 179.0)),
+    Declaration("compressed", False, "Also publish JPEGs on `image/compressed`."),
+    Declaration("jpeg_quality", 90, "Quality of those JPEGs.", limits=(1, 100), live=True),
+    Declaration("reliability", "reliable", "Reliability of the publishers.", choices=RELIABILITIES[1:]),
+)
+
+
+class ImageSource(Node):
+    """Publishes pictures at a rate, with camera_info that fits their size.
+
+    Attributes:
+        exit_status: 1 if the source failed, for the end of the process.
+    """
+
+    def __init__(self, stop: threading.Event, **options: Any) -> None:
+        """Opens the source.
+
+        Args:
+            stop: Set when the source has come to its end.
+            **options: For rclpy's Node.
+
+        Raises:
+            ImageError: The source cannot be read.
+            SettingsError: Parameters contradict each other.
+        """
+        super().__init__("image_source", **options)
+        self.exit_status = 0
+        self._stop = stop
+        parameters.declare(self, PARAMETERS)
+        for complaint in parameters.unknown_parameters(given_parameters(self), self.has_parameter, PARAMETERS):
+            self.get_logger().warning(complaint)
+        self._check()
+        self._source = open_source(str(self._value("source")), self._value("bag_topic"))
+        self._pictures = self._play()
+        self._picture = next(self._pictures)
+        self._shown = 0
+        self._published = 0
+
+        profile = image_profile(choose_reliability(self._value("reliability"), ()))
+        self._image = self.create_publisher(ImageMessage, "image", profile)
+        self._camera_info = self.create_publisher(CameraInfo, "camera_info", profile)
+        self._compressed = None
+        if self._value("compressed"):
+            self._compressed = self.create_publisher(CompressedImage, "image/compressed", profile)
+        self._start_timer(self._value("rate"))
+        self.add_on_set_parameters_callback(self._on_parameters)
+        height, width = self._frame().shape[:2]
+        self.get_logger().info(f"publishing {self._source.description}: {width} x {height} at {self._value('rate')} Hz")
+
+    def begin(self) -> None:
+        """Nothing is left to start."""
+
+    def finish(self) -> bool:
+        """Stops publishing."""
+        self._timer.cancel()
+        return True
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+    def _check(self) -> None:
+        if (self._value("width") == 0) != (self._value("height") == 0):
+            raise SettingsError("set both width and height, or neither")
+        parameters.check_choices(PARAMETERS, {"reliability": self._value("reliability")})
+
+    def _start_timer(self, rate: float) -> None:
+        # The machine's clock: a camera does not stand still with simulated time.
+        self._timer = self.create_timer(1.0 / rate, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        live = {declaration.name for declaration in PARAMETERS if declaration.live}
+        own = {declaration.name for declaration in PARAMETERS}
+        fixed = [change.name for change in changes if change.name in own - live]
+        if fixed:
+            reason = f"{', '.join(fixed)} cannot change while the source plays; start the node anew"
+            return SetParametersResult(successful=False, reason=reason)
+        for change in changes:
+            if change.name == "rate":
+                self.destroy_timer(self._timer)
+                self._start_timer(change.value)
+        return SetParametersResult(successful=True)
+
+    def _play(self) -> Iterator[np.ndarray]:
+        """Pictures, round after round; unreadable ones are skipped.
+
+        Raises:
+            ImageError: The source cannot be read, or nothing in it can.
+        """
+        for round_ in itertools.count():
+            if round_ and not self._value("loop"):
+                return
+            empty = True
+            for picture in self._source.frames():
+                if isinstance(picture, ImageError):
+                    self.get_logger().warning(f"skipped: {picture}", throttle_duration_sec=5.0)
+                    continue
+                empty = False
+                yield picture
+            if empty:
+                raise ImageError(f"nothing in {self._source.description} can be read as an image")
+
+    def _publish(self) -> None:
+        if self._stop.is_set():
+            return
+        try:
+            if self._shown >= self._value("hold_frames"):
+                self._picture, self._shown = next(self._pictures), 0
+        except StopIteration:
+            self.get_logger().info(f"the source has ended after {self._published} frames")
+            self._stop.set()
+            return
+        except ImageError as error:
+            self.get_logger().error(str(error))
+            self.exit_status = 1
+            self._stop.set()
+            return
+        frame = self._frame()
+        self._shown += 1
+        self._published += 1
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._value("frame_id"))
+        self._image.publish(image_message(frame, "rgb8", header))
+        self._camera_info.publish(camera_info(header, frame.shape[1], frame.shape[0], self._value("horizontal_fov")))
+        if self._compressed is not None:
+            self._compressed.publish(jpeg_message(frame, self._value("jpeg_quality"), header))
+
+    def _frame(self) -> np.ndarray:
+        frame = self._picture
+        if self._value("width"):
+            frame = fit(frame, self._value("width"), self._value("height"))
+        return move(frame, self._value("motion"), self._published)
+
+
+def camera_info(header: Header, width: int, height: int, horizontal_fov: float) -> CameraInfo:
+    """The pinhole camera without distortion that has this size and angle of view.
+
+    Args:
+        header: The image's header.
+        width: Pixels.
+        height: Pixels.
+        horizontal_fov: Degrees.
+    """
+    focal = width / 2 / math.tan(math.radians(horizontal_fov) / 2)
+    x, y = width / 2, height / 2
+    return CameraInfo(
+        header=header,
+        width=width,
+        height=height,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=[focal, 0.0, x, 0.0, focal, y, 0.0, 0.0, 1.0],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[focal, 0.0, x, 0.0, 0.0, focal, y, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )
+
+
+def jpeg_message(frame: np.ndarray, quality: int, header: Header) -> CompressedImage:
+    """A frame as JPEG, described as image_transport does.
+
+    Args:
+        frame: uint8 RGB `(H, W, 3)`.
+        quality: 1 to 100.
+        header: The image's header.
+    """
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(frame).save(buffer, "JPEG", quality=quality)
+    return CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=array("B", buffer.getvalue()))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the node until SIGINT, SIGTERM or the end of its source."""
+    return run(ImageSource, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
