@@ -247,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", default="recipe:convnext_large", help="default: %(default)s")
     parser.add_argument("--photos", type=Path, default=PHOTOS, metavar="DIR", help="default: demo/photos")
     parser.add_argument("--seconds", type=float, default=90.0, help="with frames, after set-up (default: %(default)g)")
-    parser.add_argument("--rate", type=float, default=5.0, help="camera frames per second (default: %(default)g)")
+    parser.add_argument("--rate", type=float, default=10.0, help="camera frames per second (default: %(default)g)")
     parser.add_argument(
         "--shorter-side", type=int, default=256, help="pixels of the model's input (default: %(default)s)"
     )

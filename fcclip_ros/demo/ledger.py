@@ -81,6 +81,8 @@ class Ledger:
     Attributes:
         photos: Camera frames that this process received.
         labelled: Frames whose outputs have all arrived.
+        photo_times: Stamps in seconds of the first and the last camera frame.
+        labelled_times: Stamps in seconds of the first and the last labelled frame.
         frames_of: Labelled frames by vocabulary version.
         segments: Segments in all labelled frames.
         vocabularies: Every vocabulary that was published, by version.
@@ -90,6 +92,8 @@ class Ledger:
 
     photos: int = 0
     labelled: int = 0
+    photo_times: tuple[float, float] = (0.0, 0.0)
+    labelled_times: tuple[float, float] = (0.0, 0.0)
     frames_of: dict[int, int] = field(default_factory=dict)
     segments: int = 0
     vocabularies: dict[int, tuple[PublishedClass, ...]] = field(default_factory=dict)
@@ -103,6 +107,7 @@ class Ledger:
     def photo(self, stamp: int, image: np.ndarray) -> Frame:
         """Notes a camera frame by its stamp (ns)."""
         self.photos += 1
+        self.photo_times = _extended(self.photo_times, stamp)
         frame = self._frame(stamp)
         frame.photo = image
         return frame
@@ -143,6 +148,10 @@ class Ledger:
         """Median and largest seconds from stamp to segments; zeros before the first frame."""
         return (statistics.median(self.latencies), max(self.latencies)) if self.latencies else (0.0, 0.0)
 
+    def rates(self) -> tuple[float, float]:
+        """Camera frames and labelled frames per second, each between its first and last; 0 before there are two."""
+        return _rate(self.photos, self.photo_times), _rate(self.labelled, self.labelled_times)
+
     def _frame(self, stamp: int) -> Frame:
         frame = self._frames.setdefault(stamp, Frame())
         while len(self._frames) > _REMEMBERED_FRAMES:
@@ -153,6 +162,7 @@ class Ledger:
         found = frame.segments
         assert found is not None
         self.labelled += 1
+        self.labelled_times = _extended(self.labelled_times, stamp)
         self.frames_of[found.version] = self.frames_of.get(found.version, 0) + 1
         self.segments += len(found.rows)
         self.latencies.append(frame.latency["segments"])
@@ -175,6 +185,14 @@ class Ledger:
                     f"frame {stamp}: segment {row.id} is class {row.class_id} {row.name!r}, which vocabulary "
                     f"version {found.version} calls {known.get(row.class_id)!r}"
                 )
+
+
+def _extended(times: tuple[float, float], stamp: int) -> tuple[float, float]:
+    return (times[0] or stamp / 1e9, stamp / 1e9)
+
+
+def _rate(count: int, times: tuple[float, float]) -> float:
+    return (count - 1) / (times[1] - times[0]) if count > 1 and times[1] > times[0] else 0.0
 
 
 def disagreements(frame: Frame) -> list[str]:

@@ -35,16 +35,16 @@ class VocabularyChange:
 def rows(ledger: Ledger, diagnostics: Mapping[str, str]) -> list[tuple[str, str]]:
     """The table's lines: what was counted, by whom, and what it says."""
     median, largest = ledger.latency()
+    rate_in, rate_out = ledger.rates()
     versions = ", ".join(f"v{version}: {count}" for version, count in sorted(ledger.frames_of.items()))
     lines = [
         ("camera frames into the node", _said(diagnostics, "frames received")),
-        ("rate in", f"{_said(diagnostics, 'input rate (Hz)')} Hz"),
         ("labelled by the node", _said(diagnostics, "frames labelled")),
-        ("rate out", f"{_said(diagnostics, 'output rate (Hz)')} Hz"),
         ("dropped, a newer frame took their place", _said(diagnostics, "frames dropped")),
         ("bad / failed", f"{_said(diagnostics, 'frames bad')} / {_said(diagnostics, 'frames failed')}"),
-        ("camera frames seen by this process", str(ledger.photos)),
-        ("labelled frames received whole", f"{ledger.labelled} ({versions})" if versions else "0"),
+        ("camera frames seen by this process", f"{ledger.photos}, {rate_in:.2f} Hz"),
+        ("labelled frames received whole", f"{ledger.labelled}, {rate_out:.2f} Hz"),
+        ("by vocabulary version", versions),
         ("segments in them", f"{ledger.segments} ({ledger.segments / max(1, ledger.labelled):.1f} a frame)"),
         ("stamp to segments here, median / largest", f"{median:.2f} / {largest:.2f} s"),
     ]

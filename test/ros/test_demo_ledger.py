@@ -94,6 +94,17 @@ def test_frames_are_counted_when_their_last_output_arrives() -> None:
     assert ledger.problems == []
 
 
+def test_rates_are_taken_from_the_stamps() -> None:
+    ledger = Ledger()
+    assert ledger.rates() == (0.0, 0.0)
+    ledger.vocabulary(1, CLASSES)
+    for index in range(11):
+        ledger.photo(5_000_000_000 + index * 100_000_000, np.zeros((4, 6, 3), np.uint8))
+    for index in (0, 5, 10):
+        send(ledger, 5_000_000_000 + index * 100_000_000)
+    assert ledger.rates() == pytest.approx((10.0, 2.0))
+
+
 def test_outputs_with_different_stamps_are_not_mixed() -> None:
     ledger = Ledger()
     for stamp, output in enumerate(labels()):
