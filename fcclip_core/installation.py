@@ -42,7 +42,7 @@ PACKAGES = {
 }
 """Module -> name under which pip knows it, for what the core cannot do without."""
 
-IMAGE_SOURCE_PACKAGES = {"rosbags": "rosbags", "rosbags.image": "rosbags-image"}
+IMAGE_SOURCE_PACKAGES = {"rosbags": "rosbags"}
 """The same, for what only the image source of the ROS side uses."""
 
 BACKEND_MODULES = {
