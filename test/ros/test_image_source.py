@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
 from ros_harness import Peer, Process, drain, fake_node, flat_image, set_parameters, status_of, wait_until
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -20,8 +22,8 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from fcclip_core.errors import ImageError
-from fcclip_ros.image_source import camera_info, jpeg_message
+from fcclip_core.errors import ImageError, SettingsError
+from fcclip_ros.image_source import ImageSource, camera_info, jpeg_message
 from fcclip_ros.images import to_rgb
 from fcclip_ros.qos import image_profile
 from fcclip_ros.sources import fit, move, open_source
@@ -231,22 +233,28 @@ def test_without_loop_the_node_ends_with_its_video(
     assert not images.empty()
 
 
-@pytest.mark.parametrize(
-    ("parameters", "complaint"),
-    [
-        (("source:=/nowhere",), "cannot start: /nowhere does not exist"),
-        (("source:=/tmp", "width:=100"), "cannot start: set both width and height, or neither"),
-    ],
-)
-def test_the_node_says_why_it_cannot_start(
-    start_process: Callable[..., Process], parameters: tuple[str, ...], complaint: str
-) -> None:
-    node = start_process(*image_source(parameters[0].removeprefix("source:="), *parameters[1:]))
+def test_the_node_says_why_it_cannot_start(start_process: Callable[..., Process]) -> None:
+    node = start_process(*image_source("/nowhere"))
     assert node.wait(30.0) == 1
-    assert complaint in node.output
+    assert "cannot start: /nowhere does not exist" in node.output
     assert "Traceback" not in node.output
 
 
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"width": 100}, "set both width and height, or neither"),
+        ({"reliability": "auto"}, "reliability is 'auto'; it must be one of reliable, best_effort"),
+        ({}, "source is empty"),
+    ],
+)
+def test_parameters_that_contradict_are_refused(values: dict, complaint: str) -> None:
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+    with pytest.raises((ImageError, SettingsError), match=complaint):
+        Peer(lambda **options: ImageSource(threading.Event(), parameter_overrides=overrides, **options))
+
+
+@pytest.mark.slow
 def test_the_perception_node_labels_what_it_publishes(
     start_process: Callable[..., Process], peer: Peer, tmp_path: Path
 ) -> None:

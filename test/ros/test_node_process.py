@@ -50,10 +50,10 @@ def test_latency_stays_below_two_inference_times_and_services_answer_at_once(
     photo = np.random.default_rng(0).integers(1, 256, (480, 640, 3), np.uint8)
     with Camera(peer, 30.0, photo):
         wait_until(lambda: not segments.empty(), 20)
-        time.sleep(2.0)
+        time.sleep(1.0)
         drain(segments)
         answers = []
-        end = time.monotonic() + 8.0
+        end = time.monotonic() + 6.0
         while time.monotonic() < end:
             for kind, name in ((srv.GetVocabulary, "get_vocabulary"), (GetState, "get_state")):
                 began = time.monotonic()
@@ -65,7 +65,7 @@ def test_latency_stays_below_two_inference_times_and_services_answer_at_once(
             time.sleep(random.random() * 0.05)
         offset = time.time() - time.monotonic()
     ages = [at + offset - m.header.stamp.sec - 1e-9 * m.header.stamp.nanosec for at, m in drain(segments)]
-    assert len(ages) > 30
+    assert len(ages) > 20
     assert max(ages) < 2 * seconds, sorted(ages)[-5:]
     assert len(answers) > 100
     # One in fifty may meet a moment in which this machine is busy with something else.
