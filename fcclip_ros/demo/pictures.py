@@ -33,7 +33,7 @@ class Album:
             FcclipError: The folder holds no JPEG or PNG.
         """
         if not photos.is_dir():
-            raise FcclipError(f"--photos {photos} is no folder")
+            raise FcclipError(f"--photos {photos} is no folder; give one with JPEG or PNG photographs")
         files = sorted(path for path in photos.iterdir() if path.suffix.lower() in _SUFFIXES)
         if not files:
             raise FcclipError(f"--photos {photos} holds no JPEG or PNG")
