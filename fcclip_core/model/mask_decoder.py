@@ -88,7 +88,7 @@ class DecoderLayer(nn.Module):
         queries = self.cross_attention_norm(queries + attended)
         placed = queries + position
         queries = self.self_attention_norm(queries + self.self_attention(placed, placed, queries))
-        return self.feed_forward_norm(queries + self.linear2(F.relu(self.linear1(queries))))
+        return self.feed_forward_norm(queries + self.linear2(self.linear1(queries).relu_()))
 
 
 class MaskDecoder(nn.Module):

@@ -79,7 +79,7 @@ class EncoderLayer(nn.Module):
     def forward(self, tokens: Tensor, position: Tensor, centres: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
         """`tokens` `(B, N, C)` -> `(B, N, C)`; positions steer where to look, not what is read."""
         tokens = self.attention_norm(tokens + self.attention(tokens + position, tokens, centres, shapes))
-        return self.feed_forward_norm(tokens + self.linear2(F.relu(self.linear1(tokens))))
+        return self.feed_forward_norm(tokens + self.linear2(self.linear1(tokens).relu_()))
 
 
 class PixelDecoder(nn.Module):
