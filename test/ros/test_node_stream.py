@@ -103,6 +103,23 @@ def test_bad_frames_are_counted_named_and_survived(quick_node: Process, peer: Pe
     status_of(diagnostics, lambda s, v: int(v["frames received"]) == counted(v))
 
 
+@pytest.mark.slow
+def test_forty_eight_megapixels_go_through(quick_node: Process, peer: Peer) -> None:
+    panoptic = peer.listen(Image, "/fcclip/panoptic", OUTPUT)
+    message = rgb_message(flat_image(6000, 8000))
+    publisher = camera(peer)
+    for _ in range(10):
+        publisher.publish(message)
+        time.sleep(3.0)
+        if not panoptic.empty():
+            break
+    received = panoptic.get(timeout=1)[1]
+    assert (received.height, received.width, len(received.data)) == (6000, 8000, 96_000_000)
+    answer = peer.call(srv.SegmentImage, "/fcclip/segment_image", srv.SegmentImage.Request(image=message), 60.0)
+    assert answer.success, answer.message
+    assert (answer.semantic.height, answer.semantic.width) == (6000, 8000)
+
+
 def test_an_unsubscribed_output_costs_nothing_and_a_late_listener_gets_the_vocabulary(
     quick_node: Process, peer: Peer
 ) -> None:
