@@ -93,8 +93,11 @@ def run(args: argparse.Namespace) -> int:
         segmenter = Segmenter.from_checkpoint(
             args.checkpoint, device=args.device, backend=args.backend, settings=settings
         )
-    with console.status(f"encoding {len(vocabulary.synonyms)} names"):
-        snapshot = segmenter.set_vocabulary(vocabulary)
+    with _progress_bar(console) as progress:
+        words = progress.add_task("words", total=len(vocabulary.synonyms), completed=len(vocabulary.synonyms))
+        snapshot = segmenter.set_vocabulary(
+            vocabulary, progress=lambda done, new: progress.update(words, completed=done, total=new)
+        )
     writer = ResultWriter(out, segmenter, snapshot, str(args.checkpoint), args.overlay, args.opacity)
     failed = _segment_all(jobs, writer, console)
     console.print(
@@ -312,6 +315,20 @@ def _free_stem(source: Path, taken: dict[str, Job]) -> str:
 
 def _segment_all(jobs: list[Job], writer: ResultWriter, console: Any) -> list[Job]:
     """Runs the jobs under a progress bar and returns those that could not be read."""
+    failed = []
+    with _progress_bar(console) as progress:
+        whole = progress.add_task("inputs", total=len(jobs))
+        for job in jobs:
+            try:
+                _segment_one(job, writer, progress)
+            except ImageError as error:
+                failed.append(job)
+                progress.console.print(f"[red]skipped[/] {job.source}: {error}", highlight=False, soft_wrap=True)
+            progress.advance(whole)
+    return failed
+
+
+def _progress_bar(console: Any) -> Progress:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -322,17 +339,7 @@ def _segment_all(jobs: list[Job], writer: ResultWriter, console: Any) -> list[Jo
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    failed = []
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        whole = progress.add_task("inputs", total=len(jobs))
-        for job in jobs:
-            try:
-                _segment_one(job, writer, progress)
-            except ImageError as error:
-                failed.append(job)
-                progress.console.print(f"[red]skipped[/] {job.source}: {error}", highlight=False, soft_wrap=True)
-            progress.advance(whole)
-    return failed
+    return Progress(*columns, TimeRemainingColumn(), console=console)
 
 
 def _segment_one(job: Job, writer: ResultWriter, progress: Progress) -> None:

@@ -35,7 +35,7 @@ class FakeSegmenter:
         assert options["device"] == "auto" and options["backend"] == "auto"
         return cls(options["settings"])
 
-    def set_vocabulary(self, vocabulary: object) -> SimpleNamespace:
+    def set_vocabulary(self, vocabulary: object, progress: object) -> SimpleNamespace:
         self.names = vocabulary.names
         ids = tuple(range(300, 300 + len(vocabulary)))
         return SimpleNamespace(version=1, vocabulary=vocabulary, class_ids=ids, colors=vocabulary.colors)
