@@ -1,4 +1,4 @@
-"""Starts the perception node on a camera topic."""
+"""Starts the perception node on a camera topic, and on request a source of images in the camera's stead."""
 
 import os
 
@@ -6,12 +6,12 @@ import yaml
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch.substitutions import EnvironmentVariable
 from launch_ros.actions import Node
 
 CONFIG = os.path.join(get_package_share_directory("fcclip_ros"), "config")
 
-# Arguments that are parameters of the node: left empty, the value in params_file holds.
+# Parameters of the node: left empty, the value in params_file holds.
 PARAMETERS = {
     "use_sim_time": "Take the time from /clock",
     "autostart": "Configure and activate at once; otherwise wait for lifecycle requests",
@@ -20,36 +20,23 @@ PARAMETERS = {
     "vocabulary": "Classes: a file, a bundled name, or a list such as \"['person', 'pallet, wooden pallet']\"",
 }
 
-OTHER_ARGUMENTS = [
-    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics"),
-    DeclareLaunchArgument(
-        "params_file", default_value=os.path.join(CONFIG, "perception.yaml"), description="Parameter file of the node"
-    ),
-    DeclareLaunchArgument("image_topic", default_value="image", description="Topic of the camera's images"),
-    DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn, error or fatal"),
-]
+# Other arguments, with their defaults.
+ARGUMENTS = {
+    "namespace": ("", "Namespace of the node and its topics"),
+    "params_file": (os.path.join(CONFIG, "perception.yaml"), "Parameter file of the node"),
+    "image_topic": ("image", "Topic of the camera's images"),
+    "source": ("", "Photographs, a video, a bag or a webcam's number to publish there; empty: a camera does"),
+    "rate": ("10.0", "Frames per second of the source"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+}
 
 
-def given_parameters(context: LaunchContext) -> dict[str, object]:
-    """Returns the parameters that were named on the command line, typed as YAML types them."""
-    texts = {name: LaunchConfiguration(name).perform(context) for name in PARAMETERS}
-    return {name: yaml.safe_load(text) for name, text in texts.items() if text}
-
-
-def perception_node(context: LaunchContext) -> list[Node]:
-    """Describes the node; called when the arguments' values are known."""
-    image_topic = LaunchConfiguration("image_topic").perform(context)
+def declared_arguments() -> list[DeclareLaunchArgument]:
+    """Declares every argument."""
+    arguments = {**ARGUMENTS, **{name: ("", f"{text} (empty: as in params_file)") for name, text in PARAMETERS.items()}}
     return [
-        Node(
-            package="fcclip_ros",
-            executable="perception",
-            name="fcclip",
-            namespace=LaunchConfiguration("namespace"),
-            parameters=[LaunchConfiguration("params_file"), given_parameters(context)],
-            remappings=[("image", image_topic), ("image/compressed", f"{image_topic}/compressed")],
-            ros_arguments=["--log-level", LaunchConfiguration("log_level")],
-            output="screen",
-        )
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in arguments.items()
     ]
 
 
@@ -61,12 +48,34 @@ def large_image_transport() -> list[SetEnvironmentVariable]:
     return [SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=profile)) for name in names]
 
 
+def nodes(context: LaunchContext) -> list[Node]:
+    """Describes the nodes; called when the arguments' values are known."""
+    given = context.launch_configurations
+    parameters = {name: yaml.safe_load(given[name]) for name in PARAMETERS if given[name]}
+    image_topic = given["image_topic"]
+    common = {
+        "package": "fcclip_ros",
+        "namespace": given["namespace"],
+        "remappings": [
+            ("image", image_topic),
+            ("image/compressed", f"{image_topic}/compressed"),
+            ("camera_info", os.path.join(os.path.dirname(image_topic), "camera_info")),
+        ],
+        "ros_arguments": ["--log-level", given["log_level"]],
+        "output": "screen",
+        "sigterm_timeout": "15",  # seconds; a Python process with torch takes several to end on a busy machine
+    }
+    perception = Node(executable="perception", name="fcclip", parameters=[given["params_file"], parameters], **common)
+    if not given["source"]:
+        return [perception]
+    source = {
+        "source": given["source"],
+        "rate": float(given["rate"]),
+        "compressed": parameters.get("image_transport") == "compressed",
+    }
+    return [perception, Node(executable="image_source", name="image_source", parameters=[source], **common)]
+
+
 def generate_launch_description() -> LaunchDescription:
-    """Declares the arguments and starts the node with them."""
-    parameters = [
-        DeclareLaunchArgument(name, default_value="", description=f"{text} (empty: as in params_file)")
-        for name, text in PARAMETERS.items()
-    ]
-    return LaunchDescription(
-        [*OTHER_ARGUMENTS, *parameters, *large_image_transport(), OpaqueFunction(function=perception_node)]
-    )
+    """Declares the arguments and starts the nodes with them."""
+    return LaunchDescription([*declared_arguments(), *large_image_transport(), OpaqueFunction(function=nodes)])
