@@ -10,7 +10,10 @@ import torch
 
 from fcclip_core import InferenceSettings, Segmenter
 from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
+from fcclip_core.model.classification import TextClassifier, classify
+from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.preprocess import preprocess
+from oracle.classification import class_logits, ensemble
 from oracle.goldens import PIXEL_SHARE, injected_rows
 from oracle.observe import class_indices, vocabulary_of
 from oracle.pipeline import Published, Words, segment
@@ -143,6 +146,24 @@ def test_valid_mask_rule_changes_the_answer(tiny: Loaded) -> None:
         settings = InferenceSettings(shorter_side=64, valid_mask_only=valid_mask_only)
         answers.append(compare(tiny, image, words, settings).class_probs)
     assert float((answers[0] - answers[1]).abs().max()) > 0.01
+
+
+def test_certain_classifiers_that_disagree_stay_finite() -> None:
+    # Two unit rows, opposite: logits differ by 200, float32 probabilities underflow to 0, and 0 * log(0) is no number.
+    rows, seen = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([True, False])
+    embeddings = {"in_vocab_embedding": rows[None, :1], "out_vocab_embedding": rows[None, 1:]}
+    output = ModelOutput(torch.zeros(1, 1, 8, 8), mask_survives=torch.ones(1, 1, dtype=torch.bool), **embeddings)
+    void = torch.tensor([[0.0, 1.0]])
+    classifier = TextClassifier(rows, void, torch.arange(2), seen, in_vocab_scale=100.0, out_vocab_scale=100.0)
+    ours = classify(output, classifier, InferenceSettings(valid_mask_only=False)).ensemble[0, 0]
+
+    logits = {
+        name: class_logits(x, torch.cat((rows, void)), torch.tensor(9.0), (1, 1)) for name, x in embeddings.items()
+    }
+    published = ensemble(logits["in_vocab_embedding"], logits["out_vocab_embedding"], seen.float(), 0.4, 0.8, None)
+    assert bool(published["scores"].isnan().any())
+    # Seen: 0.6 * 0 + 0.4 * -200 = -80. Unseen: 0.2 * -200 + 0.8 * 0 = -40. Void: logit 0 against 100.
+    np.testing.assert_allclose(ours.numpy(), [0.0, 1.0, 0.0], atol=1e-6)
 
 
 def test_instances_are_cut_before_stuff_is_dropped(tiny: Loaded) -> None:
