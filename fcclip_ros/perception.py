@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 import traceback
@@ -11,6 +12,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
+import torch
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -21,7 +23,7 @@ from fcclip_core.errors import FcclipError, SettingsError
 from fcclip_core.segmenter import Segmenter, VocabularySnapshot
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros import msg, parameters, srv
-from fcclip_ros.compat import given_parameters, result_of, run_transitions_in
+from fcclip_ros.compat import RCLError, given_parameters, result_of, run_transitions_in
 from fcclip_ros.diagnostics import DiagnosticsPublisher, NodeState
 from fcclip_ros.frame_statistics import Statistics
 from fcclip_ros.image_input import ImageInput
@@ -115,7 +117,8 @@ class Perception(LifecycleNode):
             self._lifecycle, self._problem = "unconfigured", f"cannot configure: {reason}"
             self._unload(_CLEANUP_PATIENCE)
             self._statistics.error(self._problem)
-            self.get_logger().error(f"{self._problem}. Then: ros2 lifecycle set {self.get_name()} configure")
+            name = self.get_fully_qualified_name()
+            self.get_logger().error(f"{self._problem}; put that right, then: ros2 lifecycle set {name} configure")
             if not isinstance(error, FcclipError):
                 self.get_logger().error(traceback.format_exc())
             return TransitionCallbackReturn.FAILURE
@@ -159,8 +162,11 @@ class Perception(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _autostart(self) -> None:
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
+        try:
+            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+                self.trigger_activate()
+        except RCLError as error:
+            self.get_logger().error(f"cannot start by itself: {error}")
 
     def _shut_down(self) -> None:
         if self._lifecycle != "finalized":
@@ -205,7 +211,10 @@ class Perception(LifecycleNode):
         if pipeline is None:
             return
         if pipeline.close(patience):
-            self._pipeline = None
+            self._pipeline = pipeline = None
+            # Threads and callbacks refer to each other; without this the weights would stay for a while.
+            gc.collect()
+            torch.cuda.empty_cache()
         else:
             self.get_logger().warning(f"the model still works on a frame or a vocabulary after {patience:.0f} s")
 

@@ -1,0 +1,39 @@
+"""What cannot be seen from another process."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from fake_segmenter import FakeSegmenter, fake_loader
+from rclpy.parameter import Parameter
+from ros_harness import Peer, state, transition, wait_until
+
+from fcclip_ros import srv
+from fcclip_ros.perception import Perception
+
+
+def test_cleaning_up_lets_go_of_the_model_and_configuring_again_starts_afresh(peer: Peer) -> None:
+    alive: list[weakref.ref] = []
+
+    def load(*arguments: Any, **options: Any) -> FakeSegmenter:
+        segmenter = fake_loader()(*arguments, **options)
+        alive.append(weakref.ref(segmenter))
+        return segmenter
+
+    overrides = [Parameter("checkpoint", value="fake"), Parameter("vocabulary", value=["cup", "plate"])]
+    host = Peer(lambda **options: Perception(load, parameter_overrides=overrides, **options))
+    try:
+        host.node.begin()
+        wait_until(lambda: state(peer) == "active")
+        for label in ("deactivate", "cleanup"):
+            assert transition(peer, label)
+        assert alive[0]() is None
+        assert not peer.call(srv.GetVocabulary, "/fcclip/get_vocabulary").vocabulary.classes
+        assert transition(peer, "configure")
+        assert peer.call(srv.GetVocabulary, "/fcclip/get_vocabulary").vocabulary.version == 1
+        assert len(alive) == 2
+        assert host.node.finish()
+        assert alive[1]() is None
+    finally:
+        host.close()
