@@ -13,10 +13,11 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import ColorRGBA, Header
 
+import fcclip_ros.msg as msg
+import fcclip_ros.srv as srv
 from fcclip_core.errors import VocabularyError
 from fcclip_core.results import PanopticResult
 from fcclip_core.vocabulary import Vocabulary, VocabularyClass
-from fcclip_ros import msg, srv
 
 if TYPE_CHECKING:
     from fcclip_core.segmenter import VocabularySnapshot

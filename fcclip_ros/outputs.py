@@ -9,9 +9,9 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 
+import fcclip_ros.msg as msg
 from fcclip_core.segmenter import VocabularySnapshot
 from fcclip_core.visualization import draw_overlay
-from fcclip_ros import msg
 from fcclip_ros.compat import optional_module
 from fcclip_ros.messages import (
     confidence_message,

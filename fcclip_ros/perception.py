@@ -19,10 +19,12 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
+import fcclip_ros.msg as msg
+import fcclip_ros.srv as srv
 from fcclip_core.errors import FcclipError, SettingsError
 from fcclip_core.segmenter import Segmenter, VocabularySnapshot
 from fcclip_core.vocabulary import Vocabulary
-from fcclip_ros import msg, parameters, srv
+from fcclip_ros import parameters
 from fcclip_ros.compat import RCLError, given_parameters, result_of, run_transitions_in
 from fcclip_ros.diagnostics import DiagnosticsPublisher, NodeState
 from fcclip_ros.frame_statistics import Statistics

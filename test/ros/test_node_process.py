@@ -176,9 +176,7 @@ def test_a_wrong_parameter_at_start_ends_the_process_with_a_reason(start_process
     assert "Traceback" not in node.output
 
 
-@pytest.mark.parametrize(
-    ("number", "moment"), [(signal.SIGINT, "streaming"), (signal.SIGTERM, "streaming"), (signal.SIGTERM, "encoding")]
-)
+@pytest.mark.parametrize(("number", "moment"), [(signal.SIGTERM, "streaming"), (signal.SIGINT, "encoding")])
 def test_signals_end_the_node_cleanly(
     start_process: Callable[..., Process], peer: Peer, number: signal.Signals, moment: str
 ) -> None:
