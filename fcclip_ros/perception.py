@@ -29,6 +29,7 @@ from fcclip_ros.compat import RCLError, given_parameters, result_of, run_transit
 from fcclip_ros.diagnostics import DiagnosticsPublisher, NodeState
 from fcclip_ros.frame_statistics import Statistics
 from fcclip_ros.image_input import ImageInput
+from fcclip_ros.images import cv_bridge
 from fcclip_ros.messages import fill_segment_image, vocabulary_from_message
 from fcclip_ros.outputs import Outputs
 from fcclip_ros.parameters import NodeParameters
@@ -200,6 +201,8 @@ class Perception(LifecycleNode):
         self.get_logger().info(
             f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: {self._pipeline.backend}"
         )
+        # Looked for here, because the search takes too long for a frame to wait for it.
+        self.get_logger().info(f"colours are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}")
         self._pipeline.set_vocabulary(vocabulary).result()
 
     def _stop_stream(self) -> None:
@@ -287,7 +290,7 @@ class Perception(LifecycleNode):
         return SetParametersResult(successful=True)
 
     def _configured(self) -> Pipeline:
-        if self._pipeline is None or self._lifecycle == "configuring":
+        if self._pipeline is None or self._lifecycle not in ("inactive", "active"):
             raise FcclipError(_NOT_CONFIGURED)
         return self._pipeline
 
