@@ -202,7 +202,9 @@ class Perception(LifecycleNode):
             f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: {self._pipeline.backend}"
         )
         # Looked for here, because the search takes too long for a frame to wait for it.
-        self.get_logger().info(f"colours are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}")
+        self.get_logger().info(
+            f"colours are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}"
+        )
         self._pipeline.set_vocabulary(vocabulary).result()
 
     def _stop_stream(self) -> None:
