@@ -21,3 +21,7 @@ class ImageError(FcclipError, ValueError):
 
 class SettingsError(FcclipError, ValueError):
     """A setting lies outside its range."""
+
+
+class DatasetError(FcclipError, ValueError):
+    """A dataset's folder, annotation file or record is missing, damaged or contradictory."""

@@ -130,32 +130,6 @@ def find_jobs(inputs: Iterable[Path], out: Path) -> list[Job]:
     return list(jobs.values())
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Reads an image upright: the EXIF orientation is applied.
-
-    Returns:
-        uint8 RGB `(H, W, 3)`; transparency is dropped, 16-bit grey is reduced to its upper 8 bits.
-
-    Raises:
-        ImageError: The file is missing, truncated, too large or no image.
-    """
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):
-                upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-            return np.array(upright.convert("RGB"))
-    except FileNotFoundError as error:
-        raise ImageError("there is no such file") from error
-    except Image.UnidentifiedImageError as error:
-        raise ImageError("not an image that Pillow can read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(str(error)) from error
-
-
 @dataclass(frozen=True)
 class ResultWriter:
     """Segments inputs and writes what was found.
@@ -179,6 +153,8 @@ class ResultWriter:
     def image(self, job: Job) -> None:
         """Segments an image; its JSON comes last, so where it exists the other files do."""
         import numpy as np
+
+        from fcclip_core.image_files import read_image
 
         image = read_image(job.source)
         result = self.segmenter(image)

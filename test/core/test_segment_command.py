@@ -16,6 +16,7 @@ from PIL import Image
 from fcclip_core.commands import segment
 from fcclip_core.commands.inference_arguments import settings_from, vocabulary_from
 from fcclip_core.errors import FcclipError, SettingsError, VocabularyError
+from fcclip_core.image_files import read_image
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.settings import InferenceSettings
 
@@ -136,7 +137,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 )
 def test_grey_16_bit_and_transparent_images_become_rgb(tmp_path: Path, pixels: np.ndarray, expected: list[int]) -> None:
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    image = segment.read_image(tmp_path / "image.png")
+    image = read_image(tmp_path / "image.png")
     assert image.shape == (4, 5, 3) and image.dtype == np.uint8
     assert image[0, 0].tolist() == expected
 

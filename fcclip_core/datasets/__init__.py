@@ -1,0 +1,1 @@
+"""Readers of published dataset formats; nothing is copied or converted. One file a format."""
