@@ -1,0 +1,94 @@
+"""The datasets by the names that commands know them by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fcclip_core.datasets.ade20k import ade20k_150, ade20k_847, ade20k_panoptic
+from fcclip_core.datasets.cityscapes import cityscapes_panoptic, cityscapes_semantic
+from fcclip_core.datasets.coco_panoptic import CocoPanoptic, coco_panoptic
+from fcclip_core.datasets.mapillary import mapillary_panoptic, mapillary_semantic
+from fcclip_core.datasets.pascal import pascal_context_59, pascal_context_459, pascal_voc_20, pascal_voc_21
+from fcclip_core.datasets.semantic_png import SemanticPng
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """One dataset in one published form.
+
+    Attributes:
+        title: What it is, for help texts.
+        open: From its root folder and a split to the dataset.
+        split: The split that the paper evaluates.
+        vocabulary: The bundled vocabulary with its classes, in order; None where the paper's list must be given.
+        paper: Name of the dataset's scores in `model_zoo.PublishedModel`.
+        paper_list: The paper's list of class names, a file in the authors' repository, where nothing bundled will do.
+    """
+
+    title: str
+    open: Callable[[Path, str], CocoPanoptic | SemanticPng]
+    split: str
+    vocabulary: str | None
+    paper: str
+    paper_list: str = ""
+
+
+DATASETS: dict[str, DatasetEntry] = {
+    "coco": DatasetEntry(
+        "COCO panoptic, or any dataset in COCO's panoptic format and layout",
+        coco_panoptic,
+        "val2017",
+        "coco_panoptic",
+        "coco",
+    ),
+    "ade20k": DatasetEntry("ADE20K panoptic, 150 classes", ade20k_panoptic, "validation", "ade20k_150", "ade20k"),
+    "ade20k_150": DatasetEntry("ADE20K semantic, 150 classes", ade20k_150, "validation", "ade20k_150", "ade20k"),
+    "ade20k_847": DatasetEntry(
+        "ADE20K full semantic, 847 classes",
+        ade20k_847,
+        "validation",
+        None,
+        "ade20k_full",
+        "ade20k_847_with_prompt_eng.txt",
+    ),
+    "cityscapes": DatasetEntry("Cityscapes panoptic", cityscapes_panoptic, "val", "cityscapes", "cityscapes"),
+    "cityscapes_semantic": DatasetEntry("Cityscapes semantic", cityscapes_semantic, "val", "cityscapes", "cityscapes"),
+    "mapillary_vistas": DatasetEntry(
+        "Mapillary Vistas panoptic, 65 classes",
+        mapillary_panoptic,
+        "validation",
+        None,
+        "mapillary",
+        "mapillary_vistas_with_prompt_eng.txt",
+    ),
+    "mapillary_vistas_semantic": DatasetEntry(
+        "Mapillary Vistas semantic, 65 classes",
+        mapillary_semantic,
+        "validation",
+        None,
+        "mapillary",
+        "mapillary_vistas_with_prompt_eng.txt",
+    ),
+    "pascal_context_59": DatasetEntry(
+        "PASCAL Context, 59 classes", pascal_context_59, "validation", "pascal_context_59", "pascal_context_59"
+    ),
+    "pascal_context_459": DatasetEntry(
+        "PASCAL Context, 459 classes",
+        pascal_context_459,
+        "validation",
+        None,
+        "pascal_context_459",
+        "pascal_ctx_459_with_prompt_eng.txt",
+    ),
+    "pascal_voc_20": DatasetEntry("PASCAL VOC, 20 classes", pascal_voc_20, "val", "pascal_voc_20", "pascal_voc_20"),
+    "pascal_voc_21": DatasetEntry(
+        "PASCAL VOC, 20 classes and background",
+        pascal_voc_21,
+        "val",
+        None,
+        "pascal_voc_21",
+        "pascal_voc_21_with_prompt_eng.txt",
+    ),
+}
