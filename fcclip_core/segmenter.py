@@ -68,6 +68,26 @@ class VocabularySnapshot:
         return self.vocabulary.names[self.class_ids.index(class_id)]
 
 
+@dataclass(frozen=True)
+class EncodedImage:
+    """The network's answer for one image, before any word or threshold: label it as often as you like.
+
+    Attributes:
+        output: Masks and embeddings, a batch of one.
+        geometry: The sizes that the image passed through.
+        timings: Seconds per stage: preprocess, model.
+    """
+
+    output: ModelOutput
+    geometry: FrameGeometry
+    timings: dict[str, float]
+
+    def resizer(self) -> MaskResizer:
+        """Brings `output.mask_logits[0]` to the image's size."""
+        logits = self.output.mask_logits
+        return MaskResizer(self.geometry, (logits.shape[-2], logits.shape[-1]), logits.device)
+
+
 class Segmenter:
     """FC-CLIP with a current vocabulary.
 
@@ -213,9 +233,35 @@ class Segmenter:
             ImageError: Not such an image.
             VocabularyError: No vocabulary is in force.
         """
-        snapshot, settings = self._require(vocabulary), self._frame_settings()
+        # Both are read once: a frame is labelled with one vocabulary and one set of settings.
+        snapshot, settings = self._require(vocabulary), self._settings
+        return self.label(self.encode(image, settings), snapshot, settings)
+
+    def encode(self, image: np.ndarray, settings: InferenceSettings | None = None) -> EncodedImage:
+        """Runs the network alone, at the size that `settings` say; `image` and errors as `__call__`."""
         clock = _StageClock(self.device)
-        output, geometry = self._run_model(image, settings, clock)
+        output, geometry = self._run_model(image, self._frame_settings(settings or self._settings), clock)
+        return EncodedImage(output, geometry, clock.seconds)
+
+    def label(
+        self,
+        encoded: EncodedImage,
+        vocabulary: VocabularySnapshot | None = None,
+        settings: InferenceSettings | None = None,
+    ) -> PanopticResult:
+        """Names and merges the masks of an image that went through the network before.
+
+        Args:
+            encoded: From `encode`.
+            vocabulary: A prepared vocabulary; None takes the one in force.
+            settings: Ensemble and thresholds; None takes the segmenter's. The network's input size is already decided.
+
+        Raises:
+            VocabularyError: No vocabulary is in force.
+        """
+        snapshot, settings = self._require(vocabulary), self._frame_settings(settings or self._settings)
+        output, geometry = encoded.output, encoded.geometry
+        clock = _StageClock(self.device)
         probabilities = classify(output, snapshot.classifier, settings)
         clock.stage("classify")
 
@@ -231,7 +277,7 @@ class Segmenter:
             segment_map=merged.segment_map,
             segments=segments,
             vocabulary_version=snapshot.version,
-            timings=clock.seconds,
+            timings=encoded.timings | clock.seconds,
             _semantic=lambda: np.array(snapshot.class_ids, np.int32)[
                 semantic_classes(mask_logits, class_probs, resizer)
             ],
@@ -242,7 +288,7 @@ class Segmenter:
 
     def predict(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> Prediction:
         """The model's answer for one image before masks are merged; arguments and errors as `__call__`."""
-        snapshot, settings = self._require(vocabulary), self._frame_settings()
+        snapshot, settings = self._require(vocabulary), self._frame_settings(self._settings)
         output, _ = self._run_model(image, settings, _StageClock(self.device))
         probabilities: MaskProbabilities = classify(output, snapshot.classifier, settings)
         return Prediction(
@@ -268,9 +314,8 @@ class Segmenter:
             raise VocabularyError("no vocabulary is set; call set_vocabulary(Vocabulary.from_names([...])) first")
         return snapshot
 
-    def _frame_settings(self) -> InferenceSettings:
-        """One consistent set of settings for a whole frame, with the preset's defaults filled in."""
-        settings = self._settings
+    def _frame_settings(self, settings: InferenceSettings) -> InferenceSettings:
+        """Settings with the preset's defaults filled in; sets the number of threads."""
         if settings.num_threads and torch.get_num_threads() != settings.num_threads:
             torch.set_num_threads(settings.num_threads)
         if settings.valid_mask_only is None:
