@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from fcclip_core.clip_weights import fitting_preset, load_clip
+from fcclip_core.clip_weights import ClipWeights, fitting_preset, load_clip
 from fcclip_core.errors import CheckpointError
 from fcclip_core.model.config import PRESETS, ModelConfig, config_from_dict
 from fcclip_core.model.fcclip import FCCLIP
@@ -214,6 +214,32 @@ def save_checkpoint(
     report("writing", size, size)
 
 
+def join_clip(
+    config: ModelConfig,
+    trained: Mapping[str, torch.Tensor],
+    clip: ClipWeights,
+    train_vocabulary: Vocabulary,
+    provenance: Provenance,
+) -> Checkpoint:
+    """Joins the part that FC-CLIP trains with CLIP.
+
+    Args:
+        config: The model that both are for.
+        trained: Published key -> tensor of everything but CLIP.
+        clip: Both towers and the temperature.
+        train_vocabulary: See `Checkpoint`.
+        provenance: See `Checkpoint`.
+
+    Raises:
+        CheckpointError: `clip` is not the CLIP that `config` needs.
+    """
+    layout = layout_of(config)
+    _check_clip(clip.path, clip.tensors, layout, config)
+    tensors = {**trained, **clip.tensors}
+    text = {key: tensors[key] for key in layout.text}
+    return _checkpoint(tensors, layout, config, train_vocabulary, provenance, lambda: _fingerprint(config, text))
+
+
 def check_published(file: WeightFile, train_vocabulary: Vocabulary, preset: str | None = None) -> ModelConfig:
     """Checks a file in the authors' naming, key for key; CLIP's keys may be absent, all together.
 
@@ -328,17 +354,16 @@ def _from_published_file(
     layout = layout_of(config)
     known = published_as(file.path.name)
     sources = [Source("FC-CLIP weights", file.path.name, origin=known.url if known else "", path=file.path)]
-    tensors = file.tensors
+    licence = known.licence if known else ""
     if not holds_clip(file):
         weights = load_clip(config, clip)
-        _check_clip(weights.path, weights.tensors, layout, config)
         sources.append(Source("CLIP weights", weights.path.name, origin=weights.origin, path=weights.path))
-        tensors = {**tensors, **weights.tensors}
-    elif clip is not None:
+        return join_clip(config, file.tensors, weights, vocabulary, Provenance(tuple(sources), licence))
+    if clip is not None:
         raise CheckpointError(f"{file.path} already holds CLIP's weights; leave {clip} out")
-    text = {key: tensors[key] for key in layout.text}
-    provenance = Provenance(tuple(sources), known.licence if known else "")
-    return _checkpoint(tensors, layout, config, vocabulary, provenance, lambda: _fingerprint(config, text))
+    text = {key: file.tensors[key] for key in layout.text}
+    provenance = Provenance(tuple(sources), licence)
+    return _checkpoint(file.tensors, layout, config, vocabulary, provenance, lambda: _fingerprint(config, text))
 
 
 def _checkpoint(

@@ -25,3 +25,11 @@ class SettingsError(FcclipError, ValueError):
 
 class DatasetError(FcclipError, ValueError):
     """A dataset's folder, annotation file or record is missing, damaged or contradictory."""
+
+
+class TrainingError(FcclipError):
+    """A training run cannot start, continue or go on."""
+
+
+class SimulationError(FcclipError):
+    """The simulated world cannot be rendered here: MuJoCo or a GL library is missing or does not work."""

@@ -25,7 +25,7 @@ class TextClassifier:
         void: float32 `(1, D)` unit embedding of "no object".
         class_of_row: int64 `(T,)`, the class that each row belongs to, 0..C-1.
         seen: bool `(C,)`, classes of the training vocabulary.
-        in_vocab_scale: Learned temperature of the in-vocabulary classifier.
+        in_vocab_scale: Learned temperature of the in-vocabulary classifier; a tensor while it learns.
         out_vocab_scale: CLIP's own temperature.
     """
 
@@ -33,8 +33,8 @@ class TextClassifier:
     void: Tensor
     class_of_row: Tensor
     seen: Tensor
-    in_vocab_scale: float
-    out_vocab_scale: float
+    in_vocab_scale: float | Tensor
+    out_vocab_scale: float | Tensor
 
     @classmethod
     def build(cls, model: FCCLIP, rows: Tensor, synonym_counts: Sequence[int], seen: Tensor) -> TextClassifier:
@@ -57,7 +57,7 @@ class TextClassifier:
             out_vocab_scale=min(model.clip_logit_scale.exp().item(), MAX_LOGIT_SCALE),
         )
 
-    def logits(self, embeddings: Tensor, scale: float) -> Tensor:
+    def logits(self, embeddings: Tensor, scale: float | Tensor) -> Tensor:
         """Scaled cosine with the best synonym of each class: `(..., D)` -> `(..., C)`."""
         cosines = (F.normalize(embeddings.float(), dim=-1) * scale) @ self.rows.T
         best = cosines.new_full((*cosines.shape[:-1], len(self.seen)), -torch.inf)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcclip_core.model.backbone import build_backbone
+from fcclip_core.model.backbone import FeaturePyramid, build_backbone
 from fcclip_core.model.config import ModelConfig
-from fcclip_core.model.mask_decoder import MaskDecoder
+from fcclip_core.model.mask_decoder import MaskDecoder, MaskPrediction
 from fcclip_core.model.pixel_decoder import PixelDecoder
 
 
@@ -66,3 +66,20 @@ class FCCLIP(nn.Module):
             out_vocab_embedding=self.backbone.embed_masks(features.res5, masks),
             mask_survives=masks.flatten(2).any(-1),
         )
+
+    def predictions(self, image: Tensor) -> tuple[MaskPrediction, ...]:
+        """What training supervises: every decoder depth's answer; CLIP's own classifier is not asked (section 3.2).
+
+        Args:
+            image: As for `forward`.
+
+        Returns:
+            One prediction before the first decoder layer and one after each; the last is what `forward` answers.
+        """
+        features = self.backbone(image)
+        # The published training keeps the pixel decoder in full precision under autocast.
+        with torch.autocast(image.device.type, enabled=False):
+            pixels = self.pixel_decoder(
+                FeaturePyramid(*(x.float() for x in (features.res2, features.res3, features.res4, features.res5)))
+            )
+        return self.mask_decoder.predictions(pixels)

@@ -1,0 +1,64 @@
+"""Several processes that work on one thing, as `torchrun` starts them; all functions also serve a process alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@contextlib.contextmanager
+def workers(device: torch.device) -> Iterator[torch.device]:
+    """Joins the processes that `torchrun` started, for the length of the block; does nothing in a process alone.
+
+    Args:
+        device: Where this process should compute. "cuda" without a number becomes the process's own GPU.
+
+    Yields:
+        The device of this process.
+    """
+    if "RANK" not in os.environ or dist.is_initialized():
+        yield device
+        return
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """True in the one process that writes files and talks."""
+    return rank() == 0
+
+
+def sum_over_workers(values: Tensor) -> Tensor:
+    """Sum of each number over all processes; `values` itself is left alone."""
+    if world_size() == 1:
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values
+
+
+def wait_for_all() -> None:
+    """Returns when every process is here."""
+    if world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,133 @@
+"""What a training run is made of; the defaults are the paper's recipe (section 4.1) in the published numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fcclip_core.errors import SettingsError
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss terms, which are the matching costs' too, and how masks are sampled.
+
+    Attributes:
+        class_weight: Weight of the cross-entropy over text embeddings.
+        mask_weight: Weight of the binary cross-entropy on points.
+        dice_weight: Weight of the dice loss on points.
+        void_weight: Weight of unmatched queries inside the cross-entropy.
+        num_points: Points at which a pair of masks is compared.
+        oversample_ratio: Candidates drawn for each point that may be kept for its uncertainty.
+        importance_ratio: Share of the points that are the most uncertain candidates; the others are uniform.
+    """
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    void_weight: float = 0.1
+    num_points: int = 12_544
+    oversample_ratio: float = 3.0
+    importance_ratio: float = 0.75
+
+    def __post_init__(self) -> None:
+        """Checks ranges.
+
+        Raises:
+            SettingsError: A number is out of range.
+        """
+        _check("num_points", self.num_points, self.num_points >= 1, "at least 1")
+        _check("oversample_ratio", self.oversample_ratio, self.oversample_ratio >= 1, "at least 1")
+        _check("importance_ratio", self.importance_ratio, 0 <= self.importance_ratio <= 1, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Flip and large-scale jitter (Ghiasi et al., 2021).
+
+    Attributes:
+        crop: Side in pixels of the square that the network trains on; divisible by 32.
+        min_scale: Smallest box that an image is fitted into, as a share of `crop`.
+        max_scale: Largest such box.
+        flip: Probability of a horizontal flip.
+    """
+
+    crop: int = 1024
+    min_scale: float = 0.1
+    max_scale: float = 2.0
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Checks ranges.
+
+        Raises:
+            SettingsError: A number is out of range.
+        """
+        _check("crop", self.crop, self.crop >= 32 and self.crop % 32 == 0, "a multiple of 32")
+        _check("min_scale", self.min_scale, 0 < self.min_scale <= self.max_scale, "above 0 and at most max_scale")
+        _check("flip", self.flip, 0 <= self.flip <= 1, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A training run.
+
+    Attributes:
+        steps: Optimizer steps in all.
+        batch_size: Images per step, over all workers.
+        learning_rate: AdamW's, before the milestones.
+        milestones: Steps from which the rate is `decay` times what it was.
+        decay: See `milestones`.
+        weight_decay: AdamW's; normalisation layers and embeddings are exempt.
+        gradient_clip: Largest norm of the gradient of all parameters together.
+        train_backbone: Also train CLIP's image tower (Table 6's ablation).
+        backbone_rate: The tower's learning rate as a share of `learning_rate`.
+        precision: "float32", "bfloat16" (autocast; pixel decoder and losses stay in float32), or "auto": bfloat16 on a
+            GPU, float32 on a CPU.
+        seed: Decides initial weights, order of samples, augmentation and sampled points.
+        loss: The loss.
+        augmentation: The augmentation.
+        save_every: Steps between two saved states.
+        export_every: Steps between two exported checkpoints, of which all are kept; 0 exports the last state only.
+        log_every: Steps between two entries of the log.
+        loader_processes: Processes that prepare samples, per worker; 0 prepares them in the training process.
+    """
+
+    steps: int = 368_750
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    milestones: tuple[int, ...] = (327_778, 355_092)
+    decay: float = 0.1
+    weight_decay: float = 0.05
+    gradient_clip: float = 0.01
+    train_backbone: bool = False
+    backbone_rate: float = 0.1
+    precision: str = "auto"
+    seed: int = 0
+    loss: LossConfig = field(default_factory=LossConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    save_every: int = 500
+    export_every: int = 0
+    log_every: int = 20
+    loader_processes: int = 4
+
+    def __post_init__(self) -> None:
+        """Checks ranges.
+
+        Raises:
+            SettingsError: A number is out of range.
+        """
+        for name in ("steps", "batch_size", "save_every", "log_every"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("export_every", "loader_processes", "seed", "weight_decay"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        for name in ("learning_rate", "gradient_clip"):
+            _check(name, getattr(self, name), getattr(self, name) > 0, "above 0")
+        _check("milestones", self.milestones, list(self.milestones) == sorted(self.milestones), "in rising order")
+        _check("precision", self.precision, self.precision in PRECISIONS, "one of " + ", ".join(PRECISIONS))
+
+
+def _check(name: str, value: object, fits: bool, expected: str) -> None:
+    if not fits:
+        raise SettingsError(f"{name} is {value}; it must be {expected}")

@@ -1,0 +1,91 @@
+"""What a run tells while it goes on: a line of JSON a log entry, TensorBoard scalars, a progress bar."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fcclip_core import distributed
+from fcclip_core.whole_file import whole_file
+
+LOG_FILE = "log.jsonl"
+
+
+class Journal:
+    """Writes `log.jsonl`, `tensorboard/` where TensorBoard is installed, and a bar; silent but in the first worker."""
+
+    def __init__(self, folder: Path, first_step: int, steps: int) -> None:
+        """Continues the log of `folder`; entries from `first_step` on, of steps that are made again, are dropped."""
+        self._silent = not distributed.is_first()
+        self._path = folder / LOG_FILE
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=self._silent,
+        )
+        self._task = self._progress.add_task("training", total=steps, completed=first_step, loss="")
+        self._scalars = None if self._silent else _scalar_writer(folder / "tensorboard", first_step)
+        if not self._silent:
+            self._drop_from(first_step)
+
+    def __enter__(self) -> Journal:
+        """Shows the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Takes the bar away."""
+        self._progress.stop()
+        if self._scalars is not None:
+            self._scalars.close()
+
+    def write(self, entry: dict[str, float]) -> None:
+        """Adds an entry, which holds at least `step` and `loss`."""
+        if self._silent:
+            return
+        with self._path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        self._progress.update(self._task, loss=f"loss {entry['loss']:.3f}")
+        if self._scalars is not None:
+            for name, value in entry.items():
+                if name != "step":
+                    self._scalars.add_scalar(name, value, int(entry["step"]))
+
+    def advance(self, done: int) -> None:
+        """Says how many steps are made."""
+        self._progress.update(self._task, completed=done)
+
+    def _drop_from(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = [line for line in self._path.read_text().splitlines() if _step_of(line) < step]
+        with whole_file(self._path) as part:
+            part.write_text("".join(line + "\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    """The entry's step; infinite for a line that was cut off when the run was killed."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _scalar_writer(folder: Path, first_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=first_step)

@@ -1,0 +1,51 @@
+"""What is trained, how fast, and which parameters decay."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fcclip_core.training.config import TrainingConfig
+
+_WITHOUT_DECAY = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, nn.Embedding)
+_BACKBONE = "backbone."
+# CLIP's pooling heads and its temperature serve the out-of-vocabulary classifier, which training does not ask.
+_UNUSED = ("clip_logit_scale", "backbone.head.", "backbone.trunk.head.", "backbone.attnpool.")
+
+
+def trained_parameters(model: nn.Module, train_backbone: bool) -> dict[str, nn.Parameter]:
+    """The parameters of an `FCCLIP` that training changes, by name: all but CLIP's, or CLIP's feature pyramid too."""
+    frozen = _UNUSED if train_backbone else (*_UNUSED, _BACKBONE)
+    return {name: parameter for name, parameter in model.named_parameters() if not name.startswith(frozen)}
+
+
+def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
+    """AdamW's groups: with and without weight decay, CLIP's tower apart; `share` is each group's part of the rate.
+
+    Normalisation layers and embeddings do not decay; biases and single vectors do, as in the published training.
+    """
+    exempt = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _WITHOUT_DECAY)
+        for parameter in module.parameters(recurse=False)
+    }
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in trained_parameters(model, config.train_backbone).items():
+        groups.setdefault((name.startswith(_BACKBONE), id(parameter) in exempt), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if without_decay else config.weight_decay,
+            "share": config.backbone_rate if in_backbone else 1.0,
+        }
+        for (in_backbone, without_decay), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """AdamW's rate in `step`, counted from 0."""
+    return config.learning_rate * config.decay ** bisect_right(config.milestones, step)

@@ -1,0 +1,99 @@
+"""The state of an unfinished run: one file that appears whole or not at all, and that is read without running code."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fcclip_core.errors import TrainingError
+from fcclip_core.whole_file import whole_file
+
+FORMAT = "fcclip training state 1"
+FREE = ("steps", "save_every", "export_every", "log_every", "loader_processes")
+"""Settings that may change when a run is resumed: they do not change a step that has been made."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything that the next step depends on; random numbers follow from the seed and the step.
+
+    Attributes:
+        step: Steps made.
+        identity: What the run is: settings, model, classes, data. A run resumes only what agrees with it.
+        parameters: Trained parameters by name.
+        optimizer: The optimizer's own state.
+    """
+
+    step: int
+    identity: Mapping[str, Any]
+    parameters: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+
+
+def save_state(path: Path, state: TrainingState) -> None:
+    """Writes the state; an earlier one at `path` stays until the new one is complete.
+
+    Raises:
+        TrainingError: The disk refuses.
+    """
+    content = {
+        "format": FORMAT,
+        "step": state.step,
+        "identity": dict(state.identity),
+        "parameters": dict(state.parameters),
+        "optimizer": dict(state.optimizer),
+    }
+    try:
+        with whole_file(path) as part, part.open("wb") as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:
+        kept = "the state saved before it is intact" if path.exists() else "nothing was saved before it"
+        raise TrainingError(
+            f"the training state of step {state.step} cannot be written to {path}: {_cause(error)}; {kept}. Make room "
+            "and run the same command again"
+        ) from error
+
+
+def load_state(path: Path, identity: Mapping[str, Any]) -> TrainingState:
+    """Reads a state that belongs to the run `identity`.
+
+    Raises:
+        TrainingError: The file is damaged, foreign, or belongs to another run; says in what they differ.
+    """
+    remedy = f"name another output folder, or remove {path} to start anew"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise TrainingError(f"{path} is no training state of this program; {remedy}") from error
+    except Exception as error:  # what a damaged archive raises has no bounds
+        raise TrainingError(f"{path} is damaged or cannot be read ({error}); {remedy}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise TrainingError(f"{path} is no training state of this program's version; {remedy}")
+    differences = [
+        f"{name} was {_short(content['identity'].get(name))} and is {_short(value)}"
+        for name, value in identity.items()
+        if content["identity"].get(name) != value
+    ]
+    if differences:
+        raise TrainingError(
+            f"{path} belongs to another run: {'; '.join(differences)}. To resume it, ask for what it was; else {remedy}"
+        )
+    return TrainingState(content["step"], content["identity"], content["parameters"], content["optimizer"])
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _cause(error: BaseException) -> str:
+    """What the system said: torch wraps it in an error of its own."""
+    while not isinstance(error, OSError) and (inner := error.__cause__ or error.__context__):
+        error = inner
+    return getattr(error, "strerror", None) or str(error)

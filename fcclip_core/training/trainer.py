@@ -1,0 +1,233 @@
+"""The training loop: batches in, steps made, states saved, a checkpoint at the end.
+
+Run the same command again to resume: the loss curve continues as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fcclip_core import distributed
+from fcclip_core.checkpoints import Checkpoint, load_model, save_checkpoint
+from fcclip_core.datasets.records import Dataset, PanopticSample
+from fcclip_core.errors import TrainingError
+from fcclip_core.model.published_names import published_name
+from fcclip_core.text import TextEncoder, TextRows, default_cache_dir
+from fcclip_core.training.config import TrainingConfig
+from fcclip_core.training.journal import Journal
+from fcclip_core.training.losses import Criterion, Losses
+from fcclip_core.training.network import TrainingNetwork
+from fcclip_core.training.optimization import learning_rate, parameter_groups, trained_parameters
+from fcclip_core.training.points import RandomPoints
+from fcclip_core.training.resume import FREE, TrainingState, load_state, save_state
+from fcclip_core.training.sampling import Batch, batches, point_generators
+
+STATE_FILE = "resume.pt"
+MODEL_FILE = "model.safetensors"
+
+
+class Trainer:
+    """Trains FC-CLIP on a panoptic dataset.
+
+    Attributes:
+        step: Steps made.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        checkpoint: Checkpoint,
+        dataset: Dataset[PanopticSample],
+        folder: Path,
+        *,
+        device: torch.device | str = "cpu",
+        text_rows: Tensor | None = None,
+    ) -> None:
+        """Prepares a run, or resumes the one that `folder` holds.
+
+        Args:
+            config: The recipe.
+            checkpoint: Where training starts. Its training vocabulary names the dataset's classes, in their order.
+            dataset: What to train on.
+            folder: Where states, log and checkpoints go; made when needed.
+            device: Where to compute; with several workers, each worker's own.
+            text_rows: float32 unit rows `(T, D)` of the training vocabulary's synonyms; None asks the text tower.
+
+        Raises:
+            TrainingError: The dataset does not fit the vocabulary, the batch does not divide among the workers, or
+                `folder` holds another run.
+        """
+        vocabulary = checkpoint.train_vocabulary
+        _check(config, len(vocabulary), dataset)
+        self.config, self.folder, self.step = config, folder, 0
+        self._checkpoint, self._dataset, self._device = checkpoint, dataset, torch.device(device)
+        if text_rows is None:
+            encoder = TextEncoder(checkpoint.text_tower, self._device)
+            text_rows = TextRows(encoder, checkpoint.text_tower_id, default_cache_dir()).rows(vocabulary.synonyms)
+        model = load_model(checkpoint)
+        self._parameters = trained_parameters(model, config.train_backbone)
+        for parameter in self._parameters.values():
+            parameter.data = parameter.data.clone()  # the file's own memory is not written to
+            parameter.requires_grad_(True)
+        self._network = TrainingNetwork(model, text_rows, vocabulary.synonym_counts).to(self._device)
+        self._criterion = Criterion(config.loss)
+        self._optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.learning_rate)
+        self._identity = _identity(config, checkpoint, len(dataset))
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / STATE_FILE).exists():
+            self._resume()
+
+    def run(self) -> Path:
+        """Trains to the last step.
+
+        Returns:
+            The finished checkpoint.
+
+        Raises:
+            TrainingError: The loss is no number any more, or a state cannot be saved.
+            DatasetError: A sample is damaged.
+        """
+        network = self._replicated()
+        with Journal(self.folder, self.step, self.config.steps) as journal:
+            for batch in batches(self._dataset, self.config, self.step):
+                losses, norm = self._make_step(network, batch)
+                self._record(journal, losses, norm)
+                self.step += 1
+                if self.step % self.config.save_every == 0 or self.step == self.config.steps:
+                    self.save()
+                if self.config.export_every and self.step % self.config.export_every == 0:
+                    self.export(self.folder / f"step_{self.step:06d}.safetensors")
+        self.export(self.folder / MODEL_FILE)
+        return self.folder / MODEL_FILE
+
+    def save(self) -> None:
+        """Writes the state from which this run resumes.
+
+        Raises:
+            TrainingError: The disk refuses; the state saved before is intact.
+        """
+        if distributed.is_first():
+            parameters = {name: parameter.detach() for name, parameter in self._parameters.items()}
+            state = TrainingState(self.step, self._identity, parameters, self._optimizer.state_dict())
+            save_state(self.folder / STATE_FILE, state)
+        distributed.wait_for_all()
+
+    def export(self, path: Path) -> None:
+        """Writes the present weights as a checkpoint.
+
+        Raises:
+            CheckpointError: The disk refuses.
+        """
+        if distributed.is_first():
+            save_checkpoint(path, self.checkpoint())
+        distributed.wait_for_all()
+
+    def checkpoint(self) -> Checkpoint:
+        """The present weights."""
+        trained = {published_name(name): item.detach().float().cpu() for name, item in self._parameters.items()}
+        note = f"trained for {self.step} of {self.config.steps} steps on {self._dataset.name}"
+        start = self._checkpoint
+        provenance = replace(start.provenance, note="; ".join(filter(None, (start.provenance.note, note))))
+        return replace(start, state={**start.state, **trained}, provenance=provenance)
+
+    def _replicated(self) -> nn.Module:
+        if distributed.world_size() == 1:
+            return self._network
+        return nn.parallel.DistributedDataParallel(self._network, broadcast_buffers=False)
+
+    def _make_step(self, network: nn.Module, batch: Batch) -> tuple[Losses, float]:
+        """One step; returns its losses and the gradient's norm before clipping."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["share"] * learning_rate(self.step, self.config)
+        points = RandomPoints(self.config.loss, point_generators(self.config, self.step, self._device))
+        try:
+            with self._autocast():
+                predictions = network(batch.images.to(self._device, non_blocking=True))
+            losses = self._criterion(predictions, batch.targets.to(self._device), points)
+            if not math.isfinite(total := losses.total.item()):
+                raise TrainingError(f"the loss is {total}")
+            self._optimizer.zero_grad(set_to_none=True)
+            losses.total.backward()
+            norm = nn.utils.clip_grad_norm_(self._parameters.values(), self.config.gradient_clip).item()
+            if not math.isfinite(norm):
+                raise TrainingError(f"the gradient's norm is {norm}")
+        except TrainingError as error:
+            saved = self.folder / STATE_FILE
+            raise TrainingError(
+                f"training diverged in step {self.step}: {error}. The weights of this step were not changed"
+                + (f"; {saved} is the last saved state" if saved.exists() else "")
+                + ". Lower the learning rate, or train in float32"
+            ) from error
+        self._optimizer.step()
+        return losses, norm
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        precision = self.config.precision
+        wanted = precision == "bfloat16" or (precision == "auto" and self._device.type == "cuda")
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=wanted)
+
+    def _record(self, journal: Journal, losses: Losses, norm: float) -> None:
+        due = self.step % self.config.log_every == 0 or self.step == self.config.steps - 1
+        if due:
+            # Every worker divided by the average worker's share: their mean is the whole batch's loss.
+            terms = torch.stack((losses.total, losses.classes[-1], losses.masks[-1], losses.dice[-1])).detach()
+            total, classes, masks, dice = (distributed.sum_over_workers(terms) / distributed.world_size()).tolist()
+            rate = learning_rate(self.step, self.config)
+            journal.write(
+                {
+                    "step": self.step,
+                    "loss": total,
+                    "class": classes,
+                    "mask": masks,
+                    "dice": dice,
+                    "gradient": norm,
+                    "rate": rate,
+                }
+            )
+        journal.advance(self.step + 1)
+
+    def _resume(self) -> None:
+        state = load_state(self.folder / STATE_FILE, self._identity)
+        if set(state.parameters) != set(self._parameters):
+            raise TrainingError(f"{self.folder / STATE_FILE} holds other parameters than this model trains")
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(state.parameters[name])
+        self._optimizer.load_state_dict(dict(state.optimizer))
+        self.step = state.step
+
+
+def _check(config: TrainingConfig, classes: int, dataset: Dataset[PanopticSample]) -> None:
+    if not len(dataset):
+        raise TrainingError("the dataset is empty; there is nothing to train on")
+    if len(dataset.classes) != classes:
+        raise TrainingError(
+            f"the dataset has {len(dataset.classes)} classes and the training vocabulary {classes}; they must be the "
+            "same classes in the same order"
+        )
+    if config.batch_size % distributed.world_size():
+        raise TrainingError(
+            f"batch_size {config.batch_size} does not divide among {distributed.world_size()} workers evenly"
+        )
+
+
+def _identity(config: TrainingConfig, checkpoint: Checkpoint, samples: int) -> Mapping[str, Any]:
+    """What must agree between a run and the state that it resumes, in words that a message can show."""
+    settings = {name: value for name, value in asdict(config).items() if name not in FREE}
+    return {
+        "preset": checkpoint.config.name,
+        "model": json.dumps(asdict(checkpoint.config)),
+        "text tower": checkpoint.text_tower_id,
+        "classes": "; ".join(checkpoint.train_vocabulary.names),
+        "samples": samples,
+        **{name: json.dumps(value) for name, value in settings.items()},
+    }

@@ -1,0 +1,71 @@
+"""A training run that takes a second: the tiny model on drawn rectangles. Also run as a program, to be killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from fcclip_core import Vocabulary, distributed
+from fcclip_core.checkpoints import Checkpoint, load_checkpoint
+from fcclip_core.datasets.records import ClassList, PanopticSample, TruthSegment
+from fcclip_core.training.config import AugmentationConfig, LossConfig, TrainingConfig
+from fcclip_core.training.trainer import Trainer
+
+CONFIG = TrainingConfig(
+    steps=8,
+    batch_size=2,
+    learning_rate=1e-3,
+    milestones=(6,),
+    loss=LossConfig(num_points=64),
+    augmentation=AugmentationConfig(crop=64),
+    save_every=3,
+    log_every=1,
+    loader_processes=0,
+)
+
+
+class Rectangles:
+    """Three coloured rectangles on a ground, drawn from the sample's index."""
+
+    name = "rectangles"
+    classes = ClassList(("ground", "red box", "blue box"), (False, True, True))
+
+    def __init__(self, length: int = 5) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> PanopticSample:
+        random = np.random.default_rng(index)
+        image, segment_map = np.full((48, 80, 3), 90, np.uint8), np.ones((48, 80), np.int32)
+        segments = [TruthSegment(1, 0)]
+        for number in (2, 3, 4):
+            label = int(random.integers(1, 3))
+            top, left = random.integers(0, 40, 2)
+            window = (slice(top, top + 20), slice(left, left + 25))
+            image[window], segment_map[window] = ((200, 30, 30), (30, 30, 200))[label - 1], number
+            segments.append(TruthSegment(number, label))
+        kept = [segment for segment in segments if (segment_map == segment.id).any()]
+        return PanopticSample(str(index), image, segment_map, tuple(kept))
+
+
+def start() -> Checkpoint:
+    names = Rectangles.classes.names
+    vocabulary = Vocabulary.from_names(names, stuff=names[:1])
+    return dataclasses.replace(load_checkpoint("recipe:tiny"), train_vocabulary=vocabulary)
+
+
+def trainer(folder: Path, config: TrainingConfig = CONFIG) -> Trainer:
+    return Trainer(config, start(), Rectangles(), folder)
+
+
+if __name__ == "__main__":
+    import torch
+
+    torch.set_num_threads(1)
+    with distributed.workers(torch.device("cpu")):
+        trainer(Path(sys.argv[1])).run()
