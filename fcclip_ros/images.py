@@ -148,7 +148,7 @@ def _pixels(message: Image, encoding: _Encoding) -> np.ndarray:
             f"the image has {len(data)} bytes of data, but {height} rows with a step of {step} take {needed}"
         )
     shape, strides = (height, width, encoding.channels), (step, encoding.channels * dtype.itemsize, dtype.itemsize)
-    pixels = np.ndarray(shape, dtype, data, strides=strides)
+    pixels: np.ndarray = np.ndarray(shape, dtype, data, strides=strides)
     return pixels[:, :, 0] if encoding.channels == 1 else pixels
 
 
