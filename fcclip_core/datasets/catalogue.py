@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fcclip_core.datasets.ade20k import ade20k_150, ade20k_847, ade20k_panoptic
 from fcclip_core.datasets.cityscapes import cityscapes_panoptic, cityscapes_semantic
-from fcclip_core.datasets.coco_panoptic import CocoPanoptic, coco_panoptic
+from fcclip_core.datasets.coco_panoptic import CocoPanoptic, coco_panoptic, panoptic_folder
 from fcclip_core.datasets.mapillary import mapillary_panoptic, mapillary_semantic
 from fcclip_core.datasets.pascal import pascal_context_59, pascal_context_459, pascal_voc_20, pascal_voc_21
 from fcclip_core.datasets.semantic_png import SemanticPng
@@ -22,9 +22,10 @@ class DatasetEntry:
         title: What it is, for help texts.
         open: From its root folder and a split to the dataset.
         split: The split that the paper evaluates.
-        vocabulary: The bundled vocabulary with its classes, in order; None where the paper's list must be given.
-        paper: Name of the dataset's scores in `model_zoo.PublishedModel`.
-        paper_list: The paper's list of class names, a file in the authors' repository, where nothing bundled will do.
+        vocabulary: The bundled vocabulary with its classes, in order; None where there is none.
+        paper: Name of the dataset's scores in `model_zoo.PublishedModel`; empty where the paper has none.
+        paper_list: The paper's list of class names, a file in the authors' repository, which must be given where there
+            is no bundled one; without either the dataset's own names are the words.
     """
 
     title: str
@@ -37,12 +38,9 @@ class DatasetEntry:
 
 DATASETS: dict[str, DatasetEntry] = {
     "coco": DatasetEntry(
-        "COCO panoptic, or any dataset in COCO's panoptic format and layout",
-        coco_panoptic,
-        "val2017",
-        "coco_panoptic",
-        "coco",
+        "COCO panoptic, 133 classes, all of them trained on", coco_panoptic, "val2017", "coco_panoptic", "coco"
     ),
+    "folder": DatasetEntry("a folder of one's own in the COCO panoptic format", panoptic_folder, "", None, ""),
     "ade20k": DatasetEntry("ADE20K panoptic, 150 classes", ade20k_panoptic, "validation", "ade20k_150", "ade20k"),
     "ade20k_150": DatasetEntry("ADE20K semantic, 150 classes", ade20k_150, "validation", "ade20k_150", "ade20k"),
     "ade20k_847": DatasetEntry(

@@ -153,7 +153,7 @@ class CocoPanoptic:
 
 
 def coco_panoptic(root: Path, split: str = "val2017") -> CocoPanoptic:
-    """COCO's own layout, which `fcclip world render` and own datasets share.
+    """COCO's own layout.
 
     `annotations/panoptic_SPLIT.json`, `panoptic_SPLIT/*.png`, `SPLIT/*.jpg`; the PNGs may also lie in
     `annotations/panoptic_SPLIT`, where COCO's archive unpacks them.
@@ -165,6 +165,18 @@ def coco_panoptic(root: Path, split: str = "val2017") -> CocoPanoptic:
     if not png_folder.is_dir():
         png_folder = root / "annotations" / f"panoptic_{split}"
     return CocoPanoptic("coco", root / "annotations" / f"panoptic_{split}.json", png_folder, root / split)
+
+
+def panoptic_folder(root: Path, split: str = "") -> CocoPanoptic:
+    """The plain layout: what `fcclip world render` writes, and the simplest one for a folder of one's own.
+
+    `panoptic.json`, `panoptic/*.png`, `images/*`; a split is a folder of that name with these in it.
+
+    Raises:
+        DatasetError: See `CocoPanoptic`.
+    """
+    root = root / split
+    return CocoPanoptic("folder", root / "panoptic.json", root / "panoptic", root / "images")
 
 
 def _categories(document: Any) -> tuple[dict[int, int], ClassList]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fcclip_core.datasets.ade20k import ade20k_panoptic
 from fcclip_core.datasets.cityscapes import cityscapes_panoptic
-from fcclip_core.datasets.coco_panoptic import CocoPanoptic, coco_panoptic
+from fcclip_core.datasets.coco_panoptic import CocoPanoptic, coco_panoptic, panoptic_folder
 from fcclip_core.datasets.mapillary import mapillary_panoptic
 from fcclip_core.datasets.records import IGNORE, TruthSegment
 from fcclip_core.errors import DatasetError
@@ -91,9 +91,16 @@ def write_mapillary(root: Path) -> None:
     save(root / "validation/images/_1Gn_xkw7sa_i9GU4mkxxQ.jpg", photograph())
 
 
+def write_folder(root: Path) -> None:
+    write_json(root / "panoptic.json", document(1, "a photo.JPG", "a photo.png"))
+    save(root / "panoptic/a photo.png", COLORS)
+    save(root / "images/a photo.JPG", photograph())
+
+
 @pytest.mark.parametrize(
     ("write", "open_dataset"),
     [
+        (write_folder, panoptic_folder),
         (write_coco, coco_panoptic),
         (write_ade20k, ade20k_panoptic),
         (write_cityscapes, cityscapes_panoptic),

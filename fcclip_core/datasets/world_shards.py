@@ -1,0 +1,98 @@
+"""The simulated world as `fcclip world render --shards` writes it: .npz files of about 64 frames, kept in memory."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fcclip_core.datasets.records import ClassList, PanopticSample, TruthSegment
+from fcclip_core.errors import DatasetError
+from fcclip_core.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One file: frames `(F, H, W, 3)`, segment ids `(F, H, W)`, and each frame's `(id, class index)` pairs."""
+
+    images: np.ndarray
+    maps: np.ndarray
+    segments: tuple[tuple[tuple[int, int], ...], ...]
+
+
+class WorldShards:
+    """Frames of all shards in a folder; about 0.4 MB of memory for one of 320 x 240 pixels.
+
+    Attributes:
+        name: What the dataset is called.
+        classes: The classes of the vocabulary, in its order.
+    """
+
+    name = "world"
+
+    def __init__(
+        self,
+        folder: Path,
+        vocabulary: Vocabulary,
+        limit: int | None = None,
+        advance: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Reads the shards.
+
+        Args:
+            folder: Where they lie.
+            vocabulary: Its classes number the truth's, by name.
+            limit: Read no more than this many shards.
+            advance: Called with (shards read, shards in all).
+
+        Raises:
+            DatasetError: There is no shard, one is damaged, or one holds a class that the vocabulary has not.
+        """
+        paths = sorted(folder.glob("shard-*.npz"))[:limit]
+        if not paths:
+            raise DatasetError(f"{folder} holds no shard-*.npz; `fcclip world render {folder} --shards` writes them")
+        self.classes = ClassList(vocabulary.names, vocabulary.things)
+        self._shards = []
+        for index, path in enumerate(paths):
+            self._shards.append(_read(path, vocabulary))
+            advance(index + 1, len(paths))
+        self._places = [(shard, frame) for shard in self._shards for frame in range(len(shard.images))]
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> PanopticSample:
+        """The frame at `index`, 0..len-1."""
+        shard, frame = self._places[index]
+        segments = shard.segments[frame]
+        table = np.zeros(int(shard.maps[frame].max()) + 1, np.int32)
+        for number, (value, _) in enumerate(segments, 1):
+            table[value] = number
+        numbered = tuple(TruthSegment(number, index) for number, (_, index) in enumerate(segments, 1))
+        return PanopticSample(f"world {index}", shard.images[frame], table[shard.maps[frame]], numbered)
+
+
+def _read(path: Path, vocabulary: Vocabulary) -> _Shard:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images, maps, names = file["images"], file["maps"], [str(name) for name in file["class_names"]]
+            rows = np.stack([file[f"segment_{what}"] for what in ("frame", "id", "class")], -1).astype(int)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DatasetError(
+            f"{path} is damaged or no shard of the world ({error}); remove it and render again"
+        ) from error
+    number_of = {name: number for number, name in enumerate(vocabulary.names)}
+    unknown = {names[index] for index in rows[:, 2]} - set(number_of)
+    if unknown:
+        raise DatasetError(
+            f"{path} shows {min(unknown)!r}, which is none of the {len(vocabulary)} classes to be trained; render the "
+            "scenes with --split train"
+        )
+    segments: list[list[tuple[int, int]]] = [[] for _ in images]
+    for frame, value, index in rows.tolist():
+        segments[frame].append((value, number_of[names[index]]))
+    return _Shard(images, maps, tuple(map(tuple, segments)))

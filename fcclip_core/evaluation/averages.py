@@ -1,0 +1,28 @@
+"""Which classes a number is the mean of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+def class_groups(things: Sequence[bool], seen: Sequence[bool]) -> dict[str, np.ndarray]:
+    """Name -> bool `(C,)` of the groups that results are given for: all, things, stuff, seen, unseen."""
+    is_thing, is_seen = np.array(things, bool), np.array(seen, bool)
+    return {
+        "all": np.ones(len(is_thing), bool),
+        "things": is_thing,
+        "stuff": ~is_thing,
+        "seen": is_seen,
+        "unseen": ~is_seen,
+    }
+
+
+def group_means(per_class: np.ndarray, groups: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+    """Mean of `(C,)` values over each group, NaN values left out; None where a group has no value."""
+    means = {}
+    for name, members in groups.items():
+        values = per_class[members & ~np.isnan(per_class)]
+        means[name] = float(values.mean()) if len(values) else None
+    return means
