@@ -1,0 +1,67 @@
+"""`fcclip world`: renders the simulated world to disk."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from fcclip_core.errors import FcclipError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command."""
+    parser = subparsers.add_parser("world", help="render the simulated robot world, with exact truth")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    render = actions.add_parser(
+        "render",
+        help="write a COCO-panoptic directory with depth and camera poses, or shards for training",
+        description="Rendered off-screen by MuJoCo. The same seed gives the same pixels; run again, it continues.",
+    )
+    render.add_argument("out", metavar="OUT", help="folder to write to, made if need be")
+    render.add_argument("--scenes", type=int, required=True, metavar="N", help="how many scenes")
+    render.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other scenes (default: 0)")
+    render.add_argument(
+        "--split", choices=("train", "all"), default="all", help="train leaves the held-out classes out (default: all)"
+    )
+    render.add_argument(
+        "--size", type=_size, default=(320, 240), metavar="WxH", help="of the pictures (default: 320x240)"
+    )
+    render.add_argument("--views", type=int, default=4, metavar="K", help="pictures of each scene (default: 4)")
+    render.add_argument("--shards", action="store_true", help="write .npz shards instead of a COCO directory")
+    render.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes (default: all cores)"
+    )
+    render.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command.
+
+    Raises:
+        FcclipError: A value out of range, no GL library, nowhere to write, or a folder with something else in it.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fcclip_core.simulation.dataset import WorldPlan, write_coco, write_shards
+
+    plan = WorldPlan(args.scenes, args.seed, args.split, args.size, args.views)
+    out = Path(args.out).expanduser()
+    columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("frames", total=plan.frames)
+        write = write_shards if args.shards else write_coco
+        try:
+            write(plan, out, args.workers, lambda frames: progress.advance(task, frames))
+        except OSError as error:
+            raise FcclipError(f"cannot write to {out}: {error.strerror or error}; run again to continue") from error
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected WIDTHxHEIGHT, for example 320x240")
+    return int(width), int(height)

@@ -1,0 +1,56 @@
+"""Finds a GL library that renders off-screen, and imports MuJoCo, which reads that choice when it is imported.
+
+The rest of the package takes `mujoco` from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from typing import Any
+
+from fcclip_core.errors import SimulationError
+
+_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so"}
+_ADVICE = (
+    "rendering needs EGL (`sudo apt install libegl1 libgl1-mesa-dri`; works without a GPU or display) "
+    "or OSMesa (`sudo apt install libosmesa6-dev`, then MUJOCO_GL=osmesa)"
+)
+
+
+def _choose() -> None:
+    """Sets MUJOCO_GL to the first library that is there, unless it is set."""
+    if os.environ.get("MUJOCO_GL"):
+        return
+    for name, library in _LIBRARIES.items():
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(library)
+            os.environ["MUJOCO_GL"] = name
+            return
+
+
+_choose()
+try:
+    import mujoco
+except ImportError as problem:
+    raise SimulationError(
+        f"the world needs MuJoCo, which does not import ({problem}): `pip install mujoco`"
+    ) from problem
+
+
+def make_context() -> Any:
+    """Makes an off-screen GL context, current in this thread; MUJOCO_GL (egl, osmesa) forces a library.
+
+    Raises:
+        SimulationError: No GL library works; says what to install.
+    """
+    library = os.environ.get("MUJOCO_GL", "")
+    if not library:
+        raise SimulationError(f"neither libEGL nor libOSMesa was found; {_ADVICE}")
+    try:
+        context = mujoco.GLContext(64, 64)
+        context.make_current()
+    except Exception as error:  # each GL binding raises its own kinds
+        raise SimulationError(f"MUJOCO_GL={library} gives no off-screen GL context ({error}); {_ADVICE}") from error
+    return context

@@ -1,0 +1,192 @@
+"""Off-screen colour, exact panoptic truth and depth of a scene.
+
+Truth and depth come from a second pass that draws every geom in a colour of its own, without smoothing: each pixel is
+what its middle hits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from fcclip_core.simulation.cameras import Camera
+from fcclip_core.simulation.gl import make_context, mujoco
+from fcclip_core.simulation.rooms import Scene
+
+MIN_PIXELS = 25
+"""A segment with fewer visible pixels is no truth: its pixels are 0."""
+
+
+@dataclass(frozen=True)
+class TruthSegment:
+    """A segment of the truth.
+
+    Attributes:
+        id: Its number in `Frame.segment_map`.
+        name: Its class.
+        is_thing: Whether it is an object.
+    """
+
+    id: int
+    name: str
+    is_thing: bool
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a camera sees.
+
+    Attributes:
+        image: uint8 RGB `(H, W, 3)`.
+        segment_map: int32 `(H, W)`, 0 = none, else a segment's id.
+        segments: What is in it, in order of id.
+        depth: float32 `(H, W)`, metres along the optical axis; infinite for the sky.
+        intrinsics: float64 `(3, 3)`.
+        pose: float64 `(4, 4)`, from the optical frame (x right, y down, z forward) to the world (z up).
+    """
+
+    image: np.ndarray
+    segment_map: np.ndarray
+    segments: tuple[TruthSegment, ...]
+    depth: np.ndarray
+    intrinsics: np.ndarray
+    pose: np.ndarray
+
+
+class Renderer:
+    """Renders scenes with one GL context; views of one scene in a row share what was uploaded for it.
+
+    A context belongs to the thread that made it. Close it, or use it in a `with` block.
+    """
+
+    def __init__(self) -> None:
+        """Makes the GL context.
+
+        Raises:
+            SimulationError: MuJoCo or a GL library is missing; says what to install.
+        """
+        self._gl: Any = make_context()
+        self._loaded: _Loaded | None = None
+
+    def render(self, scene: Scene, camera: Camera, size: tuple[int, int] = (320, 240)) -> Frame:
+        """Renders a view.
+
+        Args:
+            scene: From `make_scene`.
+            camera: From where.
+            size: `(width, height)` in pixels.
+        """
+        if self._loaded is None or self._loaded.scene is not scene or self._loaded.size != size:
+            self._unload()
+            self._loaded = _Loaded(scene, size)
+        image, ids, depth = self._loaded.draw(camera)
+        segment_map, segments = _truth(scene, ids)
+        return Frame(image, segment_map, segments, depth, camera.intrinsics(size), camera.pose)
+
+    def close(self) -> None:
+        """Frees the GL context; a second call does nothing."""
+        self._unload()
+        if self._gl is not None:
+            self._gl.free()
+            self._gl = None
+
+    def _unload(self) -> None:
+        if self._loaded is not None:
+            self._loaded.free()
+            self._loaded = None
+
+    def __enter__(self) -> Renderer:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes."""
+        self.close()
+
+
+class _Loaded:
+    """A scene on the GPU, or what stands for one."""
+
+    def __init__(self, scene: Scene, size: tuple[int, int]) -> None:
+        self.scene, self.size = scene, size
+        model = scene.model
+        model.vis.global_.offwidth, model.vis.global_.offheight = size
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        self._view = mujoco.MjvScene(model, maxgeom=len(scene.owners) + 8)
+        mujoco.mjv_updateScene(
+            model, data, mujoco.MjvOption(), None, mujoco.MjvCamera(), mujoco.mjtCatBit.mjCAT_ALL.value, self._view
+        )
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50.value)
+        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        self._near, self._far = (getattr(model.vis.map, end) * model.stat.extent for end in ("znear", "zfar"))
+        self._owner_of_code = self._owners_by_code()
+
+    def draw(self, camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns colour, indices of items (-1 = none) and depth."""
+        self._aim(camera)
+        image, _ = self._pass(segment=False)
+        codes, depth = self._pass(segment=True)
+        code = codes[..., 0] + 256 * codes[..., 1].astype(np.int32)
+        return image, self._owner_of_code[code], self._metres(depth)
+
+    def free(self) -> None:
+        """Gives the GPU's memory back."""
+        self._context.free()
+
+    def _owners_by_code(self) -> np.ndarray:
+        """Item index for each colour of the segment pass; 0 is the background."""
+        owners = np.full(self._view.ngeom + 2, -1, dtype=np.int32)
+        owners[0] = self.scene.background
+        for geom in self._view.geoms[: self._view.ngeom]:
+            if geom.segid >= 0:
+                owners[geom.segid + 1] = self.scene.owners[geom.objid]
+        return owners
+
+    def _aim(self, camera: Camera) -> None:
+        """Both of MuJoCo's eyes look along the camera's z axis."""
+        top = self._near * np.tan(np.deg2rad(camera.fov) / 2)
+        for eye in self._view.camera:
+            eye.pos, eye.forward, eye.up = camera.pose[:3, 3], camera.pose[:3, 2], -camera.pose[:3, 1]
+            eye.frustum_near, eye.frustum_far = self._near, self._far
+            eye.frustum_bottom, eye.frustum_top = -top, top
+            eye.frustum_center, eye.frustum_width = 0.0, 0.0
+        for light in self._view.lights[: self._view.nlight]:
+            if light.headlight:
+                light.pos, light.dir = camera.pose[:3, 3], camera.pose[:3, 2]
+
+    def _pass(self, segment: bool) -> tuple[np.ndarray, np.ndarray]:
+        flags = mujoco.mjtRndFlag
+        self._view.flags[flags.mjRND_SEGMENT] = self._view.flags[flags.mjRND_IDCOLOR] = segment
+        width, height = self.size
+        area = mujoco.MjrRect(0, 0, width, height)
+        colors = np.empty((height, width, 3), dtype=np.uint8)
+        depth = np.empty((height, width), dtype=np.float32)
+        mujoco.mjr_render(area, self._view, self._context)
+        mujoco.mjr_readPixels(colors, depth if segment else None, area, self._context)
+        return colors[::-1].copy(), depth[::-1]
+
+    def _metres(self, buffer: np.ndarray) -> np.ndarray:
+        """Undoes the projection: the buffer is 1 at the near plane and 0 at the far one."""
+        near, far = self._near, self._far
+        inverse = buffer.astype(np.float64) * (1 / near - 1 / far) + 1 / far
+        return np.where(buffer == 0, np.inf, 1 / inverse).astype(np.float32)
+
+
+def _truth(scene: Scene, owners: np.ndarray) -> tuple[np.ndarray, tuple[TruthSegment, ...]]:
+    counts = np.bincount(owners.ravel() + 1, minlength=len(scene.items) + 1)[1:]
+    kept = counts >= MIN_PIXELS
+    ids = np.where(kept, np.arange(1, len(kept) + 1), 0).astype(np.int32)
+    segment_map = np.append(ids, 0).astype(np.int32)[owners]
+    segments = tuple(
+        TruthSegment(int(number), item.name, item.is_thing)
+        for number, item in zip(ids, scene.items, strict=True)
+        if number
+    )
+    return segment_map, segments
