@@ -18,7 +18,8 @@ from torch import Tensor
 from fcclip_core.backends import Backend, create_backend
 from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
 from fcclip_core.class_ids import ClassIds
-from fcclip_core.errors import SettingsError, VocabularyError
+from fcclip_core.devices import resolve_device
+from fcclip_core.errors import VocabularyError
 from fcclip_core.model.classification import MaskProbabilities, TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.postprocess import (
@@ -110,7 +111,7 @@ class Segmenter:
         self.train_vocabulary = checkpoint.train_vocabulary
         self._settings = settings or InferenceSettings()
         self._model = load_model(checkpoint)
-        self._backend: Backend = create_backend(backend, self._model, _resolve_device(device))
+        self._backend: Backend = create_backend(backend, self._model, resolve_device(device))
         self._text = TextRows(
             TextEncoder(checkpoint.text_tower, self._backend.device),
             checkpoint.text_tower_id,
@@ -352,20 +353,6 @@ class _StageClock:
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         self.seconds[name], self._last = now - self._last, now
-
-
-def _resolve_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise SettingsError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise SettingsError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(f"device is {name!r}, but torch finds no GPU; use cpu, or run `fcclip doctor` to see why")
-    return device
 
 
 def _describe(merged: PanopticSegments, snapshot: VocabularySnapshot, embeddings: np.ndarray) -> list[Segment]:

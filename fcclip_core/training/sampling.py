@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fcclip_core import distributed
-from fcclip_core.datasets.records import Dataset, PanopticSample
+from fcclip_core.datasets.records import ClassList, PanopticSample
 from fcclip_core.errors import DatasetError, FcclipError
 from fcclip_core.training.augmentation import augment
 from fcclip_core.training.config import TrainingConfig
@@ -25,6 +25,30 @@ from fcclip_core.training.matching import Targets
 
 # What a random number is for; each use has numbers of its own.
 _ORDER, _AUGMENTATION, _POINTS = range(3)
+
+
+class PanopticDataset(Protocol):
+    """What can be trained on. A sample follows from its index alone.
+
+    Attributes:
+        name: What the dataset is called.
+        classes: What the segments' class indices mean.
+    """
+
+    name: str
+    classes: ClassList
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def __getitem__(self, index: int) -> PanopticSample:
+        """Reads a sample.
+
+        Raises:
+            DatasetError: Naming the file and the record.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +67,7 @@ class Batch:
 class Examples:
     """Position -> augmented sample. Errors are values here: a loader process would bury them in its own."""
 
-    def __init__(self, dataset: Dataset[PanopticSample], config: TrainingConfig) -> None:
+    def __init__(self, dataset: PanopticDataset, config: TrainingConfig) -> None:
         """Reads from `dataset`, which is gone through in a new order every epoch."""
         self._dataset = dataset
         self._config = config
@@ -73,7 +97,7 @@ class Examples:
         return torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(segment_map), labels
 
 
-def batches(dataset: Dataset[PanopticSample], config: TrainingConfig, first_step: int) -> Iterator[Batch]:
+def batches(dataset: PanopticDataset, config: TrainingConfig, first_step: int) -> Iterator[Batch]:
     """This worker's batches from `first_step` on, prepared ahead by `config.loader_processes` processes.
 
     Raises:

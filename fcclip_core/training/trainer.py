@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 
 from fcclip_core import distributed
 from fcclip_core.checkpoints import Checkpoint, load_model, save_checkpoint
-from fcclip_core.datasets.records import Dataset, PanopticSample
 from fcclip_core.errors import TrainingError
 from fcclip_core.model.published_names import published_name
 from fcclip_core.text import TextEncoder, TextRows, default_cache_dir
@@ -29,7 +29,7 @@ from fcclip_core.training.network import TrainingNetwork
 from fcclip_core.training.optimization import learning_rate, parameter_groups, trained_parameters
 from fcclip_core.training.points import RandomPoints
 from fcclip_core.training.resume import FREE, TrainingState, load_state, save_state
-from fcclip_core.training.sampling import Batch, batches, point_generators
+from fcclip_core.training.sampling import Batch, PanopticDataset, batches, point_generators
 
 STATE_FILE = "resume.pt"
 MODEL_FILE = "model.safetensors"
@@ -46,7 +46,7 @@ class Trainer:
         self,
         config: TrainingConfig,
         checkpoint: Checkpoint,
-        dataset: Dataset[PanopticSample],
+        dataset: PanopticDataset,
         folder: Path,
         *,
         device: torch.device | str = "cpu",
@@ -81,7 +81,8 @@ class Trainer:
         self._network = TrainingNetwork(model, text_rows, vocabulary.synonym_counts).to(self._device)
         self._criterion = Criterion(config.loss)
         self._optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.learning_rate)
-        self._identity = _identity(config, checkpoint, len(dataset))
+        frozen = set(checkpoint.state) - {published_name(name) for name in self._parameters}
+        self._identity = _identity(config, checkpoint, frozen, len(dataset))
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / STATE_FILE).exists():
             self._resume()
@@ -206,7 +207,7 @@ class Trainer:
         self.step = state.step
 
 
-def _check(config: TrainingConfig, classes: int, dataset: Dataset[PanopticSample]) -> None:
+def _check(config: TrainingConfig, classes: int, dataset: PanopticDataset) -> None:
     if not len(dataset):
         raise TrainingError("the dataset is empty; there is nothing to train on")
     if len(dataset.classes) != classes:
@@ -220,12 +221,16 @@ def _check(config: TrainingConfig, classes: int, dataset: Dataset[PanopticSample
         )
 
 
-def _identity(config: TrainingConfig, checkpoint: Checkpoint, samples: int) -> Mapping[str, Any]:
+def _identity(config: TrainingConfig, checkpoint: Checkpoint, frozen: set[str], samples: int) -> Mapping[str, Any]:
     """What must agree between a run and the state that it resumes, in words that a message can show."""
+    checksum = 0
+    for key in sorted(frozen):
+        checksum = zlib.crc32(checkpoint.state[key].contiguous().view(-1).view(torch.uint8).numpy().data, checksum)
     settings = {name: value for name, value in asdict(config).items() if name not in FREE}
     return {
         "preset": checkpoint.config.name,
         "model": json.dumps(asdict(checkpoint.config)),
+        "CLIP's weights (checksum)": f"{checksum:08x}",
         "text tower": checkpoint.text_tower_id,
         "classes": "; ".join(checkpoint.train_vocabulary.names),
         "samples": samples,

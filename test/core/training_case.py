@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fcclip_core import Vocabulary, distributed
 from fcclip_core.checkpoints import Checkpoint, load_checkpoint
@@ -28,7 +30,7 @@ CONFIG = TrainingConfig(
 
 
 class Rectangles:
-    """Three coloured rectangles on a ground, drawn from the sample's index."""
+    """One to three coloured rectangles on a ground, drawn from the sample's index."""
 
     name = "rectangles"
     classes = ClassList(("ground", "red box", "blue box"), (False, True, True))
@@ -43,29 +45,28 @@ class Rectangles:
         random = np.random.default_rng(index)
         image, segment_map = np.full((48, 80, 3), 90, np.uint8), np.ones((48, 80), np.int32)
         segments = [TruthSegment(1, 0)]
-        for number in (2, 3, 4):
+        for number in range(2, 3 + index % 3):
             label = int(random.integers(1, 3))
             top, left = random.integers(0, 40, 2)
             window = (slice(top, top + 20), slice(left, left + 25))
             image[window], segment_map[window] = ((200, 30, 30), (30, 30, 200))[label - 1], number
             segments.append(TruthSegment(number, label))
-        kept = [segment for segment in segments if (segment_map == segment.id).any()]
-        return PanopticSample(str(index), image, segment_map, tuple(kept))
+        return PanopticSample(str(index), image, segment_map, tuple(segments))
 
 
+@functools.cache
 def start() -> Checkpoint:
     names = Rectangles.classes.names
     vocabulary = Vocabulary.from_names(names, stuff=names[:1])
     return dataclasses.replace(load_checkpoint("recipe:tiny"), train_vocabulary=vocabulary)
 
 
-def trainer(folder: Path, config: TrainingConfig = CONFIG) -> Trainer:
-    return Trainer(config, start(), Rectangles(), folder)
+def trainer(folder: Path, **changes: object) -> Trainer:
+    rows = torch.nn.functional.normalize(torch.randn(3, 64, generator=torch.Generator().manual_seed(0)), dim=-1)
+    return Trainer(dataclasses.replace(CONFIG, **changes), start(), Rectangles(), folder, text_rows=rows)
 
 
 if __name__ == "__main__":
-    import torch
-
     torch.set_num_threads(1)
     with distributed.workers(torch.device("cpu")):
-        trainer(Path(sys.argv[1])).run()
+        trainer(Path(sys.argv[1]), steps=int(sys.argv[2])).run()

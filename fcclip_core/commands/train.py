@@ -1,0 +1,165 @@
+"""`fcclip train`: trains FC-CLIP. Every recipe resumes when the same command is run again.
+
+A recipe is a subcommand of its own; recipes of other modules are added in `add_parser`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcclip_core.commands.inference_arguments import vocabulary_from
+from fcclip_core.errors import TrainingError
+
+if TYPE_CHECKING:
+    from fcclip_core.checkpoints import Checkpoint
+    from fcclip_core.datasets.coco_panoptic import CocoPanoptic
+    from fcclip_core.training.config import TrainingConfig
+    from fcclip_core.vocabulary import Vocabulary
+
+TRAINED_ON = {
+    "coco": ("train2017", "COCO panoptic, or your own labels in its format"),
+    "ade20k": ("training", "ADE20K panoptic"),
+    "cityscapes": ("train", "Cityscapes panoptic"),
+}
+"""Panoptic datasets to train on: the split that is for it, and what it is."""
+
+_SETTING_HELP = {
+    "steps": "optimizer steps; milestones move along",
+    "batch_size": "images per step, over all workers",
+    "learning_rate": "AdamW's rate before the milestones",
+    "precision": "float32, bfloat16 or auto: bfloat16 on a GPU",
+    "seed": "decides first weights, order, augmentation and points",
+    "save_every": "steps between two saved states",
+    "export_every": "steps between two checkpoints that are kept; 0 keeps the last only",
+    "log_every": "steps between two entries of log.jsonl",
+    "loader_processes": "processes that prepare samples, per worker",
+}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command and its recipes."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train FC-CLIP",
+        description="Run the same command again to resume; start it with torchrun to train on several GPUs.",
+    )
+    recipes = parser.add_subparsers(metavar="RECIPE", required=True)
+    for dataset, (split, title) in TRAINED_ON.items():
+        _add_panoptic_recipe(recipes, dataset, split, title)
+
+
+def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> None:
+    from fcclip_core.training.config import PRECISIONS, TrainingConfig
+
+    parser = recipes.add_parser(dataset, help=title, description=f"The paper's recipe on {title}.")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="root folder of the dataset")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="states, log and checkpoints go here")
+    parser.add_argument("--split", default=split, help=f"part of the dataset (default: {split})")
+    parser.add_argument(
+        "--vocabulary", metavar="V", help="names of the dataset's classes, in its order (default: see docs/training.md)"
+    )
+    parser.add_argument("--preset", default="convnext_large", help="model to train (default: convnext_large)")
+    parser.add_argument(
+        "--clip", type=Path, metavar="FILE", help="CLIP's weights (default: open_clip's cache or download)"
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="C", help="start from these weights instead: a file, a bundled name or recipe:NAME"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    group = parser.add_argument_group("recipe (defaults are the paper's)")
+    defaults = TrainingConfig()
+    for name, text in _SETTING_HELP.items():
+        default = getattr(defaults, name)
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            choices=PRECISIONS if name == "precision" else None,
+            default=default,
+            help=f"{text} (default: {default})",
+        )
+    crop = defaults.augmentation.crop
+    group.add_argument("--crop", type=int, default=crop, help=f"side of the training images (default: {crop})")
+    group.add_argument(
+        "--milestones", type=int, nargs="*", metavar="STEP", help="steps from which the rate is a tenth of what it was"
+    )
+    group.add_argument("--train-backbone", action="store_true", help="train CLIP's image tower too (Table 6)")
+    parser.set_defaults(run=run, dataset=dataset)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains on a panoptic dataset."""
+    from rich.console import Console
+
+    from fcclip_core import distributed
+    from fcclip_core.datasets.catalogue import DATASETS
+    from fcclip_core.devices import resolve_device
+    from fcclip_core.training.trainer import Trainer
+
+    entry, config = DATASETS[args.dataset], config_from(args)
+    with distributed.workers(resolve_device(args.device)) as device:
+        dataset: Any = entry.open(args.data.expanduser(), args.split)
+        checkpoint = _starting_point(args, _vocabulary(args.vocabulary, dataset, entry.vocabulary))
+        trainer = Trainer(config, checkpoint, dataset, args.out.expanduser(), device=device)
+        console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not distributed.is_first())
+        console.print(
+            f"{checkpoint.config.name} on {len(dataset):,} images, {config.batch_size} a step, {device}: "
+            + (f"resuming at step {trainer.step:,}" if trainer.step else "a new run")
+        )
+        finished = trainer.run()
+        console.print(f"{finished}: trained for {config.steps:,} steps")
+    return 0
+
+
+def config_from(args: argparse.Namespace) -> TrainingConfig:
+    """The recipe that the arguments ask for.
+
+    Raises:
+        SettingsError: A number is out of range.
+    """
+    from fcclip_core.training.config import TrainingConfig
+
+    paper = TrainingConfig()
+    milestones = args.milestones
+    if milestones is None:  # a shorter training slows down at the same shares of its length
+        milestones = [round(step * args.steps / paper.steps) for step in paper.milestones]
+    return replace(
+        paper,
+        **{name: getattr(args, name) for name in _SETTING_HELP},
+        milestones=tuple(milestones),
+        train_backbone=args.train_backbone,
+        augmentation=replace(paper.augmentation, crop=args.crop),
+    )
+
+
+def _starting_point(args: argparse.Namespace, vocabulary: Vocabulary) -> Checkpoint:
+    from fcclip_core.checkpoints import Provenance, Source, join_clip, load_checkpoint
+    from fcclip_core.clip_weights import load_clip
+    from fcclip_core.model.config import PRESETS
+    from fcclip_core.training.initialization import fresh_weights
+
+    if args.checkpoint is not None:
+        return load_checkpoint(args.checkpoint, args.clip, train_vocabulary=vocabulary)
+    if args.preset not in PRESETS:
+        raise TrainingError(f"there is no preset {args.preset!r}; there are {', '.join(PRESETS)}")
+    config = PRESETS[args.preset]
+    clip = load_clip(config, args.clip)
+    source = Source("CLIP weights", clip.path.name, origin=clip.origin, path=clip.path)
+    return join_clip(config, fresh_weights(config, args.seed), clip, vocabulary, Provenance((source,)))
+
+
+def _vocabulary(given: str | None, dataset: CocoPanoptic, bundled: str | None) -> Vocabulary:
+    """The names of the dataset's classes: those asked for, the bundled ones where they fit, else the dataset's own."""
+    from fcclip_core.vocabulary import Vocabulary
+
+    if given is not None:
+        return vocabulary_from(given)
+    classes = dataset.classes
+    if bundled is not None:
+        vocabulary = Vocabulary.load(bundled)
+        if vocabulary.things == classes.things:
+            return vocabulary
+    stuff = [name for name, is_thing in zip(classes.names, classes.things, strict=True) if not is_thing]
+    return Vocabulary.from_names(classes.names, stuff=stuff)
