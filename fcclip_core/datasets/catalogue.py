@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fcclip_core.datasets.ade20k import ade20k_150, ade20k_847, ade20k_panoptic
@@ -11,7 +11,11 @@ from fcclip_core.datasets.cityscapes import cityscapes_panoptic, cityscapes_sema
 from fcclip_core.datasets.coco_panoptic import CocoPanoptic, coco_panoptic, panoptic_folder
 from fcclip_core.datasets.mapillary import mapillary_panoptic, mapillary_semantic
 from fcclip_core.datasets.pascal import pascal_context_59, pascal_context_459, pascal_voc_20, pascal_voc_21
+from fcclip_core.datasets.records import ClassList
 from fcclip_core.datasets.semantic_png import SemanticPng
+from fcclip_core.errors import VocabularyError
+from fcclip_core.model_zoo import AUTHORS
+from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,13 @@ class DatasetEntry:
     paper: str
     paper_list: str = ""
 
+    @property
+    def is_panoptic(self) -> bool:
+        """Whether its truth has segments."""
+        return self.open in _PANOPTIC
+
+
+_PANOPTIC = (coco_panoptic, panoptic_folder, ade20k_panoptic, cityscapes_panoptic, mapillary_panoptic)
 
 DATASETS: dict[str, DatasetEntry] = {
     "coco": DatasetEntry(
@@ -90,3 +101,36 @@ DATASETS: dict[str, DatasetEntry] = {
         "pascal_voc_21_with_prompt_eng.txt",
     ),
 }
+
+
+def dataset_vocabulary(entry: DatasetEntry, classes: ClassList, given: Vocabulary | None = None) -> Vocabulary:
+    """The words for a dataset's classes, which are matched by position, as the paper does.
+
+    Args:
+        entry: The dataset.
+        classes: Its classes; where its files say what is a thing, that counts.
+        given: Words to use instead of the bundled ones.
+
+    Raises:
+        VocabularyError: Words must be given, or there are not as many as the dataset has classes.
+    """
+    if given is None and entry.vocabulary is None and entry.paper_list:
+        raise VocabularyError(
+            f"{entry.title}: no list of its class names is bundled; pass --vocabulary with the paper's "
+            f"{entry.paper_list} (fcclip/data/datasets/ in {AUTHORS}), or a list of your own in that order"
+        )
+    vocabulary = given or (Vocabulary.load(entry.vocabulary) if entry.vocabulary else _own_names(classes))
+    if len(vocabulary) != len(classes):
+        raise VocabularyError(
+            f"the vocabulary has {len(vocabulary)} classes, but the dataset has {len(classes)}; they are matched by "
+            "position, so pass --vocabulary with one class for each of the dataset's, in its order"
+        )
+    if not classes.names:
+        return vocabulary
+    paired = zip(vocabulary.classes, classes.things, strict=True)
+    return replace(vocabulary, classes=tuple(replace(item, is_thing=thing) for item, thing in paired))
+
+
+def _own_names(classes: ClassList) -> Vocabulary:
+    # One class a name, commas and all.
+    return Vocabulary(tuple(VocabularyClass((name,)) for name in classes.names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
@@ -84,10 +84,10 @@ class ClassList:
         return len(self.things)
 
 
-Sample = TypeVar("Sample", PanopticSample, SemanticSample, covariant=True)
+Sample = PanopticSample | SemanticSample
 
 
-class Dataset(Protocol[Sample]):
+class Dataset(Protocol):
     """Samples by index, each read from disk when asked for.
 
     Attributes:

@@ -1,0 +1,24 @@
+"""The authors' numbers for a dataset, under the names of our own measures."""
+
+from __future__ import annotations
+
+from fcclip_core.model_zoo import PUBLISHED_MODELS, PublishedModel, Scores
+
+
+def published_model(preset: str) -> PublishedModel:
+    """The published model of a preset; the paper's main one for presets that were never published."""
+    return next((model for model in PUBLISHED_MODELS if model.preset == preset), PUBLISHED_MODELS[0])
+
+
+def paper_scores(model: PublishedModel, dataset: str) -> dict[str, float]:
+    """Measure -> per cent, what the authors report.
+
+    Args:
+        model: A published model.
+        dataset: Name of the dataset's scores in `PublishedModel`; "" where the paper has none.
+    """
+    scores: Scores | None = getattr(model, dataset) if dataset else None
+    if scores is None:
+        return {}
+    named = {"pq.all": scores.pq, "ap.all": scores.ap, "miou.all": scores.miou}
+    return {name: value for name, value in named.items() if value is not None}

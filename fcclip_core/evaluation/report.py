@@ -1,0 +1,146 @@
+"""Results as a JSON document and as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from fcclip_core.evaluation.runner import Evaluation
+from fcclip_core.evaluation.scoreboard import Scores
+from fcclip_core.settings import InferenceSettings
+
+GROUPS = ("all", "things", "stuff", "seen", "unseen")
+MEASURES = {
+    "pq": "PQ",
+    "sq": "SQ",
+    "rq": "RQ",
+    "ap": "AP",
+    "miou": "mIoU",
+    "recall": "recall@0.5, masks",
+    "segment_recall": "recall@0.5, segments",
+}
+SHARES = ("recall", "segment_recall")
+"""Measures between 0 and 1; the others are in per cent."""
+UNITS = {
+    "pq, sq, rq, ap, miou, grounding": "per cent",
+    "recall, segment_recall": "share, 0 to 1",
+    "fps": "images a second, one process, reading left out",
+}
+
+
+def document(
+    evaluation: Evaluation,
+    class_names: Sequence[str],
+    about: Mapping[str, Any],
+    settings: InferenceSettings,
+    paper: Mapping[str, float],
+) -> dict[str, Any]:
+    """Everything that was measured: each score under its flat name, and all of them nested under "details".
+
+    Args:
+        evaluation: What was counted.
+        class_names: C names.
+        about: What was run: dataset, checkpoint and so on.
+        settings: Of the main result.
+        paper: The authors' numbers under our names.
+    """
+    scores = evaluation.scores()
+    return {
+        **about,
+        "images": evaluation.images,
+        "settings": asdict(settings),
+        "units": UNITS,
+        **scores,
+        "paper": dict(paper),
+        "forms": {name: board.scores() for name, board in evaluation.forms.items()},
+        "details": _nested(scores) | {"per_class": _per_class(evaluation, class_names)},
+    }
+
+
+def score_table(scores: Scores, paper: Mapping[str, float], paper_name: str, title: str) -> Table:
+    """A row a measure, a column a group of classes, the authors' number beside ours."""
+    table = Table(*("", *GROUPS), box=SIMPLE, title=title, title_style="")
+    if paper:
+        table.add_column(paper_name)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for measure, label in MEASURES.items():
+        if f"{measure}.all" in scores:
+            cells = [_cell(measure, scores.get(f"{measure}.{group}")) for group in GROUPS]
+            table.add_row(label, *cells, *([_cell(measure, paper.get(f"{measure}.all"))] if paper else []))
+    for name, label in (("grounding.pq", "grounding PQ"), ("grounding.miou", "grounding mIoU"), ("fps", "images/s")):
+        if name in scores:
+            table.add_row(label, _cell(name, scores[name]))
+    return table
+
+
+def forms_table(forms: Mapping[str, Scores], title: str) -> Table:
+    """A row a way to label, the main measures of all, seen and unseen classes in columns."""
+    shown = [
+        f"{measure}.{group}"
+        for measure in ("pq", "miou")
+        for group in ("all", "seen", "unseen")
+        if any(f"{measure}.{group}" in scores for scores in forms.values())
+    ]
+    table = Table("", box=SIMPLE, title=title, title_style="")
+    for name in shown:
+        measure, _, group = name.partition(".")
+        table.add_column(f"{MEASURES[measure]} {group}", justify="right")
+    for form, scores in forms.items():
+        table.add_row(form, *(_cell(name, scores.get(name)) for name in shown))
+    return table
+
+
+def sizes_table(scores: Mapping[str, Scores], title: str) -> Table:
+    """A row an input size: share of masks named right and PQ, by groups of classes."""
+    table = Table(
+        "shorter side", *(f"named right, {group}" for group in GROUPS), "PQ", box=SIMPLE, title=title, title_style=""
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for size, row in scores.items():
+        names = [*(f"accuracy.{group}" for group in GROUPS), "pq.all"]
+        table.add_row(size, *(_cell(name, row[name]) for name in names))
+    return table
+
+
+def class_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """A row a class, from the document's `details.per_class`."""
+    rows = list(rows)
+    measures = [name for name in ("pq", "sq", "rq", "ap", "iou") if name in rows[0]]
+    table = Table("class", "", *(name.upper() for name in measures), box=SIMPLE)
+    for row in rows:
+        kind = f"{'thing' if row['is_thing'] else 'stuff'}, {'seen' if row['seen'] else 'unseen'}"
+        table.add_row(row["name"], kind, *(_cell(name, row[name]) for name in measures))
+    return table
+
+
+def _cell(measure: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if measure in SHARES else f"{value:.1f}"
+
+
+def _nested(scores: Scores) -> dict[str, Any]:
+    """`{"pq.all": x}` as `{"pq": {"all": x}}`."""
+    nested: dict[str, Any] = {}
+    for name, value in scores.items():
+        measure, _, group = name.partition(".")
+        if group:
+            nested.setdefault(measure, {})[group] = value
+        else:
+            nested[measure] = value
+    return nested
+
+
+def _per_class(evaluation: Evaluation, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    columns = evaluation.main.per_class()
+    return [
+        {"name": name, "is_thing": evaluation.things[index], "seen": evaluation.seen[index]}
+        | {measure: values[index] for measure, values in columns.items()}
+        for index, name in enumerate(class_names)
+    ]

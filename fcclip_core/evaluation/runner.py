@@ -1,0 +1,165 @@
+"""The evaluation loop: every image goes through the network once, however many ways it is labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+
+from fcclip_core.datasets.records import Dataset, PanopticSample, Sample
+from fcclip_core.distributed import is_first, rank, world_size
+from fcclip_core.evaluation.averages import class_groups
+from fcclip_core.evaluation.grounding import restricted
+from fcclip_core.evaluation.overlaps import mask_overlaps, segment_overlaps
+from fcclip_core.evaluation.recall import MaskRecall
+from fcclip_core.evaluation.scoreboard import Scoreboard, Scores
+from fcclip_core.segmenter import EncodedImage, Segmenter, VocabularySnapshot
+from fcclip_core.settings import InferenceSettings
+
+
+@dataclass
+class Evaluation:
+    """What was counted so far.
+
+    Attributes:
+        things: Whether each class is a thing.
+        seen: Whether each class counts as seen.
+        main: With the segmenter's own settings.
+        grounding: The same, each image's vocabulary being the classes that it holds (Table 7).
+        forms: With other settings, by name.
+        mask_recall: Of the masks of all object queries.
+        segment_recall: Of the segments of `main`.
+        images: Number of images.
+        seconds: Time from image to segments, metrics and reading left out.
+        timed: Images in `seconds`; the first of each process warms up and is left out.
+        panoptic: Whether the truth is panoptic.
+    """
+
+    things: tuple[bool, ...]
+    seen: tuple[bool, ...]
+    main: Scoreboard
+    grounding: Scoreboard
+    forms: dict[str, Scoreboard]
+    mask_recall: MaskRecall
+    segment_recall: MaskRecall
+    images: int = 0
+    seconds: float = 0.0
+    timed: int = 0
+    panoptic: bool = False
+
+    def merge(self, other: Evaluation) -> None:
+        """Adds what another process counted."""
+        self.main.merge(other.main)
+        self.grounding.merge(other.grounding)
+        for name, board in self.forms.items():
+            board.merge(other.forms[name])
+        self.mask_recall.merge(other.mask_recall)
+        self.segment_recall.merge(other.segment_recall)
+        self.images += other.images
+        self.seconds += other.seconds
+        self.timed += other.timed
+        self.panoptic |= other.panoptic
+
+    def scores(self) -> Scores:
+        """Every measure by its name; PQ, AP and IoU in per cent, recall 0..1, `fps` images a second of one process."""
+        scores = dict(self.main.scores())
+        if self.panoptic:
+            groups = class_groups(self.things, self.seen)
+            scores |= self.mask_recall.scores("recall", groups)
+            scores |= self.segment_recall.scores("segment_recall", groups)
+        grounded = self.grounding.scores()
+        scores |= {f"grounding.{name}": grounded[f"{name}.all"] for name in ("pq", "miou") if f"{name}.all" in grounded}
+        return scores | {"fps": self.timed / self.seconds if self.timed else None}
+
+
+def evaluate(
+    dataset: Dataset,
+    segmenter: Segmenter,
+    snapshot: VocabularySnapshot,
+    things: tuple[bool, ...],
+    *,
+    forms: Mapping[str, InferenceSettings] | None = None,
+    limit: int | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> Evaluation | None:
+    """Runs a dataset through a segmenter.
+
+    Args:
+        dataset: Images with truth.
+        segmenter: With its settings.
+        snapshot: The vocabulary, class by class in the dataset's order.
+        things: Whether each class is a thing.
+        forms: Further settings to label with, by name; the input size is the segmenter's.
+        limit: Number of images, from the first; None takes all.
+        advance: Called after each image of this process.
+
+    Returns:
+        What all processes counted, in the first of them; None in the others.
+
+    Raises:
+        DatasetError: A sample cannot be read.
+    """
+    forms = dict(forms or {})
+
+    def board(instances: bool = False) -> Scoreboard:
+        return Scoreboard(snapshot.class_ids, things, snapshot.seen, instances=instances)
+
+    total = Evaluation(
+        things=things,
+        seen=snapshot.seen,
+        main=board(instances=True),
+        grounding=board(),
+        forms={name: board() for name in forms},
+        mask_recall=MaskRecall(len(things)),
+        segment_recall=MaskRecall(len(things)),
+    )
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    for number in range(rank(), count, world_size()):
+        sample = dataset[number]
+        encoded = segmenter.encode(sample.image)
+        _count(total, number, sample, segmenter, snapshot, encoded)
+        for name, settings in forms.items():
+            total.forms[name].update(number, sample, segmenter.label(encoded, snapshot, settings))
+        advance()
+    return _gathered(total)
+
+
+def _count(
+    total: Evaluation,
+    number: int,
+    sample: Sample,
+    segmenter: Segmenter,
+    snapshot: VocabularySnapshot,
+    encoded: EncodedImage,
+) -> None:
+    """Labels an image with the whole vocabulary and with its own, and counts both."""
+    result = segmenter.label(encoded, snapshot)
+    total.main.update(number, sample, result)
+    if total.images:
+        total.seconds += sum(result.timings.values())
+        total.timed += 1
+    total.images += 1
+    class_map = sample.class_map()
+    present = np.unique(class_map[class_map >= 0]).tolist()
+    if present:
+        total.grounding.update(number, sample, segmenter.label(encoded, restricted(snapshot, present)))
+    if isinstance(sample, PanopticSample):
+        total.panoptic = True
+        total.mask_recall.update(sample, mask_overlaps(sample, encoded))
+        total.segment_recall.update(sample, segment_overlaps(sample, result.segment_map, len(result.segments)))
+
+
+def _gathered(part: Evaluation) -> Evaluation | None:
+    """Joins the parts of all processes in the first one."""
+    if world_size() == 1:
+        return part
+    parts: list[Any] | None = [None] * world_size() if is_first() else None
+    dist.gather_object(part, parts)
+    if parts is None:
+        return None
+    for other in parts[1:]:
+        parts[0].merge(other)
+    return parts[0]
