@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,9 @@ class Trainer:
             TrainingError: The loss is no number any more, or a state cannot be saved.
             DatasetError: A sample is damaged.
         """
-        network = self._replicated()
         with Journal(self.folder, self.step, self.config.steps) as journal:
             for batch in batches(self._dataset, self.config, self.step):
-                losses, norm = self._make_step(network, batch)
+                losses, norm = self.make_step(batch)
                 self._record(journal, losses, norm)
                 self.step += 1
                 if self.step % self.config.save_every == 0 or self.step == self.config.steps:
@@ -109,6 +109,39 @@ class Trainer:
                     self.export(self.folder / f"step_{self.step:06d}.safetensors")
         self.export(self.folder / MODEL_FILE)
         return self.folder / MODEL_FILE
+
+    def make_step(self, batch: Batch) -> tuple[Losses, float]:
+        """Learns from one batch.
+
+        Returns:
+            The losses, and the norm of the gradient before it was clipped.
+
+        Raises:
+            TrainingError: One of them is no finite number; the weights are as they were.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["share"] * learning_rate(self.step, self.config)
+        points = RandomPoints(self.config.loss, point_generators(self.config, self.step, self._device))
+        try:
+            with self._autocast():
+                predictions = self._replica(batch.images.to(self._device, non_blocking=True))
+            losses = self._criterion(predictions, batch.targets.to(self._device), points)
+            if not math.isfinite(total := losses.total.item()):
+                raise TrainingError(f"the loss is {total}")
+            self._optimizer.zero_grad(set_to_none=True)
+            losses.total.backward()
+            norm = nn.utils.clip_grad_norm_(self._parameters.values(), self.config.gradient_clip).item()
+            if not math.isfinite(norm):
+                raise TrainingError(f"the gradient's norm is {norm}")
+        except TrainingError as error:
+            saved = self.folder / STATE_FILE
+            raise TrainingError(
+                f"training diverged in step {self.step}: {error}. The weights of this step were not changed"
+                + (f"; {saved} is the last saved state" if saved.exists() else "")
+                + ". Lower the learning rate, or train in float32"
+            ) from error
+        self._optimizer.step()
+        return losses, norm
 
     def save(self) -> None:
         """Writes the state from which this run resumes.
@@ -140,36 +173,11 @@ class Trainer:
         provenance = replace(start.provenance, note="; ".join(filter(None, (start.provenance.note, note))))
         return replace(start, state={**start.state, **trained}, provenance=provenance)
 
-    def _replicated(self) -> nn.Module:
+    @cached_property
+    def _replica(self) -> nn.Module:
         if distributed.world_size() == 1:
             return self._network
         return nn.parallel.DistributedDataParallel(self._network, broadcast_buffers=False)
-
-    def _make_step(self, network: nn.Module, batch: Batch) -> tuple[Losses, float]:
-        """One step; returns its losses and the gradient's norm before clipping."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["share"] * learning_rate(self.step, self.config)
-        points = RandomPoints(self.config.loss, point_generators(self.config, self.step, self._device))
-        try:
-            with self._autocast():
-                predictions = network(batch.images.to(self._device, non_blocking=True))
-            losses = self._criterion(predictions, batch.targets.to(self._device), points)
-            if not math.isfinite(total := losses.total.item()):
-                raise TrainingError(f"the loss is {total}")
-            self._optimizer.zero_grad(set_to_none=True)
-            losses.total.backward()
-            norm = nn.utils.clip_grad_norm_(self._parameters.values(), self.config.gradient_clip).item()
-            if not math.isfinite(norm):
-                raise TrainingError(f"the gradient's norm is {norm}")
-        except TrainingError as error:
-            saved = self.folder / STATE_FILE
-            raise TrainingError(
-                f"training diverged in step {self.step}: {error}. The weights of this step were not changed"
-                + (f"; {saved} is the last saved state" if saved.exists() else "")
-                + ". Lower the learning rate, or train in float32"
-            ) from error
-        self._optimizer.step()
-        return losses, norm
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         precision = self.config.precision
