@@ -79,6 +79,7 @@ class Renderer:
             camera: From where.
             size: `(width, height)` in pixels.
         """
+        self._gl.make_current()  # another renderer of this thread may have been
         if self._loaded is None or self._loaded.scene is not scene or self._loaded.size != size:
             self._unload()
             self._loaded = _Loaded(scene, size)
@@ -95,6 +96,7 @@ class Renderer:
 
     def _unload(self) -> None:
         if self._loaded is not None:
+            self._gl.make_current()
             self._loaded.free()
             self._loaded = None
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fcclip_core.errors import SettingsError
 from fcclip_core.simulation import names
 from fcclip_core.simulation.gl import mujoco
 from fcclip_core.simulation.names import Split
@@ -104,20 +105,23 @@ class Scene:
     support: float
 
 
-def make_scene(seed: int, split: Split = "all") -> Scene:
+def make_scene(seed: int, split: Split = "all", kind: str | None = None) -> Scene:
     """Makes a scene; the same seed and split make the same scene in every process.
 
     Args:
         seed: 0 or more.
         split: "train" never holds a held-out class; "all" holds every class about equally often.
+        kind: "room", "corridor", "table" or "yard"; None draws one.
 
     Raises:
-        SettingsError: There is no such split.
-        SimulationError: MuJoCo is not installed.
+        SettingsError: There is no such split or kind.
     """
     names.check_split(split)
+    if kind not in (None, *_KINDS):
+        raise SettingsError(f"kind of scene is {kind!r}; expected one of {', '.join(_KINDS)}")
     rng = np.random.default_rng([seed, names.SPLITS.index(split)])
-    kind = str(rng.choice(_KINDS, p=_KIND_SHARES))
+    drawn = str(rng.choice(_KINDS, p=_KIND_SHARES))
+    kind = kind or drawn
     builder = _Builder(rng, split)
     {"room": _room, "corridor": _corridor, "table": _table_top, "yard": _yard}[kind](builder)
     return builder.compile(seed, kind)
@@ -268,7 +272,7 @@ class _Builder:
             userface=mesh.faces.ravel(),
             inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL,
         )
-        self.spec.worldbody.add_geom(
+        geom = self.spec.worldbody.add_geom(
             type=mujoco.mjtGeom.mjGEOM_MESH,
             meshname=name,
             material=material,
@@ -276,8 +280,9 @@ class _Builder:
             quat=list(quaternion),
             contype=0,
             conaffinity=0,
-            castshadow=shadow,
         )
+        if hasattr(geom, "castshadow"):  # new in MuJoCo 4; before it everything does, which is barely seen
+            geom.castshadow = shadow
         self.owners.append(owner)
 
     def compile(self, seed: int, kind: str) -> Scene:

@@ -1,0 +1,138 @@
+"""A robot's camera that drives round a scene in a closed loop, always with objects in view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+from fcclip_core.errors import SimulationError
+from fcclip_core.simulation.cameras import Camera, look_at
+from fcclip_core.simulation.names import Split
+from fcclip_core.simulation.rooms import Scene, make_scene
+
+_CORNERS = 8
+_LOOPS_TRIED = 60
+_SCENES_TRIED = 50
+_ROBOT_RADIUS = 0.15
+_FARTHEST = 3.2
+"""Metres from the middle of the objects."""
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A loop through a scene at constant speed.
+
+    Attributes:
+        scene: Where the robot drives.
+        duration: Seconds of a round.
+        height: Of the camera above the floor, metres.
+        fov: The camera's vertical field of view, degrees.
+        path: Round as a fraction, 0 to 1, to place on the floor; periodic.
+        middle: Of the objects, where the camera tends to look, `(x, y, z)`.
+    """
+
+    scene: Scene
+    duration: float
+    height: float
+    fov: float
+    path: CubicSpline
+    middle: np.ndarray
+
+    def camera(self, time: float) -> Camera:
+        """The camera after some seconds; it goes round and round."""
+        phase = time / self.duration % 1.0
+        place = np.append(self.path(phase), self.height)
+        ahead = np.append(_unit(self.path(phase, 1)), 0.0)
+        inwards = _unit(self.middle - place)
+        return look_at(place, place + 0.3 * ahead + inwards, self.fov)
+
+    def cameras(self, rate: float, seconds: float | None = None) -> Iterator[Camera]:
+        """The cameras of a video.
+
+        Args:
+            rate: Frames a second.
+            seconds: How long; None drives one round.
+        """
+        for index in range(round(rate * (self.duration if seconds is None else seconds))):
+            yield self.camera(index / rate)
+
+
+def make_drive(seed: int, split: Split = "all", kind: str = "room", speed: float = 0.4) -> Drive:
+    """Finds a scene with a free loop round its objects; the same arguments give the same drive.
+
+    Args:
+        seed: 0 or more.
+        split: What the scene may hold.
+        kind: "room", "table" or "yard".
+        speed: Metres a second.
+
+    Raises:
+        SimulationError: `kind` has no space to drive, or `speed` is not positive.
+        SettingsError: There is no such split.
+    """
+    if kind not in ("room", "table", "yard") or speed <= 0:
+        raise SimulationError(
+            f"a drive through a {kind!r} at {speed} m/s; expected room, table or yard, and some speed"
+        )
+    for attempt in range(_SCENES_TRIED):
+        scene = make_scene(seed * _SCENES_TRIED + attempt, split, kind)
+        rng = np.random.default_rng([seed, attempt, 11])
+        middle = np.mean([item.position for item in scene.objects], axis=0)
+        path = _free_loop(scene, middle[:2], rng)
+        if path is not None:
+            length = np.linalg.norm(np.diff(path(np.linspace(0, 1, 400)), axis=0), axis=1).sum()
+            height = scene.support + rng.uniform(0.4, 0.6) if kind == "table" else rng.uniform(0.8, 1.2)
+            return Drive(scene, float(length / speed), float(height), float(rng.uniform(55, 65)), path, middle)
+    raise SimulationError(f"no free way through any {kind} was found for seed {seed}; choose another seed")
+
+
+def _free_loop(scene: Scene, middle: np.ndarray, rng: np.random.Generator) -> CubicSpline | None:
+    for _ in range(_LOOPS_TRIED):
+        angle = rng.uniform(0, 2 * np.pi) + np.arange(_CORNERS) * 2 * np.pi / _CORNERS
+        outwards = np.stack([np.cos(angle), np.sin(angle)], 1)
+        room = np.minimum(_space(scene, middle, outwards), _FARTHEST)
+        corners = middle + outwards * (room * rng.uniform(0.75, 0.97, _CORNERS))[:, None]
+        path = _at_even_speed(np.concatenate([corners, corners[:1]]))
+        if all(_robot_fits(scene, place) for place in path(np.linspace(0, 1, 120))):
+            return path
+    return None
+
+
+def _space(scene: Scene, middle: np.ndarray, outwards: np.ndarray) -> np.ndarray:
+    """Metres from the middle to where the scene ends, in each direction."""
+    low, high = (np.array(corner) for corner in scene.bounds)
+    with np.errstate(divide="ignore"):
+        return np.where(outwards > 0, (high - middle) / outwards, (low - middle) / outwards).min(1)
+
+
+def _at_even_speed(corners: np.ndarray) -> CubicSpline:
+    """A closed smooth curve through corners whose parameter, 0 to 1, is nearly the length travelled."""
+    curve = CubicSpline(np.linspace(0, 1, len(corners)), corners, bc_type="periodic")
+    for _ in range(2):
+        dense = curve(np.linspace(0, 1, 400))
+        travelled = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(dense, axis=0), axis=1))])
+        even = np.linspace(0, travelled[-1], 65)
+        points = np.stack([np.interp(even, travelled, dense[:, axis]) for axis in range(2)], 1)
+        points[-1] = points[0]
+        curve = CubicSpline(even / travelled[-1], points, bc_type="periodic")
+    return curve
+
+
+def _robot_fits(scene: Scene, place: np.ndarray) -> bool:
+    (x0, y0), (x1, y1) = scene.bounds
+    x, y = place
+    gap = _ROBOT_RADIUS
+    if not (x0 <= x <= x1 and y0 <= y <= y1):
+        return False
+    if any(
+        left - gap < x < right + gap and low - gap < y < high + gap for left, low, right, high, _ in scene.obstacles
+    ):
+        return False
+    return all(np.linalg.norm(place - item.position[:2]) > item.radius + gap for item in scene.objects)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
