@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcclip_core.commands import train_world
 from fcclip_core.commands.inference_arguments import vocabulary_from
 from fcclip_core.errors import TrainingError
 
@@ -49,6 +50,7 @@ def add_parser(subparsers: Any) -> None:
     recipes = parser.add_subparsers(metavar="RECIPE", required=True)
     for dataset, (split, title) in TRAINED_ON.items():
         _add_panoptic_recipe(recipes, dataset, split, title)
+    train_world.add_actions(recipes)
 
 
 def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> None:

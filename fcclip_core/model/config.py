@@ -144,16 +144,17 @@ RN50X64 = _resnet(
 )
 CONVNEXT_SMALL = ModelConfig(
     name="convnext_small",
-    vision=ConvNeXtConfig(depths=(2, 2, 6, 2), dims=(48, 96, 192, 384)),
+    vision=ConvNeXtConfig(depths=(2, 2, 4, 2), dims=(32, 64, 128, 256)),
     text=TextConfig(width=64, heads=2, layers=4),
     embed_dim=256,
+    valid_mask_only=True,
     hidden_dim=128,
     num_heads=8,
-    encoder_layers=3,
+    encoder_layers=2,
     encoder_ffn_dim=512,
     decoder_layers=6,
     decoder_ffn_dim=512,
-    num_queries=50,
+    num_queries=60,
 )
 TINY = ModelConfig(
     name="tiny",

@@ -1,0 +1,108 @@
+"""`fcclip train world-clip` and `fcclip train world`: the bundled model, from rendered scenes and a seed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fcclip_core.datasets.world_shards import WorldShards
+    from fcclip_core.vocabulary import Vocabulary
+
+DEMO_FILE = "demo.safetensors"
+
+
+def add_actions(actions: Any) -> None:
+    """Registers both below `fcclip train`."""
+    clip = actions.add_parser(
+        "world-clip",
+        help="train the small CLIP on windows of the simulated world",
+        description="Trains both towers of the small CLIP. Run the same command again to resume; under torchrun, "
+        "each worker draws its own windows.",
+    )
+    _add_common(clip, "shards of `fcclip world render --shards --split all`")
+    clip.set_defaults(run=run_clip)
+    world = actions.add_parser(
+        "world",
+        help="train the small FC-CLIP on scenes of the simulated world, CLIP frozen",
+        description="Trains everything but CLIP, and writes one self-contained checkpoint in half precision. Run the "
+        "same command again to resume.",
+    )
+    _add_common(world, "shards of `fcclip world render --shards --split train`")
+    world.add_argument(
+        "--clip", required=True, metavar="FILE", type=Path, help="clip.safetensors of `fcclip train world-clip`"
+    )
+    world.set_defaults(run=run_world)
+
+
+def run_clip(args: argparse.Namespace) -> int:
+    """Trains the small CLIP and writes clip.safetensors.
+
+    Raises:
+        FcclipError: Shards are missing or damaged, or the output folder holds another run.
+    """
+    from dataclasses import replace
+
+    from fcclip_core import distributed
+    from fcclip_core.devices import resolve_device
+    from fcclip_core.simulation.names import world_vocabulary
+    from fcclip_core.training.world_clip import CLIP_FILE, ClipRecipe, ClipTraining, export_clip
+
+    vocabulary = world_vocabulary()
+    shards = _shards(args.scenes, vocabulary)
+    recipe = ClipRecipe(seed=args.seed)
+    if args.steps is not None:
+        recipe = replace(recipe, steps=args.steps)
+    with distributed.workers(resolve_device(args.device)) as device:
+        training = ClipTraining(shards, vocabulary.names, vocabulary.things, recipe, args.out, device=device)
+        training.run()
+        if distributed.is_first():
+            export_clip(args.out / CLIP_FILE, training.model)
+            print(args.out / CLIP_FILE)
+    return 0
+
+
+def run_world(args: argparse.Namespace) -> int:
+    """Trains the small FC-CLIP and writes demo.safetensors.
+
+    Raises:
+        FcclipError: Shards or CLIP are missing or damaged, or the output folder holds another run.
+    """
+    from fcclip_core import distributed
+    from fcclip_core.checkpoints import save_checkpoint
+    from fcclip_core.devices import resolve_device
+    from fcclip_core.simulation.names import train_vocabulary
+    from fcclip_core.training.trainer import Trainer
+    from fcclip_core.training.world import DEFAULT_STEPS, starting_point, world_config
+
+    shards = _shards(args.scenes, train_vocabulary())
+    config = world_config(DEFAULT_STEPS if args.steps is None else args.steps, args.seed)
+    with distributed.workers(resolve_device(args.device)) as device:
+        trainer = Trainer(config, starting_point(args.clip, args.seed), shards, args.out, device=device)
+        trainer.run()
+        if distributed.is_first():
+            save_checkpoint(args.out / DEMO_FILE, trainer.checkpoint(), dtype="float16")
+            print(args.out / DEMO_FILE)
+    return 0
+
+
+def _add_common(parser: argparse.ArgumentParser, scenes: str) -> None:
+    parser.add_argument("scenes", metavar="SCENES", type=Path, help=f"folder with {scenes}")
+    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="states, log and result")
+    parser.add_argument("--steps", type=int, metavar="N", help="optimizer steps in all (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, another run (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+
+
+def _shards(folder: Path, vocabulary: Vocabulary) -> WorldShards:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from fcclip_core.datasets.world_shards import WorldShards
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reading scenes", total=None)
+        return WorldShards(
+            folder, vocabulary, advance=lambda done, total: progress.update(task, completed=done, total=total)
+        )
