@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_colour_lies_where_the_truth_says(views: list[tuple[Scene, Frame]]) -> N
 def test_same_seed_same_pixels_in_another_process() -> None:
     here = digest(render_view(3)[1])
     command = [sys.executable, "-c", PRINT_DIGEST, "3"]
-    there = subprocess.run(command, capture_output=True, text=True, check=True, cwd=__file__.rpartition("/")[0])
+    there = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
     assert there.stdout.strip() == here
 
 
@@ -141,6 +142,14 @@ def test_a_second_renderer_does_not_disturb_the_first() -> None:
             second.render(scene, camera)
         after = first.render(scene, camera)
     assert digest(before) == digest(after)
+
+
+@needs_gl
+def test_torch_can_compile_in_a_process_that_rendered() -> None:
+    # Mesa and triton both bring an LLVM; in the wrong order the process dies of a segmentation fault.
+    pytest.importorskip("triton")
+    code = "from test_simulation_render import render_view; render_view(3); import triton"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
 
 
 def test_missing_gl_library_is_reported_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
