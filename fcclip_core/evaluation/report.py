@@ -86,7 +86,8 @@ def forms_table(forms: Mapping[str, Scores], title: str) -> Table:
         for group in ("all", "seen", "unseen")
         if any(f"{measure}.{group}" in scores for scores in forms.values())
     ]
-    table = Table("", box=SIMPLE, title=title, title_style="")
+    table = Table(box=SIMPLE, title=title, title_style="", padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
     for name in shown:
         measure, _, group = name.partition(".")
         table.add_column(f"{MEASURES[measure]} {group}", justify="right")
@@ -96,10 +97,9 @@ def forms_table(forms: Mapping[str, Scores], title: str) -> Table:
 
 
 def sizes_table(scores: Mapping[str, Scores], title: str) -> Table:
-    """A row an input size: share of masks named right and PQ, by groups of classes."""
-    table = Table(
-        "shorter side", *(f"named right, {group}" for group in GROUPS), "PQ", box=SIMPLE, title=title, title_style=""
-    )
+    """A row an input size: per cent of the truth's masks named right, by groups of classes, and PQ."""
+    caption = "per cent of the truth's masks that CLIP names right, by shorter image side"
+    table = Table("side", *GROUPS, "PQ", box=SIMPLE, title=title, title_style="", caption=caption, caption_style="")
     for column in table.columns[1:]:
         column.justify = "right"
     for size, row in scores.items():

@@ -1,0 +1,322 @@
+"""`fcclip evaluate`: the paper's measures on a dataset or the simulated world, as tables and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcclip_core.commands.inference_arguments import add_model_arguments, settings_from, vocabulary_from
+from fcclip_core.errors import FcclipError, SettingsError
+from fcclip_core.settings import ENSEMBLES, InferenceSettings
+from fcclip_core.whole_file import whole_file
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+    from fcclip_core.datasets.records import Dataset
+    from fcclip_core.vocabulary import Vocabulary
+
+WORLD = "world"
+WORLD_TITLE = "the simulated world, rendered as it goes"
+WORLD_SIZE = (320, 240)
+SWEEP_GRID = "0,0.2,0.4,0.6,0.8,1"
+CLIP_SIZES = "224,448,672,896,1120"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command, a subcommand a dataset."""
+    from fcclip_core.datasets.catalogue import DATASETS
+
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure a checkpoint on a dataset or in the simulated world",
+        description="PQ, SQ, RQ, AP, mIoU, recall, grounding (Table 7) and images per second, beside the paper's "
+        "numbers. Start it with torchrun to share the images among processes.",
+    )
+    targets = parser.add_subparsers(metavar="DATASET", required=True)
+    titles = {name: entry.title for name, entry in DATASETS.items()} | {WORLD: WORLD_TITLE}
+    for name, title in titles.items():
+        target = targets.add_parser(name, help=title, description=f"Evaluates on {title}.")
+        _add_dataset_arguments(target, name)
+        _add_run_arguments(target)
+        _add_form_arguments(target)
+        target.set_defaults(run=run, dataset=name)
+
+    clip_masks = targets.add_parser(
+        "clip-masks",
+        help="how well CLIP alone names the truth's masks, over input sizes (Tables 9 and 10)",
+        description="Pools CLIP's features over the masks of the truth and names them, at several input sizes.",
+    )
+    sources = clip_masks.add_subparsers(metavar="DATASET", required=True)
+    for name, title in titles.items():
+        if name == WORLD or DATASETS[name].is_panoptic:
+            source = sources.add_parser(name, help=title, description=f"CLIP alone names the masks of {title}.")
+            _add_dataset_arguments(source, name)
+            _add_run_arguments(source)
+            source.add_argument(
+                "--sizes", default=CLIP_SIZES, help=f"pixels of the shorter image side (default: {CLIP_SIZES})"
+            )
+            source.set_defaults(run=run_clip_masks, dataset=name)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates a checkpoint.
+
+    Raises:
+        FcclipError: An argument is out of range, the data or the weights cannot be read, or nothing can be written.
+    """
+    settings, forms = _settings(args), _forms(args)
+    with _prepared(args) as (dataset, vocabulary, device, console):
+        from fcclip_core.distributed import is_first
+        from fcclip_core.evaluation.runner import evaluate
+        from fcclip_core.segmenter import Segmenter
+
+        segmenter = Segmenter.from_checkpoint(
+            args.checkpoint, device=str(device), backend=args.backend, settings=settings
+        )
+        with console.status("reading the words"):
+            snapshot = segmenter.set_vocabulary(vocabulary)
+        with _progress(console, "images", _share(dataset, args.limit)) as advance:
+            evaluation = evaluate(
+                dataset, segmenter, snapshot, vocabulary.things, forms=forms, limit=args.limit, advance=advance
+            )
+        if not is_first() or evaluation is None:
+            return 0
+
+        from rich.console import Console
+
+        from fcclip_core.evaluation.paper import paper_scores, published_model
+        from fcclip_core.evaluation.report import class_table, document, forms_table, score_table
+
+        model = published_model(segmenter.config.name)
+        paper = paper_scores(model, _paper_name(args.dataset))
+        about = _about(args) | {"device": segmenter.backend_description, "paper_model": model.name}
+        result = document(evaluation, vocabulary.names, about, settings, paper)
+        out = Console(highlight=False)
+        if segmenter.provenance.seeded:
+            out.print("seeded weights: the numbers mean nothing")
+        out.print(score_table(evaluation.scores(), paper, model.name, _title(args, evaluation.images)))
+        if result["forms"]:
+            out.print(forms_table({"as above": evaluation.scores()} | result["forms"], "other settings, same masks"))
+        if args.per_class:
+            out.print(class_table(result["details"]["per_class"]))
+        _write(args.json, result, out)
+    return 0
+
+
+def run_clip_masks(args: argparse.Namespace) -> int:
+    """Measures CLIP as a mask classifier.
+
+    Raises:
+        FcclipError: See `run`.
+    """
+    sizes = _whole_numbers("--sizes", args.sizes)
+    with _prepared(args) as (dataset, vocabulary, device, console):
+        from fcclip_core.checkpoints import load_checkpoint, load_model
+        from fcclip_core.distributed import is_first
+        from fcclip_core.evaluation.clip_masks import name_masks
+        from fcclip_core.segmenter import Segmenter
+
+        checkpoint = load_checkpoint(args.checkpoint)
+        snapshot = Segmenter(checkpoint, device=str(device)).set_vocabulary(vocabulary)
+        tower = load_model(checkpoint).backbone.to(device)
+        with _progress(console, "images", _share(dataset, args.limit)) as advance:
+            named = name_masks(dataset, tower, snapshot, sizes, limit=args.limit, advance=advance)
+        if not is_first():
+            return 0
+
+        from rich.console import Console
+
+        from fcclip_core.evaluation.report import sizes_table
+
+        scores = {str(size): masks.scores(vocabulary.things, snapshot.seen) for size, masks in named.items()}
+        out = Console(highlight=False)
+        images = len(dataset) if args.limit is None else min(args.limit, len(dataset))
+        out.print(sizes_table(scores, _title(args, images)))
+        _write(args.json, _about(args) | {"images": images, "units": "per cent", "sizes": scores}, out)
+    return 0
+
+
+def _add_dataset_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    if name == WORLD:
+        parser.add_argument("--scenes", type=int, default=300, metavar="N", help="scenes to render (default: 300)")
+        parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other scenes (default: 0)")
+        parser.add_argument("--views", type=int, default=1, metavar="K", help="pictures of each scene (default: 1)")
+    else:
+        from fcclip_core.datasets.catalogue import DATASETS
+
+        split = DATASETS[name].split
+        parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset's root folder")
+        parser.add_argument(
+            "--split", default=split, help=f"part of the dataset (default: {split or 'the folder itself'})"
+        )
+    parser.add_argument(
+        "--vocabulary",
+        metavar="V",
+        help="words for the dataset's classes, in its order: a bundled name, .yaml, or the paper's .txt",
+    )
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number to this file")
+
+
+def _add_form_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--per-class", action="store_true", help="print a table of all classes")
+    parser.add_argument(
+        "--ensembles", action="store_true", help="compare the ways to join the two classifiers (Table 8)"
+    )
+    parser.add_argument(
+        "--sweep-alpha-beta",
+        nargs="?",
+        const=SWEEP_GRID,
+        metavar="VALUES",
+        help=f"every pair of these values for alpha and beta (default: {SWEEP_GRID})",
+    )
+
+
+@contextmanager
+def _prepared(args: argparse.Namespace) -> Iterator[tuple[Dataset, Vocabulary, torch.device, Console]]:
+    """Opens the dataset and joins the other processes, for the length of the block."""
+    if args.limit is not None and args.limit < 1:
+        raise SettingsError(f"--limit is {args.limit}; expected 1 or more")
+    if args.json is not None and not args.json.expanduser().absolute().parent.is_dir():
+        raise FcclipError(f"--json {args.json}: there is no such folder; make it first")
+
+    missing = [name for name in ("torchmetrics", "pycocotools") if find_spec(name) is None]
+    if missing:
+        raise FcclipError(f"evaluation needs {' and '.join(missing)}; install with pip install 'fcclip[evaluation]'")
+
+    from rich.console import Console
+
+    from fcclip_core.devices import resolve_device
+    from fcclip_core.distributed import is_first, workers
+
+    dataset, vocabulary = _open(args)
+    with workers(resolve_device(args.device)) as device:
+        yield dataset, vocabulary, device, Console(stderr=True, highlight=False, quiet=not is_first())
+
+
+def _open(args: argparse.Namespace) -> tuple[Dataset, Vocabulary]:
+    given = None if args.vocabulary is None else vocabulary_from(args.vocabulary)
+    if args.dataset == WORLD:
+        from fcclip_core.datasets.world import WorldScenes
+        from fcclip_core.simulation.dataset import WorldPlan
+        from fcclip_core.simulation.names import world_vocabulary
+
+        plan = WorldPlan(args.scenes, args.seed, "all", WORLD_SIZE, args.views)
+        vocabulary = given or world_vocabulary()
+        if len(vocabulary) != len(world_vocabulary()):
+            raise SettingsError(f"--vocabulary has {len(vocabulary)} classes; the world has {len(world_vocabulary())}")
+        return WorldScenes(plan), vocabulary
+
+    from fcclip_core.datasets.catalogue import DATASETS, dataset_vocabulary
+
+    entry = DATASETS[args.dataset]
+    dataset = entry.open(args.data.expanduser(), args.split)
+    return dataset, dataset_vocabulary(entry, dataset.classes, given)
+
+
+def _settings(args: argparse.Namespace) -> InferenceSettings:
+    """The given settings; the world's pictures are small and are taken as they are unless a size is asked for."""
+    if args.dataset == WORLD and args.shorter_side is None:
+        args = argparse.Namespace(**vars(args) | {"shorter_side": min(WORLD_SIZE)})
+    return settings_from(args)
+
+
+def _forms(args: argparse.Namespace) -> dict[str, InferenceSettings]:
+    """Further settings to compare, by name."""
+    settings = _settings(args)
+    forms = {}
+    if args.ensembles:
+        forms = {name: replace(settings, ensemble=name) for name in ENSEMBLES}
+    if args.sweep_alpha_beta:
+        values = _numbers("--sweep-alpha-beta", args.sweep_alpha_beta)
+        forms |= {
+            f"alpha {alpha:g}, beta {beta:g}": replace(settings, alpha=alpha, beta=beta)
+            for alpha in values
+            for beta in values
+        }
+    return forms
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise SettingsError(
+            f"{option} is {text!r}; expected numbers with commas between them, such as 0,0.5,1"
+        ) from error
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    sizes = text.split(",")
+    if not all(size.strip().isdigit() for size in sizes):
+        raise SettingsError(f"{option} is {text!r}; expected whole numbers with commas between them, such as 224,448")
+    return [InferenceSettings(shorter_side=int(size), max_size=max(1333, int(size))).shorter_side for size in sizes]
+
+
+def _paper_name(dataset: str) -> str:
+    if dataset == WORLD:
+        return ""
+    from fcclip_core.datasets.catalogue import DATASETS
+
+    return DATASETS[dataset].paper
+
+
+def _share(dataset: Dataset, limit: int | None) -> int:
+    """Images that this process sees."""
+    from fcclip_core.distributed import rank, world_size
+
+    return len(range(rank(), len(dataset) if limit is None else min(limit, len(dataset)), world_size()))
+
+
+def _about(args: argparse.Namespace) -> dict[str, Any]:
+    about: dict[str, Any] = {"dataset": args.dataset, "checkpoint": args.checkpoint, "vocabulary": args.vocabulary}
+    if args.dataset == WORLD:
+        return about | {"scenes": args.scenes, "seed": args.seed, "views": args.views}
+    return about | {"data": str(args.data), "split": args.split}
+
+
+def _title(args: argparse.Namespace, images: int) -> str:
+    part = f"seed {args.seed}" if args.dataset == WORLD else args.split
+    return f"{args.checkpoint} on {args.dataset} ({', '.join(filter(None, [part, f'{images:,} images']))})"
+
+
+@contextmanager
+def _progress(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar; gives a function to call after each step."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=console.quiet) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+def _write(path: Path | None, document: dict[str, Any], console: Console) -> None:
+    if path is None:
+        return
+    path = path.expanduser()
+    try:
+        with whole_file(path) as part:
+            part.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise FcclipError(f"cannot write {path}: {error.strerror or error}; choose another --json") from error
+    console.print(f"every number: {path}")
