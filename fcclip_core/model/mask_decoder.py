@@ -5,7 +5,7 @@ Follows Mask2Former (Cheng et al., 2022, section 3.2) with FC-CLIP's in-vocabula
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -114,14 +114,13 @@ class MaskDecoder(nn.Module):
 
     def forward(self, pixels: PixelDecoderOutput) -> MaskPrediction:
         """Runs all layers; the class branch and full-size masks are computed once, for the last one."""
-        *_, queries = self._states(pixels)
-        return self.predict(queries, pixels.mask_features)
+        return self.predict(self._states(pixels)[-1], pixels.mask_features)
 
     def predictions(self, pixels: PixelDecoderOutput) -> tuple[MaskPrediction, ...]:
         """What the queries say before the first layer and after each: training supervises all of them."""
         return tuple(self.predict(queries, pixels.mask_features) for queries in self._states(pixels))
 
-    def _states(self, pixels: PixelDecoderOutput) -> Iterator[Tensor]:
+    def _states(self, pixels: PixelDecoderOutput) -> list[Tensor]:
         """The queries `(B, Q, C)`, before the first layer and after each."""
         keys, values = self._keys_and_values(pixels.levels)
         # Resizing is linear: a resized mask equals the mask of resized features, which are resized only once.
@@ -130,13 +129,12 @@ class MaskDecoder(nn.Module):
             for level in pixels.levels
         ]
         position = self.query_position.weight
-        queries = self.query_content.weight.expand(pixels.mask_features.shape[0], -1, -1)
-        yield queries
+        states = [self.query_content.weight.expand(pixels.mask_features.shape[0], -1, -1)]
         for index, layer in enumerate(self.layers):
             level = index % NUM_LEVELS
-            allowed = self._attention_mask(queries, resized[level])
-            queries = layer(queries, position, keys[level], values[level], allowed)
-            yield queries
+            allowed = self._attention_mask(states[-1], resized[level])
+            states.append(layer(states[-1], position, keys[level], values[level], allowed))
+        return states
 
     def predict(self, queries: Tensor, mask_features: Tensor) -> MaskPrediction:
         """Masks and class embeddings of `queries` `(B, Q, C)`; mask pooling reads `mask_features` (section 3.2)."""

@@ -102,3 +102,13 @@ def test_every_gradient(step: Step) -> None:
         assert gradient.norm().item() == pytest.approx(length, rel=1e-4, abs=1e-4), name
         # A sum of numbers of either sign is as exact as the numbers are long.
         assert gradient.sum().item() == pytest.approx(total, abs=1e-4 * max(length, 1) * gradient.numel() ** 0.5), name
+
+
+@torch.no_grad()
+def test_the_last_depth_is_the_models_answer() -> None:
+    model = load_model(load_checkpoint("recipe:tiny"))
+    image = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    answer, predictions = model(image), model.predictions(image)
+    assert len(predictions) == model.config.decoder_layers + 1
+    assert torch.equal(predictions[-1].mask_logits, answer.mask_logits)
+    assert torch.equal(predictions[-1].in_vocab_embedding, answer.in_vocab_embedding)
