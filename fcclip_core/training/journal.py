@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fcclip_core import distributed
+from fcclip_core.errors import TrainingError
 from fcclip_core.whole_file import whole_file
 
 LOG_FILE = "log.jsonl"
@@ -52,11 +53,21 @@ class Journal:
             self._scalars.close()
 
     def write(self, entry: dict[str, float]) -> None:
-        """Adds an entry, which holds at least `step` and `loss`."""
+        """Adds an entry, which holds at least `step` and `loss`.
+
+        Raises:
+            TrainingError: The disk refuses.
+        """
         if self._silent:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"the log {self._path} cannot be written: {error.strerror or error}; the last saved state is intact. "
+                "Make room and run the same command again"
+            ) from error
         self._progress.update(self._task, loss=f"loss {entry['loss']:.3f}")
         if self._scalars is not None:
             for name, value in entry.items():

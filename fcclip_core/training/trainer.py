@@ -65,7 +65,7 @@ class Trainer:
 
         Raises:
             TrainingError: The dataset does not fit the vocabulary, the batch does not divide among the workers, or
-                `folder` holds another run.
+                `folder` cannot be used or holds another run.
         """
         vocabulary = checkpoint.train_vocabulary
         _check(config, len(vocabulary), dataset)
@@ -84,7 +84,10 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.learning_rate)
         frozen = set(checkpoint.state) - {published_name(name) for name in self._parameters}
         self._identity = _identity(config, checkpoint, frozen, len(dataset))
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"cannot make the output folder {folder}: {error.strerror or error}") from error
         if (folder / STATE_FILE).exists():
             self._resume()
 
@@ -98,6 +101,7 @@ class Trainer:
             TrainingError: The loss is no number any more, or a state cannot be saved.
             DatasetError: A sample is damaged.
         """
+        self._require_one_step()
         with Journal(self.folder, self.step, self.config.steps) as journal:
             for batch in batches(self._dataset, self.config, self.step):
                 losses, norm = self.make_step(batch)
@@ -203,6 +207,15 @@ class Trainer:
                 }
             )
         journal.advance(self.step + 1)
+
+    def _require_one_step(self) -> None:
+        """Refuses workers that resumed at different steps."""
+        steps = distributed.sum_over_workers(torch.tensor([self.step], device=self._device)).item()
+        if steps != self.step * distributed.world_size():
+            raise TrainingError(
+                f"the workers do not see the same saved state in {self.folder}; on several machines the output folder "
+                "must be one that all of them share"
+            )
 
     def _resume(self) -> None:
         state = load_state(self.folder / STATE_FILE, self._identity)

@@ -41,3 +41,13 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     with pytest.raises(TrainingError, match="batch_size 2 does not divide among 3 workers"):
         training_case.trainer(tmp_path)
+
+
+def test_workers_that_see_different_states_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training_case.trainer(tmp_path, steps=3).run()
+    trainer = training_case.trainer(tmp_path, steps=6)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    # The other worker found no state: it adds 0.
+    monkeypatch.setattr(distributed, "sum_over_workers", lambda values: values)
+    with pytest.raises(TrainingError, match="do not see the same saved state"):
+        trainer.run()

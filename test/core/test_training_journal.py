@@ -11,6 +11,7 @@ import pytest
 import training_case
 
 from fcclip_core import distributed
+from fcclip_core.errors import TrainingError
 from fcclip_core.training.journal import LOG_FILE, Journal
 
 
@@ -62,6 +63,13 @@ def test_other_workers_write_nothing(
     with Journal(tmp_path, 0, 1) as journal:
         journal.write({"step": 0, "loss": 2.0})
     assert not list(tmp_path.iterdir()) and not tensorboard.made
+
+
+def test_a_log_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with Journal(tmp_path, 0, 1) as journal:
+        (tmp_path / LOG_FILE).symlink_to("/dev/full")
+        with pytest.raises(TrainingError, match=r"log\.jsonl cannot be written: No space left on device"):
+            journal.write({"step": 0, "loss": 2.0})
 
 
 def test_bfloat16_takes_the_same_step_roughly(tmp_path: Path) -> None:

@@ -178,6 +178,12 @@ def test_a_damaged_sample_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         training_case.trainer(tmp_path, loader_processes=1).run()
 
 
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="cannot make the output folder .*file/run: Not a directory"):
+        training_case.trainer(tmp_path / "file" / "run")
+
+
 def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="empty"):
         Trainer(training_case.CONFIG, training_case.start(), training_case.Rectangles(0), tmp_path)
