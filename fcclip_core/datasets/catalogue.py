@@ -1,21 +1,20 @@
-"""The datasets by the names that commands know them by."""
+"""The datasets by the names that commands know them by. Importing this loads no reader: help texts need it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fcclip_core.datasets.ade20k import ade20k_150, ade20k_847, ade20k_panoptic
-from fcclip_core.datasets.cityscapes import cityscapes_panoptic, cityscapes_semantic
-from fcclip_core.datasets.coco_panoptic import CocoPanoptic, coco_panoptic, panoptic_folder
-from fcclip_core.datasets.mapillary import mapillary_panoptic, mapillary_semantic
-from fcclip_core.datasets.pascal import pascal_context_59, pascal_context_459, pascal_voc_20, pascal_voc_21
-from fcclip_core.datasets.records import ClassList
-from fcclip_core.datasets.semantic_png import SemanticPng
 from fcclip_core.errors import VocabularyError
 from fcclip_core.model_zoo import AUTHORS
-from fcclip_core.vocabulary import Vocabulary, VocabularyClass
+
+if TYPE_CHECKING:
+    from fcclip_core.datasets.coco_panoptic import CocoPanoptic
+    from fcclip_core.datasets.records import ClassList
+    from fcclip_core.datasets.semantic_png import SemanticPng
+    from fcclip_core.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,10 @@ class DatasetEntry:
 
     Attributes:
         title: What it is, for help texts.
-        open: From its root folder and a split to the dataset.
+        module: The module of `fcclip_core.datasets` that reads it.
+        reader: The function in it: from a root folder and a split to the dataset.
         split: The split that the paper evaluates.
+        is_panoptic: Whether its truth has segments.
         vocabulary: The bundled vocabulary with its classes, in order; None where there is none.
         paper: Name of the dataset's scores in `model_zoo.PublishedModel`; empty where the paper has none.
         paper_list: The paper's list of class names, a file in the authors' repository, which must be given where there
@@ -33,72 +34,130 @@ class DatasetEntry:
     """
 
     title: str
-    open: Callable[[Path, str], CocoPanoptic | SemanticPng]
+    module: str
+    reader: str
     split: str
-    vocabulary: str | None
-    paper: str
+    is_panoptic: bool = False
+    vocabulary: str | None = None
+    paper: str = ""
     paper_list: str = ""
 
-    @property
-    def is_panoptic(self) -> bool:
-        """Whether its truth has segments."""
-        return self.open in _PANOPTIC
+    def open(self, root: Path, split: str) -> CocoPanoptic | SemanticPng:
+        """Opens the dataset in folder `root`.
 
+        Raises:
+            DatasetError: A file is missing, or contradicts itself.
+        """
+        return getattr(import_module(f"fcclip_core.datasets.{self.module}"), self.reader)(root, split)
 
-_PANOPTIC = (coco_panoptic, panoptic_folder, ade20k_panoptic, cityscapes_panoptic, mapillary_panoptic)
 
 DATASETS: dict[str, DatasetEntry] = {
     "coco": DatasetEntry(
-        "COCO panoptic, 133 classes, all of them trained on", coco_panoptic, "val2017", "coco_panoptic", "coco"
+        title="COCO panoptic, 133 classes, all of them trained on",
+        module="coco_panoptic",
+        reader="coco_panoptic",
+        split="val2017",
+        is_panoptic=True,
+        vocabulary="coco_panoptic",
+        paper="coco",
     ),
-    "folder": DatasetEntry("a folder of one's own in the COCO panoptic format", panoptic_folder, "", None, ""),
-    "ade20k": DatasetEntry("ADE20K panoptic, 150 classes", ade20k_panoptic, "validation", "ade20k_150", "ade20k"),
-    "ade20k_150": DatasetEntry("ADE20K semantic, 150 classes", ade20k_150, "validation", "ade20k_150", "ade20k"),
+    "folder": DatasetEntry(
+        title="a folder of one's own in the COCO panoptic format",
+        module="coco_panoptic",
+        reader="panoptic_folder",
+        split="",
+        is_panoptic=True,
+    ),
+    "ade20k": DatasetEntry(
+        title="ADE20K panoptic, 150 classes",
+        module="ade20k",
+        reader="ade20k_panoptic",
+        split="validation",
+        is_panoptic=True,
+        vocabulary="ade20k_150",
+        paper="ade20k",
+    ),
+    "ade20k_150": DatasetEntry(
+        title="ADE20K semantic, 150 classes",
+        module="ade20k",
+        reader="ade20k_150",
+        split="validation",
+        vocabulary="ade20k_150",
+        paper="ade20k",
+    ),
     "ade20k_847": DatasetEntry(
-        "ADE20K full semantic, 847 classes",
-        ade20k_847,
-        "validation",
-        None,
-        "ade20k_full",
-        "ade20k_847_with_prompt_eng.txt",
+        title="ADE20K full semantic, 847 classes",
+        module="ade20k",
+        reader="ade20k_847",
+        split="validation",
+        paper="ade20k_full",
+        paper_list="ade20k_847_with_prompt_eng.txt",
     ),
-    "cityscapes": DatasetEntry("Cityscapes panoptic", cityscapes_panoptic, "val", "cityscapes", "cityscapes"),
-    "cityscapes_semantic": DatasetEntry("Cityscapes semantic", cityscapes_semantic, "val", "cityscapes", "cityscapes"),
+    "cityscapes": DatasetEntry(
+        title="Cityscapes panoptic, 19 classes",
+        module="cityscapes",
+        reader="cityscapes_panoptic",
+        split="val",
+        is_panoptic=True,
+        vocabulary="cityscapes",
+        paper="cityscapes",
+    ),
+    "cityscapes_semantic": DatasetEntry(
+        title="Cityscapes semantic, 19 classes",
+        module="cityscapes",
+        reader="cityscapes_semantic",
+        split="val",
+        vocabulary="cityscapes",
+        paper="cityscapes",
+    ),
     "mapillary_vistas": DatasetEntry(
-        "Mapillary Vistas panoptic, 65 classes",
-        mapillary_panoptic,
-        "validation",
-        None,
-        "mapillary",
-        "mapillary_vistas_with_prompt_eng.txt",
+        title="Mapillary Vistas panoptic, 65 classes",
+        module="mapillary",
+        reader="mapillary_panoptic",
+        split="validation",
+        is_panoptic=True,
+        paper="mapillary",
+        paper_list="mapillary_vistas_with_prompt_eng.txt",
     ),
     "mapillary_vistas_semantic": DatasetEntry(
-        "Mapillary Vistas semantic, 65 classes",
-        mapillary_semantic,
-        "validation",
-        None,
-        "mapillary",
-        "mapillary_vistas_with_prompt_eng.txt",
+        title="Mapillary Vistas semantic, 65 classes",
+        module="mapillary",
+        reader="mapillary_semantic",
+        split="validation",
+        paper="mapillary",
+        paper_list="mapillary_vistas_with_prompt_eng.txt",
     ),
     "pascal_context_59": DatasetEntry(
-        "PASCAL Context, 59 classes", pascal_context_59, "validation", "pascal_context_59", "pascal_context_59"
+        title="PASCAL Context, 59 classes",
+        module="pascal",
+        reader="pascal_context_59",
+        split="validation",
+        vocabulary="pascal_context_59",
+        paper="pascal_context_59",
     ),
     "pascal_context_459": DatasetEntry(
-        "PASCAL Context, 459 classes",
-        pascal_context_459,
-        "validation",
-        None,
-        "pascal_context_459",
-        "pascal_ctx_459_with_prompt_eng.txt",
+        title="PASCAL Context, 459 classes",
+        module="pascal",
+        reader="pascal_context_459",
+        split="validation",
+        paper="pascal_context_459",
+        paper_list="pascal_ctx_459_with_prompt_eng.txt",
     ),
-    "pascal_voc_20": DatasetEntry("PASCAL VOC, 20 classes", pascal_voc_20, "val", "pascal_voc_20", "pascal_voc_20"),
+    "pascal_voc_20": DatasetEntry(
+        title="PASCAL VOC, 20 classes",
+        module="pascal",
+        reader="pascal_voc_20",
+        split="val",
+        vocabulary="pascal_voc_20",
+        paper="pascal_voc_20",
+    ),
     "pascal_voc_21": DatasetEntry(
-        "PASCAL VOC, 20 classes and background",
-        pascal_voc_21,
-        "val",
-        None,
-        "pascal_voc_21",
-        "pascal_voc_21_with_prompt_eng.txt",
+        title="PASCAL VOC, 20 classes and background",
+        module="pascal",
+        reader="pascal_voc_21",
+        split="val",
+        paper="pascal_voc_21",
+        paper_list="pascal_voc_21_with_prompt_eng.txt",
     ),
 }
 
@@ -114,6 +173,8 @@ def dataset_vocabulary(entry: DatasetEntry, classes: ClassList, given: Vocabular
     Raises:
         VocabularyError: Words must be given, or there are not as many as the dataset has classes.
     """
+    from fcclip_core.vocabulary import Vocabulary
+
     if given is None and entry.vocabulary is None and entry.paper_list:
         raise VocabularyError(
             f"{entry.title}: no list of its class names is bundled; pass --vocabulary with the paper's "
@@ -132,5 +193,7 @@ def dataset_vocabulary(entry: DatasetEntry, classes: ClassList, given: Vocabular
 
 
 def _own_names(classes: ClassList) -> Vocabulary:
+    from fcclip_core.vocabulary import Vocabulary, VocabularyClass
+
     # One class a name, commas and all.
     return Vocabulary(tuple(VocabularyClass((name,)) for name in classes.names))

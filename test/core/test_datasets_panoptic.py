@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fcclip_core.datasets.ade20k import ade20k_panoptic
+from fcclip_core.datasets.catalogue import DATASETS
 from fcclip_core.datasets.cityscapes import cityscapes_panoptic
 from fcclip_core.datasets.coco_panoptic import CocoPanoptic, coco_panoptic, panoptic_folder
 from fcclip_core.datasets.mapillary import mapillary_panoptic
@@ -111,6 +112,8 @@ def test_each_layout_gives_image_segments_and_classes(tmp_path: Path, write: obj
     write(tmp_path)
     dataset = open_dataset(tmp_path)
     assert len(dataset) == 1
+    entry = DATASETS[dataset.name]
+    assert entry.is_panoptic and len(entry.open(tmp_path, entry.split)) == 1
     assert dataset.classes.names == ("person", "bottle", "tree-merged")
     assert dataset.classes.things == (True, True, False)
     assert dataset.class_indices(0) == (2, 0), "crowds are left out"

@@ -109,9 +109,10 @@ def write(root: Path, name: str, values: list[int] | None = None) -> None:
 def test_values_become_classes(tmp_path: Path, name: str) -> None:
     reader, _, _, _, _, classes = FORMATS[name]
     write(tmp_path, name)
-    dataset = reader(tmp_path)
+    dataset = DATASETS[name].open(tmp_path, DATASETS[name].split)
+    assert [len(dataset), len(dataset.classes)] == [len(reader(tmp_path)), len(reader(tmp_path).classes)]
     sample = dataset[0]
-    assert len(dataset) == 1 and dataset.name == name
+    assert len(dataset) == 1 and not DATASETS[name].is_panoptic and dataset.name == name
     assert sample.image.shape == (3, 4, 3)
     assert sample.labels.dtype == np.int32
     assert sample.class_map().tolist() == [classes] * 3
