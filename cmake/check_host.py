@@ -3,6 +3,7 @@
 Runs on any Python 3, because a Python that is too old is one of the things it reports.
 """
 
+import ctypes
 import os
 import platform
 import shutil
@@ -34,8 +35,24 @@ def missing():
         yield "a C and a C++ compiler, which build the messages: sudo apt install build-essential"
 
 
+def wanted():
+    """Yields one sentence for each thing that setup can do without but a user may miss."""
+    for library in ("libEGL.so.1", "libOSMesa.so"):
+        try:
+            ctypes.CDLL(library)
+            return
+        except OSError:
+            pass
+    yield (
+        "a GL library: without one the simulated world cannot be rendered, and the demo plays a recorded drive: "
+        "sudo apt install libegl1 libgl1-mesa-dri"
+    )
+
+
 if __name__ == "__main__":
     problems = list(missing())
     for problem in problems:
         print("setup needs " + problem, file=sys.stderr)
+    for wish in wanted():
+        print("setup can do without, but look for: " + wish, file=sys.stderr)
     sys.exit(1 if problems else 0)

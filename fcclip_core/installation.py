@@ -77,6 +77,12 @@ check_for_type_support(SegmentArray)
 check_for_type_support(SetVocabulary)
 print("true")
 """
+_RENDERING_PROBE = """
+import json, os
+from fcclip_core.simulation.gl import make_context
+make_context().free()
+print(json.dumps(os.environ["MUJOCO_GL"]))
+"""
 _IMPORT_PROBE = "import {0}; print('true')"
 _CV_BRIDGE_PROBE = """
 import numpy, cv_bridge
@@ -110,7 +116,7 @@ def examine() -> list[Finding]:
     software = [_python(), *_packages()]
     if not can_run(software):
         return [*software, *_ros()]  # the rest is looked at with those packages
-    return [*software, *_processor(), *_graphics(), *_backends(), *_ros(), *_weights()]
+    return [*software, *_processor(), *_graphics(), *_rendering(), *_backends(), *_ros(), *_weights()]
 
 
 def can_run(findings: list[Finding]) -> bool:
@@ -204,6 +210,20 @@ def _graphics() -> Iterator[Finding]:
             f"there is an NVIDIA driver, but torch (CUDA {torch.version.cuda}) finds no GPU",
             "nvidia-smi",
         )
+
+
+def _rendering() -> Iterator[Finding]:
+    """Only the simulated world needs it."""
+    if find_spec("mujoco") is None:
+        without = "the simulated world cannot be rendered without MuJoCo"
+        yield Finding("hardware", "off-screen rendering", MISSING, without, "pip install mujoco")
+        return
+    library, error = _probe(_RENDERING_PROBE)
+    if error:
+        fix = "sudo apt install libegl1 libgl1-mesa-dri"
+        yield Finding("hardware", "off-screen rendering", MISSING, f"the simulated world: {_without_class(error)}", fix)
+    else:
+        yield Finding("hardware", "off-screen rendering", OK, f"MuJoCo through {library}")
 
 
 def _backends() -> Iterator[Finding]:
@@ -332,6 +352,11 @@ def _probe(code: str) -> tuple[object, str]:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         return None, last[0][:200]
     return json.loads(done.stdout.strip().splitlines()[-1]), ""
+
+
+def _without_class(error: str) -> str:
+    """The message of an exception as a traceback's last line has it."""
+    return error.partition(": ")[2] or error
 
 
 def _text_of(path: Path) -> str:

@@ -197,6 +197,13 @@ class TestCheckHost:
         monkeypatch.setenv(variable, "no-such-compiler")
         assert any("build-essential" in problem for problem in self.check_host.missing())
 
+    def test_no_gl_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def absent(name: str) -> None:
+            raise OSError(name)
+
+        monkeypatch.setattr(self.check_host.ctypes, "CDLL", absent)
+        assert ["libegl1" in wish for wish in self.check_host.wanted()] == [True]
+
 
 @pytest.mark.slow
 def test_a_wheel_holds_all_modules_and_configuration(tmp_path: Path) -> None:

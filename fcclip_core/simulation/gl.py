@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,22 @@ def _choose() -> None:
             return
 
 
+def _load_triton_first() -> None:
+    """Mesa's LLVM, once loaded, is visible to all, and triton, which torch imports on its own, then crashes on it.
+
+    The other way round each keeps its own.
+    """
+    spec = find_spec("triton")
+    if spec is None or "OpenGL.osmesa" in sys.modules:
+        return
+    for folder in spec.submodule_search_locations or ():
+        for library in Path(folder, "_C").glob("libtriton*.so"):
+            with contextlib.suppress(OSError):  # whoever needs triton will hear of it
+                ctypes.CDLL(str(library))
+
+
 _choose()
+_load_triton_first()
 try:
     import mujoco
 except ImportError as problem:
@@ -50,22 +66,11 @@ def make_context() -> Any:
     library = os.environ.get("MUJOCO_GL", "")
     if not library:
         raise SimulationError(f"neither libEGL nor libOSMesa was found; {_ADVICE}")
-    _load_triton_first()
+    if library.lower() not in _LIBRARIES:
+        raise SimulationError(f"MUJOCO_GL is {library!r}, which does not render off-screen; {_ADVICE}")
     try:
         context = mujoco.GLContext(64, 64)
         context.make_current()
     except Exception as error:  # each GL binding raises its own kinds
         raise SimulationError(f"MUJOCO_GL={library} gives no off-screen GL context ({error}); {_ADVICE}") from error
     return context
-
-
-def _load_triton_first() -> None:
-    """Mesa's LLVM, once loaded, is visible to all, and triton, which torch imports on its own, then crashes on it.
-
-    The other way round each keeps its own.
-    """
-    spec = find_spec("triton")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        for library in Path(folder, "_C").glob("libtriton*.so"):
-            with contextlib.suppress(OSError):  # whoever needs triton will hear of it
-                ctypes.CDLL(str(library))

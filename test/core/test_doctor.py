@@ -197,3 +197,16 @@ def test_backends_that_this_version_lacks_are_only_mentioned(without) -> None:
     assert findings["eager"].state == OK
     assert findings["openvino"].state in (NOTE, MISSING)
     assert "not installed" in findings["openvino"].detail
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "says"),
+    [((None, "a.b.SimulationError: no context"), MISSING, "world: no context"), (("egl", ""), OK, "through egl")],
+)
+def test_off_screen_rendering_is_tried(
+    monkeypatch: pytest.MonkeyPatch, answer: tuple[object, str], state: str, says: str
+) -> None:
+    monkeypatch.setattr(installation, "_probe", lambda code: answer)
+    (finding,) = installation._rendering()
+    assert (finding.state, says in finding.detail) == (state, True)
+    assert ("sudo apt install libegl1" in finding.fix) == (state == MISSING)

@@ -159,6 +159,9 @@ def test_missing_gl_library_is_reported_with_the_command_that_installs_it(monkey
     monkeypatch.setattr(gl.mujoco, "GLContext", broken)
     with pytest.raises(SimulationError, match=r"no display.*sudo apt install libegl1"):
         gl.make_context()
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    with pytest.raises(SimulationError, match="'glfw', which does not render off-screen"):
+        gl.make_context()
+    monkeypatch.delenv("MUJOCO_GL")
     with pytest.raises(SimulationError, match=r"neither libEGL nor libOSMesa.*sudo apt install"):
         gl.make_context()
