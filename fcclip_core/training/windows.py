@@ -24,7 +24,8 @@ STRIDE = 32
 MAX_NAMED = 3
 """A window with more objects than this gets no caption as a whole."""
 
-_MIN_AREA = 25
+_MIN_AREA = 64
+"""Smaller segments, of 8 x 8 pixels, are no target of a window: their shape cannot be told."""
 _STUFF_SHARE = 0.2
 _STUFF_REGIONS_KEPT = 0.4
 _PURE = 0.7
@@ -190,7 +191,7 @@ def _square(
     segment = pool[int(generator.integers(len(pool)))]
     box, shape = boxes[segment.id - 1], sample.segment_map.shape
     if not kind.wide and things[segment.class_index]:
-        return square_around(box, generator.uniform(1.0, 2.0), shape), segment.id
+        return square_around(box, generator.uniform(1.0, 1.6), shape), segment.id
     # Wide windows have the scale of a frame whose shorter side is 340 to 600 pixels.
     side = kind.size * min(shape) / generator.uniform(340, 600) if kind.wide else generator.uniform(24, 96)
     side = min(int(side), *shape)
