@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
         model = published_model(segmenter.config.name)
         paper = paper_scores(model, _paper_name(args.dataset))
-        about = _about(args) | {"device": segmenter.backend_description, "paper_model": model.name}
+        about = _about(args, vocabulary) | {"device": segmenter.backend_description, "paper_model": model.name}
         result = document(evaluation, vocabulary.names, about, settings, paper)
         out = Console(highlight=False)
         if segmenter.provenance.seeded:
@@ -140,7 +140,7 @@ def run_clip_masks(args: argparse.Namespace) -> int:
         out = Console(highlight=False)
         images = len(dataset) if args.limit is None else min(args.limit, len(dataset))
         out.print(sizes_table(scores, _title(args, images)))
-        _write(args.json, _about(args) | {"images": images, "units": "per cent", "sizes": scores}, out)
+        _write(args.json, _about(args, vocabulary) | {"images": images, "units": "per cent", "sizes": scores}, out)
     return 0
 
 
@@ -280,8 +280,9 @@ def _share(dataset: Dataset, limit: int | None) -> int:
     return len(range(rank(), len(dataset) if limit is None else min(limit, len(dataset)), world_size()))
 
 
-def _about(args: argparse.Namespace) -> dict[str, Any]:
-    about: dict[str, Any] = {"dataset": args.dataset, "checkpoint": args.checkpoint, "vocabulary": args.vocabulary}
+def _about(args: argparse.Namespace, vocabulary: Vocabulary) -> dict[str, Any]:
+    words = args.vocabulary or vocabulary.description
+    about: dict[str, Any] = {"dataset": args.dataset, "checkpoint": args.checkpoint, "vocabulary": words}
     if args.dataset == WORLD:
         return about | {"scenes": args.scenes, "seed": args.seed, "views": args.views}
     return about | {"data": str(args.data), "split": args.split}

@@ -168,23 +168,16 @@ def dataset_vocabulary(entry: DatasetEntry, classes: ClassList, given: Vocabular
     Args:
         entry: The dataset.
         classes: Its classes; where its files say what is a thing, that counts.
-        given: Words to use instead of the bundled ones.
+        given: Words to use; None takes the bundled ones where they fit, else the dataset's own names.
 
     Raises:
         VocabularyError: Words must be given, or there are not as many as the dataset has classes.
     """
-    from fcclip_core.vocabulary import Vocabulary
-
-    if given is None and entry.vocabulary is None and entry.paper_list:
-        raise VocabularyError(
-            f"{entry.title}: no list of its class names is bundled; pass --vocabulary with the paper's "
-            f"{entry.paper_list} (fcclip/data/datasets/ in {AUTHORS}), or a list of your own in that order"
-        )
-    vocabulary = given or (Vocabulary.load(entry.vocabulary) if entry.vocabulary else _own_names(classes))
+    vocabulary = given or _default_vocabulary(entry, classes)
     if len(vocabulary) != len(classes):
         raise VocabularyError(
             f"the vocabulary has {len(vocabulary)} classes, but the dataset has {len(classes)}; they are matched by "
-            "position, so pass --vocabulary with one class for each of the dataset's, in its order"
+            "position: give one class for each of the dataset's, in its order"
         )
     if not classes.names:
         return vocabulary
@@ -192,8 +185,18 @@ def dataset_vocabulary(entry: DatasetEntry, classes: ClassList, given: Vocabular
     return replace(vocabulary, classes=tuple(replace(item, is_thing=thing) for item, thing in paired))
 
 
-def _own_names(classes: ClassList) -> Vocabulary:
+def _default_vocabulary(entry: DatasetEntry, classes: ClassList) -> Vocabulary:
     from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
+    if entry.vocabulary is not None:
+        bundled = Vocabulary.load(entry.vocabulary)
+        # Somebody's own labels may lie in the same layout, with other classes.
+        if not classes.names or bundled.things == classes.things:
+            return bundled
+    if entry.paper_list:
+        raise VocabularyError(
+            f"{entry.title}: no list of its class names is bundled; pass --vocabulary with the paper's "
+            f"{entry.paper_list} (fcclip/data/datasets/ in {AUTHORS}), or a list of your own in that order"
+        )
     # One class a name, commas and all.
-    return Vocabulary(tuple(VocabularyClass((name,)) for name in classes.names))
+    return Vocabulary(tuple(VocabularyClass((name,)) for name in classes.names), description="the dataset's own names")

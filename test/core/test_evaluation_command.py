@@ -69,7 +69,7 @@ def test_folder_gives_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     document = json.loads(out.read_text())
     assert (document["dataset"], document["images"], document["checkpoint"]) == ("folder", 2, "recipe:tiny")
-    assert document["settings"]["shorter_side"] == 64
+    assert document["settings"]["shorter_side"] == 64 and document["vocabulary"] == "the dataset's own names"
     for name in ("pq.all", "pq.seen", "pq.unseen", "recall.unseen", "ap.all", "miou.all", "grounding.pq", "fps"):
         assert isinstance(document[name], float), name
     assert document["details"]["pq"]["unseen"] == document["pq.unseen"]
@@ -195,6 +195,16 @@ def test_the_dataset_says_what_is_a_thing() -> None:
     assert dataset_vocabulary(DATASETS["folder"], classes, words).things == (False, True)
     own = dataset_vocabulary(DATASETS["folder"], ClassList(("a, comma", "b"), (False, True)))
     assert own.names == ("a, comma", "b") and own.things == (False, True)
+
+
+def test_bundled_words_are_taken_only_where_the_classes_are_the_datasets() -> None:
+    bundled = Vocabulary.load("coco_panoptic")
+    coco = ClassList(tuple(f"name {number}" for number in range(133)), bundled.things)
+    assert dataset_vocabulary(DATASETS["coco"], coco) == bundled
+    own = ClassList(("pallet", "floor"), (True, False))
+    assert dataset_vocabulary(DATASETS["coco"], own).names == ("pallet", "floor")
+    other_order = ClassList(coco.names, bundled.things[::-1])
+    assert dataset_vocabulary(DATASETS["coco"], other_order).names == coco.names
 
 
 @pytest.mark.slow
