@@ -16,6 +16,7 @@ from fcclip_core.simulation.rooms import Scene, make_scene
 _CORNERS = 8
 _LOOPS_TRIED = 60
 _SCENES_TRIED = 50
+_FEWEST_OBJECTS = 6
 _ROBOT_RADIUS = 0.15
 _FARTHEST = 3.2
 """Metres from the middle of the objects."""
@@ -79,6 +80,8 @@ def make_drive(seed: int, split: Split = "all", kind: str = "room", speed: float
         )
     for attempt in range(_SCENES_TRIED):
         scene = make_scene(seed * _SCENES_TRIED + attempt, split, kind)
+        if len(scene.objects) < _FEWEST_OBJECTS:
+            continue
         rng = np.random.default_rng([seed, attempt, 11])
         middle = np.mean([item.position for item in scene.objects], axis=0)
         path = _free_loop(scene, middle[:2], rng)
