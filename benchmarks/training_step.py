@@ -69,14 +69,15 @@ def main() -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(machine.headline(about))
     result = measure(args, device)
-    table = Table("preset", "crop", "batch", "precision", "s a step", "images a s", "peak GiB")
+    table = Table("preset", "crop", "batch", "precision", "s a step", "CPU s", "images a s", "peak GiB")
     table.add_row(
         args.preset,
         str(args.crop),
         str(args.batch_size),
         result["precision"],
         f"{result['seconds']:.2f}",
-        f"{result['images_per_second']:.2f}",
+        f"{result['cpu_seconds']:.2f}",
+        f"{result['images_per_second']:.3f}",
         f"{result['peak_gib']:.1f} ({result['memory_of']})",
     )
     console.print(table)
@@ -104,13 +105,14 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     images = DrawnImages(config.steps * config.batch_size, vocabulary.things)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, checkpoint, images, Path(folder), device=device, text_rows=F.normalize(rows, dim=-1))
-        seconds, losses = [], []
+        seconds, cpu_seconds, losses = [], [], []
         for batch in batches(images, config, 0):
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             found, _ = trainer.make_step(batch)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - start)
+            cpu_seconds.append(time.process_time() - cpu_start)
             losses.append(found.total.item())
     median = statistics.median(seconds[1:])
     on_gpu = device.type == "cuda"
@@ -125,6 +127,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "precision": ("bfloat16" if on_gpu else "float32") if args.precision == "auto" else args.precision,
         "seconds": median,
         "seconds_each": seconds,
+        "cpu_seconds": statistics.median(cpu_seconds[1:]),
         "images_per_second": args.batch_size / median,
         "peak_gib": peak / 2**30,
         "memory_of": "GPU, allocated" if on_gpu else "process, resident",

@@ -90,6 +90,12 @@ def test_every_epoch_shows_every_sample_once() -> None:
     assert seen[:5] != seen[5:10]
 
 
+def test_every_epoch_cuts_a_sample_anew() -> None:
+    first, second = list(batches(training_case.Rectangles(1), training_case.CONFIG, 0))[:2]
+    views = [*first.images, *second.images]
+    assert all(not torch.equal(a, b) for index, a in enumerate(views) for b in views[:index])
+
+
 def test_a_later_start_continues_the_stream() -> None:
     whole = list(batches(training_case.Rectangles(), training_case.CONFIG, 0))
     rest = list(batches(training_case.Rectangles(), training_case.CONFIG, 5))
