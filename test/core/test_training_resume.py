@@ -98,6 +98,15 @@ def test_a_trained_backbone_moves_too(tmp_path: Path) -> None:
     assert unmoved and all(".head." in key or key.endswith("clip_model.logit_scale") for key in unmoved)
 
 
+def test_a_step_is_clipped_and_the_backbone_goes_slower(tmp_path: Path) -> None:
+    training_case.trainer(tmp_path, steps=1, train_backbone=True).run()
+    optimizer = torch.load(tmp_path / STATE_FILE, weights_only=True)["optimizer"]
+    # After one step AdamW's first moment is a tenth of the gradient, whose norm was in the hundreds.
+    moments = torch.cat([entry["exp_avg"].flatten() for entry in optimizer["state"].values()])
+    assert moments.norm().item() == pytest.approx(0.1 * training_case.CONFIG.gradient_clip, rel=1e-3)
+    assert {group["lr"] for group in optimizer["param_groups"]} == {1e-3, 1e-4}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
