@@ -6,10 +6,13 @@ Every file appears whole or not at all, and a second run with the same settings 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,37 +155,34 @@ def _claim(plan: WorldPlan, out: Path, form: str) -> None:
         raise SimulationError(f"cannot write to {out}: {error.strerror or error}; choose another folder") from error
 
 
-_renderer: Renderer | None = None
-"""One a process: a GL context takes longer to make than a picture."""
-
-
 def _work(job: Callable[[Any], int], todo: Sequence[Any], workers: int) -> Iterator[int]:
     """Runs jobs in this process, or in others that each have a GL context; yields results as they come."""
-    global _renderer
     os.environ.setdefault("LP_NUM_THREADS", "1")  # llvmpipe's own threads gain less than processes do
     if workers <= 1 or len(todo) <= 1:
-        if todo:
-            with Renderer() as _renderer:
-                yield from map(job, todo)
+        yield from map(job, todo)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(todo)), _start_worker) as pool:
-        yield from pool.imap_unordered(job, todo)
+    pool = ProcessPoolExecutor(min(workers, len(todo)), mp_context=context)
+    try:
+        for future in as_completed([pool.submit(job, item) for item in todo]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise SimulationError(
+            "a rendering process died, perhaps for lack of memory; run again to continue, with fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    global _renderer
-    _renderer = Renderer()
-
-
-def _current_renderer() -> Renderer:
-    assert _renderer is not None
-    return _renderer
+@functools.cache
+def _renderer() -> Renderer:
+    """One a process: a GL context takes longer to make than a picture."""
+    return Renderer()
 
 
 def _write_shard(job: tuple[WorldPlan, Path, range]) -> int:
     plan, path, scenes = job
-    frames = [frame for scene in scenes for frame in render_scene(_current_renderer(), plan, scene)]
+    frames = [frame for scene in scenes for frame in render_scene(_renderer(), plan, scene)]
     vocabulary = names.world_vocabulary()
     numbers = {name: index for index, name in enumerate(vocabulary.names)}
     rows = [
@@ -213,7 +213,7 @@ def _write_scene(job: tuple[WorldPlan, Path, int]) -> int:
     plan, out, scene = job
     category = {name: index for index, name in enumerate(names.class_names("all"), 1)}
     records = []
-    for view, frame in enumerate(render_scene(_current_renderer(), plan, scene)):
+    for view, frame in enumerate(render_scene(_renderer(), plan, scene)):
         stem = f"{scene:06d}_{view:02d}"
         millimetres = np.where(frame.depth < DEPTH_LIMIT, frame.depth * 1000 + 0.5, 0).astype(np.uint16)
         _save(out / "images" / f"{stem}.png", frame.image)

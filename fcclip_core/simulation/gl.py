@@ -5,6 +5,7 @@ The rest of the package takes `mujoco` from here.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -73,4 +74,5 @@ def make_context() -> Any:
         context.make_current()
     except Exception as error:  # each GL binding raises its own kinds
         raise SimulationError(f"MUJOCO_GL={library} gives no off-screen GL context ({error}); {_ADVICE}") from error
+    atexit.register(context.free)  # left to the interpreter's end, it finds PyOpenGL half gone
     return context

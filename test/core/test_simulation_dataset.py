@@ -108,6 +108,12 @@ def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
             assert path.read_bytes() == (tmp_path / "2" / path.relative_to(tmp_path / "1")).read_bytes()
 
 
+def test_rendering_processes_that_cannot_render_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    with pytest.raises(SimulationError, match="does not render off-screen"):
+        write_coco(PLAN, tmp_path, workers=2)
+
+
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(SimulationError, match="not empty"):
