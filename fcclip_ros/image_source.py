@@ -23,8 +23,7 @@ from std_msgs.msg import Header
 
 from fcclip_core.errors import ImageError, SettingsError
 from fcclip_ros import parameters
-from fcclip_ros.compat import given_parameters
-from fcclip_ros.messages import image_message
+from fcclip_ros.messages import camera_info_message, image_message
 from fcclip_ros.parameters import Declaration
 from fcclip_ros.qos import RELIABILITIES, choose_reliability, image_profile
 from fcclip_ros.runner import run
@@ -76,10 +75,9 @@ class ImageSource(Node):
         super().__init__("image_source", **options)
         self.exit_status = 0
         self._stop = stop
-        parameters.declare(self, PARAMETERS)
-        for complaint in parameters.unknown_parameters(given_parameters(self), self.has_parameter, PARAMETERS):
-            self.get_logger().warning(complaint)
-        self._check()
+        parameters.declare_checked(self, PARAMETERS)
+        if (self._value("width") == 0) != (self._value("height") == 0):
+            raise SettingsError("set both width and height, or neither")
         self._source = open_source(str(self._value("source")), self._value("bag_topic"))
         self._pictures = self._play()
         self._picture = next(self._pictures)
@@ -108,27 +106,19 @@ class ImageSource(Node):
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
 
-    def _check(self) -> None:
-        if (self._value("width") == 0) != (self._value("height") == 0):
-            raise SettingsError("set both width and height, or neither")
-        parameters.check_choices(PARAMETERS, {"reliability": self._value("reliability")})
-
     def _start_timer(self, rate: float) -> None:
         # The machine's clock: a camera does not stand still with simulated time.
         self._timer = self.create_timer(1.0 / rate, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        live = {declaration.name for declaration in PARAMETERS if declaration.live}
-        own = {declaration.name for declaration in PARAMETERS}
-        fixed = [change.name for change in changes if change.name in own - live]
-        if fixed:
-            reason = f"{', '.join(fixed)} cannot change while the source plays; start the node anew"
-            return SetParametersResult(successful=False, reason=reason)
+        answer = parameters.refuse_fixed(
+            PARAMETERS, changes, "cannot change while the source plays; start the node anew"
+        )
         for change in changes:
-            if change.name == "rate":
+            if change.name == "rate" and answer.successful:
                 self.destroy_timer(self._timer)
                 self._start_timer(change.value)
-        return SetParametersResult(successful=True)
+        return answer
 
     def _play(self) -> Iterator[np.ndarray]:
         """Pictures, round after round; unreadable ones are skipped.
@@ -190,17 +180,8 @@ def camera_info(header: Header, width: int, height: int, horizontal_fov: float) 
         horizontal_fov: Degrees.
     """
     focal = width / 2 / math.tan(math.radians(horizontal_fov) / 2)
-    x, y = width / 2, height / 2
-    return CameraInfo(
-        header=header,
-        width=width,
-        height=height,
-        distortion_model="plumb_bob",
-        d=[0.0] * 5,
-        k=[focal, 0.0, x, 0.0, focal, y, 0.0, 0.0, 1.0],
-        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-        p=[focal, 0.0, x, 0.0, 0.0, focal, y, 0.0, 0.0, 0.0, 1.0, 0.0],
-    )
+    matrix = np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+    return camera_info_message(header, width, height, matrix)
 
 
 def jpeg_message(frame: np.ndarray, quality: int, header: Header) -> CompressedImage:

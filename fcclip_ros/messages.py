@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import Image, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import ColorRGBA, Header
 
 import fcclip_ros.msg as msg
@@ -30,7 +30,7 @@ def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
     """Wraps an array as sensor_msgs/Image.
 
     Args:
-        pixels: uint8 or uint16, `(H, W)` or `(H, W, C)`, as `encoding` says.
+        pixels: uint8, uint16 or float32, `(H, W)` or `(H, W, C)`, as `encoding` says.
         encoding: ROS name of the encoding.
         header: The header to carry.
     """
@@ -46,6 +46,27 @@ def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
         is_bigendian=0,
         step=pixels.strides[0],
         data=data,
+    )
+
+
+def camera_info_message(header: Header, width: int, height: int, matrix: np.ndarray) -> CameraInfo:
+    """A pinhole camera without distortion.
+
+    Args:
+        header: The image's header.
+        width: Pixels.
+        height: Pixels.
+        matrix: Camera matrix `(3, 3)`.
+    """
+    return CameraInfo(
+        header=header,
+        width=width,
+        height=height,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=matrix.ravel().tolist(),
+        r=np.eye(3).ravel().tolist(),
+        p=np.pad(matrix, ((0, 0), (0, 1))).ravel().tolist(),
     )
 
 
@@ -100,21 +121,30 @@ def vocabulary_message(snapshot: VocabularySnapshot, stamp: Time) -> msg.Vocabul
         snapshot: The vocabulary.
         stamp: When it came into force.
     """
-    rows = zip(snapshot.vocabulary.classes, snapshot.class_ids, snapshot.colors, snapshot.seen, strict=True)
     return msg.Vocabulary(
         header=Header(stamp=stamp),
         version=snapshot.version,
-        classes=[
-            msg.VocabularyClass(
-                synonyms=list(item.synonyms if item.label is None else (item.label, *item.synonyms)),
-                is_thing=item.is_thing,
-                id=class_id,
-                seen=msg.VocabularyClass.SEEN if seen else msg.VocabularyClass.UNSEEN,
-                color=ColorRGBA(r=color[0] / 255, g=color[1] / 255, b=color[2] / 255, a=1.0),
-            )
-            for item, class_id, color, seen in rows
-        ],
+        classes=class_messages(snapshot.vocabulary.classes, snapshot.class_ids, snapshot.colors, snapshot.seen),
     )
+
+
+def class_messages(
+    classes: Sequence[VocabularyClass],
+    class_ids: Sequence[int],
+    colors: Sequence[tuple[int, int, int]],
+    seen: Iterable[bool],
+) -> list[msg.VocabularyClass]:
+    """Classes with what was resolved for each: id, colour (0..255) and whether it counts as seen in training."""
+    return [
+        msg.VocabularyClass(
+            synonyms=list(item.synonyms if item.label is None else (item.label, *item.synonyms)),
+            is_thing=item.is_thing,
+            id=class_id,
+            seen=msg.VocabularyClass.SEEN if is_seen else msg.VocabularyClass.UNSEEN,
+            color=ColorRGBA(r=color[0] / 255, g=color[1] / 255, b=color[2] / 255, a=1.0),
+        )
+        for item, class_id, color, is_seen in zip(classes, class_ids, colors, seen, strict=True)
+    ]
 
 
 def vocabulary_from_message(classes: Sequence[msg.VocabularyClass]) -> Vocabulary:

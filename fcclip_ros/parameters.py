@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from fcclip_core.errors import SettingsError, VocabularyError
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
+from fcclip_ros.compat import given_parameters
 from fcclip_ros.image_input import TRANSPORTS
 from fcclip_ros.qos import RELIABILITIES
 
@@ -211,6 +213,35 @@ def declare(node: Node, declarations: Iterable[Declaration] = PARAMETERS) -> Non
     """
     for parameter in declarations:
         node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+
+
+def declare_checked(node: Node, declarations: Sequence[Declaration]) -> dict[str, Any]:
+    """Declares a node's parameters, warns of given ones that do not exist, and returns all values.
+
+    Raises:
+        InvalidParameterTypeException: A value given at start has the wrong type.
+        InvalidParameterValueException: A value given at start is out of range.
+        SettingsError: A value is none of its choices.
+    """
+    declare(node, declarations)
+    for complaint in unknown_parameters(given_parameters(node), node.has_parameter, declarations):
+        node.get_logger().warning(complaint)
+    values = {declaration.name: node.get_parameter(declaration.name).value for declaration in declarations}
+    check_choices(declarations, values)
+    return values
+
+
+def refuse_fixed(declarations: Iterable[Declaration], changes: Iterable[Parameter], advice: str) -> SetParametersResult:
+    """Decides whether a running node's parameters may change: those that are live, and those of others.
+
+    Args:
+        declarations: The node's own parameters.
+        changes: What is to change.
+        advice: Follows the names of those that may not.
+    """
+    not_live = {declaration.name for declaration in declarations if not declaration.live}
+    fixed = [change.name for change in changes if change.name in not_live]
+    return SetParametersResult(successful=not fixed, reason=f"{', '.join(fixed)} {advice}" if fixed else "")
 
 
 def values_of(node: Node) -> dict[str, Any]:

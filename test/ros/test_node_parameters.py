@@ -13,7 +13,7 @@ from ros_harness import ROOT, Peer
 
 from fcclip_core.errors import FcclipError, SettingsError, VocabularyError
 from fcclip_core.settings import InferenceSettings
-from fcclip_ros import image_source
+from fcclip_ros import image_source, sim_camera
 from fcclip_ros.parameters import PARAMETERS, NodeParameters, check_change, declare, unknown_parameters
 
 DEFAULTS: dict[str, Any] = {parameter.name: parameter.default for parameter in PARAMETERS} | {"valid_mask_only": "auto"}
@@ -191,9 +191,16 @@ def test_errors_are_the_package_s_own() -> None:
     assert issubclass(SettingsError, FcclipError) and issubclass(VocabularyError, FcclipError)
 
 
-@pytest.mark.parametrize("declarations", [PARAMETERS, image_source.PARAMETERS], ids=["fcclip", "image_source"])
-def test_the_documentation_has_a_row_for_every_parameter_with_its_liveness(declarations: Any) -> None:
-    text = (ROOT / "docs" / "topics.md").read_text()
+@pytest.mark.parametrize(
+    ("heading", "declarations"),
+    [
+        ("Parameters", PARAMETERS),
+        ("`image_source`", image_source.PARAMETERS),
+        ("`sim_camera`", sim_camera.PARAMETERS),
+    ],
+)
+def test_the_documentation_has_a_row_for_every_parameter_with_its_liveness(heading: str, declarations: Any) -> None:
+    text = (ROOT / "docs" / "topics.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
     live = {name.strip("` "): row[3] for row in rows if len(row) == 5 for name in row[0].split(",")}
     for declaration in declarations:
