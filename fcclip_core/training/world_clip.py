@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
 from fcclip_core import distributed
+from fcclip_core.clip_weights import load_clip
 from fcclip_core.errors import CheckpointError, TrainingError
 from fcclip_core.model.backbone import ConvNeXtTower
 from fcclip_core.model.config import CONVNEXT_SMALL, ConvNeXtConfig, ModelConfig
@@ -69,7 +70,7 @@ class ClipRecipe:
     warmup: int = 200
     decay_share: float = 0.3
     gradient_clip: float = 1.0
-    early_steps: int = 4000
+    early_steps: int = 1000
     early_windows: WindowKind = WindowKind(64, 96, wide=False)
     windows: tuple[WindowKind, ...] = (
         WindowKind(96, 48, wide=False),
@@ -119,6 +120,24 @@ class SmallClip(nn.Module):
             # timm's start of 1e-6 is for hundreds of thousands of steps.
             if name.endswith("gamma"):
                 nn.init.constant_(parameter, _LAYER_SCALE)
+
+    @classmethod
+    def load(cls, path: Path, config: ModelConfig = CONVNEXT_SMALL) -> SmallClip:
+        """Reads what `export_clip` wrote, in eval mode.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, or no CLIP of these sizes.
+        """
+        tensors = load_clip(config, path).tensors
+        model = cls(config)
+        expected = model.published_state()
+        if {key: tensor.shape for key, tensor in tensors.items()} != {key: t.shape for key, t in expected.items()}:
+            raise CheckpointError(f"{path} is not the CLIP of {config.name}; `fcclip train world-clip` writes it")
+        image = {name: tensors[published_name(f"backbone.{name}")] for name in model.image.state_dict()}
+        model.image.load_state_dict(image)
+        model.text.load_state_dict({name: tensors[CLIP_PREFIX + name] for name in model.text.state_dict()})
+        model.logit_scale.data.copy_(tensors[CLIP_SCALE])
+        return model.eval()
 
     def embed(self, batch: WindowBatch) -> Tensor:
         """Embeds the named masks of a batch: `(M, D)`, not normalised."""

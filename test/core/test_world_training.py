@@ -16,7 +16,7 @@ from fcclip_core import Vocabulary, load_checkpoint
 from fcclip_core.cli import main
 from fcclip_core.datasets.records import PanopticSample, TruthSegment
 from fcclip_core.datasets.world_shards import WorldShards
-from fcclip_core.errors import DatasetError, TrainingError
+from fcclip_core.errors import CheckpointError, DatasetError, TrainingError
 from fcclip_core.model.backbone import FeaturePyramid
 from fcclip_core.model.config import TINY
 from fcclip_core.simulation.names import train_vocabulary, world_vocabulary
@@ -176,6 +176,16 @@ def test_a_resumed_clip_training_continues_exactly(tmp_path: Path) -> None:
     resumed.run()
     for (name, ours), theirs in zip(resumed.model.state_dict().items(), whole.model.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6, msg=name)
+
+
+def test_an_exported_clip_is_read_back(tmp_path: Path) -> None:
+    model = training(tmp_path).model
+    world_clip.export_clip(tmp_path / "clip.safetensors", model)
+    read = world_clip.SmallClip.load(tmp_path / "clip.safetensors", TINY)
+    for (name, ours), theirs in zip(read.state_dict().items(), model.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=name)
+    with pytest.raises(CheckpointError, match="is not the CLIP of convnext_small"):
+        world_clip.SmallClip.load(tmp_path / "clip.safetensors")
 
 
 def test_a_clip_training_does_not_resume_another_recipe(tmp_path: Path) -> None:
