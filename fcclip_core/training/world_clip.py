@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -279,8 +280,11 @@ def export_clip(path: Path, model: SmallClip) -> None:
     """
     try:
         with whole_file(path) as part:
+            part.touch()
+            usual_mode = part.stat().st_mode
             save_file(model.published_state(), part)
-    except (OSError, RuntimeError) as error:
+            part.chmod(usual_mode)  # safetensors keeps its files from everybody but the owner
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written: {error}") from error
 
 
