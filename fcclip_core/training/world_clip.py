@@ -71,7 +71,7 @@ class ClipRecipe:
     warmup: int = 200
     decay_share: float = 0.3
     gradient_clip: float = 1.0
-    early_steps: int = 1000
+    early_steps: int = 2500
     early_windows: WindowKind = WindowKind(64, 96, wide=False)
     windows: tuple[WindowKind, ...] = (
         WindowKind(96, 48, wide=False),
