@@ -109,7 +109,7 @@ class Segmenter:
         self.config = checkpoint.config
         self.provenance = checkpoint.provenance
         self.train_vocabulary = checkpoint.train_vocabulary
-        self._settings = settings or InferenceSettings()
+        self._settings = settings or InferenceSettings(shorter_side=self.config.shorter_side)
         self._model = load_model(checkpoint)
         self._backend: Backend = create_backend(backend, self._model, resolve_device(device))
         self._text = TextRows(
@@ -321,6 +321,8 @@ class Segmenter:
             torch.set_num_threads(settings.num_threads)
         if settings.valid_mask_only is None:
             settings = replace(settings, valid_mask_only=self.config.valid_mask_only)
+        if not settings.shorter_side:
+            settings = replace(settings, shorter_side=min(self.config.shorter_side, settings.max_size))
         return settings
 
     def _text_rows(

@@ -14,7 +14,7 @@ class InferenceSettings:
     """Test-time settings; the defaults are the published ones.
 
     Attributes:
-        shorter_side: Length in pixels to which the shorter image side is resized.
+        shorter_side: Length in pixels to which the shorter image side is resized; 0 follows the model's preset.
         max_size: Upper limit in pixels of the longer side after resizing.
         alpha: Weight of the out-of-vocabulary classifier for seen classes (equation 7), 0..1.
         beta: Weight of the out-of-vocabulary classifier for unseen classes (equation 7), 0..1.
@@ -45,7 +45,11 @@ class InferenceSettings:
         """
         for name in ("alpha", "beta", "object_mask_threshold", "overlap_threshold"):
             self._require(name, 0.0 <= getattr(self, name) <= 1.0, "between 0 and 1")
-        self._require("shorter_side", 32 <= self.shorter_side <= 4096, "between 32 and 4096 pixels")
+        self._require(
+            "shorter_side",
+            self.shorter_side == 0 or 32 <= self.shorter_side <= 4096,
+            "between 32 and 4096 pixels, or 0 for the model's own",
+        )
         self._require("max_size", self.shorter_side <= self.max_size <= 8192, "between shorter_side and 8192 pixels")
         self._require("ensemble", self.ensemble in ENSEMBLES, f"one of {', '.join(ENSEMBLES)}")
         self._require("top_k_instances", 1 <= self.top_k_instances <= 10_000, "between 1 and 10000")

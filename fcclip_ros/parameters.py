@@ -19,7 +19,7 @@ from fcclip_ros.compat import given_parameters
 from fcclip_ros.image_input import TRANSPORTS
 from fcclip_ros.qos import RELIABILITIES
 
-_DEFAULTS = InferenceSettings()
+_DEFAULTS = InferenceSettings(shorter_side=0)
 _FILE_SUFFIXES = (".yaml", ".yml", ".txt")
 _VALID_MASK_ONLY = {"auto": None, "true": True, "false": False}
 
@@ -108,7 +108,9 @@ PARAMETERS: tuple[Declaration, ...] = (
         limits=(0.0, 120.0),
         live=True,
     ),
-    _setting("shorter_side", "Pixels to which the shorter image side is resized.", limits=(32, 4096)),
+    _setting(
+        "shorter_side", "Pixels to which the shorter image side is resized; 0: the model's own size.", limits=(0, 4096)
+    ),
     _setting("max_size", "Pixels that the longer side has at most after resizing.", limits=(32, 8192)),
     _setting("alpha", "Weight of the out-of-vocabulary classifier for seen classes.", limits=(0.0, 1.0)),
     _setting("beta", "Weight of the out-of-vocabulary classifier for unseen classes.", limits=(0.0, 1.0)),

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FcclipError: An argument is out of range, the data or the weights cannot be read, or nothing can be written.
     """
-    settings, forms = _settings(args), _forms(args)
+    settings, forms = settings_from(args), _forms(args)
     with _prepared(args) as (dataset, vocabulary, device, console):
         from fcclip_core.distributed import is_first
         from fcclip_core.evaluation.runner import evaluate
@@ -226,16 +226,9 @@ def _open(args: argparse.Namespace) -> tuple[Dataset, Vocabulary]:
     return dataset, dataset_vocabulary(entry, dataset.classes, given)
 
 
-def _settings(args: argparse.Namespace) -> InferenceSettings:
-    """The given settings; the world's pictures are small and are taken as they are unless a size is asked for."""
-    if args.dataset == WORLD and args.shorter_side is None:
-        args = argparse.Namespace(**vars(args) | {"shorter_side": min(WORLD_SIZE)})
-    return settings_from(args)
-
-
 def _forms(args: argparse.Namespace) -> dict[str, InferenceSettings]:
     """Further settings to compare, by name."""
-    settings = _settings(args)
+    settings = settings_from(args)
     forms = {}
     if args.ensembles:
         forms = {name: replace(settings, ensemble=name) for name in ENSEMBLES}

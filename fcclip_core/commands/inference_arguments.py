@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fcclip_core.vocabulary import Vocabulary
 
 _SETTING_HELP: dict[str, str] = {
-    "shorter_side": "pixels to which the shorter image side is resized",
+    "shorter_side": "pixels to which the shorter image side is resized (default: as the model's preset says)",
     "max_size": "limit in pixels of the longer side after resizing",
     "alpha": "weight of the out-of-vocabulary classifier for classes seen in training, 0 to 1",
     "beta": "weight of the out-of-vocabulary classifier for unseen classes, 0 to 1",
@@ -43,6 +43,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "valid_mask_only":
             group.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=_SETTING_HELP[name])
             continue
+        if name == "shorter_side":
+            group.add_argument(option, type=int, metavar="N", help=_SETTING_HELP[name])
+            continue
         group.add_argument(
             option,
             type=type(default),
@@ -64,7 +67,7 @@ def add_vocabulary_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from(args: argparse.Namespace) -> InferenceSettings:
-    """The published settings with the given options put in.
+    """The published settings, at the size of the model's preset, with the given options put in.
 
     Raises:
         SettingsError: A value is out of range.
@@ -73,7 +76,7 @@ def settings_from(args: argparse.Namespace) -> InferenceSettings:
     if "shorter_side" in given and "max_size" not in given:
         # Asking for large images alone must not fail on a limit that was not mentioned.
         given["max_size"] = max(InferenceSettings().max_size, given["shorter_side"])
-    return InferenceSettings(**given)
+    return InferenceSettings(**{"shorter_side": 0, **given})
 
 
 def vocabulary_from(text: str, stuff: str = "") -> Vocabulary:

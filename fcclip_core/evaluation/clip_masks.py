@@ -17,7 +17,7 @@ from fcclip_core.errors import DatasetError
 from fcclip_core.evaluation.averages import class_groups
 from fcclip_core.evaluation.panoptic import PanopticQuality
 from fcclip_core.evaluation.scoreboard import Scores
-from fcclip_core.model.backbone import ConvNeXtTower, ResNetTower
+from fcclip_core.model.backbone import ImageTower
 from fcclip_core.preprocess import SIZE_DIVISOR, FrameGeometry, preprocess
 from fcclip_core.segmenter import VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
@@ -53,7 +53,7 @@ class NamedMasks:
 
 def name_masks(
     dataset: Dataset,
-    tower: ConvNeXtTower | ResNetTower,
+    tower: ImageTower,
     snapshot: VocabularySnapshot,
     sizes: Sequence[int],
     *,
@@ -94,8 +94,10 @@ def name_masks(
     return counted
 
 
-def masks_on_grid(segment_map: np.ndarray, segments: int, geometry: FrameGeometry) -> Tensor:
-    """The truth's masks on CLIP's stride-32 grid.
+def masks_on_grid(
+    segment_map: np.ndarray, segments: int, geometry: FrameGeometry, stride: int = SIZE_DIVISOR
+) -> Tensor:
+    """The truth's masks on the grid of CLIP's last features.
 
     A cell belongs to a mask that covers more than half of it. A mask too small for that takes the cells that it covers
     most: left empty it could not be named at all.
@@ -104,31 +106,32 @@ def masks_on_grid(segment_map: np.ndarray, segments: int, geometry: FrameGeometr
         segment_map: int32 `(H, W)`, 0 = none, else 1..S.
         segments: S.
         geometry: The sizes that the image passes through.
+        stride: Pixels a cell; divides 32.
 
     Returns:
-        bool `(S, h/32, w/32)`.
+        bool `(S, h/stride, w/stride)`.
     """
     bottom, right = (padded - size for padded, size in zip(geometry.padded, geometry.resized, strict=True))
     grid = []
     for number in range(1, segments + 1):
         mask = torch.from_numpy(segment_map == number)[None, None].float()
         mask = F.interpolate(mask, geometry.resized, mode="bilinear", align_corners=False, antialias=True)
-        coverage = F.avg_pool2d(F.pad(mask, (0, right, 0, bottom)), SIZE_DIVISOR)[0, 0]
+        coverage = F.avg_pool2d(F.pad(mask, (0, right, 0, bottom)), stride)[0, 0]
         inside = coverage > 0.5
         grid.append(inside if inside.any() else coverage == coverage.max())
     return torch.stack(grid)
 
 
 @torch.inference_mode()
-def _names(
-    sample: PanopticSample, tower: ConvNeXtTower | ResNetTower, snapshot: VocabularySnapshot, size: int
-) -> list[int]:
+def _names(sample: PanopticSample, tower: ImageTower, snapshot: VocabularySnapshot, size: int) -> list[int]:
     """The class that CLIP gives to each segment."""
     classifier = snapshot.classifier
     settings = InferenceSettings(shorter_side=size, max_size=min(4 * size, _LARGEST_SIDE))
     image, geometry = preprocess(sample.image, settings, classifier.rows.device)
-    masks = masks_on_grid(sample.segment_map, len(sample.segments), geometry).to(image.device)
-    embeddings = tower.embed_masks(tower(image).res5, masks[None])[0]
+    features = tower(image).res5
+    stride = geometry.padded[0] // features.shape[-2]
+    masks = masks_on_grid(sample.segment_map, len(sample.segments), geometry, stride).to(image.device)
+    embeddings = tower.embed_masks(features, masks[None])[0]
     return classifier.logits(embeddings, classifier.out_vocab_scale).argmax(-1).tolist()
 
 

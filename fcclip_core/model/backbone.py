@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,18 @@ class FeaturePyramid:
     res3: Tensor
     res4: Tensor
     res5: Tensor
+
+
+class ImageTower(Protocol):
+    """What mask classification needs of CLIP's image tower."""
+
+    def __call__(self, image: Tensor) -> FeaturePyramid:
+        """`image` `(B, 3, H, W)`, normalised, sides divisible by 32."""
+        ...
+
+    def embed_masks(self, res5: Tensor, masks: Tensor) -> Tensor:
+        """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalised."""
+        ...
 
 
 def mask_pool(features: Tensor, masks: Tensor) -> Tensor:

@@ -84,6 +84,7 @@ class ModelConfig:
         open_clip_name: open_clip's architecture name, or None for a tower that open_clip does not publish.
         open_clip_tag: open_clip's pre-training tag of the weights that the published checkpoints expect.
         valid_mask_only: Ensemble only where a mask survives at stride 32 (the published ResNet setting).
+        shorter_side: Pixels of the shorter image side at which the model is meant to see.
         hidden_dim: Channels of the pixel decoder, of mask features and of object queries.
         num_heads: Attention heads in pixel decoder and mask decoder.
         encoder_layers: Deformable attention layers of the pixel decoder.
@@ -101,6 +102,7 @@ class ModelConfig:
     open_clip_name: str | None = None
     open_clip_tag: str | None = None
     valid_mask_only: bool = False
+    shorter_side: int = 800
     hidden_dim: int = 256
     num_heads: int = 8
     encoder_layers: int = 6
@@ -148,6 +150,7 @@ CONVNEXT_SMALL = ModelConfig(
     text=TextConfig(width=64, heads=2, layers=4),
     embed_dim=256,
     valid_mask_only=True,
+    shorter_side=480,
     hidden_dim=128,
     num_heads=8,
     encoder_layers=2,

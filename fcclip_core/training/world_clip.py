@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -170,6 +170,7 @@ class ClipTraining:
         folder: Path,
         config: ModelConfig = CONVNEXT_SMALL,
         device: torch.device | str = "cpu",
+        build: Callable[[ModelConfig], SmallClip] = SmallClip,
     ) -> None:
         """Builds the towers, or takes them up again from the state in `folder`.
 
@@ -181,13 +182,14 @@ class ClipTraining:
             folder: Where the run's state and log are kept; made when needed.
             config: Sizes of both towers.
             device: Where to train.
+            build: Makes both towers; called with torch's seed set.
 
         Raises:
             TrainingError: The state is damaged or another run's.
         """
         torch.manual_seed(recipe.seed)
         self.recipe, self.folder, self.device = recipe, folder, torch.device(device)
-        self.model = SmallClip(config).to(self.device).to(memory_format=torch.channels_last)
+        self.model = build(config).to(self.device).to(memory_format=torch.channels_last)
         groups = _parameter_groups(self.model, recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
         if self.device.type == "cpu":

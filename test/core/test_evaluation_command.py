@@ -152,12 +152,6 @@ def test_world_sample_is_the_worlds_frame() -> None:
     assert [segment.id for segment in sample.segments] == list(range(1, len(sample.segments) + 1))
 
 
-def test_worlds_pictures_are_taken_as_large_as_they_are() -> None:
-    args = parse("world", "--checkpoint", "demo")
-    assert evaluate._settings(args).shorter_side == 240
-    assert evaluate._settings(parse("world", "--checkpoint", "demo", "--shorter-side", "480")).shorter_side == 480
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [

@@ -286,7 +286,7 @@ def test_every_setting_is_an_option(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     segment.add_parser(parser.add_subparsers())
     base = ["segment", "x", "--out", "o", "--vocab", "a", "--checkpoint", "c"]
-    assert settings_from(parser.parse_args(base)) == InferenceSettings()
+    assert settings_from(parser.parse_args(base)) == InferenceSettings(shorter_side=0)
     given = "--beta 0.1 --max-size 900 --ensemble arithmetic --object-mask-threshold 0.4 --overlap-threshold 0.1 "
     given += "--no-valid-mask-only --top-k-instances 5 --num-threads 2 --shorter-side 640 --alpha 0.2"
     assert settings_from(parser.parse_args([*base, *given.split()])) == InferenceSettings(

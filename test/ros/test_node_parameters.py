@@ -23,8 +23,8 @@ def parameters(**changes: Any) -> NodeParameters:
     return NodeParameters.from_values({**DEFAULTS, **changes})
 
 
-def test_defaults_are_the_published_settings() -> None:
-    assert parameters().settings == InferenceSettings()
+def test_defaults_are_the_published_settings_at_the_models_own_size() -> None:
+    assert parameters().settings == InferenceSettings(shorter_side=0)
 
 
 def test_every_inference_setting_is_a_parameter_with_its_own_type() -> None:
@@ -106,7 +106,7 @@ def test_what_may_change_when(lifecycle: str, name: str, value: object, allowed:
 
 def test_changes_are_checked_together_with_what_stays() -> None:
     with pytest.raises(SettingsError, match="max_size"):
-        check_change(DEFAULTS, {"max_size": 700}, "active")
+        check_change({**DEFAULTS, "shorter_side": 800}, {"max_size": 700}, "active")
     both = check_change(DEFAULTS, {"max_size": 700, "shorter_side": 600}, "active")
     assert (both.settings.shorter_side, both.settings.max_size) == (600, 700)
 
@@ -171,7 +171,7 @@ def test_unknown_parameters_are_named_with_what_was_perhaps_meant() -> None:
     [
         ("alpha", 2.0, InvalidParameterValueException),
         ("alpha", 1, InvalidParameterTypeException),
-        ("shorter_side", 0, InvalidParameterValueException),
+        ("shorter_side", -1, InvalidParameterValueException),
         ("checkpoint", 5, InvalidParameterTypeException),
     ],
 )

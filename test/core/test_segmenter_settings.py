@@ -1,0 +1,44 @@
+"""Settings that the model's preset decides where nobody else does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcclip_core import Segmenter
+from fcclip_core.checkpoints import Checkpoint, load_checkpoint
+from fcclip_core.settings import InferenceSettings
+
+FRAME = np.zeros((48, 64, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    tiny = load_checkpoint("recipe:tiny")
+    return replace(tiny, config=replace(tiny.config, shorter_side=96))
+
+
+def resized(segmenter: Segmenter) -> tuple[int, int]:
+    return segmenter.encode(FRAME).geometry.resized
+
+
+def test_preset_decides_the_size(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    segmenter = Segmenter(checkpoint, cache_dir=tmp_path)
+    assert segmenter.settings.shorter_side == 96
+    assert resized(segmenter) == (96, 128)
+    segmenter.settings = InferenceSettings(shorter_side=0)
+    assert resized(segmenter) == (96, 128)
+    segmenter.settings = InferenceSettings(shorter_side=0, max_size=90)
+    assert resized(segmenter) == (68, 90), "a limit alone limits the preset's size too"
+
+
+def test_given_size_wins_over_the_presets(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    segmenter = Segmenter(checkpoint, settings=InferenceSettings(shorter_side=64), cache_dir=tmp_path)
+    assert resized(segmenter) == (64, 85)
+
+
+def test_published_models_see_800_pixels() -> None:
+    assert load_checkpoint("recipe:tiny").config.shorter_side == InferenceSettings().shorter_side == 800
