@@ -27,7 +27,8 @@ def contrastive_loss(images: Tensor, captions: Tensor, scale: Tensor, matches: T
         images: `(M, D)`, any length.
         captions: `(K, D)`, any length.
         scale: Scalar, the logarithm of the temperature's inverse; its exponential is limited to 100.
-        matches: bool `(M, K)`: the caption is right for the image. Every row and column has at least one.
+        matches: bool `(M, K)`: the caption is right for the image. Every row has at least one; a caption without an
+            image is a wrong answer for all of them.
         ignored: bool `(M, K)`: neither right nor wrong; left out of the softmax.
 
     Returns:
@@ -35,21 +36,25 @@ def contrastive_loss(images: Tensor, captions: Tensor, scale: Tensor, matches: T
     """
     cosines = F.normalize(images.float(), dim=-1) @ F.normalize(captions.float(), dim=-1).T
     logits = (cosines * scale.exp().clamp(max=MAX_LOGIT_SCALE)).masked_fill(ignored, -torch.inf)
-    return (_cross_entropy(logits, matches) + _cross_entropy(logits.T, matches.T)) / 2
+    used = matches.any(0)
+    return (_cross_entropy(logits, matches) + _cross_entropy(logits.T[used], matches.T[used])) / 2
 
 
-def pairings(named: Sequence[frozenset[int]]) -> tuple[list[frozenset[int]], Tensor, Tensor]:
+def pairings(
+    named: Sequence[frozenset[int]], others: Sequence[int] = ()
+) -> tuple[list[frozenset[int]], Tensor, Tensor]:
     """Which captions a batch needs, and which image each belongs to.
 
     A caption that names only some of what an image is named after, or more, is neither right nor wrong for it.
 
     Args:
         named: The class indices that each of M images is named after.
+        others: Classes whose captions are needed whether or not an image shows them.
 
     Returns:
         K distinct sets, one a caption; bool matches `(M, K)`; bool ignored `(M, K)`.
     """
-    distinct = list(dict.fromkeys(named))
+    distinct = list(dict.fromkeys([*named, *(frozenset((index,)) for index in others)]))
     matches = torch.tensor([[image == caption for caption in distinct] for image in named])
     ignored = torch.tensor([[image < caption or caption < image for caption in distinct] for image in named])
     return distinct, matches, ignored

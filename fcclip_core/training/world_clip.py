@@ -71,14 +71,14 @@ class ClipRecipe:
     warmup: int = 200
     decay_share: float = 0.3
     gradient_clip: float = 1.0
-    early_steps: int = 2500
+    early_steps: int = 2000
     early_windows: WindowKind = WindowKind(64, 96, wide=False)
     windows: tuple[WindowKind, ...] = (
         WindowKind(96, 48, wide=False),
         WindowKind(160, 18, wide=True),
         WindowKind(64, 96, wide=False),
         WindowKind(192, 12, wide=True),
-        WindowKind(128, 28, wide=False),
+        WindowKind(96, 48, wide=False),
         WindowKind(160, 18, wide=True),
     )
     bfloat16: bool = True
@@ -244,7 +244,9 @@ class ClipTraining:
     def _one_step(self) -> float:
         generator = np.random.default_rng((self.recipe.seed, self.step, distributed.rank()))
         batch = draw_windows(self._samples, self._things, self.recipe.window(self.step), generator)
-        sets, matches, ignored = pairings(batch.named)
+        # The later, smaller batches show few of the classes; the captions of the others are wrong answers to learn from.
+        others = range(len(self._names)) if self.step >= self.recipe.early_steps else ()
+        sets, matches, ignored = pairings(batch.named, others)
         captions = [write_caption([self._names[index] for index in sorted(named)], generator) for named in sets]
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(self.step)

@@ -13,14 +13,14 @@ from scipy import ndimage
 from torch import Tensor
 
 from fcclip_core.datasets.records import PanopticSample
-from fcclip_core.model.backbone import ConvNeXtTower
+from fcclip_core.model.backbone import ImageTower
 from fcclip_core.preprocess import PIXEL_MEAN, PIXEL_STD, preprocess
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.training.windows import cell_masks, resize_pixels, square_around
 
 CROP = 96
 MARGIN = 1.3
-_MIN_AREA = 25
+MIN_AREA = 25
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ZeroShot:
 
 @torch.no_grad()
 def zero_shot(
-    tower: ConvNeXtTower,
+    tower: ImageTower,
     rows: Tensor,
     things: Sequence[bool],
     samples: Sequence[PanopticSample],
@@ -63,7 +63,7 @@ def zero_shot(
     settings = InferenceSettings(shorter_side=shorter_side)
     for sample in samples:
         areas = np.bincount(sample.segment_map.ravel(), minlength=len(sample.segments) + 1)
-        segments = [item for item in sample.segments if areas[item.id] >= _MIN_AREA and not item.is_crowd]
+        segments = [item for item in sample.segments if areas[item.id] >= MIN_AREA and not item.is_crowd]
         if not segments:
             continue
         labels = torch.tensor([segment.class_index for segment in segments])
@@ -82,22 +82,49 @@ def zero_shot(
         survived += alive[is_thing].tolist()
         if is_thing.any():
             crops += (
-                _name_crops(tower, rows, sample, [s.id for s in segments if things[s.class_index]]) == labels[is_thing]
+                name_crops(tower, rows, sample, [s.id for s in segments if things[s.class_index]]) == labels[is_thing]
             ).tolist()
     mean = [float(np.mean(values)) if values else float("nan") for values in (crops, *by_mask.values(), survived)]
     return ZeroShot(*mean)
 
 
-def _name_crops(tower: ConvNeXtTower, rows: Tensor, sample: PanopticSample, ids: Sequence[int]) -> Tensor:
-    boxes = ndimage.find_objects(sample.segment_map)
-    crops = []
-    for value in ids:
-        top, left, side = square_around(boxes[value - 1], MARGIN, sample.segment_map.shape)
-        crops.append(resize_pixels(np.ascontiguousarray(sample.image[top : top + side, left : left + side]), CROP))
+def cut_out(
+    image: np.ndarray, box: tuple[slice, slice], size: int = CROP, inside: np.ndarray | None = None
+) -> np.ndarray:
+    """A square around one segment, with a margin: what CLIP is shown where it is asked crop by crop.
+
+    Args:
+        image: uint8 RGB `(H, W, 3)`.
+        box: The segment's rows and columns.
+        size: Side of the result in pixels, divisible by 32.
+        inside: bool `(H, W)`, the segment; what is outside of it takes CLIP's mean colour. None keeps the background.
+
+    Returns:
+        uint8 `(size, size, 3)`.
+    """
+    top, left, side = square_around(box, MARGIN, (image.shape[0], image.shape[1]))
+    region = (slice(top, top + side), slice(left, left + side))
+    crop = np.ascontiguousarray(image[region])
+    if inside is not None:
+        crop = np.where(inside[region][..., None], crop, np.rint(PIXEL_MEAN).astype(np.uint8))
+    return resize_pixels(crop, size)
+
+
+def embed_crops(tower: ImageTower, crops: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """Embeds N crops of one size, from `cut_out`, as wholes: `(N, D)`, not normalised."""
     pixels = (np.stack(crops) - np.array(PIXEL_MEAN, np.float32)) / np.array(PIXEL_STD, np.float32)
-    features = tower(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(rows.device)).res5
+    features = tower(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)).res5
     whole = torch.ones_like(features[:, :1], dtype=torch.bool)
-    return _nearest(tower.embed_masks(features, whole)[:, 0], rows)
+    return tower.embed_masks(features, whole)[:, 0]
+
+
+def name_crops(
+    tower: ImageTower, rows: Tensor, sample: PanopticSample, ids: Sequence[int], size: int = CROP
+) -> Tensor:
+    """The nearest text row of each segment in `ids`, cut out at `size` pixels: int64 `(N,)` on the CPU."""
+    boxes = ndimage.find_objects(sample.segment_map)
+    crops = [cut_out(sample.image, boxes[value - 1], size) for value in ids]
+    return _nearest(embed_crops(tower, crops, rows.device), rows)
 
 
 def _nearest(embeddings: Tensor, rows: Tensor) -> Tensor:

@@ -92,6 +92,18 @@ def test_captions_that_name_a_part_are_neither_right_nor_wrong() -> None:
     assert ignored.tolist() == [[0, 1, 1], [1, 0, 0], [1, 0, 0], [1, 0, 0]]
 
 
+def test_captions_without_an_image_are_wrong_answers_only() -> None:
+    sets, matches, ignored = pairings([frozenset((0, 1)), frozenset((2,))], others=range(4))
+    assert sets == [frozenset((0, 1)), frozenset((2,)), frozenset((0,)), frozenset((1,)), frozenset((3,))]
+    assert ignored.tolist() == [[0, 0, 1, 1, 0], [0] * 5]
+    images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    captions = torch.cat((images, torch.zeros(3, 2)))
+    loss = contrastive_loss(images, captions, torch.tensor(math.log(math.log(2))), matches, ignored)
+    # Weights over captions: 2, 1, 1 with two ignored, and 1, 2, 1, 1, 1; over images 2 and 1, unused captions left out.
+    expected = (math.log(4 / 2) + math.log(6 / 2)) / 2 + math.log(3 / 2)
+    assert loss.item() == pytest.approx(expected / 2, rel=1e-5)
+
+
 def test_a_caption_names_everything() -> None:
     for seed in range(20):
         caption = write_caption(["red ball", "blue box", "grass"], np.random.default_rng(seed))
