@@ -211,19 +211,19 @@ def test_restricted_vocabulary_keeps_ids_and_rows(tiny: Segmenter) -> None:
 
 
 class KnowingTower:
-    """Its features at stride 32 are a one-hot picture of which picture it is and where; masks get the true row."""
+    """Knows from the first pixel which picture it sees; masks, which must lie on its own grid, get the true row."""
 
-    def __init__(self, wrong: int) -> None:
-        self.wrong = wrong
+    def __init__(self, wrong: int, stride: int = 32) -> None:
+        self.wrong, self.stride = wrong, stride
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         self.size = image.shape[-1]
         self.sample = PICTURES[round(image[0, 0, 0, 0].item() * 68.5005327 + 122.7709383)]
-        self.res5 = torch.zeros(1, 1, self.size // 32, self.size // 32)
+        self.res5 = torch.zeros(1, 1, self.size // self.stride, self.size // self.stride)
         return self
 
     def embed_masks(self, res5: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        assert masks.shape == (1, len(self.sample.segments), self.size // 32, self.size // 32)
+        assert masks.shape == (1, len(self.sample.segments), *self.res5.shape[-2:])
         labels = [segment.class_index for segment in self.sample.segments]
         if self.size == 64:
             labels = [0 if label == self.wrong else label for label in labels]
@@ -239,6 +239,12 @@ def test_clip_names_the_masks_of_the_truth_at_each_size(tiny: Segmenter) -> None
     assert small["accuracy.all"] == pytest.approx(80)
     assert small["accuracy.unseen"] == pytest.approx(100 / 3), "one sand right, two stars wrong"
     assert small["pq.all"] < 100
+
+
+def test_clip_names_masks_on_the_towers_own_grid(tiny: Segmenter) -> None:
+    _, snapshot, _ = prepared(tiny)
+    named = name_masks(Samples(PICTURES), KnowingTower(wrong=1, stride=16), snapshot, [128])
+    assert named[128].right.sum() == named[128].total.sum() == 10
 
 
 def test_clip_names_masks_of_panoptic_truth_only(tiny: Segmenter) -> None:
@@ -257,3 +263,7 @@ def test_masks_on_the_grid_keep_small_objects() -> None:
     masks = masks_on_grid(segment_map, 2, geometry)
     assert masks.shape == (2, 3, 4)
     assert masks[0].nonzero().tolist() == [[0, 0]] and masks[1].nonzero().tolist() == [[2, 3]]
+    # A cell of 16 is 8 source pixels: two rows of two and a half, where a half is not enough.
+    fine = masks_on_grid(segment_map, 2, geometry, stride=16)
+    assert fine.shape == (2, 6, 8)
+    assert fine[0].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]] and fine[1].nonzero().tolist() == [[5, 6]]

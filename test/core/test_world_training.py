@@ -17,8 +17,8 @@ from fcclip_core.cli import main
 from fcclip_core.datasets.records import PanopticSample, TruthSegment
 from fcclip_core.datasets.world_shards import WorldShards
 from fcclip_core.errors import CheckpointError, DatasetError, TrainingError
-from fcclip_core.model.backbone import FeaturePyramid
-from fcclip_core.model.config import TINY
+from fcclip_core.model.backbone import FeaturePyramid, mask_pool
+from fcclip_core.model.config import TINY, ModelConfig
 from fcclip_core.simulation.names import train_vocabulary, world_vocabulary
 from fcclip_core.training import world, world_clip
 from fcclip_core.training.clip_contrastive import contrastive_loss, pairings, write_caption
@@ -26,7 +26,7 @@ from fcclip_core.training.config import AugmentationConfig, LossConfig
 from fcclip_core.training.depthwise import speed_up_depthwise
 from fcclip_core.training.windows import WindowKind, cell_masks, draw_windows
 from fcclip_core.training.world_clip import ClipRecipe, ClipTraining
-from fcclip_core.training.zero_shot import zero_shot
+from fcclip_core.training.zero_shot import cut_out, embed_crops, zero_shot
 
 COLORS = {"red ball": (220, 20, 20), "blue box": (20, 20, 220), "grass": (20, 160, 20)}
 NAMES = tuple(COLORS)
@@ -169,10 +169,33 @@ def test_zero_shot_counts_right_names() -> None:
     samples = [squares(seed) for seed in range(4)]
     statistics = torch.tensor((122.77, 116.75, 104.09)), torch.tensor((68.5, 66.6, 70.3))
     rows = F.normalize((torch.tensor(tuple(COLORS.values())).float() - statistics[0]) / statistics[1], dim=-1)
-    right = zero_shot(MeanColor(), rows, THINGS, samples, shorter_side=192)  # type: ignore[arg-type]
+    right = zero_shot(MeanColor(), rows, THINGS, samples, shorter_side=192)
     assert (right.thing_masks, right.stuff_masks, right.survive) == (1.0, 1.0, 1.0)
-    swapped = zero_shot(MeanColor(), rows[[1, 0, 2]], THINGS, samples, shorter_side=192)  # type: ignore[arg-type]
+    swapped = zero_shot(MeanColor(), rows[[1, 0, 2]], THINGS, samples, shorter_side=192)
     assert (swapped.crops, swapped.thing_masks, swapped.stuff_masks) == (0.0, 0.0, 1.0)
+
+
+def test_a_crop_shows_the_segment_with_a_margin() -> None:
+    """The square is 20 pixels wide; 1.3 times that is 26, from row 17 and column 37 on."""
+    image = np.zeros((96, 128, 3), np.uint8)
+    image[20:40, 40:60] = COLORS["red ball"]
+    box = (slice(20, 40), slice(40, 60))
+    crop = cut_out(image, box, 64)
+    assert crop.shape == (64, 64, 3) and crop.dtype == np.uint8
+    rows, columns = (crop[..., 0] > 110).nonzero()
+    # 3 of 26 pixels on each side are 7.4 of 64.
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (7, 56, 7, 56)
+
+
+def test_a_crop_without_background_is_the_mean_colour_around_the_segment() -> None:
+    image = np.full((64, 64, 3), 255, np.uint8)
+    inside = np.zeros((64, 64), bool)
+    inside[20:40, 20:40] = True
+    crop = cut_out(image, (slice(20, 40), slice(20, 40)), 32, inside)
+    assert crop[0, 0].tolist() == [123, 117, 104] and crop[16, 16].tolist() == [255, 255, 255]
+    # Normalised, the mean colour is nothing: what was removed says nothing but that it is not there.
+    empty = cut_out(image, (slice(20, 40), slice(20, 40)), 32, np.zeros((64, 64), bool))
+    assert embed_crops(MeanColor(), [crop, empty], torch.device("cpu"))[1].abs().max() < 0.01
 
 
 def training(folder: Path, recipe: ClipRecipe = TINY_RECIPE) -> ClipTraining:
@@ -188,6 +211,42 @@ def test_a_resumed_clip_training_continues_exactly(tmp_path: Path) -> None:
     resumed.run()
     for (name, ours), theirs in zip(resumed.model.state_dict().items(), whole.model.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6, msg=name)
+
+
+class Patches(nn.Module):
+    """Another image tower: one convolution of stride 32."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(3, dim, 32, 32)
+
+    def forward(self, image: torch.Tensor) -> FeaturePyramid:
+        return FeaturePyramid(*[self.project(image)] * 4)
+
+    def embed_masks(self, features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        return mask_pool(features, masks)
+
+
+def test_another_image_tower_is_trained_by_the_same_recipe(tmp_path: Path) -> None:
+    """With the same first text tower; and a run of one does not resume as the other."""
+
+    def build(config: ModelConfig) -> world_clip.SmallClip:
+        clip = world_clip.SmallClip(config)
+        clip.image = Patches(config.embed_dim)  # type: ignore[assignment]
+        return clip
+
+    other = dataclasses.replace(TINY, name="patches")
+    samples = [squares(seed) for seed in range(4)]
+    ours = ClipTraining(samples, NAMES, THINGS, TINY_RECIPE, tmp_path / "a", other, build=build)
+    theirs = training(tmp_path / "b")
+    assert torch.equal(ours.model.text.token_embedding.weight, theirs.model.text.token_embedding.weight)
+    before = ours.model.image.project.weight.clone()
+    ours.run(until=3)
+    assert not torch.equal(before, ours.model.image.project.weight)
+    resumed = ClipTraining(samples, NAMES, THINGS, TINY_RECIPE, tmp_path / "a", other, build=build)
+    assert resumed.step == 3 and torch.equal(resumed.model.image.project.weight, ours.model.image.project.weight)
+    with pytest.raises(TrainingError, match="belongs to another run: sizes"):
+        training(tmp_path / "a")
 
 
 def test_an_exported_clip_is_read_back(tmp_path: Path) -> None:
