@@ -118,9 +118,7 @@ def embed_crops(tower: ImageTower, crops: Sequence[np.ndarray], device: torch.de
     return tower.embed_masks(features, whole)[:, 0]
 
 
-def name_crops(
-    tower: ImageTower, rows: Tensor, sample: PanopticSample, ids: Sequence[int], size: int = CROP
-) -> Tensor:
+def name_crops(tower: ImageTower, rows: Tensor, sample: PanopticSample, ids: Sequence[int], size: int = CROP) -> Tensor:
     """The nearest text row of each segment in `ids`, cut out at `size` pixels: int64 `(N,)` on the CPU."""
     boxes = ndimage.find_objects(sample.segment_map)
     crops = [cut_out(sample.image, boxes[value - 1], size) for value in ids]
