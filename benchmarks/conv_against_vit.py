@@ -86,7 +86,8 @@ def main() -> None:
     here, device, vocabulary = machine.describe(), resolve_device(args.device), world_vocabulary()
     console = Console(highlight=False, soft_wrap=True)
     console.print(machine.headline(here))
-    recipe = ClipRecipe(steps=args.steps, seed=args.seed, early_steps=args.early_steps)
+    first, *_, last = ClipRecipe().phases
+    recipe = ClipRecipe(steps=args.steps, seed=args.seed, phases=(replace(first, steps=args.early_steps), last))
     frames = WorldShards(args.clip_shards, vocabulary, args.train_shards)
     trained = {}
     for name in [args.train_only] if args.train_only else CONTENDERS:
@@ -256,7 +257,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--early-steps",
         type=int,
-        default=ClipRecipe().early_steps,
+        default=ClipRecipe().phases[0].steps,
         metavar="N",
         help="of these, steps on 64-pixel crops alone (default: the recipe's %(default)s)",
     )

@@ -150,7 +150,7 @@ CONVNEXT_SMALL = ModelConfig(
     text=TextConfig(width=64, heads=2, layers=4),
     embed_dim=256,
     valid_mask_only=True,
-    shorter_side=480,
+    shorter_side=640,
     hidden_dim=128,
     num_heads=8,
     encoder_layers=2,

@@ -52,11 +52,13 @@ class WindowKind:
         size: Side that the network sees, in pixels, divisible by 32.
         count: Windows in a batch.
         wide: Part of a frame instead of one segment.
+        sides: Smallest and largest length in pixels of the shorter side of the frames that wide windows are cut from.
     """
 
     size: int
     count: int
     wide: bool
+    sides: tuple[int, int] = (480, 800)
 
 
 @dataclass(frozen=True)
@@ -192,8 +194,7 @@ def _square(
     box, shape = boxes[segment.id - 1], sample.segment_map.shape
     if not kind.wide and things[segment.class_index]:
         return square_around(box, generator.uniform(1.0, 1.6), shape), segment.id
-    # Wide windows have the scale of a frame whose shorter side is 340 to 600 pixels.
-    side = kind.size * min(shape) / generator.uniform(340, 600) if kind.wide else generator.uniform(24, 96)
+    side = kind.size * min(shape) / generator.uniform(*kind.sides) if kind.wide else generator.uniform(24, 96)
     side = min(int(side), *shape)
     where = []
     for span, length in zip(box, shape, strict=True):

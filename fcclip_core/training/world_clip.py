@@ -47,6 +47,22 @@ _LAYER_SCALE = 0.2
 
 
 @dataclass(frozen=True)
+class Phase:
+    """Part of a training run.
+
+    Attributes:
+        steps: How long it lasts; the last phase of a recipe lasts as long as the run.
+        windows: What its batches are made of, in turn.
+        all_captions: Whether the captions of classes that a batch does not show are wrong answers in it. Batches of few
+            windows show few classes.
+    """
+
+    steps: int
+    windows: tuple[WindowKind, ...]
+    all_captions: bool = True
+
+
+@dataclass(frozen=True)
 class ClipRecipe:
     """How the small CLIP is trained.
 
@@ -58,28 +74,40 @@ class ClipRecipe:
         warmup: Steps of linear warm-up.
         decay_share: Share of the steps, at the end, in which the rate falls linearly to zero.
         gradient_clip: Largest norm of the gradient.
-        early_steps: Steps on crops of 64 pixels alone, the cheapest way to learn shapes.
-        early_windows: What these batches are made of.
-        windows: What later batches are made of, in turn.
+        phases: What batches are made of: first crops of 64 pixels alone, the cheapest way to learn shapes, then larger
+            ones and parts of frames, at the size at which FC-CLIP will see them.
         bfloat16: Autocast; about one and a half times as fast on a CPU with AVX-512 bf16.
     """
 
-    steps: int = 40_000
+    steps: int = 13_500
     seed: int = 0
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup: int = 200
     decay_share: float = 0.3
     gradient_clip: float = 1.0
-    early_steps: int = 2000
-    early_windows: WindowKind = WindowKind(64, 96, wide=False)
-    windows: tuple[WindowKind, ...] = (
-        WindowKind(96, 48, wide=False),
-        WindowKind(160, 18, wide=True),
-        WindowKind(64, 96, wide=False),
-        WindowKind(192, 12, wide=True),
-        WindowKind(96, 48, wide=False),
-        WindowKind(160, 18, wide=True),
+    phases: tuple[Phase, ...] = (
+        Phase(2000, (WindowKind(64, 96, wide=False),), all_captions=False),
+        Phase(
+            2122,
+            (
+                WindowKind(96, 48, wide=False),
+                WindowKind(160, 18, wide=True, sides=(340, 600)),
+                WindowKind(64, 96, wide=False),
+                WindowKind(192, 12, wide=True, sides=(340, 600)),
+                WindowKind(96, 48, wide=False),
+                WindowKind(160, 18, wide=True, sides=(340, 600)),
+            ),
+        ),
+        Phase(
+            0,
+            (
+                WindowKind(96, 48, wide=False),
+                WindowKind(192, 12, wide=True),
+                WindowKind(128, 28, wide=False),
+                WindowKind(224, 9, wide=True),
+            ),
+        ),
     )
     bfloat16: bool = True
 
@@ -89,9 +117,19 @@ class ClipRecipe:
         fall = min(1.0, (self.steps - step) / max(1.0, self.decay_share * self.steps))
         return self.learning_rate * rise * fall
 
+    def phase(self, step: int) -> Phase:
+        """The phase that `step` belongs to."""
+        *earlier, last = self.phases
+        for phase in earlier:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        return last
+
     def window(self, step: int) -> WindowKind:
         """What the batch of `step` is made of."""
-        return self.early_windows if step < self.early_steps else self.windows[step % len(self.windows)]
+        windows = self.phase(step).windows
+        return windows[step % len(windows)]
 
     def fixed(self) -> dict:
         """What must not change between a run and its resumption."""
@@ -244,8 +282,7 @@ class ClipTraining:
     def _one_step(self) -> float:
         generator = np.random.default_rng((self.recipe.seed, self.step, distributed.rank()))
         batch = draw_windows(self._samples, self._things, self.recipe.window(self.step), generator)
-        # The later, smaller batches show few of the classes; the captions of the others are wrong answers to learn from.
-        others = range(len(self._names)) if self.step >= self.recipe.early_steps else ()
+        others = range(len(self._names)) if self.recipe.phase(self.step).all_captions else ()
         sets, matches, ignored = pairings(batch.named, others)
         captions = [write_caption([self._names[index] for index in sorted(named)], generator) for named in sets]
         for group in self.optimizer.param_groups:

@@ -25,14 +25,14 @@ from fcclip_core.training.clip_contrastive import contrastive_loss, pairings, wr
 from fcclip_core.training.config import AugmentationConfig, LossConfig
 from fcclip_core.training.depthwise import speed_up_depthwise
 from fcclip_core.training.windows import WindowKind, cell_masks, draw_windows
-from fcclip_core.training.world_clip import ClipRecipe, ClipTraining
+from fcclip_core.training.world_clip import ClipRecipe, ClipTraining, Phase
 from fcclip_core.training.zero_shot import cut_out, embed_crops, zero_shot
 
 COLORS = {"red ball": (220, 20, 20), "blue box": (20, 20, 220), "grass": (20, 160, 20)}
 NAMES = tuple(COLORS)
 THINGS = (True, True, False)
 TINY_RECIPE = ClipRecipe(
-    steps=6, warmup=2, early_steps=0, windows=(WindowKind(64, 4, wide=False), WindowKind(96, 3, wide=True))
+    steps=6, warmup=2, phases=(Phase(0, (WindowKind(64, 4, wide=False), WindowKind(96, 3, wide=True))),)
 )
 
 
@@ -292,7 +292,7 @@ def test_shards_give_samples_by_name(tmp_path: Path) -> None:
 
 def test_both_commands_make_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FCCLIP_CACHE_DIR", str(tmp_path / "cache"))
-    small = dataclasses.replace(ClipRecipe(), warmup=2, early_steps=0, windows=TINY_RECIPE.windows)
+    small = dataclasses.replace(ClipRecipe(), warmup=2, phases=TINY_RECIPE.phases)
     monkeypatch.setattr(world_clip, "ClipRecipe", lambda seed: dataclasses.replace(small, seed=seed))
     recipe = world.world_config
     monkeypatch.setattr(
