@@ -7,27 +7,43 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fcclip_core.errors import ImageError, SettingsError
-from fcclip_core.results import PanopticResult, Segment
+from fcclip_core.results import Segment
 
 Color = tuple[int, int, int]
 
 LABEL_LENGTH = 28
 """Characters of a class name that are drawn; a longer one is cut and ends in dots."""
 
+
 _SHADES = (0.0, 0.28, -0.28, 0.5, -0.45)
 _FALLBACK_FONT = "DejaVuSans.ttf"
 _PLACEMENT_SIDE = 160
 
 
+class SegmentedImage(Protocol):
+    """What can be drawn: a `PanopticResult`, or a truth in the same form."""
+
+    @property
+    def segment_map(self) -> np.ndarray:
+        """int32 `(H, W)`: 0 where there is no segment, else a `Segment.id`."""
+        ...
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments."""
+        ...
+
+
 def draw_overlay(
     image: np.ndarray,
-    result: PanopticResult,
+    result: SegmentedImage,
     colors: Mapping[int, Color],
     alpha: float = 0.5,
     labels: bool = True,
@@ -119,7 +135,24 @@ def draw_legend(entries: Iterable[tuple[str, Color]], width: int, font_size: int
     return strip
 
 
-def _check(image: np.ndarray, result: PanopticResult, colors: Mapping[int, Color], alpha: float) -> None:
+def draw_caption(text: str, width: int, font_size: int = 16) -> np.ndarray:
+    """Draws one line of text; what does not fit is cut off.
+
+    Args:
+        text: The line.
+        width: Width of the strip in pixels.
+        font_size: Height of the letters in pixels.
+
+    Returns:
+        uint8 RGB `(2 font_size, width, 3)` on white.
+    """
+    strip = np.full((2 * font_size, width, 3), 255, np.uint8)
+    letters = _render(text, font_size)
+    _paste(strip, letters, font_size // 2, (len(strip) - len(letters)) // 2, (0, 0, 0))
+    return strip
+
+
+def _check(image: np.ndarray, result: SegmentedImage, colors: Mapping[int, Color], alpha: float) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ImageError(f"the image is {image.dtype} {image.shape}; an overlay needs uint8 RGB (height, width, 3)")
     if image.shape[:2] != result.segment_map.shape:

@@ -9,7 +9,8 @@ import sys
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
@@ -23,17 +24,15 @@ from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 import fcclip_ros.msg as msg
+from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import SPLITS, train_vocabulary, world_vocabulary
+from fcclip_core.simulation.recording import Recording
 from fcclip_ros import parameters
 from fcclip_ros.messages import camera_info_message, class_messages, image_message
 from fcclip_ros.parameters import Declaration
 from fcclip_ros.qos import LATCHED, OUTPUT, RELIABILITIES, choose_reliability, image_profile
 from fcclip_ros.runner import run
 from fcclip_ros.worker import Worker
-
-if TYPE_CHECKING:
-    # Imports MuJoCo, which may be missing: the node's own error then says so.
-    from fcclip_core.simulation.render import Frame
 
 WORLD_FRAME = "world"
 MAX_SCENES = 1000
@@ -49,6 +48,7 @@ PARAMETERS: tuple[Declaration, ...] = (
     Declaration("speed", 0.4, "Metres per second of frames at the full rate.", limits=(0.01, 10.0)),
     Declaration("scenes", 1, "Scenes to drive through, one after the other.", limits=(1, MAX_SCENES)),
     Declaration("frames_per_scene", 0, "Frames in each scene; 0: one round.", limits=(0, 1_000_000)),
+    Declaration("recording", "", "A folder that `fcclip world drive` wrote, to play instead of rendering."),
     Declaration("loop", True, "Begin again after the last scene; otherwise the node ends."),
     Declaration("frame_id", "camera_optical_frame", "Frame id of the images and of the pose's camera."),
     Declaration("reliability", "reliable", "Reliability of image, depth and camera_info.", choices=RELIABILITIES[1:]),
@@ -61,11 +61,11 @@ class SimCamera(Node):
     A thread of its own renders ahead by one frame and publishes, so parameters and services are answered meanwhile.
 
     Attributes:
-        exit_status: 1 if rendering failed, for the end of the process.
+        exit_status: 1 if a frame failed, for the end of the process.
     """
 
     def __init__(self, stop: threading.Event, **options: Any) -> None:
-        """Makes the first scene and renders the first frame.
+        """Makes the first scene and renders the first frame, or opens the recording.
 
         Args:
             stop: Set when the drive has come to its end.
@@ -74,6 +74,7 @@ class SimCamera(Node):
         Raises:
             SettingsError: A parameter is none of its choices.
             SimulationError: Nothing can be rendered here; says what to install.
+            DatasetError: The recording cannot be read.
         """
         super().__init__("sim_camera", **options)
         self.exit_status = 0
@@ -101,8 +102,10 @@ class SimCamera(Node):
         self._timer = self.create_timer(
             1.0 / self._settings["rate"], self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
-        about = "{width} x {height} at {rate} Hz, seed {seed}, {scenes} of kind {kind}".format(**self._settings)
-        self.get_logger().info(f"driving through the simulated world: {about}")
+        about = "recording {recording} at {rate} Hz"
+        if not self._settings["recording"]:
+            about = "{width} x {height} at {rate} Hz, seed {seed}, {scenes} of kind {kind}"
+        self.get_logger().info(f"driving through the simulated world: {about.format(**self._settings)}")
 
     def begin(self) -> None:
         """Nothing is left to start."""
@@ -131,11 +134,18 @@ class SimCamera(Node):
 
         Raises:
             SimulationError: Nothing can be rendered here, or a seed leaves no way to drive.
+            DatasetError: The recording cannot be read.
         """
+        settings = self._settings
+        if settings["recording"]:
+            recording = Recording(Path(settings["recording"]).expanduser())
+            indices = range(len(recording))
+            yield from map(recording.__getitem__, itertools.cycle(indices) if settings["loop"] else indices)
+            return
+
         from fcclip_core.simulation.drive import make_drive
         from fcclip_core.simulation.render import Renderer
 
-        settings = self._settings
         size, count = (settings["width"], settings["height"]), settings["frames_per_scene"]
         seeds = range(settings["seed"] * MAX_SCENES, settings["seed"] * MAX_SCENES + settings["scenes"])
         prepare = functools.lru_cache(maxsize=1)(make_drive)  # a single scene that loops goes on without a pause
@@ -157,7 +167,7 @@ class SimCamera(Node):
             self.get_logger().info(f"the drive has ended after {self._published} frames")
             self._stop.set()
         except Exception as error:  # GL bindings raise their own kinds, and the thread must not die in silence
-            self.get_logger().error(f"rendering failed: {error}")
+            self.get_logger().error(f"the next frame failed: {error}")
             self.exit_status = 1
             self._stop.set()
 

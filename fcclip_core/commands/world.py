@@ -1,4 +1,4 @@
-"""`fcclip world`: renders the simulated world to disk."""
+"""`fcclip world`: renders the simulated world to disk, as scattered views or as a drive."""
 
 from __future__ import annotations
 
@@ -34,10 +34,29 @@ def add_parser(subparsers: Any) -> None:
         "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes (default: all cores)"
     )
     render.set_defaults(run=run)
+    drive = actions.add_parser(
+        "drive",
+        help="record what a robot's camera sees on its way through one scene; sim_camera plays it",
+        description="Writes a COCO-panoptic directory with depth and camera poses, frame after frame.",
+    )
+    drive.add_argument("out", metavar="OUT", help="empty folder to write to, made if need be")
+    drive.add_argument("--frames", type=int, default=60, metavar="N", help="how many (default: 60)")
+    drive.add_argument("--rate", type=float, default=5.0, metavar="HZ", help="frames a second (default: 5)")
+    drive.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, another drive (default: 0)")
+    drive.add_argument(
+        "--split", choices=("train", "all"), default="all", help="train leaves the held-out classes out (default: all)"
+    )
+    drive.add_argument(
+        "--kind", choices=("room", "table", "yard"), default="room", help="where the robot drives (default: room)"
+    )
+    drive.add_argument(
+        "--size", type=_size, default=(320, 240), metavar="WxH", help="of the pictures (default: 320x240)"
+    )
+    drive.set_defaults(run=run_drive)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command.
+    """Runs `fcclip world render`.
 
     Raises:
         FcclipError: A value out of range, no GL library, nowhere to write, or a folder with something else in it.
@@ -57,6 +76,36 @@ def run(args: argparse.Namespace) -> int:
             write(plan, out, args.workers, lambda frames: progress.advance(task, frames))
         except OSError as error:
             raise FcclipError(f"cannot write to {out}: {error.strerror or error}; run again to continue") from error
+    return 0
+
+
+def run_drive(args: argparse.Namespace) -> int:
+    """Runs `fcclip world drive`.
+
+    Raises:
+        FcclipError: No GL library, nowhere to write, or a folder with something in it.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from fcclip_core.simulation.recording import record_drive
+
+    out = Path(args.out).expanduser()
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("frames", total=args.frames)
+        try:
+            record_drive(
+                out,
+                seed=args.seed,
+                frames=args.frames,
+                rate=args.rate,
+                split=args.split,
+                kind=args.kind,
+                size=args.size,
+                advance=lambda: progress.advance(task),
+            )
+        except OSError as error:
+            raise FcclipError(f"cannot write to {out}: {error.strerror or error}") from error
     return 0
 
 

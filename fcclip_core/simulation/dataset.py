@@ -22,8 +22,10 @@ import numpy as np
 from fcclip_core.errors import SimulationError
 from fcclip_core.simulation import names
 from fcclip_core.simulation.cameras import random_cameras
+from fcclip_core.simulation.coco_files import make_folders, save_annotations, save_frame
+from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import Split
-from fcclip_core.simulation.render import Frame, Renderer
+from fcclip_core.simulation.render import Renderer
 from fcclip_core.simulation.rooms import make_scene
 from fcclip_core.whole_file import whole_file
 
@@ -32,8 +34,6 @@ SCENES_PER_SEED = 1_000_000
 
 FRAMES_PER_SHARD = 64
 MANIFEST = "world.json"
-DEPTH_LIMIT = 65.535
-"""Metres that 16 bits of millimetres reach; what is farther, the sky too, is 0 in a depth PNG."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,14 @@ def write_coco(
         SimulationError: `out` holds another plan's pictures, or nothing can be rendered or written.
     """
     _claim(plan, out, "coco_panoptic")
-    for folder in ("images", "panoptic", "depth", "parts"):
-        (out / folder).mkdir(exist_ok=True)
+    make_folders(out)
+    (out / "parts").mkdir(exist_ok=True)
     todo = [scene for scene in range(plan.scenes) if not _part(out, scene).exists()]
     advance((plan.scenes - len(todo)) * plan.views)
     for frames in _work(_write_scene, [(plan, out, scene) for scene in todo], workers):
         advance(frames)
-    _write_annotations(plan, out)
+    records = [record for scene in range(plan.scenes) for record in json.loads(_part(out, scene).read_text())]
+    save_annotations(out, records, f"simulated world, split {plan.split}, seed {plan.seed}")
 
 
 def write_shards(
@@ -211,72 +212,10 @@ def _part(out: Path, scene: int) -> Path:
 def _write_scene(job: tuple[WorldPlan, Path, int]) -> int:
     """Writes a scene's pictures, and last of all its records: where these exist the pictures do."""
     plan, out, scene = job
-    category = {name: index for index, name in enumerate(names.class_names("all"), 1)}
-    records = []
-    for view, frame in enumerate(render_scene(_renderer(), plan, scene)):
-        stem = f"{scene:06d}_{view:02d}"
-        millimetres = np.where(frame.depth < DEPTH_LIMIT, frame.depth * 1000 + 0.5, 0).astype(np.uint16)
-        _save(out / "images" / f"{stem}.png", frame.image)
-        _save(out / "panoptic" / f"{stem}.png", _as_rgb(frame.segment_map))
-        _save(out / "depth" / f"{stem}.png", millimetres)
-        records.append(_record(scene * plan.views + view + 1, stem, frame, category))
+    records = [
+        save_frame(out, f"{scene:06d}_{view:02d}", scene * plan.views + view + 1, frame)
+        for view, frame in enumerate(render_scene(_renderer(), plan, scene))
+    ]
     with whole_file(_part(out, scene)) as part:
         part.write_text(json.dumps(records))
     return plan.views
-
-
-def _save(path: Path, pixels: np.ndarray) -> None:
-    from PIL import Image
-
-    with whole_file(path) as part:
-        Image.fromarray(pixels).save(part, compress_level=3)
-
-
-def _as_rgb(segment_map: np.ndarray) -> np.ndarray:
-    """COCO's panoptic PNG: id = r + 256 g + 65536 b."""
-    return np.stack([segment_map >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
-
-
-def _record(number: int, stem: str, frame: Frame, category: dict[str, int]) -> dict[str, Any]:
-    height, width = frame.segment_map.shape
-    image = {
-        "id": number,
-        "file_name": f"{stem}.png",
-        "width": width,
-        "height": height,
-        "depth_file_name": f"{stem}.png",
-        "intrinsics": frame.intrinsics.tolist(),
-        "pose": frame.pose.tolist(),
-    }
-    segments = []
-    for segment in frame.segments:
-        rows, columns = np.nonzero(frame.segment_map == segment.id)
-        x, y = int(columns.min()), int(rows.min())
-        box = [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1]
-        segments.append(
-            {
-                "id": segment.id,
-                "category_id": category[segment.name],
-                "area": len(rows),
-                "bbox": box,
-                "iscrowd": 0,
-            }
-        )
-    annotation = {"image_id": number, "file_name": f"{stem}.png", "segments_info": segments}
-    return {"image": image, "annotation": annotation}
-
-
-def _write_annotations(plan: WorldPlan, out: Path) -> None:
-    records = [record for scene in range(plan.scenes) for record in json.loads(_part(out, scene).read_text())]
-    vocabulary = names.world_vocabulary()
-    document = {
-        "info": {"description": f"simulated world, split {plan.split}, seed {plan.seed}"},
-        "images": [record["image"] for record in records],
-        "annotations": [record["annotation"] for record in records],
-        "categories": [
-            {"id": number, "name": item.name, "isthing": int(item.is_thing), "supercategory": ""}
-            for number, item in enumerate(vocabulary.classes, 1)
-        ],
-    }
-    with whole_file(out / "panoptic.json") as part:
-        part.write_text(json.dumps(document))

@@ -1,4 +1,4 @@
-"""What the demo saw: outputs put together frame by frame, checked against each other, and counted. No ROS in here."""
+"""What the demo saw: outputs put together frame by frame, checked, and counted. No ROS here."""
 
 from __future__ import annotations
 
@@ -9,69 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-LABEL_OUTPUTS = ("panoptic", "semantic", "confidence", "segments")
-"""Outputs that every labelled frame has; the overlay comes at a rate of its own."""
+from fcclip_ros.demo.frames import LABEL_OUTPUTS, Frame, PublishedClass, SegmentList, SegmentRow, TruthRow
+from fcclip_ros.demo.quality import LiveQuality
 
 _REMEMBERED_FRAMES = 100
-
-
-@dataclass(frozen=True)
-class SegmentRow:
-    """One segment as it was published; `box` is `(x, y, width, height)` in pixels."""
-
-    id: int
-    class_id: int
-    name: str
-    score: float
-    area: int
-    box: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class SegmentList:
-    """The segments of one frame and the vocabulary version that they carry; height and width in pixels."""
-
-    version: int
-    height: int
-    width: int
-    rows: tuple[SegmentRow, ...]
-
-
-@dataclass(frozen=True)
-class PublishedClass:
-    """One class of a published vocabulary; colour `(r, g, b)`, 0..255."""
-
-    id: int
-    name: str
-    color: tuple[int, int, int]
-
-
-@dataclass
-class Frame:
-    """One moment of the stream: the photograph and what came back with its stamp.
-
-    Attributes:
-        photo: uint8 RGB `(H, W, 3)`, or None if this process did not receive it.
-        labels: By output name: `(H, W)` integer arrays for panoptic, semantic, confidence; `SegmentList` for segments.
-        overlay: uint8 RGB `(H, W, 3)`, or None.
-        latency: Seconds from the stamp to the arrival of each output.
-    """
-
-    photo: np.ndarray | None = None
-    labels: dict[str, np.ndarray | SegmentList] = field(default_factory=dict)
-    overlay: np.ndarray | None = None
-    latency: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def segments(self) -> SegmentList | None:
-        """The frame's segments once they have arrived."""
-        found = self.labels.get("segments")
-        return found if isinstance(found, SegmentList) else None
-
-    @property
-    def complete(self) -> bool:
-        """Whether all of `LABEL_OUTPUTS` have arrived."""
-        return len(self.labels) == len(LABEL_OUTPUTS)
 
 
 @dataclass
@@ -79,46 +20,63 @@ class Ledger:
     """Counts and checks.
 
     Attributes:
-        photos: Camera frames that this process received.
+        images: Camera frames that this process received.
         labelled: Frames whose outputs have all arrived.
-        photo_times: Stamps in seconds of the first and the last camera frame.
+        image_times: Stamps in seconds of the first and the last camera frame.
         labelled_times: Stamps in seconds of the first and the last labelled frame.
         frames_of: Labelled frames by vocabulary version.
         segments: Segments in all labelled frames.
         vocabularies: Every vocabulary that was published, by version.
+        quality: Panoptic quality of the frames labelled with each version.
         latencies: Seconds from stamp to segments, one per labelled frame.
         problems: What did not fit, in words; empty is what it should be.
     """
 
-    photos: int = 0
+    images: int = 0
     labelled: int = 0
-    photo_times: tuple[float, float] = (0.0, 0.0)
+    image_times: tuple[float, float] = (0.0, 0.0)
     labelled_times: tuple[float, float] = (0.0, 0.0)
     frames_of: dict[int, int] = field(default_factory=dict)
     segments: int = 0
     vocabularies: dict[int, tuple[PublishedClass, ...]] = field(default_factory=dict)
+    quality: dict[int, LiveQuality] = field(default_factory=dict)
     latencies: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     _frames: OrderedDict[int, Frame] = field(default_factory=OrderedDict)
-    _unchecked: list[tuple[int, SegmentList]] = field(default_factory=list)
+    _waiting: list[tuple[int, Frame]] = field(default_factory=list)
     _newest_version: int = 0
     _name_of: dict[int, str] = field(default_factory=dict)
 
-    def photo(self, stamp: int, image: np.ndarray) -> Frame:
+    def image(self, stamp: int, image: np.ndarray) -> Frame:
         """Notes a camera frame by its stamp (ns)."""
-        self.photos += 1
-        self.photo_times = _extended(self.photo_times, stamp)
+        self.images += 1
+        self.image_times = _extended(self.image_times, stamp)
         frame = self._frame(stamp)
-        frame.photo = image
+        frame.image = image
+        return frame
+
+    def truth_map(self, stamp: int, segment_map: np.ndarray) -> Frame:
+        """Notes the truth's label image."""
+        frame = self._frame(stamp)
+        frame.truth_map = segment_map
+        self._score(frame)
+        return frame
+
+    def truth(self, stamp: int, rows: tuple[TruthRow, ...]) -> Frame:
+        """Notes the truth's segments."""
+        frame = self._frame(stamp)
+        frame.truth = rows
+        self._score(frame)
         return frame
 
     def label(self, stamp: int, output: str, value: np.ndarray | SegmentList, latency: float) -> Frame:
-        """Notes one of `LABEL_OUTPUTS`; with the last one of a frame, the frame is checked and counted."""
+        """Notes one of `LABEL_OUTPUTS`; with the last one of a frame, the frame is checked, counted and scored."""
         frame = self._frame(stamp)
         frame.labels[output] = value
         frame.latency[output] = latency
         if frame.complete:
             self._count(stamp, frame)
+            self._score(frame)
         return frame
 
     def overlay(self, stamp: int, image: np.ndarray) -> Frame:
@@ -134,15 +92,18 @@ class Ledger:
         for item in classes:
             if self._name_of.setdefault(item.id, item.name) != item.name:
                 self.problems.append(f"class id {item.id} was {self._name_of[item.id]!r} and became {item.name!r}")
-        waiting, self._unchecked = self._unchecked, []
-        for stamp, found in waiting:
-            self._check_classes(stamp, found)
+        self.quality.setdefault(version, LiveQuality(classes))
+        waiting, self._waiting = self._waiting, []
+        for stamp, frame in waiting:
+            self._check_classes(stamp, frame)
+            self._score(frame)
 
     def finish(self) -> None:
         """Notes what cannot come any more."""
-        for stamp, found in self._unchecked:
-            self.problems.append(f"frame {stamp}: its vocabulary version {found.version} was never published")
-        self._unchecked = []
+        for stamp, frame in self._waiting:
+            assert frame.segments is not None
+            self.problems.append(f"frame {stamp}: its vocabulary version {frame.segments.version} was never published")
+        self._waiting = []
 
     def latency(self) -> tuple[float, float]:
         """Median and largest seconds from stamp to segments; zeros before the first frame."""
@@ -150,7 +111,7 @@ class Ledger:
 
     def rates(self) -> tuple[float, float]:
         """Camera frames and labelled frames per second, each between its first and last; 0 before there are two."""
-        return _rate(self.photos, self.photo_times), _rate(self.labelled, self.labelled_times)
+        return _rate(self.images, self.image_times), _rate(self.labelled, self.labelled_times)
 
     def _frame(self, stamp: int) -> Frame:
         frame = self._frames.setdefault(stamp, Frame())
@@ -170,13 +131,22 @@ class Ledger:
         if found.version < self._newest_version:
             self.problems.append(f"frame {stamp}: version {found.version} came after {self._newest_version}")
         self._newest_version = max(self._newest_version, found.version)
-        self._check_classes(stamp, found)
+        self._check_classes(stamp, frame)
 
-    def _check_classes(self, stamp: int, found: SegmentList) -> None:
+    def _score(self, frame: Frame) -> None:
+        """Compares a frame with its truth once both are whole and its vocabulary is known."""
+        if frame.complete and frame.has_truth and frame.segments is not None:
+            quality = self.quality.get(frame.segments.version)
+            if quality is not None:
+                quality.add(frame)
+
+    def _check_classes(self, stamp: int, frame: Frame) -> None:
+        found = frame.segments
+        assert found is not None
         classes = self.vocabularies.get(found.version)
         if classes is None:
             # The latched vocabulary travels apart from the frames and may be overtaken by one.
-            self._unchecked.append((stamp, found))
+            self._waiting.append((stamp, frame))
             return
         known = {item.id: item.name for item in classes}
         for row in found.rows:
@@ -205,8 +175,8 @@ def disagreements(frame: Frame) -> list[str]:
     assert found is not None
     images = {name: np.asarray(frame.labels[name]) for name in LABEL_OUTPUTS if name != "segments"}
     shapes = {"segments": (found.height, found.width)} | {name: image.shape for name, image in images.items()}
-    shape = shapes["segments"] if frame.photo is None else frame.photo.shape[:2]
-    wrong = [f"{name} is {size}, the photograph {shape}" for name, size in shapes.items() if size != shape]
+    shape = shapes["segments"] if frame.image is None else frame.image.shape[:2]
+    wrong = [f"{name} is {size}, the camera's image {shape}" for name, size in shapes.items() if size != shape]
     return wrong or _id_problems(found, images["panoptic"]) or _pixel_problems(found, images)
 
 

@@ -1,4 +1,4 @@
-"""The demo's own node: hears every output of the perception node and calls its services, from another process."""
+"""The demo's own node: hears the camera, its truth and every output of the perception node, and calls its services."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ import fcclip_ros.srv as srv
 from fcclip_core.errors import FcclipError
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros.compat import optional_module
-from fcclip_ros.demo.ledger import Frame, Ledger, PublishedClass, SegmentList, SegmentRow
+from fcclip_ros.demo.frames import Frame, PublishedClass, SegmentList, SegmentRow, TruthRow
+from fcclip_ros.demo.ledger import Ledger
 from fcclip_ros.qos import DIAGNOSTICS, LATCHED, OUTPUT, image_profile
 
 _NODE = "/fcclip"
@@ -37,19 +38,20 @@ class Watcher:
         diagnostics: The perception node's latest status, key by key.
         diagnosed_at: When that came, on the monotonic clock.
         trouble: What that status says if its level is ERROR, else empty.
+        on_frame: Called, under the lock, with stamp (ns) and frame when all of a frame has come.
         others: Messages by topic of the outputs that are counted only: detections and label_info, where vision_msgs is
             installed.
     """
 
-    def __init__(self, on_frame: Callable[[Frame], None]) -> None:
-        """Subscribes; `on_frame` is called, under the lock, with frames that have photo, segments and overlay."""
+    def __init__(self) -> None:
+        """Subscribes."""
         self.ledger = Ledger()
         self.lock = threading.Lock()
         self.diagnostics: Mapping[str, str] = {}
         self.diagnosed_at = 0.0
         self.trouble = ""
         self.others: dict[str, int] = {}
-        self._on_frame = on_frame
+        self.on_frame: Callable[[int, Frame], None] = lambda stamp, frame: None
         self._node = Node("fcclip_demo")
         self._set_vocabulary = self._node.create_client(srv.SetVocabulary, f"{_NODE}/set_vocabulary")
         self._subscribe()
@@ -100,7 +102,9 @@ class Watcher:
 
     def _subscribe(self) -> None:
         subscribe = self._node.create_subscription
-        subscribe(Image, "image", self._on_photo, image_profile(ReliabilityPolicy.BEST_EFFORT))
+        subscribe(Image, "image", self._on_image, image_profile(ReliabilityPolicy.RELIABLE))
+        subscribe(Image, "truth/panoptic", self._on_truth_map, OUTPUT)
+        subscribe(msg.SegmentArray, "truth/segments", self._on_truth, OUTPUT)
         for output in ("panoptic", "semantic", "confidence"):
             subscribe(Image, f"{_NODE}/{output}", self._label_listener(output), OUTPUT)
         subscribe(msg.SegmentArray, f"{_NODE}/segments", self._on_segments, OUTPUT)
@@ -112,10 +116,20 @@ class Watcher:
             subscribe(vision.Detection2DArray, f"{_NODE}/detections", self._counter("detections"), OUTPUT)
             subscribe(vision.LabelInfo, f"{_NODE}/label_info", self._counter("label_info"), LATCHED)
 
-    def _on_photo(self, message: Image) -> None:
-        image = _pixels(message, "u1", 3)
+    def _on_image(self, message: Image) -> None:
+        stamp, image = _nanoseconds(message.header.stamp), _pixels(message, "u1", 3)
         with self.lock:
-            self._note(self.ledger.photo(_nanoseconds(message.header.stamp), image))
+            self._note(stamp, self.ledger.image(stamp, image))
+
+    def _on_truth_map(self, message: Image) -> None:
+        stamp, segment_map = _nanoseconds(message.header.stamp), _pixels(message, _LABEL_TYPES[message.encoding])
+        with self.lock:
+            self._note(stamp, self.ledger.truth_map(stamp, segment_map))
+
+    def _on_truth(self, message: msg.SegmentArray) -> None:
+        stamp, rows = _nanoseconds(message.header.stamp), tuple(TruthRow(row.id, row.name) for row in message.segments)
+        with self.lock:
+            self._note(stamp, self.ledger.truth(stamp, rows))
 
     def _label_listener(self, output: str) -> Callable[[Image], None]:
         def listen(message: Image) -> None:
@@ -142,15 +156,18 @@ class Watcher:
         stamp = _nanoseconds(message.header.stamp)
         latency = (self._node.get_clock().now().nanoseconds - stamp) / 1e9
         with self.lock:
-            self._note(self.ledger.label(stamp, output, value, latency))
+            self._note(stamp, self.ledger.label(stamp, output, value, latency))
 
     def _on_overlay(self, message: Image) -> None:
-        image = _pixels(message, "u1", 3)
+        stamp, image = _nanoseconds(message.header.stamp), _pixels(message, "u1", 3)
         with self.lock:
-            self._note(self.ledger.overlay(_nanoseconds(message.header.stamp), image))
+            self._note(stamp, self.ledger.overlay(stamp, image))
 
     def _on_vocabulary(self, message: msg.Vocabulary) -> None:
-        classes = tuple(PublishedClass(item.id, item.synonyms[0], _color(item.color)) for item in message.classes)
+        classes = tuple(
+            PublishedClass(item.id, tuple(item.synonyms), item.is_thing, item.seen == item.SEEN, _color(item.color))
+            for item in message.classes
+        )
         with self.lock:
             self.ledger.vocabulary(message.version, classes)
 
@@ -169,9 +186,9 @@ class Watcher:
 
         return count
 
-    def _note(self, frame: Frame) -> None:
-        if frame.photo is not None and frame.overlay is not None and frame.segments is not None:
-            self._on_frame(frame)
+    def _note(self, stamp: int, frame: Frame) -> None:
+        if frame.whole:
+            self.on_frame(stamp, frame)
 
 
 def _pixels(message: Image, dtype: str, channels: int = 1) -> np.ndarray:

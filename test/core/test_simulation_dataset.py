@@ -12,8 +12,9 @@ from fcclip_core.cli import main
 from fcclip_core.datasets.coco_panoptic import panoptic_folder
 from fcclip_core.errors import SettingsError, SimulationError
 from fcclip_core.simulation.dataset import WorldPlan, render_scene, write_coco, write_shards
+from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import world_vocabulary
-from fcclip_core.simulation.render import Frame, Renderer
+from fcclip_core.simulation.render import Renderer
 
 PLAN = WorldPlan(scenes=3, seed=9, split="all", size=(96, 72), views=2)
 

@@ -13,7 +13,8 @@ from gl_here import needs_gl
 from fcclip_core.errors import SimulationError
 from fcclip_core.simulation import gl
 from fcclip_core.simulation.cameras import random_cameras
-from fcclip_core.simulation.render import MIN_PIXELS, Frame, Renderer
+from fcclip_core.simulation.frames import Frame
+from fcclip_core.simulation.render import MIN_PIXELS, Renderer
 from fcclip_core.simulation.rooms import Scene, make_scene
 
 PRINT_DIGEST = """

@@ -8,9 +8,10 @@ import re
 import numpy as np
 import pytest
 
-from fcclip_ros.demo.ledger import Frame, Ledger, PublishedClass, SegmentList, SegmentRow, disagreements
+from fcclip_ros.demo.frames import Frame, PublishedClass, SegmentList, SegmentRow
+from fcclip_ros.demo.ledger import Ledger, disagreements
 
-CLASSES = (PublishedClass(7, "cup", (1, 2, 3)), PublishedClass(300, "table", (4, 5, 6)))
+CLASSES = (PublishedClass(7, ("cup",), True, True, (1, 2, 3)), PublishedClass(300, ("table",), True, True, (4, 5, 6)))
 
 
 def labels() -> dict:
@@ -44,7 +45,7 @@ def send(ledger: Ledger, stamp: int, version: int = 1, **changes: object) -> Non
 
 
 def test_agreeing_outputs_pass() -> None:
-    assert disagreements(Frame(photo=np.zeros((4, 6, 3), np.uint8), labels=labels())) == []
+    assert disagreements(Frame(image=np.zeros((4, 6, 3), np.uint8), labels=labels())) == []
     empty = {name: np.zeros((4, 6), np.uint8) for name in ("panoptic", "semantic", "confidence")}
     assert disagreements(Frame(labels=empty | {"segments": SegmentList(1, 4, 6, ())})) == []
 
@@ -61,7 +62,7 @@ def other_pixel(image: np.ndarray, value: int) -> np.ndarray:
         ("panoptic", lambda image: other_pixel(image, 3), r"panoptic has the ids \[1, 2, 3\], segments lists \[1, 2\]"),
         ("panoptic", lambda image: np.where(image == 2, 0, image), r"ids \[1\], segments lists \[1, 2\]"),
         ("panoptic", lambda image: other_pixel(image, 2), "segment 1 says 6 pixels and has 5"),
-        ("panoptic", lambda image: image[:, :5], r"panoptic is \(4, 5\), the photograph \(4, 6\)"),
+        ("panoptic", lambda image: image[:, :5], r"panoptic is \(4, 5\), the camera's image \(4, 6\)"),
         ("semantic", lambda image: other_pixel(image, 9), "semantic does not hold"),
         ("semantic", lambda image: (image % 256).astype(np.uint8), "semantic does not hold"),
         ("confidence", lambda image: other_pixel(image, 131), "confidence does not hold"),
@@ -74,7 +75,7 @@ def other_pixel(image: np.ndarray, value: int) -> np.ndarray:
 def test_disagreement_is_found(output: str, change: object, complaint: str) -> None:
     changed = labels()
     changed[output] = change(changed[output])
-    found = disagreements(Frame(photo=np.zeros((4, 6, 3), np.uint8), labels=changed))
+    found = disagreements(Frame(image=np.zeros((4, 6, 3), np.uint8), labels=changed))
     assert len(found) >= 1
     assert any(re.search(complaint, text) for text in found), found
 
@@ -82,14 +83,14 @@ def test_disagreement_is_found(output: str, change: object, complaint: str) -> N
 def test_frames_are_counted_when_their_last_output_arrives() -> None:
     ledger = Ledger()
     ledger.vocabulary(1, CLASSES)
-    ledger.photo(10, np.zeros((4, 6, 3), np.uint8))
-    ledger.photo(20, np.zeros((4, 6, 3), np.uint8))
+    ledger.image(10, np.zeros((4, 6, 3), np.uint8))
+    ledger.image(20, np.zeros((4, 6, 3), np.uint8))
     parts = labels()
     for output in ("segments", "panoptic", "confidence"):
         ledger.label(10, output, parts[output], 0.5)
     assert ledger.labelled == 0
     ledger.label(10, "semantic", parts["semantic"], 0.6)
-    assert (ledger.photos, ledger.labelled, ledger.segments, ledger.frames_of) == (2, 1, 2, {1: 1})
+    assert (ledger.images, ledger.labelled, ledger.segments, ledger.frames_of) == (2, 1, 2, {1: 1})
     assert ledger.latency() == (0.5, 0.5)
     assert ledger.problems == []
 
@@ -99,7 +100,7 @@ def test_rates_are_taken_from_the_stamps() -> None:
     assert ledger.rates() == (0.0, 0.0)
     ledger.vocabulary(1, CLASSES)
     for index in range(11):
-        ledger.photo(5_000_000_000 + index * 100_000_000, np.zeros((4, 6, 3), np.uint8))
+        ledger.image(5_000_000_000 + index * 100_000_000, np.zeros((4, 6, 3), np.uint8))
     for index in (0, 5, 10):
         send(ledger, 5_000_000_000 + index * 100_000_000)
     assert ledger.rates() == pytest.approx((10.0, 2.0))
@@ -145,7 +146,7 @@ def test_older_version_after_a_newer_one_is_a_problem() -> None:
 def test_reused_class_id_is_a_problem() -> None:
     ledger = Ledger()
     ledger.vocabulary(1, CLASSES)
-    ledger.vocabulary(2, (PublishedClass(7, "plate", (0, 0, 0)),))
+    ledger.vocabulary(2, (PublishedClass(7, ("plate",), True, True, (0, 0, 0)),))
     assert ledger.problems == ["class id 7 was 'cup' and became 'plate'"]
     ledger.vocabulary(2, CLASSES)
     assert "published twice" in ledger.problems[1]
@@ -154,5 +155,5 @@ def test_reused_class_id_is_a_problem() -> None:
 def test_memory_of_frames_is_bounded() -> None:
     ledger = Ledger()
     for stamp in range(1000):
-        ledger.photo(stamp, np.zeros((1, 1, 3), np.uint8))
+        ledger.image(stamp, np.zeros((1, 1, 3), np.uint8))
     assert len(ledger._frames) <= 100

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from sensor_msgs.msg import CameraInfo, Image
 
 import fcclip_ros.msg as msg
 from fcclip_core.errors import SettingsError
+from fcclip_core.simulation.coco_files import make_folders, save_annotations, save_frame
+from fcclip_core.simulation.frames import Frame, TruthSegment
 from fcclip_core.simulation.names import train_vocabulary, world_vocabulary
 from fcclip_ros.images import to_rgb
 from fcclip_ros.qos import LATCHED, OUTPUT, image_profile
@@ -168,6 +171,52 @@ def test_without_loop_the_node_ends_after_its_last_scene(start_process: Callable
     )
     assert node.wait(60.0) == 0
     assert "the drive has ended after 6 frames" in node.output
+
+
+def test_a_recording_is_played_without_gl(
+    start_process: Callable[..., Process], peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(os.environ, "MUJOCO_GL", "glfw")
+    make_folders(tmp_path)
+    records = []
+    for index in range(3):
+        ids = np.full((6, 8), 1, np.int32)
+        ids[2:4, index : index + 2] = 2
+        frame = Frame(
+            image=np.full((6, 8, 3), 40 * index, np.uint8),
+            segment_map=ids,
+            segments=(TruthSegment(1, "grass", False), TruthSegment(2, "red ball", True)),
+            depth=np.full((6, 8), 1.0 + index, np.float32),
+            intrinsics=np.array([[7.0, 0, 3.5], [0, 7.0, 2.5], [0, 0, 1]]),
+            pose=np.eye(4),
+        )
+        records.append(save_frame(tmp_path, f"{index}", index + 1, frame))
+    save_annotations(tmp_path, records, "a test")
+    topics = listen(peer)
+    node = start_process(*sim_camera("rate:=8.0", f"recording:={tmp_path}"))
+    wait_until(lambda: all(messages.qsize() > 7 for messages in topics.values()), 60.0)
+    assert node.end() == 0
+    played = [
+        (
+            to_rgb(shown["image"])[0, 0, 0] // 40,
+            round(float(pixels(shown["depth"], np.float32)[0, 0])) - 1,
+            int(pixels(shown["truth/panoptic"], np.uint16)[2].argmax()),
+            [segment.name for segment in shown["truth/segments"].segments],
+        )
+        for shown in whole_frames(topics)
+    ]
+    assert len(played) > 5
+    first = played[0][0]
+    for index, shown in enumerate(played):
+        number = (first + index) % 3
+        assert shown == (number, number, number, ["grass", "red ball"]), "frame by frame, again from the start"
+
+
+def test_a_recording_that_is_none_is_explained(start_process: Callable[..., Process], tmp_path: Path) -> None:
+    node = start_process(*sim_camera(f"recording:={tmp_path}"))
+    assert node.wait(60.0) == 1
+    assert "cannot start: " in node.output and "panoptic.json" in node.output
+    assert "Traceback" not in node.output
 
 
 def test_without_gl_the_node_says_what_to_install(
