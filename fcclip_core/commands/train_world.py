@@ -33,6 +33,9 @@ def add_actions(actions: Any) -> None:
     world.add_argument(
         "--clip", required=True, metavar="FILE", type=Path, help="clip.safetensors of `fcclip train world-clip`"
     )
+    world.add_argument(
+        "--train-backbone", action="store_true", help="train CLIP's image tower too, as in the paper's Table 6"
+    )
     world.set_defaults(run=run_world)
 
 
@@ -77,7 +80,8 @@ def run_world(args: argparse.Namespace) -> int:
     from fcclip_core.training.world import DEFAULT_STEPS, starting_point, world_config
 
     shards = _shards(args.scenes, train_vocabulary())
-    config = world_config(DEFAULT_STEPS if args.steps is None else args.steps, args.seed)
+    steps = DEFAULT_STEPS if args.steps is None else args.steps
+    config = world_config(steps, args.seed, args.train_backbone)
     with distributed.workers(resolve_device(args.device)) as device:
         trainer = Trainer(config, starting_point(args.clip, args.seed), shards, args.out, device=device)
         trainer.run()

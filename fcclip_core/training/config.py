@@ -51,12 +51,14 @@ class AugmentationConfig:
         min_scale: Smallest box that an image is fitted into, as a share of `crop`.
         max_scale: Largest such box.
         flip: Probability of a horizontal flip.
+        keep_cropped_out: Whether a segment without a pixel in the crop stays a target, with an empty mask, as published.
     """
 
     crop: int = 1024
     min_scale: float = 0.1
     max_scale: float = 2.0
     flip: float = 0.5
+    keep_cropped_out: bool = True
 
     def __post_init__(self) -> None:
         """Checks ranges.

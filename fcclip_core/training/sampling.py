@@ -93,6 +93,11 @@ class Examples:
         table[[segment.id for segment in trained_on]] = np.arange(1, len(trained_on) + 1)
         random = _random(self._config.seed, _AUGMENTATION, position)
         image, segment_map = augment(sample.image, table[sample.segment_map], self._config.augmentation, random)
+        if not self._config.augmentation.keep_cropped_out:
+            shown = np.unique(segment_map[segment_map > 0])
+            renumbered = np.zeros(len(trained_on) + 1, np.int32)
+            renumbered[shown] = np.arange(1, len(shown) + 1)
+            segment_map, trained_on = renumbered[segment_map], [trained_on[number - 1] for number in shown]
         labels = torch.tensor([segment.class_index for segment in trained_on], dtype=torch.int64)
         return torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(segment_map), labels
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -129,6 +131,30 @@ def test_crowds_are_no_targets() -> None:
     batch = next(iter(batches(Crowded(), training_case.CONFIG, 0)))
     assert [labels.tolist() for labels in batch.targets.labels] == [[1], [1]]
     assert set(batch.targets.segment_maps.unique().tolist()) <= {0, 1}
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_segments_that_the_crop_leaves_out(keep: bool) -> None:
+    """Of three columns, a crop of a third of the width always leaves one out."""
+
+    class Columns(training_case.Rectangles):
+        def __getitem__(self, index: int) -> PanopticSample:
+            image, segment_map = picture(96, 96)
+            segment_map[:, 80:] = 3
+            segments = (TruthSegment(1, 2), TruthSegment(2, 0), TruthSegment(3, 1))
+            return PanopticSample("columns", image, segment_map, segments)
+
+    cut = AugmentationConfig(crop=32, min_scale=3.0, max_scale=3.0, flip=0.0, keep_cropped_out=keep)
+    config = dataclasses.replace(training_case.CONFIG, augmentation=cut)
+    targets = next(iter(batches(Columns(), config, 0))).targets
+    for segment_map, labels in zip(targets.segment_maps, targets.labels, strict=True):
+        present = segment_map.unique().tolist()
+        if keep:
+            assert labels.tolist() == [2, 0, 1] and len(present) < 3
+            continue
+        assert present == list(range(1, len(labels) + 1)), "numbered anew, without gaps"
+        # Left to right the classes are 2, 0, 1: those in the crop keep that order.
+        assert labels.tolist() in ([2], [0], [2, 0], [0, 1])
 
 
 def test_a_class_that_is_none_is_named() -> None:

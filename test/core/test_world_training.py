@@ -298,8 +298,8 @@ def test_both_commands_make_a_checkpoint(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         world,
         "world_config",
-        lambda steps, seed: dataclasses.replace(
-            recipe(steps, seed),
+        lambda *given: dataclasses.replace(
+            recipe(*given),
             batch_size=2,
             loss=LossConfig(num_points=64),
             augmentation=AugmentationConfig(crop=64),
