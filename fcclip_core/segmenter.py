@@ -109,7 +109,7 @@ class Segmenter:
         self.config = checkpoint.config
         self.provenance = checkpoint.provenance
         self.train_vocabulary = checkpoint.train_vocabulary
-        self._settings = settings or InferenceSettings(shorter_side=self.config.shorter_side)
+        self._settings = self._with_preset(settings or InferenceSettings(shorter_side=0))
         self._model = load_model(checkpoint)
         self._backend: Backend = create_backend(backend, self._model, resolve_device(device))
         self._text = TextRows(
@@ -148,12 +148,12 @@ class Segmenter:
 
     @property
     def settings(self) -> InferenceSettings:
-        """Inference settings; assigning takes effect with the next frame."""
+        """Inference settings, the preset's where none were given; assigning takes effect with the next frame."""
         return self._settings
 
     @settings.setter
     def settings(self, settings: InferenceSettings) -> None:
-        self._settings = settings
+        self._settings = self._with_preset(settings)
 
     @property
     def vocabulary(self) -> VocabularySnapshot | None:
@@ -319,6 +319,9 @@ class Segmenter:
         """Settings with the preset's defaults filled in; sets the number of threads."""
         if settings.num_threads and torch.get_num_threads() != settings.num_threads:
             torch.set_num_threads(settings.num_threads)
+        return self._with_preset(settings)
+
+    def _with_preset(self, settings: InferenceSettings) -> InferenceSettings:
         if settings.valid_mask_only is None:
             settings = replace(settings, valid_mask_only=self.config.valid_mask_only)
         if not settings.shorter_side:

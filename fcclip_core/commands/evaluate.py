@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         model = published_model(segmenter.config.name)
         paper = paper_scores(model, _paper_name(args.dataset))
         about = _about(args, vocabulary) | {"device": segmenter.backend_description, "paper_model": model.name}
-        result = document(evaluation, vocabulary.names, about, settings, paper)
+        result = document(evaluation, vocabulary.names, about, segmenter.settings, paper)
         out = Console(highlight=False)
         if segmenter.provenance.seeded:
             out.print("seeded weights: the numbers mean nothing")

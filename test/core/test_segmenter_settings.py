@@ -30,6 +30,7 @@ def test_preset_decides_the_size(checkpoint: Checkpoint, tmp_path: Path) -> None
     assert segmenter.settings.shorter_side == 96
     assert resized(segmenter) == (96, 128)
     segmenter.settings = InferenceSettings(shorter_side=0)
+    assert segmenter.settings.shorter_side == 96
     assert resized(segmenter) == (96, 128)
     segmenter.settings = InferenceSettings(shorter_side=0, max_size=90)
     assert resized(segmenter) == (68, 90), "a limit alone limits the preset's size too"
