@@ -31,7 +31,7 @@ test-fast: setup ## The fast tests
 test-all: lint ## Lint and all tests, slow ones too
 	$(python) -m pytest -m ""
 
-demo: setup ## Run the node on photographs, published as a camera topic; pictures go to demo_output/
+demo: setup ## Drive a simulated robot, label its camera, change the words twice; film and report go to demo_output/
 	$(python) -m fcclip_ros.demo
 
 clean: ## Remove the virtual environment and everything that was built

@@ -51,7 +51,7 @@ class AugmentationConfig:
         min_scale: Smallest box that an image is fitted into, as a share of `crop`.
         max_scale: Largest such box.
         flip: Probability of a horizontal flip.
-        keep_cropped_out: Whether a segment without a pixel in the crop stays a target, with an empty mask, as published.
+        keep_cropped_out: Whether a segment without a pixel in the crop stays a target with an empty mask (published).
     """
 
     crop: int = 1024
