@@ -16,7 +16,6 @@ from fcclip_core.errors import TrainingError
 
 if TYPE_CHECKING:
     from fcclip_core.checkpoints import Checkpoint
-    from fcclip_core.datasets.coco_panoptic import CocoPanoptic
     from fcclip_core.training.config import TrainingConfig
     from fcclip_core.vocabulary import Vocabulary
 
@@ -96,14 +95,15 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from fcclip_core import distributed
-    from fcclip_core.datasets.catalogue import DATASETS
+    from fcclip_core.datasets.catalogue import DATASETS, dataset_vocabulary
     from fcclip_core.devices import resolve_device
     from fcclip_core.training.trainer import Trainer
 
     entry, config = DATASETS[args.dataset], config_from(args)
     with distributed.workers(resolve_device(args.device)) as device:
         dataset: Any = entry.open(args.data.expanduser(), args.split)
-        checkpoint = _starting_point(args, _vocabulary(args.vocabulary, dataset, entry.vocabulary))
+        given = None if args.vocabulary is None else vocabulary_from(args.vocabulary)
+        checkpoint = _starting_point(args, dataset_vocabulary(entry, dataset.classes, given))
         trainer = Trainer(config, checkpoint, dataset, args.out.expanduser(), device=device)
         console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not distributed.is_first())
         console.print(
@@ -150,18 +150,3 @@ def _starting_point(args: argparse.Namespace, vocabulary: Vocabulary) -> Checkpo
     clip = load_clip(config, args.clip)
     source = Source("CLIP weights", clip.path.name, origin=clip.origin, path=clip.path)
     return join_clip(config, fresh_weights(config, args.seed), clip, vocabulary, Provenance((source,)))
-
-
-def _vocabulary(given: str | None, dataset: CocoPanoptic, bundled: str | None) -> Vocabulary:
-    """The names of the dataset's classes: those asked for, the bundled ones where they fit, else the dataset's own."""
-    from fcclip_core.vocabulary import Vocabulary
-
-    if given is not None:
-        return vocabulary_from(given)
-    classes = dataset.classes
-    if bundled is not None:
-        vocabulary = Vocabulary.load(bundled)
-        if vocabulary.things == classes.things:
-            return vocabulary
-    stuff = [name for name, is_thing in zip(classes.names, classes.things, strict=True) if not is_thing]
-    return Vocabulary.from_names(classes.names, stuff=stuff)

@@ -19,6 +19,7 @@ from fcclip_core.errors import FcclipError
 from fcclip_core.model_zoo import PUBLISHED_MODELS
 
 ROOT = Path(__file__).parents[2]
+COMMANDS = ("segment", "weights", "vocab", "train", "evaluate", "world", "doctor")
 
 
 class FakeCommand:
@@ -51,11 +52,11 @@ def test_help_names_every_command_and_needs_no_torch() -> None:
     )
     done = run_python(code)
     assert done.returncode == 0, done.stderr
-    for command in ("segment", "weights", "vocab", "doctor"):
+    for command in COMMANDS:
         assert f"\n    {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["segment", "weights", "vocab", "doctor"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])

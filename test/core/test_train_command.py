@@ -84,7 +84,7 @@ def test_starts_from_clip_alone(data: Path, tmp_path: Path) -> None:
     ("more", "said"),
     [
         (("--checkpoint", "recipe:tiny", "--crop", "100"), "crop is 100; it must be a multiple of 32"),
-        (("--checkpoint", "recipe:tiny", "--vocabulary", "cat, dog"), "3 classes and the training vocabulary"),
+        (("--checkpoint", "recipe:tiny", "--vocabulary", "cat; dog"), "has 2 classes, but the dataset has 3"),
         (("--preset", "huge"), "there is no preset 'huge'"),
         (("--checkpoint", "recipe:tiny", "--device", "tpu"), "device is 'tpu'"),
         (("--checkpoint", "recipe:tiny", "--split", "val2017"), "panoptic_val2017.json"),
