@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if frames were labelled under every vocabulary and every check passed, 1 if not, 130 after Ctrl-C.
     """
     args = _parser().parse_args(argv)
-    console = Console()
+    console = Console(soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return Demo(args, console).run()
