@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands.inference_arguments import add_model_arguments, settings_from, vocabulary_from
+from fcclip_core.commands.progress import progress_bar
 from fcclip_core.errors import FcclipError, SettingsError
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.whole_file import whole_file
@@ -289,17 +290,7 @@ def _title(args: argparse.Namespace, images: int) -> str:
 @contextmanager
 def _progress(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar; gives a function to call after each step."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=console.quiet) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
 

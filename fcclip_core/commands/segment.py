@@ -18,6 +18,7 @@ from fcclip_core.commands.inference_arguments import (
     settings_from,
     vocabulary_from,
 )
+from fcclip_core.commands.progress import progress_bar
 from fcclip_core.errors import FcclipError, ImageError
 from fcclip_core.whole_file import whole_file
 
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         segmenter = Segmenter.from_checkpoint(
             args.checkpoint, device=args.device, backend=args.backend, settings=settings
         )
-    with _progress_bar(console) as progress:
+    with progress_bar(console) as progress:
         words = progress.add_task("words", total=len(vocabulary.synonyms), completed=len(vocabulary.synonyms))
         snapshot = segmenter.set_vocabulary(
             vocabulary, progress=lambda done, new: progress.update(words, completed=done, total=new)
@@ -292,7 +293,7 @@ def _free_stem(source: Path, taken: dict[str, Job]) -> str:
 def _segment_all(jobs: list[Job], writer: ResultWriter, console: Any) -> list[Job]:
     """Runs the jobs under a progress bar and returns those that could not be read."""
     failed = []
-    with _progress_bar(console) as progress:
+    with progress_bar(console) as progress:
         whole = progress.add_task("inputs", total=len(jobs))
         for job in jobs:
             try:
@@ -302,20 +303,6 @@ def _segment_all(jobs: list[Job], writer: ResultWriter, console: Any) -> list[Jo
                 progress.console.print(f"[red]skipped[/] {job.source}: {error}", highlight=False, soft_wrap=True)
             progress.advance(whole)
     return failed
-
-
-def _progress_bar(console: Any) -> Progress:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console)
 
 
 def _segment_one(job: Job, writer: ResultWriter, progress: Progress) -> None:
