@@ -18,6 +18,7 @@ from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
 from fcclip_core.model.config import ConvNeXtConfig, ModelConfig, ResNetConfig
+from fcclip_core.model.precision import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ def mask_pool(features: Tensor, masks: Tensor) -> Tensor:
         masks: bool `(B, Q, H, W)`.
 
     Returns:
-        `(B, Q, C)`; zeros where a mask is empty.
+        `(B, Q, C)`, at least float32: a mask may have more pixels than float16 can count; zeros where one is empty.
     """
+    features = at_least_float32(features)
     weights = masks.flatten(2).to(features.dtype)
     sums = weights @ features.flatten(2).transpose(1, 2)
     return sums / (weights.sum(-1, keepdim=True) + 1e-8)
@@ -80,7 +82,7 @@ class ConvNeXtTower(nn.Module):
         """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalised."""
         norm = cast(nn.LayerNorm, self.trunk.head.norm)
         pooled = F.layer_norm(mask_pool(res5, masks), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        return self.head(pooled)
+        return self.head(pooled.to(res5.dtype))
 
 
 class ResNetTower(ModifiedResNet):
@@ -115,11 +117,11 @@ class ResNetTower(ModifiedResNet):
             return x.unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
 
         q, k, v = split_heads(pool.q_proj(query)), split_heads(pool.k_proj(keys)), split_heads(pool.v_proj(keys))
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        scores = at_least_float32(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5)
         allowed = masks.flatten(2).unsqueeze(1)
         scores = scores.expand(-1, -1, masks.shape[1], -1).masked_fill(~allowed, -torch.inf)
         attention = torch.where(allowed.any(-1, keepdim=True), scores.softmax(-1), 0.0)
-        pooled = (attention @ v).transpose(1, 2).reshape(batch, masks.shape[1], channels)
+        pooled = (attention.to(v.dtype) @ v).transpose(1, 2).reshape(batch, masks.shape[1], channels)
         return pool.c_proj(pooled)
 
     def _position_grid(self, height: int, width: int) -> Tensor:

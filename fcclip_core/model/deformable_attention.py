@@ -1,6 +1,8 @@
 """Multi-scale deformable attention (Zhu et al., "Deformable DETR", equation 3), the pixel decoder's self-attention.
 
-The same sum in two forms: `sample_by_grid` differentiates and exports, `sample_by_index` is fastest on a CPU.
+The same sum in several forms: `sample_by_grid` differentiates, `sample_by_index` is fastest on a CPU,
+`sample_by_gather` is plain index arithmetic for exported graphs. Coordinates and attention weights are float32 in all
+of them, whatever the precision of the values.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fcclip_core.model.precision import at_least_float32
 
 Sampler = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
 
@@ -33,9 +37,10 @@ def sample_by_grid(value: Tensor, shapes: Sequence[tuple[int, int]], locations: 
     for level, (height, width) in enumerate(shapes):
         start = sum(h * w for h, w in shapes[:level])
         image = value[:, start : start + height * width].permute(0, 2, 3, 1).reshape(-1, channels, height, width)
+        image = image.to(grids.dtype)
         samples.append(F.grid_sample(image, grids[:, :, level], padding_mode="zeros", align_corners=False))
     weights = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, queries, -1)
-    summed = (torch.cat(samples, dim=-1) * weights).sum(-1)
+    summed = (torch.cat(samples, dim=-1) * weights).sum(-1).to(value.dtype)
     return summed.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
 
 
@@ -64,11 +69,45 @@ def sample_by_index(value: Tensor, shapes: Sequence[tuple[int, int]], locations:
     column_rows = [column * heads for column, _ in (left, right)]
     indices = torch.stack([line + column for line in line_rows for column in column_rows], -1)
     factors = torch.stack([y_weight * x_weight for _, y_weight in (top, bottom) for _, x_weight in (left, right)], -1)
+    factors = factors.to(value.dtype)
     bags = batch * queries * heads
     summed = F.embedding_bag(
         indices.view(bags, -1), value.reshape(-1, channels), mode="sum", per_sample_weights=factors.view(bags, -1)
     )
     return summed.view(batch, queries, heads * channels)
+
+
+def sample_by_gather(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """`sample_by_grid` as four gathers of rows, one for each neighbour of the sampling points.
+
+    For exported graphs: runtimes differ in what they make of GridSample, and none in what they make of Gather.
+    """
+    batch, tokens, heads, channels = value.shape
+    sizes = torch.tensor([(w, h) for h, w in shapes], dtype=locations.dtype, device=value.device)
+    widths, heights = (x.view(-1, 1) for x in sizes.unbind(-1))
+    starts = [sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))]
+    first_tokens = torch.tensor(starts, dtype=locations.dtype, device=value.device).view(-1, 1)
+    first_rows = torch.arange(batch, device=value.device, dtype=torch.int32)[:, None] * (tokens * heads)
+    first_rows = (first_rows + torch.arange(heads, device=value.device, dtype=torch.int32)).view(batch, 1, heads, 1, 1)
+    table = value.reshape(-1, channels)
+
+    position = locations * sizes[:, None] - 0.5
+    corner = position.floor()
+    x_right, y_low = (position - corner).unbind(-1)
+    x, y = corner.unbind(-1)
+    left, right = _inside(x, (1 - x_right) * weights, widths), _inside(x + 1, x_right * weights, widths)
+    top, bottom = _inside(y, 1 - y_low, heights), _inside(y + 1, y_low, heights)
+
+    def neighbours(line: tuple[Tensor, Tensor], column: tuple[Tensor, Tensor]) -> Tensor:
+        # Whole float32 numbers up to 2^24: exact for every image that fits into memory.
+        token = (first_tokens + line[0] * widths + column[0]).int()
+        rows = F.embedding(token * heads + first_rows, table)
+        factors = (line[1] * column[1]).to(value.dtype).unsqueeze(-1)
+        return (rows * factors).flatten(3, 4).sum(3)
+
+    upper = neighbours(top, left) + neighbours(top, right)
+    lower = neighbours(bottom, left) + neighbours(bottom, right)
+    return (upper + lower).flatten(2)
 
 
 def _inside(index: Tensor, weight: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +147,9 @@ class DeformableAttention(nn.Module):
         """
         grid = (self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*grid, 2))
-        weights = self.attention_weights(query).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, grid[1:])
+        scores = self.attention_weights(query).unflatten(-1, (self.heads, -1))
+        weights = at_least_float32(scores).softmax(-1).unflatten(-1, grid[1:])
+        offsets = at_least_float32(offsets)
         sizes = torch.tensor([(w, h) for h, w in shapes], dtype=offsets.dtype, device=offsets.device)
         locations = reference[:, None, None, None] + offsets / sizes[:, None]
         value = self.value_proj(tokens).unflatten(-1, (self.heads, -1))

@@ -56,15 +56,14 @@ class FCCLIP(nn.Module):
         features = self.backbone(image)
         pixels = self.pixel_decoder(features)
         prediction = self.mask_decoder(pixels)
-        masks = F.interpolate(
+        logits = F.interpolate(
             prediction.mask_logits, size=features.res5.shape[-2:], mode="bilinear", align_corners=False
         )
-        masks = masks > 0
         return ModelOutput(
             mask_logits=prediction.mask_logits,
             in_vocab_embedding=prediction.in_vocab_embedding,
-            out_vocab_embedding=self.backbone.embed_masks(features.res5, masks),
-            mask_survives=masks.flatten(2).any(-1),
+            out_vocab_embedding=self.backbone.embed_masks(features.res5, logits > 0),
+            mask_survives=logits.flatten(2).amax(-1) > 0,
         )
 
     def predictions(self, image: Tensor) -> tuple[MaskPrediction, ...]:

@@ -5,7 +5,7 @@ Follows Mask2Former (Cheng et al., 2022, section 3.2) with FC-CLIP's in-vocabula
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,8 +44,16 @@ class MLP(nn.Module):
         return last(F.relu(second(F.relu(first(x)))))
 
 
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Query `(B, heads, Q, c)`, key and value `(B, heads, N, c)`, allowed bool `(B, 1, Q, N)` -> `(B, heads, Q, c)`."""
+
+
 class Attention(nn.Module):
-    """Multi-head attention; query, key and value are projected by one stacked matrix, as torch stores it."""
+    """Multi-head attention; query, key and value are projected by one stacked matrix, as torch stores it.
+
+    Attributes:
+        attend: The form of the weighted sum; a backend chooses it for its target.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         """Builds attention over `dim` channels, `dim / heads` a head."""
@@ -54,6 +62,7 @@ class Attention(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = nn.Linear(dim, dim)
+        self.attend: Attend = F.scaled_dot_product_attention
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
@@ -64,7 +73,7 @@ class Attention(nn.Module):
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         mask = None if allowed is None else allowed.unsqueeze(1)
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+        return self.out_proj(self.attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class DecoderLayer(nn.Module):
@@ -155,5 +164,5 @@ class MaskDecoder(nn.Module):
 
     def _attention_mask(self, queries: Tensor, features: Tensor) -> Tensor:
         """Where each query may look: bool `(B, Q, N)`; a query whose mask is empty at this level looks everywhere."""
-        allowed = self.mask_embed(self.norm(queries)).detach() @ features.detach() >= 0
-        return allowed | ~allowed.any(-1, keepdim=True)
+        logits = self.mask_embed(self.norm(queries)).detach() @ features.detach()
+        return (logits >= 0) | (logits.amax(-1, keepdim=True) < 0)
