@@ -11,7 +11,6 @@ Importing this module needs Triton, which PyTorch's CUDA builds bring along; `sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import triton
@@ -80,14 +79,14 @@ def _(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor) -
 
 @triton.jit
 def _sample_kernel(
-    value: Any,  # (B, N, heads, C)
-    locations: Any,  # (B, Q, heads, LEVELS, POINTS, 2)
-    weights: Any,  # (B, Q, heads, LEVELS, POINTS)
-    sums: Any,  # (B, Q, heads, C)
-    sides: Any,  # H, W of each level
-    tokens: Any,
-    queries: Any,
-    heads: Any,
+    value: tl.tensor,  # (B, N, heads, C)
+    locations: tl.tensor,  # (B, Q, heads, LEVELS, POINTS, 2)
+    weights: tl.tensor,  # (B, Q, heads, LEVELS, POINTS)
+    sums: tl.tensor,  # (B, Q, heads, C)
+    sides: tl.tensor,  # H, W of each level
+    tokens: tl.tensor,
+    queries: tl.tensor,
+    heads: tl.tensor,
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
     CHANNELS: tl.constexpr,
