@@ -31,5 +31,9 @@ class TrainingError(FcclipError):
     """A training run cannot start, continue or go on."""
 
 
+class BackendError(FcclipError):
+    """A way to run the network does not work here: its library is missing, it cannot build, or its answers are off."""
+
+
 class SimulationError(FcclipError):
     """The simulated world cannot be rendered here: MuJoCo or a GL library is missing or does not work."""
