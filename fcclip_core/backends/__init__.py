@@ -2,40 +2,75 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import functools
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from fcclip_core.backends.compiled import MAX_SIZES, CompiledBackend
 from fcclip_core.backends.eager import EagerBackend
+from fcclip_core.backends.fallback import Candidate, FallbackBackend
+from fcclip_core.backends.graph import GraphBackend, Library
+from fcclip_core.backends.interface import Backend
+from fcclip_core.backends.onnxruntime import OnnxRuntime
+from fcclip_core.backends.openvino import OpenVino
+from fcclip_core.backends.reference import CheckedBackend, EagerAnswers
+from fcclip_core.backends.tensorrt import TensorRt
 from fcclip_core.errors import SettingsError
-from fcclip_core.model.fcclip import FCCLIP, ModelOutput
+from fcclip_core.export.built_files import BuiltFiles
+from fcclip_core.export.form import PRECISIONS
+from fcclip_core.model.fcclip import FCCLIP
 
-BACKENDS = ("auto", "eager")
+__all__ = ["BACKENDS", "LIBRARIES", "Backend", "create_backend"]
 
+BACKENDS = ("auto", "eager", "compiled", "openvino", "onnxruntime", "tensorrt")
 
-class Backend(Protocol):
-    """Runs the network on one device.
+LIBRARIES: dict[str, Callable[[torch.device, str], Library]] = {
+    "openvino": OpenVino,
+    "onnxruntime": OnnxRuntime,
+    "tensorrt": TensorRt,
+}
+"""Backends that run an exported graph: name -> makes the library for a device and a precision ("auto" leaves it)."""
 
-    Attributes:
-        description: What runs where, for people.
-        device: Where images are expected and outputs lie.
-    """
-
-    description: str
-    device: torch.device
-
-    def __call__(self, image: Tensor) -> ModelOutput:
-        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32, on `device`."""
-        ...
+_ORDER = {"cuda": ("tensorrt", "compiled", "eager"), "cpu": ("openvino", "eager")}
+"""Type of device -> backends, the fastest first; the last one runs everywhere."""
 
 
-def create_backend(name: str, model: FCCLIP, device: torch.device) -> Backend:
-    """Builds a backend; `auto` takes the fastest that this machine can run.
+def create_backend(
+    name: str, model: FCCLIP, device: torch.device, *, precision: str = "auto", cache_dir: Path | None = None
+) -> Backend:
+    """Builds a backend, and has the next ones of the device's order ready for when it fails.
+
+    Args:
+        name: One of `BACKENDS`. `auto` takes the fastest for each form of image; of exported graphs it takes those that
+            are there, and never makes anybody wait for one. A backend that is named builds what it lacks.
+        model: The network; it is not copied, and eager PyTorch moves it to `device`.
+        device: Where images will be and outputs shall be.
+        precision: "auto" leaves it to the backend, or a key of `PRECISIONS`. Eager PyTorch is always fp32.
+        cache_dir: Where built graphs are kept; None takes the program's cache.
 
     Raises:
-        SettingsError: No such backend.
+        SettingsError: No such backend or precision.
     """
     if name not in BACKENDS:
         raise SettingsError(f"backend is {name!r}; it must be one of {', '.join(BACKENDS)}")
-    return EagerBackend(model, device)
+    if precision not in ("auto", *PRECISIONS):
+        raise SettingsError(f"precision is {precision!r}; it must be auto or one of {', '.join(PRECISIONS)}")
+    if name == "eager":
+        return EagerBackend(model, device)
+    answers = EagerAnswers(model, device, BuiltFiles(cache_dir / "built") if cache_dir else BuiltFiles.default())
+
+    def make(candidate: str) -> Backend:
+        if candidate == "eager":
+            return EagerBackend(model, device)
+        if candidate == "compiled":
+            compiled = CompiledBackend(model, device, dtype=PRECISIONS.get(precision))
+            computed = next(key for key, dtype in PRECISIONS.items() if dtype == compiled.dtype)
+            return CheckedBackend(compiled, answers, computed, forms=MAX_SIZES)
+        library = LIBRARIES[candidate](device, precision)
+        return GraphBackend(model, device, library, answers, builds=candidate == name)
+
+    order = _ORDER[device.type]
+    names = order if name == "auto" else (name, *(other for other in order if other != name))
+    return FallbackBackend([Candidate(other, functools.partial(make, other)) for other in names], device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fcclip_core.backends.interface import Progress
 from fcclip_core.model.deformable_attention import sample_by_grid, sample_by_index, set_sampler
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 
@@ -23,3 +24,6 @@ class EagerBackend:
     def __call__(self, image: Tensor) -> ModelOutput:
         """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32."""
         return self._model(image.contiguous(memory_format=torch.channels_last))
+
+    def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:
+        """Nothing has to be made ready."""

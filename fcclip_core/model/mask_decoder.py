@@ -76,6 +76,13 @@ class Attention(nn.Module):
         return self.out_proj(self.attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
+def set_attend(model: nn.Module, attend: Attend) -> None:
+    """Makes every attention inside `model` use `attend`."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.attend = attend
+
+
 class DecoderLayer(nn.Module):
     """Masked cross-attention, self-attention, feed-forward; each added to the queries and normalised."""
 

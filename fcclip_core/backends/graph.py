@@ -1,0 +1,215 @@
+"""The network as an exported graph that a runtime library runs: one runner for each form of image."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fcclip_core.backends.interface import FormDeclined, Progress
+from fcclip_core.backends.reference import EagerAnswers
+from fcclip_core.errors import BackendError
+from fcclip_core.export.built_files import Key
+from fcclip_core.export.check import check, check_picture
+from fcclip_core.export.form import Form
+from fcclip_core.export.graph import export_onnx
+from fcclip_core.model.fcclip import FCCLIP, ModelOutput
+
+_logger = logging.getLogger(__name__)
+
+RUNNERS = 4
+"""Forms that are held in memory at a time, and that are built without being asked for."""
+
+Runner = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+"""`image` float32 `(B, 3, h, w)` of the form that it was built for -> the graph's outputs, in memory of their own."""
+
+
+class Library(Protocol):
+    """A runtime for ONNX graphs."""
+
+    @property
+    def name(self) -> str:
+        """With version and precision, for people."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Of the graphs that it is to be given."""
+        ...
+
+    @property
+    def suffix(self) -> str:
+        """Ending of the files that it builds."""
+        ...
+
+    @property
+    def key(self) -> Key:
+        """What a built file depends on beside network and form: library, version, device."""
+        ...
+
+    def build(self, onnx: bytes, progress: Progress) -> bytes:
+        """Makes of an ONNX file what `load` takes; may take minutes.
+
+        Raises:
+            BackendError: It cannot.
+        """
+        ...
+
+    def load(self, built: bytes, form: Form) -> Runner:
+        """Makes a built graph ready to run.
+
+        Raises:
+            BackendError: It cannot be loaded here.
+        """
+        ...
+
+
+class GraphBackend:
+    """Runs a graph for each form of image.
+
+    A graph has one shape. For images of a form without one, it is built when the first of them comes (`builds`, for up
+    to `RUNNERS` forms), or they are declined: a folder of photographs of all sizes would otherwise build one graph a
+    photograph. Images are never padded further than `preprocess` does, because padding takes part in the picture and
+    changes the answer.
+    """
+
+    def __init__(
+        self, model: FCCLIP, device: torch.device, library: Library, answers: EagerAnswers, *, builds: bool
+    ) -> None:
+        """Prepares nothing yet.
+
+        Args:
+            model: The network.
+            device: Where images are expected and outputs lie.
+            library: What runs the graphs.
+            answers: What graphs are held against, and where they are kept.
+            builds: Build a graph when the first image of its form comes; else only `prepare` builds.
+        """
+        self.device = device
+        self._library = library
+        self._answers = answers
+        self._builds = builds
+        self._model = model
+        self._runners: OrderedDict[Form, Runner] = OrderedDict()
+        self._declined: dict[Form, FormDeclined] = {}
+        self._built = 0
+        self._lock = threading.RLock()
+
+    @property
+    def description(self) -> str:
+        """What runs where, and which forms are ready, for people."""
+        with self._lock:
+            ready = ", ".join(map(str, self._runners))
+        return f"{self._library.name} on {self.device}" + (f", ready for {ready}" if ready else "")
+
+    def __call__(self, image: Tensor) -> ModelOutput:
+        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32.
+
+        Raises:
+            FormDeclined: There is no graph for this form of image, and none may be built.
+            BackendError: The graph cannot be built, fails its check, or cannot be run.
+        """
+        form = Form.of(image, self._library.precision)
+        with self._lock:
+            if form not in self._runners:
+                self._find(form)
+            self._runners.move_to_end(form)
+            return ModelOutput(*self._runners[form](image))
+
+    def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:
+        """Makes the graph for images of one form ready, and builds it if need be; see `Backend`."""
+        form = Form(batch, height, width, self._library.precision)
+        with self._lock:
+            if form not in self._runners:
+                self._keep(form, self._load(form, progress or _log_progress()))
+
+    def _find(self, form: Form) -> None:
+        """Loads the graph for `form`, and builds it if that is allowed.
+
+        Raises:
+            FormDeclined: It is not.
+        """
+        if form in self._declined:
+            raise self._declined[form]
+        if not self._is_kept(form):
+            if not self._builds or self._built == RUNNERS:
+                self._decline(form)
+            self._built += 1
+        self._keep(form, self._load(form, _log_progress()))
+
+    def _is_kept(self, form: Form) -> bool:
+        # Names have the weights' hash in them, which takes a second for a large model.
+        return not self._answers.files.is_empty() and self._answers.files.holds(*self._file(form))
+
+    def _decline(self, form: Form) -> None:
+        command = f"fcclip export CHECKPOINT --size {form.height}x{form.width} --batch {form.batch} --precision "
+        error = FormDeclined(f"no graph for {form} is there; `{command}{form.precision} --engine` makes it")
+        _logger.log(logging.WARNING if self._builds else logging.INFO, "%s: %s", self._library.name, error)
+        self._declined[form] = error
+        raise error
+
+    def _keep(self, form: Form, runner: Runner) -> None:
+        self._runners[form] = runner
+        self._declined.pop(form, None)
+        if len(self._runners) > RUNNERS:
+            dropped, _ = self._runners.popitem(last=False)
+            _logger.info("%s: dropped the graph for %s from memory", self._library.name, dropped)
+
+    def _load(self, form: Form, progress: Progress) -> Runner:
+        """Loads the graph for `form`, built before or now, and checks it against eager."""
+        began = time.monotonic()
+        what = f"{self._library.name} for {form}"
+        reference = self._answers.to_picture(form)
+
+        def build() -> bytes:
+            progress(f"{what}: exporting the network", 0, 1)
+            onnx = export_onnx(self._model, form)
+            progress(f"{what}: exporting the network", 1, 1)
+            return self._library.build(onnx, progress)
+
+        def load(built: bytes) -> Runner:
+            runner = self._library.load(built, form)
+            output = ModelOutput(*runner(check_picture(form).to(self.device)))
+            differences = check(self._library.name, reference, output, form.precision)
+            _logger.info("%s differs from eager PyTorch by %s", what, differences)
+            return runner
+
+        runner = self._answers.files.get(*self._file(form), build, load)
+        _logger.info("%s is ready after %.1f s", what, time.monotonic() - began)
+        return runner
+
+    def _file(self, form: Form) -> tuple[str, Key]:
+        """Name and key of the built graph: the name tells apart what may lie side by side, the key what may not."""
+        return (
+            f"{self._answers.name}-{form}{self._library.suffix}",
+            {**self._answers.key(form), **self._library.key},
+        )
+
+
+def check_device(library: str, device: torch.device, wanted: str) -> None:
+    """Refuses a device that a library does not run on.
+
+    Raises:
+        BackendError: `device` is not of type `wanted`, "cpu" or "cuda".
+    """
+    if device.type != wanted:
+        raise BackendError(f"{library} runs on {wanted} here, but the device is {device}")
+
+
+def _log_progress() -> Progress:
+    """Says every tenth of what is being done."""
+    said: dict[str, int] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if said.get(what) != tenth:
+            said[what] = tenth
+            _logger.info("%s: %d %%", what, 10 * tenth)
+
+    return report

@@ -1,0 +1,62 @@
+"""What every backend is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fcclip_core.errors import BackendError
+from fcclip_core.model.fcclip import ModelOutput
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, units done, units in all)."""
+
+
+class FormDeclined(BackendError):
+    """The backend works, but leaves images of this form to another one."""
+
+
+class Network(Protocol):
+    """Runs the network on one device.
+
+    Attributes:
+        device: Where images are expected and outputs lie.
+    """
+
+    device: torch.device
+
+    @property
+    def description(self) -> str:
+        """What runs where, for people."""
+        ...
+
+    def __call__(self, image: Tensor) -> ModelOutput:
+        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32, on `device`.
+
+        Raises:
+            FormDeclined: It leaves such images to another backend.
+            BackendError: It turns out not to work here.
+        """
+        ...
+
+
+class Backend(Network, Protocol):
+    """A network that can be made ready before the first image comes."""
+
+    def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:
+        """Does beforehand what the first image of a form would have to wait for, which may take minutes.
+
+        Args:
+            batch: Images at a time.
+            height: Pixels, padding included; divisible by 32.
+            width: Pixels, padding included; divisible by 32.
+            progress: Told how far it is.
+
+        Raises:
+            SettingsError: No images can have such a form.
+            BackendError: It turns out not to work here.
+        """
+        ...

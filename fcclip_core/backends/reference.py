@@ -1,0 +1,96 @@
+"""Eager PyTorch's answers to the check picture, which other backends are held against before they are used."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fcclip_core.backends.eager import EagerBackend
+from fcclip_core.backends.interface import Network, Progress
+from fcclip_core.export.built_files import BuiltFiles, Key
+from fcclip_core.export.check import Reference, check, check_picture
+from fcclip_core.export.form import Form
+from fcclip_core.export.identity import code_digest, weights_digest
+from fcclip_core.model.fcclip import FCCLIP, ModelOutput
+
+
+class EagerAnswers:
+    """Answers of one network, each computed once and kept on disk."""
+
+    def __init__(self, model: FCCLIP, device: torch.device, files: BuiltFiles) -> None:
+        """Takes the network, where to run it, and where to keep answers."""
+        self.files = files
+        self._model = model
+        self._device = device
+
+    @cached_property
+    def name(self) -> str:
+        """Beginning of the names of files that belong to this network."""
+        return f"{self._model.config.name}-{self._weights[:12]}"
+
+    def key(self, form: Form) -> Key:
+        """What everything built from this network follows from."""
+        return {"weights": self._weights, "code": code_digest(), "form": str(form)}
+
+    def to_picture(self, form: Form) -> Reference:
+        """Eager's answer to the check picture of `form`, whatever the precision of `form`."""
+        exact = Form(form.batch, form.height, form.width, "fp32")
+        return self.files.get(
+            f"{self.name}-{exact}.reference", self.key(exact), lambda: self._answer(exact), Reference.from_bytes
+        )
+
+    def _answer(self, form: Form) -> bytes:
+        picture = check_picture(form).to(self._device)
+        return Reference.of(EagerBackend(self._model, self._device)(picture)).to_bytes()
+
+    @cached_property
+    def _weights(self) -> str:
+        return weights_digest(self._model)
+
+
+class CheckedBackend:
+    """A backend that answers the check picture of a form before it sees the first image of it."""
+
+    def __init__(self, backend: Network, answers: EagerAnswers, precision: str, *, forms: int) -> None:
+        """Checks nothing yet.
+
+        Args:
+            backend: What is checked.
+            answers: What it is held against.
+            precision: What it computes in, a key of `TOLERANCES`.
+            forms: Forms to check, from the first; a folder of photographs of all sizes is not checked one by one.
+        """
+        self.device = backend.device
+        self._backend = backend
+        self._answers = answers
+        self._precision = precision
+        self._left = forms
+        self._checked: set[Form] = set()
+
+    @property
+    def description(self) -> str:
+        """What runs where, for people."""
+        return self._backend.description
+
+    def __call__(self, image: Tensor) -> ModelOutput:
+        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32.
+
+        Raises:
+            BackendError: The backend fails, or does not give eager's answer.
+        """
+        self._check(Form.of(image, self._precision))
+        return self._backend(image)
+
+    def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:
+        """Runs the check picture of one form; see `Backend`."""
+        self._check(Form(batch, height, width, self._precision))
+
+    def _check(self, form: Form) -> None:
+        if form in self._checked or not self._left:
+            return
+        output = self._backend(check_picture(form).to(self.device))
+        check(self._backend.description, self._answers.to_picture(form), output, self._precision)
+        self._checked.add(form)
+        self._left -= 1

@@ -1,0 +1,162 @@
+"""A folder of files that take long to build and fit one machine, one library and one set of weights.
+
+Each file carries what it was built from and a checksum. One that is damaged, foreign or out of date is never used: it
+is built again, and the log says why. A folder that cannot be written costs time, not function.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from fcclip_core.errors import BackendError
+from fcclip_core.text import default_cache_dir
+from fcclip_core.whole_file import whole_file
+
+_logger = logging.getLogger(__name__)
+_Loaded = TypeVar("_Loaded")
+
+MAGIC = b"FCCLIP built file 1\n"
+_LENGTH_BYTES = 8
+_LONGEST_HEADER = 1 << 20
+
+Key = Mapping[str, str]
+"""What a file was built from and for: name of the property -> its value."""
+
+
+class _Unusable(Exception):
+    """A file must be built again; the text says why."""
+
+
+@dataclass(frozen=True)
+class BuiltFiles:
+    """Files of one folder.
+
+    Attributes:
+        folder: Where they lie; it is made when needed. None keeps nothing.
+    """
+
+    folder: Path | None
+
+    @classmethod
+    def default(cls) -> BuiltFiles:
+        """The folder `built` in the program's cache; $FCCLIP_CACHE_DIR moves it."""
+        cache = default_cache_dir()
+        return cls(cache / "built" if cache else None)
+
+    def is_empty(self) -> bool:
+        """Whether nothing was ever kept."""
+        try:
+            return self.folder is None or not any(self.folder.iterdir())
+        except OSError:
+            return True
+
+    def holds(self, name: str, key: Key) -> bool:
+        """Whether the file `name` is there, built from `key`; its content is not looked at."""
+        path = self._path(name)
+        try:
+            if path is None:
+                return False
+            with path.open("rb") as file:
+                return _read_header(file)["key"] == dict(key)
+        except (OSError, _Unusable):
+            return False
+
+    def get(self, name: str, key: Key, build: Callable[[], bytes], load: Callable[[bytes], _Loaded]) -> _Loaded:
+        """Loads the file `name`, and builds it first if it is not there or not to be used.
+
+        Args:
+            name: File name.
+            key: What the content follows from.
+            build: Makes the content.
+            load: Makes of the content what is wanted; refuses it with a `BackendError`.
+
+        Returns:
+            What `load` returned.
+
+        Raises:
+            BackendError: From `build`, or from `load` for content that was just built.
+        """
+        path = self._path(name)
+        if path is not None:
+            try:
+                return load(_read(path, key))
+            except FileNotFoundError:
+                _logger.info("%s is not there yet: building it", path)
+            except (_Unusable, OSError, BackendError) as error:
+                _logger.warning("%s cannot be used, so it is built again: %s", path, error)
+        content = build()
+        loaded = load(content)
+        if path is not None:
+            _write(path, key, content)
+        return loaded
+
+    def _path(self, name: str) -> Path | None:
+        return None if self.folder is None else self.folder / name
+
+
+def _read(path: Path, key: Key) -> bytes:
+    """The content of `path`, if it is whole and was built from `key`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: It cannot be read.
+        _Unusable: It is damaged or was built from something else.
+    """
+    with path.open("rb") as file:
+        header = _read_header(file)
+        found = header["key"]
+        for name in [*key, *found]:
+            if found.get(name) != key.get(name):
+                raise _Unusable(f"its {name} is {found.get(name, 'not said')}; needed is {key.get(name, 'none')}")
+        content = file.read()
+    if len(content) != header["size"]:
+        raise _Unusable(f"it is truncated: {len(content):,} of {header['size']:,} bytes are there")
+    if blake2b(content).hexdigest() != header["blake2b"]:
+        raise _Unusable("it is damaged: its checksum does not fit its content")
+    return content
+
+
+def _read_header(file: BinaryIO) -> dict:
+    """The header of an open file, which then stands at its content.
+
+    Raises:
+        _Unusable: There is no whole header of ours.
+    """
+    start = file.read(len(MAGIC) + _LENGTH_BYTES)
+    if not start.startswith(MAGIC):
+        raise _Unusable("it was not written by this program, or is truncated")
+    length = int.from_bytes(start[len(MAGIC) :], "little")
+    try:
+        header = json.loads(file.read(min(length, _LONGEST_HEADER)))
+        if isinstance(header["key"], dict) and isinstance(header["size"], int) and isinstance(header["blake2b"], str):
+            return header
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise _Unusable("its header is damaged")
+
+
+def _write(path: Path, key: Key, content: bytes) -> None:
+    """Writes a file whole or not at all; says so in the log if it cannot."""
+    header = {"key": dict(key), "size": len(content), "blake2b": blake2b(content).hexdigest()}
+    encoded = json.dumps(header).encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as part, part.open("wb") as file:
+            file.write(MAGIC + len(encoded).to_bytes(_LENGTH_BYTES, "little") + encoded)
+            file.write(content)
+    except OSError as error:
+        _logger.warning(
+            "%s (%.0f MB) cannot be kept: %s. It works now, but will be built again at the next start; make room or "
+            "set FCCLIP_CACHE_DIR to a folder that can be written",
+            path,
+            len(content) / 1e6,
+            error.strerror or error,
+        )
+    else:
+        _logger.info("kept %s (%.0f MB)", path, len(content) / 1e6)

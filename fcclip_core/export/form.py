@@ -1,0 +1,77 @@
+"""What a graph is made for: the shape of its images and the precision of its numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fcclip_core.errors import SettingsError
+from fcclip_core.preprocess import SIZE_DIVISOR
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Name -> type of weights and activations; what stays float32 in all of them is said in `model/precision.py`."""
+
+LARGEST_SIDE = 8192
+
+
+@dataclass(frozen=True)
+class Form:
+    """One graph serves images of one form.
+
+    Attributes:
+        batch: Images at a time.
+        height: Pixels, padding included; divisible by 32.
+        width: Pixels, padding included; divisible by 32.
+        precision: Key of `PRECISIONS`.
+    """
+
+    batch: int
+    height: int
+    width: int
+    precision: str
+
+    def __post_init__(self) -> None:
+        """Checks every field.
+
+        Raises:
+            SettingsError: Naming what was given and what is possible.
+        """
+        for side in (self.height, self.width):
+            if not 0 < side <= LARGEST_SIDE or side % SIZE_DIVISOR:
+                raise SettingsError(
+                    f"a graph for images of {self.height}x{self.width} is not possible: both sides must be multiples "
+                    f"of {SIZE_DIVISOR}, at most {LARGEST_SIDE}: images are padded to them"
+                )
+        if self.batch < 1:
+            raise SettingsError(f"batch is {self.batch}; it must be at least 1")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+
+    @classmethod
+    def of(cls, image: Tensor, precision: str) -> Form:
+        """The form of `image` `(B, 3, h, w)`."""
+        return cls(image.shape[0], image.shape[2], image.shape[3], precision)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(batch, channels, height, width) of the graph's input."""
+        return (self.batch, 3, self.height, self.width)
+
+    def __str__(self) -> str:
+        """For file names and people, as in 1x800x1088-fp16."""
+        return f"{self.batch}x{self.height}x{self.width}-{self.precision}"
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Reads "480x640" as (height, width).
+
+    Raises:
+        SettingsError: Not two whole numbers with an x between them.
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)", text.strip())
+    if not found:
+        raise SettingsError(f"{text!r} is no size; write HEIGHTxWIDTH in pixels, for example 480x640")
+    return int(found[1]), int(found[2])
