@@ -66,7 +66,7 @@ class MaskResizer:
         """Prepares the composed resize from `mask_size` (height, width) to `geometry.image`."""
         self.height, self.width = geometry.image
         rows, columns = (
-            _composed_resize(mask_size[axis], geometry.padded[axis], geometry.resized[axis], geometry.image[axis])
+            composed_resize(mask_size[axis], geometry.padded[axis], geometry.resized[axis], geometry.image[axis])
             for axis in (0, 1)
         )
         self._columns = columns.T.contiguous().to(device)
@@ -105,7 +105,7 @@ def panoptic_segments(
         return PanopticSegments(
             np.zeros((resizer.height, resizer.width), np.int32), empty, empty.astype(np.float32), empty
         )
-    owner, inside, mask_areas = _assign_pixels(mask_logits[kept], scores[kept], resizer)
+    owner, inside, mask_areas = assign_pixels(mask_logits[kept], scores[kept], resizer)
     owned = torch.bincount(owner.flatten(), minlength=len(kept))
     final = torch.bincount(owner[inside], minlength=len(kept))
 
@@ -168,7 +168,7 @@ def instance_masks(
     )
 
 
-def _assign_pixels(mask_logits: Tensor, scores: Tensor, resizer: MaskResizer) -> tuple[Tensor, Tensor, Tensor]:
+def assign_pixels(mask_logits: Tensor, scores: Tensor, resizer: MaskResizer) -> tuple[Tensor, Tensor, Tensor]:
     """Owner of each pixel `(H, W)`, whether the owner's mask holds it, and the pixels inside each mask `(K,)`."""
     count, device = len(mask_logits), mask_logits.device
     owner = torch.empty((resizer.height, resizer.width), dtype=torch.int64, device=device)
@@ -222,7 +222,7 @@ def _accept(table: np.ndarray, scores: np.ndarray, overlap_threshold: float) -> 
     )
 
 
-def _composed_resize(mask: int, padded: int, resized: int, image: int) -> Tensor:
+def composed_resize(mask: int, padded: int, resized: int, image: int) -> Tensor:
     """Matrix `(image, mask)` of one axis: mask size -> padded size -> crop to resized size -> image size."""
     upsample = _resize_matrix(mask, padded)[:resized]
     return (_resize_matrix(resized, image) @ upsample).float()
