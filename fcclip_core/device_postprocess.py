@@ -1,0 +1,301 @@
+"""Merging where the network runs: `panoptic_segments` without a wait in between, and one download a frame.
+
+Every step has a fixed shape, Q queries long, so that the host need not know how many masks survive: which pixels each
+surviving mask owns, which masks become segments, and the segments' areas and boxes are decided on the device. Then the
+map, a table and the embeddings come down as one block of bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fcclip_core.postprocess import MaskResizer, assign_pixels, composed_resize
+from fcclip_core.preprocess import FrameGeometry
+from fcclip_core.settings import InferenceSettings
+
+TILE = (16, 64)
+"""Image pixels (rows, columns) that the GPU decides at a time."""
+
+_KEPT_SIZES = 8
+
+
+@dataclass(frozen=True)
+class MergedFrame:
+    """Segments of a frame, on the host, in the order of their ids.
+
+    Attributes:
+        segment_map: int32 `(H, W)`, 0 = no segment, else 1 + index into the arrays below.
+        class_indices: int64 `(S,)`, 0..C-1.
+        scores: float32 `(S,)`, the class probability of the segment's best query.
+        queries: int64 `(S,)`, that query.
+        areas: int64 `(S,)`, pixels.
+        boxes: int64 `(S, 4)`, (x_min, y_min, x_max, y_max), maxima exclusive.
+        embeddings: float32 `(S, D)`, unit rows, of the best queries.
+    """
+
+    segment_map: np.ndarray
+    class_indices: np.ndarray
+    scores: np.ndarray
+    queries: np.ndarray
+    areas: np.ndarray
+    boxes: np.ndarray
+    embeddings: np.ndarray
+
+
+@dataclass(frozen=True)
+class OwnedPixels:
+    """Who owns which pixel, on the device; queries that are not kept own nothing.
+
+    Attributes:
+        owner: integer `(H, W)`, a query; anything where nothing is kept.
+        inside: bool `(H, W)`, whether the owner's mask holds the pixel.
+        mask_areas: int32 `(Q,)`, pixels inside each kept mask.
+        owned: int32 `(Q,)`, pixels that each query owns.
+        held: int32 `(Q,)`, pixels that each query owns and its mask holds.
+    """
+
+    owner: Tensor
+    inside: Tensor
+    mask_areas: Tensor
+    owned: Tensor
+    held: Tensor
+
+
+@dataclass(frozen=True)
+class AxisTaps:
+    """The composed resize of `MaskResizer` along one axis: each image pixel reads up to T neighbouring mask pixels.
+
+    Attributes:
+        first: int32 `(target,)`, the first of them.
+        weights: float32 `(target, T)`, zero beyond the last.
+        patch: Mask pixels that a tile of image pixels reads at most.
+    """
+
+    first: Tensor
+    weights: Tensor
+    patch: int
+
+    @classmethod
+    def of(cls, sizes: tuple[int, int, int, int], tile: int, device: torch.device) -> AxisTaps:
+        """From a mask to the image.
+
+        Args:
+            sizes: Mask, padded, resized and image size.
+            tile: Image pixels that are decided at a time.
+            device: Where they are used.
+        """
+        mask, padded, resized, image = sizes
+        matrix = composed_resize(mask, padded, resized, image)
+        columns = torch.arange(mask)
+        first = torch.where(matrix != 0, columns, mask).amin(1)
+        taps = int((torch.where(matrix != 0, columns, -1).amax(1) - first).max()) + 1
+        indices = first[:, None] + torch.arange(taps)
+        weights = matrix.gather(1, indices.clamp(max=mask - 1)).masked_fill(indices >= mask, 0.0)
+        ends = (torch.arange(0, image, tile) + tile - 1).clamp(max=image - 1)
+        patch = int((first[ends] - first[::tile]).max()) + taps
+        return cls(first.int().to(device), weights.contiguous().to(device), patch)
+
+
+@dataclass(frozen=True)
+class FrameTaps:
+    """Both axes' taps, from quarter-size masks to the image."""
+
+    rows: AxisTaps
+    columns: AxisTaps
+
+    @classmethod
+    def of(cls, geometry: FrameGeometry, mask_size: tuple[int, int], device: torch.device) -> FrameTaps:
+        """The resize from `mask_size` (height, width) to `geometry.image`."""
+        sides = zip(mask_size, geometry.padded, geometry.resized, geometry.image, strict=True)
+        return cls(*(AxisTaps.of(side, tile, device) for side, tile in zip(sides, TILE, strict=True)))
+
+
+class DeviceMerger:
+    """Merges frames one after the other in buffers that it keeps; for one thread."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Merges on `device`."""
+        self._device = device
+        self._kernel = _gpu_kernel() if device.type == "cuda" else None
+        self._taps = functools.lru_cache(_KEPT_SIZES)(FrameTaps.of)
+        self._resizer = functools.lru_cache(_KEPT_SIZES)(MaskResizer)
+        self._landing = torch.empty(0, dtype=torch.uint8)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        mask_logits: Tensor,
+        class_probs: Tensor,
+        embeddings: Tensor,
+        is_thing: Tensor,
+        geometry: FrameGeometry,
+        settings: InferenceSettings,
+    ) -> MergedFrame:
+        """As `panoptic_segments`, with areas, boxes and embeddings of the segments.
+
+        Args:
+            mask_logits: `(Q, h, w)`, of any precision.
+            class_probs: float32 `(Q, C+1)`, void last.
+            embeddings: `(Q, D)`, out-of-vocabulary embeddings, of any length.
+            is_thing: bool `(C,)`.
+            geometry: Sizes that the frame passed through.
+            settings: Object mask and overlap thresholds.
+        """
+        scores, labels = class_probs.max(-1)
+        kept = (labels < len(is_thing)) & (scores > settings.object_mask_threshold)
+        pixels = self._owned_pixels(mask_logits, scores, kept, geometry)
+        accepted = accept(pixels, kept, labels, scores, is_thing, settings.overlap_threshold)
+        segment_map = torch.where(pixels.inside, accepted.segment_of_query[pixels.owner.long()], 0)
+        areas, boxes = _measure(segment_map, len(scores))
+        table = torch.cat((accepted.best_of_segment[None], areas[None], boxes.T))
+        # A best query's label is its segment's: stuff of one class shares one segment.
+        columns = torch.stack((labels.float(), scores))
+        blocks = (F.normalize(embeddings.float(), dim=-1), columns, table.int(), segment_map.to(_id_type(len(scores))))
+        return self._download(*blocks)
+
+    def _owned_pixels(self, mask_logits: Tensor, scores: Tensor, kept: Tensor, geometry: FrameGeometry) -> OwnedPixels:
+        mask_size = (mask_logits.shape[1], mask_logits.shape[2])
+        if self._kernel:
+            return self._kernel(mask_logits, scores, kept, self._taps(geometry, mask_size, self._device))
+        return owned_pixels(mask_logits, scores, kept, self._resizer(geometry, mask_size, self._device))
+
+    def _download(self, embeddings: Tensor, columns: Tensor, table: Tensor, segment_map: Tensor) -> MergedFrame:
+        """One copy to the host; what is returned has left the landing buffer."""
+        blocks = (embeddings, columns, table, segment_map)
+        packed = torch.cat([block.contiguous().view(torch.uint8).flatten() for block in blocks])
+        if len(self._landing) < len(packed):
+            self._landing = torch.empty(len(packed), dtype=torch.uint8, pin_memory=packed.is_cuda)
+        landed = self._landing[: len(packed)]
+        landed.copy_(packed, non_blocking=True)
+        if packed.is_cuda:
+            torch.cuda.current_stream(packed.device).synchronize()
+        parts, start = [], 0
+        for block in blocks:
+            size = block.numel() * block.element_size()
+            parts.append(landed[start : start + size].view(block.dtype).view(block.shape).numpy())
+            start += size
+        unit, (labels, scores), (best, areas, *sides), ids = parts
+        queries = best[best >= 0].astype(np.int64)
+        return MergedFrame(
+            segment_map=ids.astype(np.int32),
+            class_indices=labels[queries].astype(np.int64),
+            scores=scores[queries],
+            queries=queries,
+            areas=areas[: len(queries)].astype(np.int64),
+            boxes=np.stack(sides, -1)[: len(queries)].astype(np.int64),
+            embeddings=unit[queries],
+        )
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Which masks become segments.
+
+    Attributes:
+        segment_of_query: int64 `(Q,)`, ids from 1, 0 = none.
+        best_of_segment: int64 `(Q,)`, the best query of segment 1, 2, ...; -1 beyond the last segment.
+    """
+
+    segment_of_query: Tensor
+    best_of_segment: Tensor
+
+
+def accept(
+    pixels: OwnedPixels, kept: Tensor, labels: Tensor, scores: Tensor, is_thing: Tensor, overlap_threshold: float
+) -> Accepted:
+    """The published decision, query by query, for all queries at once.
+
+    Args:
+        pixels: Who owns what.
+        kept: bool `(Q,)`.
+        labels: int64 `(Q,)`, 0..C, C being void.
+        scores: `(Q,)`.
+        is_thing: bool `(C,)`.
+        overlap_threshold: Smallest accepted share of owned in mask area.
+    """
+    count = len(scores)
+    query = torch.arange(count, device=scores.device)
+    nowhere = (pixels.mask_areas == 0) | (pixels.owned == 0) | (pixels.held == 0)
+    share = pixels.owned.double() / pixels.mask_areas.double()
+    accepted = kept & ~nowhere & (share >= overlap_threshold)
+
+    # Members of a segment: itself for a thing, all accepted queries of its class for stuff. The first one opens it.
+    stuff = ~torch.cat((is_thing, is_thing.new_ones(1)))[labels]
+    together = (labels[:, None] == labels) & stuff[:, None] & stuff | torch.eye(
+        count, dtype=torch.bool, device=query.device
+    )
+    together = together & accepted
+    first = torch.where(together, query, count).amin(1)
+    opens = accepted & (first == query)
+    ids = opens.cumsum(0)
+    segment_of_query = torch.where(accepted, ids[first.clamp(max=count - 1)], 0)
+
+    best_score = torch.where(together, scores, -1.0).amax(1, keepdim=True)
+    best = torch.where(together & (scores == best_score), query, count).amin(1)
+    # Slot `count` takes what opens no segment.
+    best_of_segment = best.new_full((count + 1,), -1).scatter_(0, torch.where(opens, ids - 1, count), best)
+    return Accepted(segment_of_query, best_of_segment[:count])
+
+
+def owned_pixels(mask_logits: Tensor, scores: Tensor, kept: Tensor, resizer: MaskResizer) -> OwnedPixels:
+    """`OwnedPixels` by way of full-size masks of the surviving queries, a band at a time.
+
+    Args:
+        mask_logits: `(Q, h, w)`.
+        scores: `(Q,)`.
+        kept: bool `(Q,)`.
+        resizer: From `(h, w)` to the image.
+    """
+    queries = kept.nonzero().squeeze(1)
+    none = torch.zeros(len(scores), dtype=torch.int32, device=scores.device)
+    if len(queries) == 0:
+        owner = none.new_zeros((resizer.height, resizer.width))
+        return OwnedPixels(owner, owner.bool(), none, none, none)
+    nth, inside, areas = assign_pixels(mask_logits[queries].float(), scores[queries], resizer)
+    owner = queries[nth]
+    flat = owner.flatten()
+    return OwnedPixels(
+        owner=owner,
+        inside=inside,
+        mask_areas=none.index_copy(0, queries, areas.int()),
+        owned=none.scatter_add(0, flat, torch.ones_like(flat, dtype=torch.int32)),
+        held=none.scatter_add(0, flat, inside.flatten().int()),
+    )
+
+
+def _measure(segment_map: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Area `(Q,)` and box `(Q, 4)` of segments 1, 2, ..., for up to `count` of them."""
+    (height, width), device = segment_map.shape, segment_map.device
+    y, x = torch.arange(height, device=device), torch.arange(width, device=device)
+    in_row = torch.zeros((count + 1, height), dtype=torch.int32, device=device)
+    in_column = torch.zeros((count + 1, width), dtype=torch.int32, device=device)
+    one = in_row.new_ones(1).expand(height * width)
+    in_row.view(-1).scatter_add_(0, (segment_map * height + y[:, None]).flatten(), one)
+    in_column.view(-1).scatter_add_(0, (segment_map * width + x).flatten(), one)
+    bounds = []
+    for counts, position in ((in_column[1:] > 0, x), (in_row[1:] > 0, y)):
+        start = torch.where(counts, position, len(position)).amin(1)
+        bounds.append((start, torch.where(counts, position, -1).amax(1) + 1))
+    (left, right), (top, bottom) = bounds
+    return in_row[1:].sum(1), torch.stack((left, top, right, bottom), 1)
+
+
+def _id_type(count: int) -> torch.dtype:
+    """The shortest type that holds ids 0..count."""
+    return torch.uint8 if count < 256 else torch.int16
+
+
+def _gpu_kernel() -> Callable[[Tensor, Tensor, Tensor, FrameTaps], OwnedPixels] | None:
+    """The kernel, where Triton is installed."""
+    try:
+        from fcclip_core.ownership_triton import owned_pixels_by_triton
+    except ImportError:
+        return None
+    return owned_pixels_by_triton
