@@ -46,13 +46,15 @@ IMAGE_SOURCE_PACKAGES = {"rosbags": "rosbags"}
 """The same, for what only the image source of the ROS side uses."""
 
 BACKEND_MODULES = {
-    "eager": "torch",
-    "compile": "torch",
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "tensorrt": "tensorrt",
-    "tensorrt_rtx": "tensorrt_rtx",
+    "eager": ("torch",),
+    "compiled": ("torch",),
+    "openvino": ("openvino", "onnx"),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "tensorrt": ("tensorrt", "onnx"),
+    "tensorrt_rtx": ("tensorrt_rtx", "onnx"),
 }
+"""What a backend can run with -> the modules that it needs, its own first; the last two are the backend tensorrt."""
+
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8", "asimd", "i8mm")
 """As Linux names them: x86-64 first, then Arm."""
 
@@ -227,18 +229,29 @@ def _rendering() -> Iterator[Finding]:
 
 
 def _backends() -> Iterator[Finding]:
-    from fcclip_core.backends import BACKENDS
-
-    for name, module in BACKEND_MODULES.items():
-        distribution = module.replace("_", "-")
-        found = _version_of(module, distribution)
-        if name in BACKENDS:
-            state = OK if found else MISSING
-            fix = "" if found else f"pip install {distribution}"
-            yield Finding("backends", name, state, found or "not installed", fix)
+    for name, modules in BACKEND_MODULES.items():
+        versions = {module: _version_of(module, _distribution(module)) for module in modules}
+        missing = [_distribution(module) for module, found in versions.items() if found is None]
+        if not missing:
+            yield Finding("backends", name, OK, ", ".join(f"{module} {found}" for module, found in versions.items()))
         else:
-            detail = f"{found} is installed" if found else "not installed"
-            yield Finding("backends", name, NOTE, f"{detail}; this version of fcclip does not use it")
+            detail = f"not installed: {', '.join(missing)}"
+            yield Finding("backends", name, MISSING, detail, f"pip install {' '.join(missing)}")
+    yield _built_graphs()
+
+
+def _built_graphs() -> Finding:
+    from fcclip_core.export.built_files import BuiltFiles
+
+    folder = BuiltFiles.default().folder
+    files = [path for path in folder.iterdir() if path.is_file()] if folder and folder.is_dir() else []
+    size = sum(path.stat().st_size for path in files)
+    return Finding("backends", "built graphs and engines", NOTE, f"{folder}: {len(files)} files, {size / 1e6:.1f} MB")
+
+
+def _distribution(module: str) -> str:
+    """Name under which pip knows a backend's module."""
+    return module.replace("_", "-")
 
 
 def _ros() -> Iterator[Finding]:
@@ -336,7 +349,8 @@ def _weights() -> Iterator[Finding]:
     yield Finding(
         "weights", "CLIP, downloaded earlier", NOTE, ", ".join(cached) or "none: `import` downloads, or --clip"
     )
-    folder = default_cache_dir()
+    cache = default_cache_dir()
+    folder = cache / "text" if cache else None
     files = [path for path in folder.rglob("*") if path.is_file()] if folder and folder.is_dir() else []
     size = sum(path.stat().st_size for path in files)
     yield Finding("weights", "cache of encoded words", NOTE, f"{folder}: {len(files)} files, {size / 1e6:.1f} MB")

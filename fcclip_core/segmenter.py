@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from fcclip_core.backends import Backend, create_backend
+from fcclip_core.backends.interface import Progress as BuildProgress
 from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
 from fcclip_core.class_ids import ClassIds
 from fcclip_core.devices import resolve_device
@@ -102,6 +103,7 @@ class Segmenter:
         *,
         device: str = "auto",
         backend: str = "auto",
+        precision: str = "auto",
         settings: InferenceSettings | None = None,
         cache_dir: Path | None = None,
     ) -> None:
@@ -111,7 +113,9 @@ class Segmenter:
         self.train_vocabulary = checkpoint.train_vocabulary
         self._settings = self._with_preset(settings or InferenceSettings(shorter_side=0))
         self._model = load_model(checkpoint)
-        self._backend: Backend = create_backend(backend, self._model, resolve_device(device))
+        self._backend: Backend = create_backend(
+            backend, self._model, resolve_device(device), precision=precision, cache_dir=cache_dir
+        )
         self._text = TextRows(
             TextEncoder(checkpoint.text_tower, self._backend.device),
             checkpoint.text_tower_id,
@@ -138,11 +142,11 @@ class Segmenter:
             clip: File with CLIP's own weights, for published checkpoints without them; None takes open_clip's.
             train_vocabulary: Decides which classes count as seen, instead of the checkpoint's own.
             **options: device ("auto", "cpu", "cuda", "cuda:1"), backend ("auto" or one of `backends.BACKENDS`),
-                settings, cache_dir (text rows).
+                precision ("auto", "fp32", "fp16", "bf16"), settings, cache_dir (text rows, built graphs).
 
         Raises:
             CheckpointError: The weights cannot be loaded.
-            SettingsError: No such device or backend.
+            SettingsError: No such device, backend or precision.
         """
         return cls(load_checkpoint(source, clip, train_vocabulary=train_vocabulary), **options)
 
@@ -169,6 +173,17 @@ class Segmenter:
     def backend_description(self) -> str:
         """What runs where, for people."""
         return self._backend.description
+
+    def prepare(self, height: int, width: int, progress: BuildProgress | None = None) -> None:
+        """Makes ready what the first image of a size would have to wait for; may take minutes.
+
+        Args:
+            height: Of the images to come, in pixels, as the camera gives them.
+            width: Likewise.
+            progress: Called with (what is being done, units done, units in all).
+        """
+        padded = FrameGeometry.of(height, width, self._settings).padded
+        self._backend.prepare(1, *padded, progress)
 
     def prepare_vocabulary(
         self,

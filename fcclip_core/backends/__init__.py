@@ -22,7 +22,7 @@ from fcclip_core.export.built_files import BuiltFiles
 from fcclip_core.export.form import PRECISIONS
 from fcclip_core.model.fcclip import FCCLIP
 
-__all__ = ["BACKENDS", "LIBRARIES", "Backend", "create_backend"]
+__all__ = ["BACKENDS", "LIBRARIES", "Backend", "create_backend", "create_graph_backend"]
 
 BACKENDS = ("auto", "eager", "compiled", "openvino", "onnxruntime", "tensorrt")
 
@@ -59,7 +59,7 @@ def create_backend(
         raise SettingsError(f"precision is {precision!r}; it must be auto or one of {', '.join(PRECISIONS)}")
     if name == "eager":
         return EagerBackend(model, device)
-    answers = EagerAnswers(model, device, BuiltFiles(cache_dir / "built") if cache_dir else BuiltFiles.default())
+    answers = _answers(model, device, cache_dir)
 
     def make(candidate: str) -> Backend:
         if candidate == "eager":
@@ -74,3 +74,31 @@ def create_backend(
     order = _ORDER[device.type]
     names = order if name == "auto" else (name, *(other for other in order if other != name))
     return FallbackBackend([Candidate(other, functools.partial(make, other)) for other in names], device)
+
+
+def create_graph_backend(
+    name: str, model: FCCLIP, device: torch.device, *, precision: str = "auto", cache_dir: Path | None = None
+) -> GraphBackend:
+    """Builds one of the backends that run an exported graph, without any to fall back to.
+
+    Args:
+        name: Key of `LIBRARIES`, or `auto` for the one that `create_backend` would try first on `device`.
+        model: The network.
+        device: Where images will be.
+        precision: "auto" or a key of `PRECISIONS`.
+        cache_dir: As for `create_backend`.
+
+    Raises:
+        SettingsError: No such backend.
+        BackendError: It cannot be had on this machine.
+    """
+    if name == "auto":
+        name = next(other for other in _ORDER[device.type] if other in LIBRARIES)
+    if name not in LIBRARIES:
+        raise SettingsError(f"{name!r} runs no exported graph; choose one of {', '.join(LIBRARIES)}")
+    library = LIBRARIES[name](device, precision)
+    return GraphBackend(model, device, library, _answers(model, device, cache_dir), builds=True)
+
+
+def _answers(model: FCCLIP, device: torch.device, cache_dir: Path | None) -> EagerAnswers:
+    return EagerAnswers(model, device, BuiltFiles(cache_dir / "built") if cache_dir else BuiltFiles.default())

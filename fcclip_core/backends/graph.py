@@ -108,6 +108,11 @@ class GraphBackend:
             ready = ", ".join(map(str, self._runners))
         return f"{self._library.name} on {self.device}" + (f", ready for {ready}" if ready else "")
 
+    @property
+    def precision(self) -> str:
+        """Of its graphs, a key of `PRECISIONS`."""
+        return self._library.precision
+
     def __call__(self, image: Tensor) -> ModelOutput:
         """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32.
 

@@ -13,7 +13,7 @@ from fcclip_core.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fcclip_core.checkpoints import Checkpoint, Progress
+    from fcclip_core.checkpoints import Checkpoint
     from fcclip_core.model.config import ModelConfig
     from fcclip_core.vocabulary import Vocabulary
     from fcclip_core.weight_files import WeightFile
@@ -98,21 +98,22 @@ def run_import(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from fcclip_core.checkpoints import load_checkpoint, save_checkpoint
+    from fcclip_core.commands.progress_bar import progress_bar, reporter
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if args.output.suffix != ".safetensors":
         raise CheckpointError(f"{args.output} must end in .safetensors: that is what is written")
     if not args.output.parent.is_dir():
         raise CheckpointError(f"{args.output.parent} is not a folder; make it first, or choose another output")
-    with _progress(console) as bar:
+    with progress_bar(console) as bar:
         checkpoint = load_checkpoint(
             args.source,
             args.clip,
             preset=args.preset,
             train_vocabulary=_vocabulary(args.train_vocabulary),
-            progress=_reporter(bar),
+            progress=reporter(bar),
         )
-        save_checkpoint(args.output, checkpoint, dtype=args.dtype, progress=_reporter(bar))
+        save_checkpoint(args.output, checkpoint, dtype=args.dtype, progress=reporter(bar))
     size = args.output.stat().st_size
     console.print(f"{args.output}: {checkpoint.config.name}, {size / 1e6:,.0f} MB, {checkpoint.provenance.describe()}")
     return 0
@@ -212,23 +213,3 @@ def _default_vocabulary() -> Vocabulary:
     from fcclip_core.vocabulary import Vocabulary
 
     return Vocabulary.load(TRAINED_ON)
-
-
-def _progress(console: Any) -> Any:
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console
-    )
-
-
-def _reporter(bar: Any) -> Progress:
-    """One bar for each thing that is being done."""
-    tasks: dict[str, Any] = {}
-
-    def report(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
-        bar.update(tasks[what], completed=done)
-
-    return report

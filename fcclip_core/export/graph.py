@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -75,6 +76,8 @@ def export_onnx(model: FCCLIP, form: Form) -> bytes:
     Raises:
         BackendError: torch cannot export it here.
     """
+    if find_spec("onnx") is None:
+        raise BackendError("writing graphs needs the package onnx; pip install onnx")
     image = torch.zeros(form.shape, device=next(model.parameters()).device)
     try:
         captured = torch.export.export(ExportableForm(model, form.precision), (image,), strict=False).module()

@@ -19,7 +19,7 @@ from fcclip_core.errors import FcclipError
 from fcclip_core.model_zoo import PUBLISHED_MODELS
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("segment", "weights", "vocab", "train", "evaluate", "world", "doctor")
+COMMANDS = ("segment", "weights", "vocab", "train", "evaluate", "export", "world", "doctor")
 
 
 class FakeCommand:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fcclip_core import cli, installation
+from fcclip_core.backends import BACKENDS
 from fcclip_core.installation import MISSING, NOTE, OK, PROBLEM, Finding
 
 ROOT = Path(__file__).parents[2]
@@ -190,13 +191,18 @@ def test_probe_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     assert installation._probe("import time; time.sleep(60)")[1].startswith("no answer")
 
 
-def test_backends_that_this_version_lacks_are_only_mentioned(without) -> None:
-    without("openvino")
+def test_a_backend_without_its_library_is_missing_with_the_command(without) -> None:
+    without("openvino", "tensorrt", "onnx")
     findings = by_name(list(installation._backends()))
-    assert list(findings) == ["eager", "compile", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
-    assert findings["eager"].state == OK
-    assert findings["openvino"].state in (NOTE, MISSING)
-    assert "not installed" in findings["openvino"].detail
+    assert [*findings][:6] == ["eager", "compiled", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx"]
+    assert findings["eager"].state == findings["compiled"].state == OK
+    assert findings["openvino"].state == findings["tensorrt"].state == findings["onnxruntime"].state == MISSING
+    assert findings["openvino"].fix == "pip install openvino onnx"
+    assert findings["tensorrt"].detail == "not installed: tensorrt, onnx"
+
+
+def test_every_backend_is_looked_for() -> None:
+    assert set(BACKENDS) - {"auto"} <= set(installation.BACKEND_MODULES)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,186 @@
+"""`fcclip export`: the network as ONNX files, and the graphs and engines that backends run on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcclip_core.errors import BackendError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from fcclip_core.backends.interface import Progress
+    from fcclip_core.export.form import Form
+    from fcclip_core.model.config import ModelConfig
+    from fcclip_core.model.fcclip import FCCLIP
+
+PRECISION_NAMES = ("fp32", "fp16", "bf16")
+GRAPH_BACKENDS = ("auto", "openvino", "onnxruntime", "tensorrt")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command."""
+    parser = subparsers.add_parser(
+        "export",
+        help="write ONNX files; build the engines that TensorRT and others run here",
+        description="The graph has no words in it: image -> mask logits at 1/4 of its size, two embeddings for each "
+        "mask, and whether it survives at stride 32. Every size, batch and precision is a graph of its own.",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="weights: a file, a bundled name, or recipe:NAME")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write NAME-BATCHxHEIGHTxWIDTH-PRECISION.onnx here")
+    parser.add_argument(
+        "--engine", action="store_true", help="build for this machine, into the program's cache, where backends look"
+    )
+    parser.add_argument(
+        "--size",
+        action="append",
+        default=[],
+        metavar="HxW",
+        help="height and width of the network's input, multiples of 32; may be given several times",
+    )
+    parser.add_argument(
+        "--camera",
+        action="append",
+        default=[],
+        metavar="HxW",
+        help="height and width of the camera's images, instead of --size: the input's size follows from them",
+    )
+    parser.add_argument("--shorter-side", type=int, metavar="N", help="with --camera, as `fcclip segment` has it")
+    parser.add_argument("--max-size", type=int, metavar="N", help="with --camera, as `fcclip segment` has it")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time (default: 1)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISION_NAMES,
+        help="of weights and activations (default: what the backend runs fastest; without --engine fp32)",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=GRAPH_BACKENDS,
+        default="auto",
+        help="what --engine builds for (default: tensorrt on a GPU, else openvino)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--no-check", action="store_true", help="do not run the ONNX files that were written")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exports, builds and checks; says what it did.
+
+    Raises:
+        SettingsError: Nothing to do was named, or a size is not possible.
+        BackendError: A graph cannot be exported, built or run, or does not give eager PyTorch's answer.
+    """
+    if not args.out and not args.engine:
+        raise SettingsError("nothing to do: give --out DIR for ONNX files, --engine for this machine, or both")
+    if not args.size and not args.camera:
+        raise SettingsError("no size: give --size HEIGHTxWIDTH of the network's input, or --camera HEIGHTxWIDTH")
+    if args.out and not args.out.is_dir():
+        raise SettingsError(f"{args.out} is not a folder; make it first, or choose another")
+    from rich.console import Console
+
+    from fcclip_core.checkpoints import load_checkpoint, load_model
+    from fcclip_core.commands.progress_bar import progress_bar, reporter
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    model = load_model(load_checkpoint(args.checkpoint))
+    sizes = list(dict.fromkeys(_sizes(args, model.config)))
+    with progress_bar(console) as bar:
+        precision = args.precision or "fp32"
+        if args.engine:
+            precision = _build_engines(args, model, sizes, console, reporter(bar))
+        if args.out:
+            _write_graphs(args, model, sizes, precision, console, reporter(bar))
+    return 0
+
+
+def _sizes(args: argparse.Namespace, config: ModelConfig) -> Iterator[tuple[int, int]]:
+    """Heights and widths of the network's input."""
+    from fcclip_core.export.form import parse_size
+    from fcclip_core.preprocess import FrameGeometry
+    from fcclip_core.settings import InferenceSettings
+
+    yield from map(parse_size, args.size)
+    shorter_side = args.shorter_side or config.shorter_side
+    max_size = args.max_size or max(InferenceSettings().max_size, shorter_side)
+    settings = InferenceSettings(shorter_side=shorter_side, max_size=max_size)
+    for height, width in map(parse_size, args.camera):
+        if not height or not width:
+            raise SettingsError(f"a camera's images of {height}x{width} hold no pixel")
+        yield FrameGeometry.of(height, width, settings).padded
+
+
+def _build_engines(
+    args: argparse.Namespace, model: FCCLIP, sizes: list[tuple[int, int]], console: Console, progress: Progress
+) -> str:
+    """Builds what is not there yet; returns the precision, which the backend may have chosen."""
+    from fcclip_core.backends import create_graph_backend
+    from fcclip_core.devices import resolve_device
+    from fcclip_core.export.built_files import BuiltFiles
+
+    device = resolve_device(args.device)
+    backend = create_graph_backend(args.backend, model.to(device), device, precision=args.precision or "auto")
+    for height, width in sizes:
+        backend.prepare(args.batch, height, width, progress)
+    folder = BuiltFiles.default().folder
+    console.print(f"{backend.description}; kept in {folder}" if folder else f"{backend.description}; not kept anywhere")
+    return backend.precision
+
+
+def _write_graphs(
+    args: argparse.Namespace,
+    model: FCCLIP,
+    sizes: list[tuple[int, int]],
+    precision: str,
+    console: Console,
+    progress: Progress,
+) -> None:
+    from fcclip_core.export.form import Form
+    from fcclip_core.export.graph import export_onnx
+    from fcclip_core.whole_file import whole_file
+
+    for height, width in sizes:
+        form = Form(args.batch, height, width, precision)
+        path = args.out / f"{model.config.name}-{form}.onnx"
+        progress(f"writing {path.name}", 0, 1)
+        onnx = export_onnx(model, form)
+        found = "not checked" if args.no_check else _check(model, onnx, form)
+        try:
+            with whole_file(path) as part:
+                part.write_bytes(onnx)
+        except OSError as error:
+            raise SettingsError(f"{path} cannot be written: {error.strerror or error}") from error
+        progress(f"writing {path.name}", 1, 1)
+        console.print(f"{path}: {len(onnx) / 1e6:,.0f} MB, {found}")
+
+
+def _check(model: FCCLIP, onnx: bytes, form: Form) -> str:
+    """Runs a graph on the processor and holds it against eager PyTorch; says with what, and how far they differ.
+
+    Raises:
+        BackendError: It is too far from it.
+    """
+    import torch
+
+    from fcclip_core.backends import LIBRARIES
+    from fcclip_core.backends.eager import EagerBackend
+    from fcclip_core.export.check import Reference, check, check_picture
+    from fcclip_core.model.fcclip import ModelOutput
+
+    cpu, picture = torch.device("cpu"), check_picture(form)
+    missing = []
+    for name in ("onnxruntime", "openvino"):
+        try:
+            library = LIBRARIES[name](cpu, form.precision)
+        except BackendError as error:
+            missing.append(str(error))
+            continue
+        runner = library.load(library.build(onnx, lambda *_: None), form)
+        reference = Reference.of(EagerBackend(model, cpu)(picture))
+        differences = check(library.name, reference, ModelOutput(*runner(picture)), form.precision)
+        return f"run by {library.name}: differs from eager PyTorch by {differences}"
+    return f"not checked: {'; '.join(missing)}"
