@@ -116,7 +116,7 @@ def _read(path: Path, key: Key) -> bytes:
                 raise _Unusable(f"its {name} is {found.get(name, 'not said')}; needed is {key.get(name, 'none')}")
         content = file.read()
     if len(content) != header["size"]:
-        raise _Unusable(f"it is truncated: {len(content):,} of {header['size']:,} bytes are there")
+        raise _Unusable(f"it is truncated or was changed: {len(content):,} bytes, not {header['size']:,}")
     if blake2b(content).hexdigest() != header["blake2b"]:
         raise _Unusable("it is damaged: its checksum does not fit its content")
     return content
