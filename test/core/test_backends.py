@@ -1,0 +1,292 @@
+"""Choosing a backend, and what happens when one fails: the next answers, the log and the description say why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fcclip_core import backends
+from fcclip_core.backends import create_backend, graph, reference, tensorrt
+from fcclip_core.backends.eager import EagerBackend
+from fcclip_core.backends.fallback import Candidate, FallbackBackend
+from fcclip_core.backends.graph import RUNNERS, GraphBackend
+from fcclip_core.backends.interface import FormDeclined
+from fcclip_core.backends.reference import CheckedBackend, EagerAnswers
+from fcclip_core.errors import BackendError, SettingsError
+from fcclip_core.export.built_files import BuiltFiles
+from fcclip_core.export.form import Form
+from fcclip_core.model.config import TINY
+from fcclip_core.model.fcclip import FCCLIP, ModelOutput
+
+CPU = torch.device("cpu")
+IMAGE = torch.zeros(1, 3, 32, 32)
+
+
+def output(form: Form, offset: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Something of the right shape."""
+    generator = torch.Generator().manual_seed(form.height * form.width)
+    masks = torch.randn(form.batch, 5, form.height // 4, form.width // 4, generator=generator)
+    embedding = torch.randn(form.batch, 5, 8, generator=generator)
+    return masks + offset, embedding + offset, embedding, torch.ones(form.batch, 5, dtype=torch.bool)
+
+
+@dataclass
+class FakeLibrary:
+    """Builds at once, counts, and may fail."""
+
+    name: str = "Fake 1.0"
+    precision: str = "fp32"
+    suffix: str = ".fake"
+    key: dict[str, str] = field(default_factory=lambda: {"library": "Fake 1.0"})
+    built: list[bytes] = field(default_factory=list)
+    offset: float = 0.0
+    build_error: str = ""
+
+    def build(self, onnx: bytes, progress: Callable[[str, int, int], None]) -> bytes:
+        if self.build_error:
+            raise BackendError(self.build_error)
+        progress("building", 1, 1)
+        self.built.append(onnx)
+        return b"built " + onnx
+
+    def load(self, built: bytes, form: Form) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
+        assert built == f"built {form}".encode()
+        return lambda image: output(form, self.offset)
+
+
+class FakeEager:
+    """Stands for eager PyTorch."""
+
+    def __init__(self, model: FCCLIP, device: torch.device) -> None:
+        self.device, self.description = device, "eager stand-in"
+
+    def __call__(self, image: Tensor) -> ModelOutput:
+        return ModelOutput(*output(Form.of(image, "fp32")))
+
+    def prepare(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def model() -> FCCLIP:
+    return FCCLIP(TINY)
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
+    """The library of backend `openvino`, beside eager and an exporter that are quick."""
+    library = FakeLibrary()
+    monkeypatch.setattr(reference, "EagerBackend", FakeEager)
+    monkeypatch.setattr(backends, "EagerBackend", FakeEager)
+    monkeypatch.setattr(graph, "export_onnx", lambda model, form: str(form).encode())
+    monkeypatch.setitem(backends.LIBRARIES, "openvino", lambda device, precision: library)
+    return library
+
+
+@pytest.fixture
+def backend(library: FakeLibrary, model: FCCLIP, tmp_path: Path) -> GraphBackend:
+    return GraphBackend(model, CPU, library, EagerAnswers(model, CPU, BuiltFiles(tmp_path)), builds=True)
+
+
+def equal(one: ModelOutput, other: tuple[Tensor, ...]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(vars(one).values(), other, strict=True))
+
+
+# --- graphs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_form_is_built_once_and_found_by_the_next_process(
+    backend: GraphBackend, library: FakeLibrary, model: FCCLIP, tmp_path: Path
+) -> None:
+    assert equal(backend(IMAGE), output(Form(1, 32, 32, "fp32")))
+    backend(IMAGE)
+    backend(torch.zeros(2, 3, 32, 64))
+    assert library.built == [b"1x32x32-fp32", b"2x32x64-fp32"]
+    again = GraphBackend(model, CPU, library, EagerAnswers(model, CPU, BuiltFiles(tmp_path)), builds=False)
+    again(IMAGE)
+    assert len(library.built) == 2
+    assert again.description == "Fake 1.0 on cpu, ready for 1x32x32-fp32"
+
+
+def test_other_weights_never_run_an_old_graph(backend: GraphBackend, library: FakeLibrary, tmp_path: Path) -> None:
+    backend(IMAGE)
+    other = FCCLIP(TINY)
+    other.load_state_dict(backend._model.state_dict())
+    with torch.no_grad():
+        other.mask_decoder.query_content.weight[0, 0] += 1e-3
+    GraphBackend(other, CPU, library, EagerAnswers(other, CPU, BuiltFiles(tmp_path)), builds=True)(IMAGE)
+    assert len(library.built) == 2
+
+
+def test_another_version_of_the_library_builds_again(
+    backend: GraphBackend, library: FakeLibrary, model: FCCLIP, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend(IMAGE)
+    library.key = {"library": "Fake 2.0"}
+    GraphBackend(model, CPU, library, EagerAnswers(model, CPU, BuiltFiles(tmp_path)), builds=True)(IMAGE)
+    assert len(library.built) == 2
+    assert "its library is Fake 1.0; needed is Fake 2.0" in caplog.text
+
+
+def test_a_truncated_graph_is_built_again(
+    backend: GraphBackend, library: FakeLibrary, model: FCCLIP, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend(IMAGE)
+    (path,) = tmp_path.glob("*.fake")
+    path.write_bytes(path.read_bytes()[:-3])
+    GraphBackend(model, CPU, library, EagerAnswers(model, CPU, BuiltFiles(tmp_path)), builds=True)(IMAGE)
+    assert len(library.built) == 2
+    assert "truncated" in caplog.text
+
+
+def test_no_more_forms_are_built_than_are_held(backend: GraphBackend, library: FakeLibrary) -> None:
+    sizes = [32 * (index + 1) for index in range(RUNNERS + 2)]
+    for size in sizes[:RUNNERS]:
+        backend(torch.zeros(1, 3, size, 32))
+    with pytest.raises(FormDeclined, match=rf"--size {sizes[RUNNERS]}x32 --batch 1 --precision fp32"):
+        backend(torch.zeros(1, 3, sizes[RUNNERS], 32))
+    backend.prepare(1, sizes[RUNNERS], 32)
+    assert len(library.built) == RUNNERS + 1, "what is asked for is built"
+    backend(torch.zeros(1, 3, sizes[0], 32))
+    assert len(library.built) == RUNNERS + 1, "the oldest was dropped from memory, not from disk"
+
+
+def test_progress_is_told(backend: GraphBackend) -> None:
+    said: list[tuple[str, int, int]] = []
+    backend.prepare(1, 32, 32, lambda *step: said.append(step))
+    assert said[0] == ("Fake 1.0 for 1x32x32-fp32: exporting the network", 0, 1)
+    assert said[-1] == ("building", 1, 1)
+
+
+def test_a_wrong_answer_is_refused(backend: GraphBackend, library: FakeLibrary, tmp_path: Path) -> None:
+    library.offset = 0.5
+    with pytest.raises(BackendError, match="does not give eager PyTorch's answer"):
+        backend(IMAGE)
+    assert not list(tmp_path.glob("*.fake")), "a graph that failed must not be kept"
+
+
+# --- falling back -------------------------------------------------------------------------------------------------
+
+
+def make(name: str, model: FCCLIP, tmp_path: Path) -> FallbackBackend:
+    created = create_backend(name, model, CPU, cache_dir=tmp_path)
+    assert isinstance(created, FallbackBackend)
+    return created
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ({"build_error": "out of GPU memory"}, "out of GPU memory"),
+        ({"offset": 0.5}, "does not give eager PyTorch's answer"),
+    ],
+)
+def test_the_image_that_meets_a_failure_is_answered_by_the_next(
+    library: FakeLibrary,
+    model: FCCLIP,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    broken: dict[str, object],
+    says: str,
+) -> None:
+    vars(library).update(broken)
+    created = make("openvino", model, tmp_path)
+    assert equal(created(IMAGE), output(Form(1, 32, 32, "fp32")))
+    assert created.description.startswith("eager stand-in; not openvino: ")
+    assert says in created.description
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert says in record.getMessage()
+    created(IMAGE)
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1, "said once"
+
+
+def test_a_missing_library_is_said_with_its_command(
+    library: FakeLibrary, model: FCCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    created = make("onnxruntime", model, tmp_path)
+    assert created.description.startswith("Fake 1.0 on cpu; not onnxruntime: ONNX Runtime cannot be imported")
+    assert "pip install onnxruntime" in created.description
+
+
+def test_tensorrt_without_a_gpu_or_a_library(
+    library: FakeLibrary, model: FCCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in tensorrt.MODULES:
+        monkeypatch.setitem(__import__("sys").modules, module, None)
+    assert "TensorRT cannot be imported" in make("tensorrt", model, tmp_path).description
+    monkeypatch.setattr(tensorrt, "find_library", lambda: (None, "TensorRT"))
+    assert "TensorRT runs on cuda here, but the device is cpu" in make("tensorrt", model, tmp_path).description
+
+
+def test_an_old_tensorrt_is_said_to_be_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", type("Old", (), {"__version__": "8.6.2"}))
+    with pytest.raises(BackendError, match=r"TensorRT 8.6.2 is too old: 10.0 or newer"):
+        tensorrt.find_library()
+
+
+def test_auto_uses_graphs_that_are_there_and_waits_for_none(
+    library: FakeLibrary, model: FCCLIP, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    created = make("auto", model, tmp_path)
+    created(IMAGE)
+    assert not library.built
+    assert created.description.startswith("eager stand-in; not openvino: no graph for 1x32x32-fp32")
+    assert not [record for record in caplog.records if record.levelno > logging.INFO], "nothing is wrong"
+    created.prepare(1, 32, 32)
+    created(IMAGE)
+    assert created.description == "Fake 1.0 on cpu, ready for 1x32x32-fp32"
+    later = make("auto", model, tmp_path)
+    later(IMAGE)
+    assert later.description == "Fake 1.0 on cpu, ready for 1x32x32-fp32"
+    assert len(library.built) == 1
+
+
+def test_the_last_candidates_error_is_the_users() -> None:
+    def fail() -> EagerBackend:
+        raise BackendError("no more memory")
+
+    with pytest.raises(BackendError, match="no more memory"):
+        FallbackBackend([Candidate("a", fail), Candidate("b", fail)], CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "says"), [("cuda", "auto", "backend is"), ("auto", "f8", "precision is")]
+@pytest.mark.parametrize(
+    ("name", "precision", "says"), [("cuda", "auto", "backend is"), ("auto", "f8", "precision is")]
+)
+def test_unknown_names(model: FCCLIP, name: str, precision: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        create_backend(name, model, CPU, precision=precision)
+
+
+def test_bf16_is_refused_where_it_cannot_run(model: FCCLIP, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(BackendError, match="choose fp32, or openvino"):
+        backends.create_graph_backend("onnxruntime", model, CPU, precision="bf16", cache_dir=tmp_path)
+
+
+# --- checks for backends without graphs ---------------------------------------------------------------------------
+
+
+class Wrong(FakeEager):
+    """Answers larger pictures wrongly."""
+
+    def __call__(self, image: Tensor) -> ModelOutput:
+        return ModelOutput(*output(Form.of(image, "fp32"), offset=0.0 if image.shape[2] == 32 else 0.5))
+
+
+def test_a_checked_backend_is_checked_once_for_each_form(library: FakeLibrary, model: FCCLIP, tmp_path: Path) -> None:
+    answers = EagerAnswers(model, CPU, BuiltFiles(tmp_path))
+    checked = CheckedBackend(Wrong(model, CPU), answers, "fp32", forms=2)
+    checked(IMAGE)
+    checked(IMAGE)
+    with pytest.raises(BackendError, match="does not give eager PyTorch's answer"):
+        checked(torch.zeros(1, 3, 64, 32))
+    assert len(list(tmp_path.glob("*.reference"))) == 2
