@@ -73,7 +73,8 @@ def create_backend(
 
     order = _ORDER[device.type]
     names = order if name == "auto" else (name, *(other for other in order if other != name))
-    return FallbackBackend([Candidate(other, functools.partial(make, other)) for other in names], device)
+    candidates = [Candidate(other, functools.partial(make, other), wanted=other == name) for other in names]
+    return FallbackBackend(candidates, device)
 
 
 def create_graph_backend(

@@ -26,6 +26,7 @@ class Candidate:
     Attributes:
         name: As the user writes it.
         make: Makes it; raises `BackendError` where it cannot be had.
+        wanted: Whether the user named it; one that nobody named may be missing without anything being wrong.
         backend: What was made; None before.
         note: Why it does not run, or did not run the last image; empty if it did.
         failed: Whether it is out of the question from now on.
@@ -33,6 +34,7 @@ class Candidate:
 
     name: str
     make: Callable[[], Backend]
+    wanted: bool = False
     backend: Backend | None = None
     note: str = ""
     failed: bool = False
@@ -64,9 +66,9 @@ class FallbackBackend:
     @property
     def description(self) -> str:
         """What ran the last image where, and why nothing better did, for people."""
-        with self._lock:
-            backend = self._answered_last.backend
-            notes = [f"not {other.name}: {other.note}" for other in self._candidates if other.note]
+        # Without the lock, which is held while an image runs: diagnostics must not wait for that.
+        backend = self._answered_last.backend
+        notes = [f"not {other.name}: {other.note}" for other in self._candidates if other.note]
         return "; ".join([backend.description if backend else "nothing", *notes])
 
     def __call__(self, image: Tensor) -> ModelOutput:
@@ -107,5 +109,6 @@ class FallbackBackend:
         return candidate.backend
 
     def _fail(self, candidate: Candidate, error: BackendError) -> None:
+        level = logging.ERROR if candidate.wanted or candidate.backend else logging.INFO
+        _logger.log(level, "backend %s does not work here, so the next one is tried: %s", candidate.name, error)
         candidate.note, candidate.failed, candidate.backend = str(error), True, None
-        _logger.error("backend %s does not work here, so the next one is tried: %s", candidate.name, error)

@@ -97,6 +97,7 @@ class GraphBackend:
         self._builds = builds
         self._model = model
         self._runners: OrderedDict[Form, Runner] = OrderedDict()
+        self._ready: tuple[Form, ...] = ()  # read without the lock, which is held while an image runs
         self._declined: dict[Form, FormDeclined] = {}
         self._built = 0
         self._lock = threading.RLock()
@@ -104,8 +105,7 @@ class GraphBackend:
     @property
     def description(self) -> str:
         """What runs where, and which forms are ready, for people."""
-        with self._lock:
-            ready = ", ".join(map(str, self._runners))
+        ready = ", ".join(map(str, self._ready))
         return f"{self._library.name} on {self.device}" + (f", ready for {ready}" if ready else "")
 
     @property
@@ -149,8 +149,9 @@ class GraphBackend:
         self._keep(form, self._load(form, _log_progress()))
 
     def _is_kept(self, form: Form) -> bool:
+        """Whether somebody wanted this graph before; if it is out of date by now, it is built again."""
         # Names have the weights' hash in them, which takes a second for a large model.
-        return not self._answers.files.is_empty() and self._answers.files.holds(*self._file(form))
+        return not self._answers.files.is_empty() and self._answers.files.holds(self._file(form)[0])
 
     def _decline(self, form: Form) -> None:
         command = f"fcclip export CHECKPOINT --size {form.height}x{form.width} --batch {form.batch} --precision "
@@ -165,6 +166,7 @@ class GraphBackend:
         if len(self._runners) > RUNNERS:
             dropped, _ = self._runners.popitem(last=False)
             _logger.info("%s: dropped the graph for %s from memory", self._library.name, dropped)
+        self._ready = tuple(self._runners)
 
     def _load(self, form: Form, progress: Progress) -> Runner:
         """Loads the graph for `form`, built before or now, and checks it against eager."""

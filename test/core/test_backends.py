@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +49,7 @@ class FakeLibrary:
     built: list[bytes] = field(default_factory=list)
     offset: float = 0.0
     build_error: str = ""
+    when_run: Callable[[], None] = field(default=lambda: None)
 
     def build(self, onnx: bytes, progress: Callable[[str, int, int], None]) -> bytes:
         if self.build_error:
@@ -57,7 +60,12 @@ class FakeLibrary:
 
     def load(self, built: bytes, form: Form) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
         assert built == f"built {form}".encode()
-        return lambda image: output(form, self.offset)
+
+        def run(image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            self.when_run()
+            return output(form, self.offset)
+
+        return run
 
 
 class FakeEager:
@@ -209,24 +217,50 @@ def test_the_image_that_meets_a_failure_is_answered_by_the_next(
 def test_a_missing_library_is_said_with_its_command(
     library: FakeLibrary, model: FCCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     created = make("onnxruntime", model, tmp_path)
     assert created.description.startswith("Fake 1.0 on cpu; not onnxruntime: ONNX Runtime cannot be imported")
     assert "pip install onnxruntime" in created.description
+
+
+def test_auto_misses_no_library_loudly(
+    model: FCCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    created = make("auto", model, tmp_path)
+    assert created.description.startswith("eager PyTorch")
+    assert "not openvino: OpenVINO cannot be imported" in created.description
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+def test_description_does_not_wait_for_an_image(library: FakeLibrary, model: FCCLIP, tmp_path: Path) -> None:
+    """Diagnostics ask for it while the model runs."""
+    created = make("openvino", model, tmp_path)
+    seen: list[str] = []
+
+    def ask() -> None:
+        thread = threading.Thread(target=lambda: seen.append(created.description))
+        thread.start()
+        thread.join(timeout=10)
+
+    library.when_run = ask
+    created(IMAGE)
+    assert seen
+    assert all(text.startswith("Fake 1.0 on cpu") for text in seen)
 
 
 def test_tensorrt_without_a_gpu_or_a_library(
     library: FakeLibrary, model: FCCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in tensorrt.MODULES:
-        monkeypatch.setitem(__import__("sys").modules, module, None)
+        monkeypatch.setitem(sys.modules, module, None)
     assert "TensorRT cannot be imported" in make("tensorrt", model, tmp_path).description
     monkeypatch.setattr(tensorrt, "find_library", lambda: (None, "TensorRT"))
     assert "TensorRT runs on cuda here, but the device is cpu" in make("tensorrt", model, tmp_path).description
 
 
 def test_an_old_tensorrt_is_said_to_be_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tensorrt", type("Old", (), {"__version__": "8.6.2"}))
+    monkeypatch.setitem(sys.modules, "tensorrt", type("Old", (), {"__version__": "8.6.2"}))
     with pytest.raises(BackendError, match=r"TensorRT 8.6.2 is too old: 10.0 or newer"):
         tensorrt.find_library()
 
@@ -246,6 +280,10 @@ def test_auto_uses_graphs_that_are_there_and_waits_for_none(
     later(IMAGE)
     assert later.description == "Fake 1.0 on cpu, ready for 1x32x32-fp32"
     assert len(library.built) == 1
+    library.key = {"library": "Fake 2.0"}
+    make("auto", model, tmp_path)(IMAGE)
+    assert len(library.built) == 2, "a graph that was wanted before and is out of date is built again"
+    assert "its library is Fake 1.0; needed is Fake 2.0" in caplog.text
 
 
 def test_the_last_candidates_error_is_the_users() -> None:
@@ -256,8 +294,6 @@ def test_the_last_candidates_error_is_the_users() -> None:
         FallbackBackend([Candidate("a", fail), Candidate("b", fail)], CPU)
 
 
-@pytest.mark.parametrize(
-    ("name", "precision", "says"), [("cuda", "auto", "backend is"), ("auto", "f8", "precision is")]
 @pytest.mark.parametrize(
     ("name", "precision", "says"), [("cuda", "auto", "backend is"), ("auto", "f8", "precision is")]
 )
