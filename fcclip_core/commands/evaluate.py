@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         from fcclip_core.segmenter import Segmenter
 
         segmenter = Segmenter.from_checkpoint(
-            args.checkpoint, device=str(device), backend=args.backend, settings=settings
+            args.checkpoint, device=str(device), backend=args.backend, precision=args.precision, settings=settings
         )
         with console.status("reading the words"):
             snapshot = segmenter.set_vocabulary(vocabulary)

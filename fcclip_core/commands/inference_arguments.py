@@ -28,7 +28,7 @@ _SETTING_HELP: dict[str, str] = {
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --checkpoint, --device, --backend and one option per inference setting."""
+    """Adds --checkpoint, --device, --backend, --precision and one option per inference setting."""
     parser.add_argument(
         "--checkpoint",
         required=True,
@@ -36,6 +36,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--backend", default="auto", help="auto, or one that `fcclip doctor` lists (default: auto)")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "fp16", "bf16"),
+        default="auto",
+        help="what the backend computes in (default: auto, the fastest of it that keeps the answer)",
+    )
     group = parser.add_argument_group("inference settings (defaults are the published ones)")
     defaults = InferenceSettings()
     for name in InferenceSettings.names():

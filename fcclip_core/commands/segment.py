@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=True)
     with console.status(f"loading {args.checkpoint}"):
         segmenter = Segmenter.from_checkpoint(
-            args.checkpoint, device=args.device, backend=args.backend, settings=settings
+            args.checkpoint, device=args.device, backend=args.backend, precision=args.precision, settings=settings
         )
     with progress_bar(console) as progress:
         words = progress.add_task("words", total=len(vocabulary.synonyms), completed=len(vocabulary.synonyms))
