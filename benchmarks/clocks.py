@@ -4,13 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+import torch
+
+from benchmarks.rates import wait
 from oracle.trace import Trace
 
 Place = tuple[object, str, str]
 """(owner, name of its callable, stage)."""
+
+
+@dataclass
+class DeviceTrace(Trace):
+    """A trace whose stages wait for the device at both ends, so that each pays for its own work.
+
+    Attributes:
+        device: Where the work happens.
+    """
+
+    device: torch.device = torch.device("cpu")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time of the block to stage `name`; see `Trace.stage`."""
+        wait(self.device)
+        with super().stage(name):
+            yield
+            wait(self.device)
 
 
 @contextmanager

@@ -55,6 +55,7 @@ def owned_pixels_by_triton(mask_logits: Tensor, scores: Tensor, kept: Tensor, ta
             triton.next_power_of_2(taps.rows.patch),
             triton.next_power_of_2(taps.columns.patch),
             *TILE,
+            num_warps=8,
         )
     return OwnedPixels(owner, inside.view(torch.bool), *counts)
 

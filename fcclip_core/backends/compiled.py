@@ -145,20 +145,21 @@ class _explained:
             return
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
-            advice = "the GPU has too little free memory: lower shorter_side, or take backend tensorrt or eager"
+        cause = _innermost(error)
+        if isinstance(cause, torch.OutOfMemoryError) or "out of memory" in str(cause).lower():
+            advice = "there is too little free memory: lower shorter_side, or take backend tensorrt or eager"
         else:
-            advice = f"{_reason(error)}; torch.compile needs a C++ compiler, and Triton on a GPU: take backend eager"
-        raise BackendError(f"{self._what}: {advice}") from error
+            advice = "torch.compile needs a C++ compiler, and Triton on a GPU; backend eager needs neither"
+        # What comes after the first line is a trace, or pages of advice.
+        said = str(cause).strip().partition("\n")[0][:300]
+        raise BackendError(f"{self._what}: {type(cause).__name__}: {said}; {advice}") from error
 
 
-def _reason(error: Exception) -> str:
-    """The first line that says what happened: Inductor wraps errors and adds pages of advice."""
-    inner: BaseException = error
-    while inner.__cause__ is not None:
-        inner = inner.__cause__
-    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
-    return f"{type(inner).__name__}: {lines[0][:300]}" if lines else type(inner).__name__
+def _innermost(error: BaseException) -> BaseException:
+    """What happened in the first place: Inductor reports it inside errors of its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _default_type(device: torch.device) -> torch.dtype:

@@ -1,0 +1,634 @@
+#!/usr/bin/env python3
+"""What only a GPU can tell, in one run: that its paths give the right answers, and then how fast they are.
+
+`gpu.sh` beside this file prepares a bare machine and runs this. Parts run in order of importance; one that fails is
+recorded and the next begins, one for which no time is left is skipped and said, and results are written after each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import importlib.util
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "test")]
+
+from benchmarks import machine  # noqa: E402
+from benchmarks.against_published import read_image, reference_words  # noqa: E402
+from benchmarks.clocks import DeviceTrace  # noqa: E402
+from benchmarks.rates import machine_rates, median_seconds  # noqa: E402
+from benchmarks.work import gflop_by_stage  # noqa: E402
+from fcclip_core import InferenceSettings, load_checkpoint  # noqa: E402
+from fcclip_core.backends.compiled import CompiledBackend  # noqa: E402
+from fcclip_core.backends.eager import EagerBackend  # noqa: E402
+from fcclip_core.backends.interface import Network  # noqa: E402
+from fcclip_core.checkpoints import load_model  # noqa: E402
+from fcclip_core.device_postprocess import DeviceMerger, FrameTaps, owned_pixels  # noqa: E402
+from fcclip_core.device_preprocess import DevicePreprocessor  # noqa: E402
+from fcclip_core.errors import BackendError  # noqa: E402
+from fcclip_core.export.check import TOLERANCES, Differences, Reference  # noqa: E402
+from fcclip_core.model.classification import TextClassifier, classify  # noqa: E402
+from fcclip_core.model.config import PRESETS  # noqa: E402
+from fcclip_core.model.deformable_attention import Sampler, sample_by_grid, sample_by_index, set_sampler  # noqa: E402
+from fcclip_core.model.fcclip import FCCLIP, ModelOutput  # noqa: E402
+from fcclip_core.model.precision import in_precision  # noqa: E402
+from fcclip_core.postprocess import MaskResizer, panoptic_segments  # noqa: E402
+from fcclip_core.preprocess import FrameGeometry, preprocess  # noqa: E402
+from fcclip_core.whole_file import whole_file  # noqa: E402
+from oracle import pipeline  # noqa: E402
+
+TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class NoTime(Exception):
+    """The budget does not allow this part."""
+
+
+@dataclass
+class Run:
+    """One run: what is measured, on what, and what was found so far.
+
+    Attributes:
+        device: Where networks run.
+        settings: Size and thresholds.
+        image: uint8 RGB `(H, W, 3)`.
+        model: The network, seeded weights.
+        words: What to look for.
+        state: The network's weights by their published names.
+        is_dry: Only see that everything runs: no GPU, small sizes, numbers mean nothing.
+        deadline: `time.monotonic()` at which to be done.
+        out: Where results go; None keeps them in memory.
+        found: The record so far.
+        wrong: What decides that the run failed.
+        reference: The answer of eager float32.
+        answers: The answers of the ways that were timed.
+    """
+
+    device: torch.device
+    settings: InferenceSettings
+    image: np.ndarray
+    model: FCCLIP
+    words: pipeline.Words
+    state: Mapping[str, torch.Tensor]
+    is_dry: bool
+    deadline: float
+    out: Path | None
+    found: dict[str, Any] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    reference: ModelOutput | None = None
+    answers: dict[str, Reference] = field(default_factory=dict)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether there is a GPU."""
+        return self.device.type == "cuda"
+
+    @property
+    def geometry(self) -> FrameGeometry:
+        """Sizes of the frame."""
+        return FrameGeometry.of(self.image.shape[0], self.image.shape[1], self.settings)
+
+    @property
+    def repeat(self) -> int:
+        """Measured repetitions."""
+        return 2 if self.is_dry else 30
+
+    def input(self, batch: int = 1) -> torch.Tensor:
+        """The network's input: the image, and shifted copies of it."""
+        tensor = preprocess(self.image, self.settings, self.device)[0]
+        return torch.cat([tensor.roll(37 * index, -1) for index in range(batch)])
+
+    def classifier(self) -> TextClassifier:
+        """The words, on the device."""
+        self.model.to(self.device)
+        seen = torch.tensor(self.words.seen)
+        return TextClassifier.build(self.model, self.words.rows, self.words.synonym_counts, seen)
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        """Median time of `run`."""
+        return median_seconds(run, self.device, repeat=self.repeat, warm_up=1 if self.is_dry else 3)
+
+    def verdict(self, name: str, value: float, limit: float, *, binding: bool = True) -> None:
+        """Records a check: `value` must not exceed `limit`; NaN fails. A binding one decides the exit status."""
+        right = bool(value <= limit)
+        self.found.setdefault("correctness", {})[name] = {"value": value, "limit": limit, "right": right}
+        if not right and binding:
+            self.wrong.append(name)
+        print(
+            f"  {name}: {value:.3g} (at most {limit:g}) {'ok' if right else 'WRONG' if binding else 'ABOVE'}",
+            flush=True,
+        )
+
+    def part(self, name: str, needs_s: float, work: Callable[[Run], None]) -> None:
+        """Runs a part, if so much time is left, and writes what there is."""
+        left = self.deadline - time.monotonic()
+        record: dict[str, Any] = {"status": "done"}
+        self.found.setdefault("parts", {})[name] = record
+        print(f"{name} ({left:.0f} s left)", flush=True)
+        began = time.monotonic()
+        try:
+            if left < needs_s and not self.is_dry:
+                raise NoTime(f"skipped: it needs about {needs_s:.0f} s, {left:.0f} s were left")
+            work(self)
+        except (NoTime, BackendError) as reason:
+            record["status"] = str(reason)
+            print(f"  {reason}", flush=True)
+        except Exception as error:
+            record["status"] = f"failed: {type(error).__name__}: {error}"[:2000]
+            self.wrong.append(name)
+            traceback.print_exc()
+        record["seconds"] = round(time.monotonic() - began, 1)
+        if self.out:
+            with whole_file(self.out) as file:
+                file.write_text(json.dumps(self.found, indent=1) + "\n")
+
+
+def main() -> int:
+    """Runs all parts.
+
+    Returns:
+        0, or 1 if an answer was wrong or a part failed.
+    """
+    args = parse_arguments()
+    deadline = time.monotonic() + args.budget
+    if not torch.cuda.is_available() and not args.dry_run:
+        print("torch finds no GPU here; --dry-run shows on a CPU that the program works", file=sys.stderr)
+        return 2
+    run = prepare(args, deadline)
+    print(machine.headline(run.found["machine"]))
+    chosen = args.parts or [part.name for part in PARTS]
+    for part in PARTS:
+        if part.name in chosen and not (run.is_dry and part.like_another):
+            run.part(part.name, part.needs_s, part.work)
+    print_table(run)
+    if run.wrong:
+        print(f"WRONG: {', '.join(run.wrong)}", file=sys.stderr)
+    return 1 if run.wrong else 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="model, seeded weights; None: convnext_large")
+    parser.add_argument("--shorter-side", type=int, help="test-time size in pixels; None: 800")
+    parser.add_argument("--budget", type=float, default=540, help="seconds, all in all")
+    parser.add_argument("--parts", nargs="+", help="only these")
+    parser.add_argument("--dry-run", action="store_true", help="tiny model on the CPU: see that everything runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here, after each part")
+    return parser.parse_args()
+
+
+def prepare(args: argparse.Namespace, deadline: float) -> Run:
+    """Loads the model and describes the machine."""
+    preset = args.preset or ("tiny" if args.dry_run else "convnext_large")
+    side = args.shorter_side or (64 if args.dry_run else 800)
+    device = torch.device("cpu" if args.dry_run else "cuda")
+    checkpoint = load_checkpoint(f"recipe:{preset}")
+    config = checkpoint.config
+    settings = InferenceSettings(shorter_side=side, valid_mask_only=config.valid_mask_only)
+    words, _ = reference_words(config.embed_dim)
+    image = read_image(None)
+    image = np.ascontiguousarray(image[::6, ::6]) if args.dry_run else image
+    run = Run(
+        device, settings, image, load_model(checkpoint), words, checkpoint.state, args.dry_run, deadline, args.json
+    )
+    height, width = run.geometry.padded
+    run.found |= {
+        "program": "gpu",
+        "dry_run": args.dry_run,
+        "machine": machine.describe() | gpu_software(),
+        "preset": preset,
+        "image": list(image.shape[:2]),
+        "input": [height, width],
+        "classes": len(words.synonym_counts),
+        "gflop": gflop_by_stage(config, 1, height, width),
+    }
+    return run
+
+
+def gpu_software() -> dict[str, Any]:
+    """Versions that matter on a GPU."""
+    versions: dict[str, Any] = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    for name in ("triton", "tensorrt", "tensorrt_rtx", "timm"):
+        found = importlib.util.find_spec(name)
+        versions[name] = importlib.import_module(name).__version__ if found else None
+    if torch.cuda.is_available():
+        versions["capability"] = list(torch.cuda.get_device_capability())
+        versions["gpu_memory_gib"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
+    return versions
+
+
+def measure_rates(run: Run) -> None:
+    """The machine's own limits."""
+    run.found["rates"] = rates = machine_rates(run.device, small=run.is_dry)
+    for kind, values in rates.items():
+        print(f"  {kind}: " + ", ".join(f"{name} {value / 1e12:.4g} T/s" for name, value in values.items()))
+
+
+def check_kernels(run: Run) -> None:
+    """Both Triton kernels at the model's own sizes, against their plain forms; and their speed."""
+    config, (height, width) = run.model.config, run.geometry.padded
+    shapes = [(height // stride, width // stride) for stride in (32, 16, 8)]
+    tokens = sum(h * w for h, w in shapes)
+    generator = torch.Generator(run.device).manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, device=run.device)
+
+    heads, channels = config.num_heads, config.hidden_dim // config.num_heads
+    value = normal(1, tokens, heads, channels)
+    grid = (1, tokens, heads, len(shapes), config.encoder_points)
+    # Around the token itself, some of them over the border, as in the network.
+    centres = torch.rand(1, tokens, 1, 1, 1, 2, generator=generator, device=run.device)
+    locations = centres + normal(*grid, 2) * 0.05
+    weights = normal(*grid).flatten(3).softmax(-1).unflatten(3, grid[3:])
+    exact = sample_by_grid(value.double(), shapes, locations.double(), weights.double())
+    times = run.found.setdefault("sampling_ms", {})
+    for precision, limit in (("fp32", 1e-5), ("fp16", 2e-3), ("bf16", 1.5e-2)):
+        short = value.to(TYPES[precision])
+        for name, sampler in (("grid", sample_by_grid), ("fastest", fastest_sampler(run))):
+            found = sampler(short, shapes, locations, weights)
+            run.verdict(f"sampling {sampler.__name__} {precision}", relative(exact, found), limit)
+            work = functools.partial(sampler, short, shapes, locations, weights)
+            times[f"{name} {precision}"] = 1e3 * run.seconds(work)
+
+    queries, mask_size = config.num_queries, (height // 4, width // 4)
+    coarse = normal(1, queries, height // 32, width // 32) * 10 - 4
+    logits = F.interpolate(coarse, size=mask_size, mode="bicubic")[0]
+    probs = (normal(queries, len(run.words.seen) + 1) * 2).softmax(-1)
+    embeddings, is_thing = normal(queries, config.embed_dim), torch.tensor(run.words.is_thing, device=run.device)
+    resizer = MaskResizer(run.geometry, mask_size, run.device)
+    scores, kept = probs.max(-1).values, torch.rand(queries, generator=generator, device=run.device) < 0.6
+    plain = owned_pixels(logits, scores, kept, resizer)
+    merging = run.found.setdefault("merging_ms", {})
+    if run.on_gpu:
+        from fcclip_core.ownership_triton import owned_pixels_by_triton
+
+        taps = FrameTaps.of(run.geometry, mask_size, run.device)
+        kernel = owned_pixels_by_triton(logits, scores, kept, taps)
+        run.verdict("owners that differ", float((kernel.owner != plain.owner).double().mean()), 1e-4)
+        run.verdict("mask areas that differ, pixels", int((kernel.mask_areas - plain.mask_areas).abs().max()), 3)
+        merging["owners, kernel"] = 1e3 * run.seconds(lambda: owned_pixels_by_triton(logits, scores, kept, taps))
+    merging["owners, bands"] = 1e3 * run.seconds(lambda: owned_pixels(logits, scores, kept, resizer))
+    merger = DeviceMerger(run.device)
+    expected = panoptic_segments(logits, probs, is_thing, resizer, run.settings)
+    merged = merger(logits, probs, embeddings, is_thing, run.geometry, run.settings)
+    run.verdict("merged pixels that differ", float((merged.segment_map != expected.segment_map).mean()), 1e-3)
+    merging["device"] = 1e3 * run.seconds(
+        lambda: merger(logits, probs, embeddings, is_thing, run.geometry, run.settings)
+    )
+    merging["panoptic_segments"] = 1e3 * run.seconds(
+        lambda: panoptic_segments(logits, probs, is_thing, resizer, run.settings)
+    )
+
+
+def check_frames(run: Run) -> None:
+    """Pre-processing on the device, bit for bit, and its speed."""
+    prepare_frame = DevicePreprocessor(run.device)
+    expected, found = preprocess(run.image, run.settings, run.device)[0], prepare_frame(run.image, run.settings)[0]
+    run.verdict("input values that differ", float((expected != found).double().mean()), 0.0)
+    run.found["preprocess_ms"] = {
+        "host": 1e3 * run.seconds(lambda: preprocess(run.image, run.settings, run.device)),
+        "device": 1e3 * run.seconds(lambda: prepare_frame(run.image, run.settings)),
+    }
+
+
+def compute_reference(run: Run) -> None:
+    """Eager float32 without TF32, which every other way is held against; itself against the CPU, at a small size."""
+    with exact_products():
+        run.reference = EagerBackend(run.model, run.device)(run.input())
+        if run.on_gpu:
+            small = F.interpolate(run.input(), size=(256, 352), mode="bilinear")
+            on_gpu = EagerBackend(run.model, run.device)(small)
+            on_cpu = EagerBackend(run.model, torch.device("cpu"))(small.cpu())
+            run.model.to(run.device)
+            differences = Differences.between(Reference.of(on_cpu), on_gpu)
+            for name, limit in vars(TOLERANCES["fp32"]).items():
+                run.verdict(f"GPU and CPU, fp32, {name}", getattr(differences, name), limit)
+
+
+def time_published(run: Run) -> None:
+    """The published order of operations (test/oracle) on the same device, by stage."""
+    state = {key: value.to(run.device) for key, value in run.state.items()}
+    words = replace(run.words, rows=run.words.rows.to(run.device))
+    traces = []
+    plain_prepare = pipeline.prepare
+
+    def prepare_on_host(*args: Any) -> tuple[torch.Tensor, tuple[int, int]]:
+        with torch.device("cpu"):
+            tensor, size = plain_prepare(*args)
+        return tensor.to(run.device), size
+
+    with mock.patch.object(pipeline, "prepare", prepare_on_host), torch.device(run.device):
+        for _ in range(3 if run.is_dry else 6):
+            trace = DeviceTrace(keep=False, device=run.device)
+            with trace.stage("total"):
+                pipeline.segment(state, run.model.config, run.image, words, run.settings, trace)
+            traces.append(trace)
+    stages = {name: 1e3 * median(trace.wall[name] for trace in traces[1:]) for name in traces[0].wall}
+    parts = ("backbone", "pixel decoder", "mask decoder")
+    # Semantic and instance results are not part of what our ways are timed for.
+    total = stages["total"] - stages["semantic"] - stages["instances"]
+    run.found.setdefault("ways", {})["published fp32"] = {
+        "precision": "fp32",
+        "stages_ms": stages,
+        "network_ms": sum(stages[name] for name in parts),
+        "frame_ms": total,
+    }
+    print(f"  frame {total:.2f} ms")
+
+
+def eager(run: Run, precision: str, sampler: Sampler) -> Callable[[], Network]:
+    """The modules as they are, in a precision, with a form of deformable attention."""
+
+    def make() -> Network:
+        return UncompiledNetwork(run.model, run.device, TYPES[precision], sampler)
+
+    return make
+
+
+def compiled(run: Run, precision: str, compiler: str | None = "inductor") -> Callable[[], Network]:
+    """The `compiled` backend; without a compiler it is a CUDA graph of the modules as they are."""
+    if run.is_dry:
+        # Traces the network as Inductor would, and makes no kernels.
+        compiler = compiler and "eager"
+
+    def make() -> Network:
+        return CompiledBackend(run.model, run.device, dtype=TYPES[precision], compiler=compiler)
+
+    return make
+
+
+class UncompiledNetwork:
+    """The network in some precision, called module by module."""
+
+    def __init__(self, model: FCCLIP, device: torch.device, dtype: torch.dtype, sampler: Sampler) -> None:
+        """Copies the network."""
+        self.device = device
+        self.dtype = dtype
+        self.description = f"eager, {dtype}, {sampler.__name__} on {device}"
+        self.network = in_precision(model, dtype).to(device).to(memory_format=torch.channels_last)
+        set_sampler(self.network, sampler)
+
+    @torch.inference_mode()
+    def __call__(self, image: torch.Tensor) -> ModelOutput:
+        """See `Network`."""
+        output = self.network(image.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        return ModelOutput(*(x.float() if x.is_floating_point() else x for x in vars(output).values()))
+
+    @torch.inference_mode()
+    def stages(self, image: torch.Tensor) -> dict[str, Callable[[], Any]]:
+        """The stages of `FCCLIP.forward`, each on what the one before it gave."""
+        image = image.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        network = self.network
+        features = network.backbone(image)
+        pixels = network.pixel_decoder(features)
+        masks = network.mask_decoder(pixels).mask_logits
+        small = F.interpolate(masks, size=features.res5.shape[-2:], mode="bilinear", align_corners=False) > 0
+        return {
+            "backbone": lambda: network.backbone(image),
+            "pixel decoder": lambda: network.pixel_decoder(features),
+            "mask decoder": lambda: network.mask_decoder(pixels),
+            "mask embedding": lambda: network.backbone.embed_masks(features.res5, small),
+        }
+
+
+def time_way(run: Run, name: str, precision: str, make: Callable[[], Network], *, same_as: str | None = None) -> None:
+    """One way of running the network: is it right, how long does the network take, how long a whole frame.
+
+    Args:
+        run: What was found goes here.
+        name: Of the way.
+        precision: Of weights and activations.
+        make: Makes the way.
+        same_as: A way that runs the same kernels, whose answers must be the same.
+    """
+    if run.on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    image = run.input()
+    began = time.monotonic()
+    way = make()
+    output = way(image)
+    ready = time.monotonic() - began
+    record: dict[str, Any] = {"precision": precision, "description": way.description, "ready_s": round(ready, 1)}
+    run.found.setdefault("ways", {})[name] = record
+    if run.reference is not None:
+        differences = Differences.between(Reference.of(run.reference), output)
+        for key, limit in vars(TOLERANCES[precision]).items():
+            # Seeded weights amplify rounding: short numbers, and TF32, may miss the limits of trained weights.
+            run.verdict(f"{name}, {key}", getattr(differences, key), limit, binding=False)
+    answer = run.answers[name] = Reference.of(output)
+    way(image.flip(-1))
+    repeated = Differences.between(answer, way(image))
+    run.verdict(f"{name}, the same image again", repeated.mask, 1e-3)
+    if same_as in run.answers:
+        run.verdict(f"{name} and {same_as}", Differences.between(run.answers[same_as], output).mask, 1e-3)
+    record["network_ms"] = 1e3 * run.seconds(lambda: way(image))
+    if isinstance(way, UncompiledNetwork):
+        with torch.inference_mode():
+            stages = way.stages(image)
+            record["stages_ms"] = {stage: 1e3 * run.seconds(work) for stage, work in stages.items()}
+    record["frame_ms"] = 1e3 * run.seconds(frame(run, way))
+    if run.on_gpu:
+        record["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    record["share_of_matmul"] = share(run, record["network_ms"], precision)
+    print(f"  network {record['network_ms']:.2f} ms, frame {record['frame_ms']:.2f} ms, ready after {ready:.0f} s")
+
+
+def frame(run: Run, way: Network) -> Callable[[], Any]:
+    """A whole frame, from the camera's bytes to segments on the host."""
+    prepare_frame, merge, classifier = DevicePreprocessor(run.device), DeviceMerger(run.device), run.classifier()
+    is_thing = torch.tensor(run.words.is_thing, device=run.device)
+
+    @torch.inference_mode()
+    def run_frame() -> Any:
+        tensor, geometry = prepare_frame(run.image, run.settings)
+        output = way(tensor)
+        probs = classify(output, classifier, run.settings).ensemble[0]
+        return merge(output.mask_logits[0], probs, output.out_vocab_embedding[0], is_thing, geometry, run.settings)
+
+    return run_frame
+
+
+def time_pieces(run: Run) -> None:
+    """Where the backbone's time goes: the depthwise convolution and the two products of a block of each stage."""
+    trunk = run.model.backbone.trunk if hasattr(run.model.backbone, "trunk") else None
+    if trunk is None:
+        raise NoTime("only for ConvNeXt")
+    height, width = run.geometry.padded
+    pieces = run.found.setdefault("pieces_ms", {})
+    for index, stage in enumerate(trunk.stages):
+        side = 4 << index
+        block = in_precision(stage.blocks[0], torch.bfloat16).to(run.device)
+        channels = block.conv_dw.weight.shape[0]
+        pixels = torch.randn(1, channels, height // side, width // side, device=run.device).bfloat16()
+        tokens = pixels.permute(0, 2, 3, 1).contiguous()
+        last = pixels.contiguous(memory_format=torch.channels_last)
+        conv_last = in_precision(block.conv_dw, torch.bfloat16).to(memory_format=torch.channels_last)
+        works: dict[str, Callable[[], Any]] = {
+            "depthwise, channels last": functools.partial(conv_last, last),
+            "depthwise, channels first": functools.partial(block.conv_dw, pixels),
+            "norm": functools.partial(block.norm, tokens),
+            "products": functools.partial(block.mlp, tokens),
+        }
+        with torch.inference_mode():
+            pieces[f"stage {index + 1}, {len(stage.blocks)} blocks"] = {
+                name: 1e3 * run.seconds(work) for name, work in works.items()
+            }
+
+
+def time_batch(run: Run) -> None:
+    """Four cameras at once."""
+    images = run.input(4)
+    way = compiled(run, "bf16")()
+    seconds = run.seconds(lambda: way(images))
+    run.found["batch_of_4"] = {"network_ms": 1e3 * seconds, "ms_an_image": 250 * seconds}
+    print(f"  {1e3 * seconds:.2f} ms, {250 * seconds:.2f} an image")
+
+
+def time_tensorrt(run: Run) -> None:
+    """An engine, where TensorRT is installed and takes this GPU: a network of one layer decides."""
+    from fcclip_core.backends.graph import GraphBackend
+    from fcclip_core.backends.reference import EagerAnswers
+    from fcclip_core.backends.tensorrt import EngineBuilder, TensorRt, find_library
+    from fcclip_core.export.built_files import BuiltFiles
+
+    module, title = find_library()
+    if not run.on_gpu:
+        raise BackendError(f"{title} {module.__version__} is here, a GPU is not")
+    probe = EngineBuilder(module, title).build(one_layer(), "fp16", lambda *_: None)
+    engine = module.Runtime(module.Logger(module.Logger.ERROR)).deserialize_cuda_engine(probe)
+    if engine is None or engine.create_execution_context() is None:
+        raise BackendError(f"{title} {module.__version__} does not run a network of one layer on this GPU")
+    answers = EagerAnswers(run.model, run.device, BuiltFiles(None))
+    time_way(
+        run,
+        f"{title} fp16",
+        "fp16",
+        lambda: GraphBackend(run.model, run.device, TensorRt(run.device, "fp16"), answers, builds=True),
+    )
+
+
+def one_layer() -> bytes:
+    """An ONNX file with one ReLU in it."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, [1, 8]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", sides[:1], sides[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def fastest_sampler(run: Run) -> Sampler:
+    """Triton's on a GPU."""
+    if not run.on_gpu:
+        return sample_by_index
+    from fcclip_core.model.deformable_triton import sample_by_triton
+
+    return sample_by_triton
+
+
+def relative(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """Length of the difference over the length of what was expected."""
+    return float((expected - found.double()).norm() / expected.norm())
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Float32 products and convolutions without TF32."""
+    settings: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [place.allow_tf32 for place in settings]
+    for place in settings:
+        place.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for place, value in zip(settings, before, strict=True):
+            place.allow_tf32 = value
+
+
+def share(run: Run, milliseconds: float, precision: str) -> float | None:
+    """Share of the measured matmul rate that the network's arithmetic comes to."""
+    limit = run.found.get("rates", {}).get("matmul", {}).get(precision)
+    return sum(run.found["gflop"].values()) * 1e9 / (milliseconds * 1e-3) / limit if limit else None
+
+
+def print_table(run: Run) -> None:
+    """A row a way."""
+    ways = run.found.get("ways", {})
+    published = ways.get("published fp32", {}).get("frame_ms")
+    title = f"{run.found['preset']}, input {run.found['input'][0]}x{run.found['input'][1]}, milliseconds"
+    table = Table("way", "network", "frame", "times published", "share of matmul", "GiB", title=title)
+    for name, way in ways.items():
+        faster = published / way["frame_ms"] if published and "frame_ms" in way else None
+        cells = (way.get("network_ms"), way.get("frame_ms"), faster, way.get("share_of_matmul"), way.get("peak_gib"))
+        table.add_row(name, *("-" if cell is None else f"{cell:.3g}" for cell in cells))
+    Console(highlight=False, width=120).print(table)
+    if run.is_dry:
+        print("dry run: nothing was measured, everything ran")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the run.
+
+    Attributes:
+        name: Of the part.
+        needs_s: Seconds that it takes on a fast GPU, generously.
+        work: What it does.
+        like_another: Whether it runs the same code as another part; a dry run leaves it out.
+    """
+
+    name: str
+    needs_s: float
+    work: Callable[[Run], None]
+    like_another: bool = False
+
+
+def _way(name: str, needs_s: float, make: Callable[[Run], Callable[[], Network]], **options: Any) -> Part:
+    """The part that times a way; the last word of its name is the precision."""
+    like_another = options.pop("like_another", False)
+    return Part(name, needs_s, lambda run: time_way(run, name, name.split()[-1], make(run), **options), like_another)
+
+
+PARTS = (
+    Part("rates", 10, measure_rates),
+    Part("kernels", 30, check_kernels),
+    Part("frames", 15, check_frames),
+    Part("reference", 20, compute_reference),
+    Part("published", 30, time_published),
+    _way("eager fp32", 20, lambda run: eager(run, "fp32", sample_by_grid)),
+    _way("eager bf16", 15, lambda run: eager(run, "bf16", sample_by_grid)),
+    _way("Triton bf16", 15, lambda run: eager(run, "bf16", fastest_sampler(run))),
+    _way("graph bf16", 20, lambda run: compiled(run, "bf16", None), same_as="Triton bf16"),
+    _way("compiled bf16", 120, lambda run: compiled(run, "bf16")),
+    Part("pieces", 15, time_pieces),
+    _way("compiled fp16", 90, lambda run: compiled(run, "fp16"), like_another=True),
+    Part("batch of 4", 100, time_batch, like_another=True),
+    Part("tensorrt fp16", 150, time_tensorrt),
+)
+
+if __name__ == "__main__":
+    sys.exit(main())
