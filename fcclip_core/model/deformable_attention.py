@@ -150,8 +150,9 @@ class DeformableAttention(nn.Module):
         scores = self.attention_weights(query).unflatten(-1, (self.heads, -1))
         weights = at_least_float32(scores).softmax(-1).unflatten(-1, grid[1:])
         offsets = at_least_float32(offsets)
-        sizes = torch.tensor([(w, h) for h, w in shapes], dtype=offsets.dtype, device=offsets.device)
-        locations = reference[:, None, None, None] + offsets / sizes[:, None]
+        # Made of numbers: a tensor made of a list is copied from the host, which no CUDA graph may contain.
+        sizes = torch.stack([offsets.new_full((), side) for height, width in shapes for side in (width, height)])
+        locations = reference[:, None, None, None] + offsets / sizes.view(-1, 1, 2)
         value = self.value_proj(tokens).unflatten(-1, (self.heads, -1))
         return self.output_proj(self.sampler(value, shapes, locations, weights))
 

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fcclip_core.backends import compiled
 from fcclip_core.backends.compiled import CompiledBackend
 from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.checkpoints import load_checkpoint, load_model
 from fcclip_core.errors import BackendError
+from fcclip_core.model.deformable_attention import sample_by_grid, set_sampler
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
+from fcclip_core.model.precision import in_precision
 
 CPU = torch.device("cpu")
 
@@ -61,6 +64,39 @@ def test_short_numbers_leave_the_given_model_alone(model: FCCLIP, dtype: torch.d
     assert float((ours.mask_logits - expected.mask_logits).abs().mean() / expected.mask_logits.std()) < limit
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert_close(EagerBackend(model, CPU)(image), expected, 0.0)
+
+
+class Recorder(TorchDispatchMode):
+    """Names of all operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.__name__.partition(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_in_the_network_waits_for_the_host(model: FCCLIP, dtype: torch.dtype) -> None:
+    # No CUDA graph may contain tensors made of lists (lift_fresh), numbers read back, or shapes that depend on data.
+    network = in_precision(model, dtype)
+    set_sampler(network, sample_by_grid)
+    # Inference mode would show composite operators, not what they are made of.
+    with torch.no_grad(), Recorder() as recorder:
+        network(picture().to(dtype))
+    assert "convolution" in recorder.names
+    forbidden = {
+        "lift_fresh",
+        "lift_fresh_copy",
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "unique",
+        "_unique2",
+    }
+    assert not recorder.names & forbidden
 
 
 def test_results_survive_the_next_frame(model: FCCLIP) -> None:
