@@ -36,7 +36,7 @@ export TORCHINDUCTOR_CACHE_DIR="$scratch/inductor" TRITON_CACHE_DIR="$scratch/tr
 
 status=0
 if ! $dry; then
-  name=$("$python" -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "_"))')
+  name=$("$python" -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "_"))' 2>/dev/null || echo gpu)
   out=${out:-benchmarks/results/gpu_$name.json}
   # In a process of its own: a kernel that reads where it must not takes its process's GPU with it.
   if "$python" -c 'import pytest' 2>/dev/null; then

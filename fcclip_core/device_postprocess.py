@@ -23,6 +23,9 @@ from fcclip_core.settings import InferenceSettings
 TILE = (16, 64)
 """Image pixels (rows, columns) that the GPU decides at a time."""
 
+_LARGEST_PATCH = 16_384
+"""Mask pixels under a tile that the kernel can hold; images that are tiny beside the network's input have more."""
+
 _KEPT_SIZES = 8
 
 
@@ -163,7 +166,9 @@ class DeviceMerger:
     def _owned_pixels(self, mask_logits: Tensor, scores: Tensor, kept: Tensor, geometry: FrameGeometry) -> OwnedPixels:
         mask_size = (mask_logits.shape[1], mask_logits.shape[2])
         if self._kernel:
-            return self._kernel(mask_logits, scores, kept, self._taps(geometry, mask_size, self._device))
+            taps = self._taps(geometry, mask_size, self._device)
+            if taps.rows.patch * taps.columns.patch <= _LARGEST_PATCH:
+                return self._kernel(mask_logits, scores, kept, taps)
         return owned_pixels(mask_logits, scores, kept, self._resizer(geometry, mask_size, self._device))
 
     def _download(self, embeddings: Tensor, columns: Tensor, table: Tensor, segment_map: Tensor) -> MergedFrame:

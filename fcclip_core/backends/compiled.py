@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ class _CapturedForward:
         """Runs `forward` a few times, so that everything is compiled and chosen, and then captures it."""
         self._image = image.contiguous(memory_format=torch.channels_last)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(image.device):
+        with torch.cuda.device(image.device), _tried_convolutions():
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -129,6 +130,17 @@ class _CapturedForward:
         self._image.copy_(image)
         self._graph.replay()
         return _copied(self._output)
+
+
+@contextmanager
+def _tried_convolutions() -> Iterator[None]:
+    """Has cuDNN try its kernels for each convolution that is new to it, and take the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 class _explained:
