@@ -19,12 +19,16 @@ from fcclip_core.export.built_files import Key
 from fcclip_core.export.check import check, check_picture
 from fcclip_core.export.form import Form
 from fcclip_core.export.graph import export_onnx
+from fcclip_core.model.deformable_attention import Sampler
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 
 _logger = logging.getLogger(__name__)
 
 RUNNERS = 4
 """Forms that are held in memory at a time, and that are built without being asked for."""
+
+Exporter = Callable[[Sampler], bytes]
+"""Writes the network as an ONNX file with the form of deformable attention that is given; see `export_onnx`."""
 
 Runner = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 """`image` float32 `(B, 3, h, w)` of the form that it was built for -> the graph's outputs, in memory of their own."""
@@ -53,8 +57,12 @@ class Library(Protocol):
         """What a built file depends on beside network and form: library, version, device."""
         ...
 
-    def build(self, onnx: bytes, progress: Progress) -> bytes:
-        """Makes of an ONNX file what `load` takes; may take minutes.
+    def build(self, export: Exporter, progress: Progress) -> bytes:
+        """Makes of the network what `load` takes; may take minutes.
+
+        Args:
+            export: Writes the graph, in the form that this library runs fastest.
+            progress: Told how far it is.
 
         Raises:
             BackendError: It cannot.
@@ -174,11 +182,11 @@ class GraphBackend:
         what = f"{self._library.name} for {form}"
         reference = self._answers.to_picture(form)
 
-        def build() -> bytes:
+        def export(sampler: Sampler) -> bytes:
             progress(f"{what}: exporting the network", 0, 1)
-            onnx = export_onnx(self._model, form)
+            onnx = export_onnx(self._model, form, sampler)
             progress(f"{what}: exporting the network", 1, 1)
-            return self._library.build(onnx, progress)
+            return onnx
 
         def load(built: bytes) -> Runner:
             runner = self._library.load(built, form)
@@ -187,7 +195,7 @@ class GraphBackend:
             _logger.info("%s differs from eager PyTorch by %s", what, differences)
             return runner
 
-        runner = self._answers.files.get(*self._file(form), build, load)
+        runner = self._answers.files.get(*self._file(form), lambda: self._library.build(export, progress), load)
         _logger.info("%s is ready after %.1f s", what, time.monotonic() - began)
         return runner
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fcclip_core.backends.graph import Runner, check_device
+from fcclip_core.backends.graph import Exporter, Runner, check_device
 from fcclip_core.backends.interface import Progress
 from fcclip_core.errors import BackendError
 from fcclip_core.export.form import Form
 from fcclip_core.export.graph import INPUT, OUTPUTS
+from fcclip_core.model.deformable_attention import sample_by_gather
 
 _DEVICE = "CPU"
 _PRECISIONS = ("fp32", "bf16")
@@ -46,9 +47,9 @@ class OpenVino:
         self.name = f"OpenVINO {openvino.__version__.split('-')[0]} {precision}"
         self.key = {"file": "ONNX"}
 
-    def build(self, onnx: bytes, progress: Progress) -> bytes:
+    def build(self, export: Exporter, progress: Progress) -> bytes:
         """The graph itself: the library compiles it in seconds, for this processor, when it loads it."""
-        return onnx
+        return export(sample_by_gather)
 
     def load(self, built: bytes, form: Form) -> Runner:
         """Compiles the graph for as many threads as torch has.

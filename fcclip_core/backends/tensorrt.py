@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcclip_core.backends.graph import Runner, check_device
+from fcclip_core.backends.graph import Exporter, Runner, check_device
 from fcclip_core.backends.interface import Progress
 from fcclip_core.errors import BackendError
+from fcclip_core.export.deformable_plugin import PLUGIN, PLUGIN_VERSIONS, plugin_sampler
 from fcclip_core.export.form import Form
 from fcclip_core.export.graph import INPUT, OUTPUTS
+from fcclip_core.model.deformable_attention import sample_by_gather
 
 _logger = logging.getLogger(__name__)
 
@@ -50,15 +52,27 @@ class TensorRt:
         check_device(title, device, "cuda")
         self.precision = "fp16" if precision == "auto" else precision
         self.name = f"{title} {module.__version__} {self.precision}"
-        self.key = {"library": f"{title} {module.__version__}", "gpu": _gpu(device), "driver": _driver()}
         self._device = device
         self._builder = EngineBuilder(module, title)
+        self._plugin = find_plugin(module, self._builder.log)
+        self.key = {
+            "library": f"{title} {module.__version__}",
+            "gpu": _gpu(device),
+            "driver": _driver(),
+            "deformable attention": f"{PLUGIN} {self._plugin}" if self._plugin else "gathers",
+        }
         self._runtime = module.Runtime(self._builder.log)
 
-    def build(self, onnx: bytes, progress: Progress) -> bytes:
-        """Builds an engine for this GPU."""
+    def build(self, export: Exporter, progress: Progress) -> bytes:
+        """Builds an engine for this GPU, with the plugin for deformable attention where there is one."""
         with torch.cuda.device(self._device):
-            return self._builder.build(onnx, self.precision, progress)
+            if self._plugin:
+                onnx = export(plugin_sampler(self._plugin))
+                try:
+                    return self._builder.build(onnx, self.precision, progress)
+                except BackendError as error:
+                    _logger.warning("%s: built again with gathers instead of %s: %s", self.name, PLUGIN, error)
+            return self._builder.build(export(sample_by_gather), self.precision, progress)
 
     def load(self, built: bytes, form: Form) -> Runner:
         """Makes an engine ready, on a stream of its own.
@@ -143,6 +157,13 @@ def find_library() -> tuple[ModuleType, str]:
         f"TensorRT cannot be imported ({'; '.join(failures)}); JetPack brings tensorrt, elsewhere pip install tensorrt "
         "or tensorrt-rtx"
     )
+
+
+def find_plugin(trt: Any, log: Any) -> str | None:
+    """The version of the plugin for deformable attention that this library brings; None: it brings none."""
+    trt.init_libnvinfer_plugins(log, "")
+    there = {(creator.name, creator.plugin_version) for creator in trt.get_plugin_registry().all_creators}
+    return next((version for version in PLUGIN_VERSIONS if (PLUGIN, version) in there), None)
 
 
 class _EngineRunner:

@@ -179,7 +179,7 @@ def _check(model: FCCLIP, onnx: bytes, form: Form) -> str:
         except BackendError as error:
             missing.append(str(error))
             continue
-        runner = library.load(library.build(onnx, lambda *_: None), form)
+        runner = library.load(library.build(lambda _: onnx, lambda *_: None), form)
         reference = Reference.of(EagerBackend(model, cpu)(picture))
         differences = check(library.name, reference, ModelOutput(*runner(picture)), form.precision)
         return f"run by {library.name}: differs from eager PyTorch by {differences}"

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from fcclip_core.errors import BackendError
 from fcclip_core.export.constants import fold_constants
 from fcclip_core.export.form import PRECISIONS, Form
-from fcclip_core.model.deformable_attention import sample_by_gather, set_sampler
+from fcclip_core.model.deformable_attention import Sampler, sample_by_gather, set_sampler
 from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.mask_decoder import set_attend
 from fcclip_core.model.precision import at_least_float32, in_precision
@@ -38,12 +38,12 @@ class ExportableForm(nn.Module):
     It shares unchanged weights with the network that it is made from, and leaves that one as it is.
     """
 
-    def __init__(self, model: FCCLIP, precision: str) -> None:
-        """Takes `model` in `precision`, a key of `PRECISIONS`."""
+    def __init__(self, model: FCCLIP, precision: str, sampler: Sampler = sample_by_gather) -> None:
+        """Takes `model` in `precision`, a key of `PRECISIONS`, with one form of deformable attention."""
         super().__init__()
         self._dtype = PRECISIONS[precision]
         self.network = in_precision(model, self._dtype)
-        set_sampler(self.network, sample_by_gather)
+        set_sampler(self.network, sampler)
         set_attend(self.network, attend_by_bias)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -67,8 +67,13 @@ def attend_by_bias(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def export_onnx(model: FCCLIP, form: Form) -> bytes:
+def export_onnx(model: FCCLIP, form: Form, sampler: Sampler = sample_by_gather) -> bytes:
     """Writes `model` as an ONNX file for images of one form.
+
+    Args:
+        model: The network, which stays as it is.
+        form: Shape and precision of the graph.
+        sampler: Form of deformable attention: gathers, which every runtime has, or `deformable_plugin.plugin_sampler`.
 
     Returns:
         The file: opset 17, input `INPUT` float32 `form.shape`, outputs `OUTPUTS`.
@@ -80,7 +85,7 @@ def export_onnx(model: FCCLIP, form: Form) -> bytes:
         raise BackendError("writing graphs needs the package onnx; pip install onnx")
     image = torch.zeros(form.shape, device=next(model.parameters()).device)
     try:
-        captured = torch.export.export(ExportableForm(model, form.precision), (image,), strict=False).module()
+        captured = torch.export.export(ExportableForm(model, form.precision, sampler), (image,), strict=False).module()
         graph = fold_constants(fx.GraphModule(captured, captured.graph))
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             # The exporter is called deprecated, and warns of steps that it leaves to the runtimes.

@@ -17,13 +17,14 @@ from fcclip_core import backends
 from fcclip_core.backends import create_backend, graph, reference, tensorrt
 from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.backends.fallback import Candidate, FallbackBackend
-from fcclip_core.backends.graph import RUNNERS, GraphBackend
+from fcclip_core.backends.graph import RUNNERS, Exporter, GraphBackend
 from fcclip_core.backends.interface import FormDeclined
 from fcclip_core.backends.reference import CheckedBackend, EagerAnswers
 from fcclip_core.errors import BackendError, SettingsError
 from fcclip_core.export.built_files import BuiltFiles
 from fcclip_core.export.form import Form
 from fcclip_core.model.config import TINY
+from fcclip_core.model.deformable_attention import sample_by_gather
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 
 CPU = torch.device("cpu")
@@ -51,9 +52,10 @@ class FakeLibrary:
     build_error: str = ""
     when_run: Callable[[], None] = field(default=lambda: None)
 
-    def build(self, onnx: bytes, progress: Callable[[str, int, int], None]) -> bytes:
+    def build(self, export: Exporter, progress: Callable[[str, int, int], None]) -> bytes:
         if self.build_error:
             raise BackendError(self.build_error)
+        onnx = export(sample_by_gather)
         progress("building", 1, 1)
         self.built.append(onnx)
         return b"built " + onnx
@@ -92,7 +94,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
     library = FakeLibrary()
     monkeypatch.setattr(reference, "EagerBackend", FakeEager)
     monkeypatch.setattr(backends, "EagerBackend", FakeEager)
-    monkeypatch.setattr(graph, "export_onnx", lambda model, form: str(form).encode())
+    monkeypatch.setattr(graph, "export_onnx", lambda model, form, sampler: str(form).encode())
     monkeypatch.setitem(backends.LIBRARIES, "openvino", lambda device, precision: library)
     return library
 
