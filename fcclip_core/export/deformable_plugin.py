@@ -8,6 +8,7 @@ the network's precision: half a float16 step near 1 is already a fifteenth of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,14 +60,7 @@ def _(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor, v
 
 
 @symbolic_helper.parse_args("v", "is", "v", "v", "s")
-def _node(
-    g: torch._C.Graph,
-    value: torch._C.Value,
-    sides: list[int],
-    locations: torch._C.Value,
-    weights: torch._C.Value,
-    version: str,
-) -> torch._C.Value:
+def _node(g: Any, value: Any, sides: list[int], locations: Any, weights: Any, version: str) -> Any:
     shapes = torch.tensor(sides, dtype=torch.int32).view(-1, 2)
     tokens = shapes.prod(1)
     starts = (tokens.cumsum(0) - tokens).int()
