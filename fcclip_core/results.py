@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -149,7 +149,19 @@ class PanopticResult:
         """The `top_k_instances` best (query, class) pairs whose class is a thing. Computed when asked for."""
         return self._instances()
 
-    def _per_segment(self, values: list, dtype: type) -> np.ndarray:
-        table: np.ndarray = np.zeros(max((segment.id for segment in self.segments), default=0) + 1, dtype)
+    def fill_segments(self, pixels: np.ndarray, values: Sequence[float]) -> None:
+        """Writes each segment's value into its pixels, and 0 where there is no segment.
+
+        Args:
+            pixels: `(H, W)`, of a type that holds the values.
+            values: One a segment, in the order of `segments`.
+        """
+        table: np.ndarray = np.zeros(max((segment.id for segment in self.segments), default=0) + 1, pixels.dtype)
         table[[segment.id for segment in self.segments]] = values
-        return table[self.segment_map]
+        # Every id is in the table; with another mode numpy would go through a buffer of its own.
+        np.take(table, self.segment_map, out=pixels, mode="clip")
+
+    def _per_segment(self, values: Sequence[float], dtype: type) -> np.ndarray:
+        pixels: np.ndarray = np.empty(self.segment_map.shape, dtype)
+        self.fill_segments(pixels, values)
+        return pixels

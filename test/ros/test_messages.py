@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from array import array
 from types import SimpleNamespace
 from typing import Any
@@ -70,6 +71,26 @@ def test_image_data_is_an_array_and_rows_of_colour_are_three_bytes_a_pixel() -> 
     message = messages.image_message(rgb[:, :3], "rgb8", HEADER)
     assert isinstance(message.data, array)
     assert (message.step, bytes(message.data)) == (9, rgb[:, :3].tobytes())
+
+
+def test_pixels_are_copied_once_into_a_message() -> None:
+    """What a second copy of the picture would need was never allocated."""
+    result = make_result()
+    large = PanopticResult(
+        np.kron(result.segment_map, np.ones((200, 200), np.int32)), result.segments, 1, {}, lambda: None, lambda: None
+    )
+    picture = np.zeros((400, 600, 3), np.uint8)
+    for make in (
+        lambda: messages.image_message(picture, "rgb8", HEADER),
+        lambda: messages.image_message(picture[:, ::2], "rgb8", HEADER),
+        lambda: messages.panoptic_message(large, HEADER),
+    ):
+        make()
+        tracemalloc.start()
+        size = len(make().data)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert size <= peak < 1.2 * size
 
 
 def test_segments_carry_everything_about_them() -> None:
