@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+_BAND = 1 << 14
+"""Pixels at a time; what is needed for them stays in the processor's cache."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -158,8 +161,12 @@ class PanopticResult:
         """
         table: np.ndarray = np.zeros(max((segment.id for segment in self.segments), default=0) + 1, pixels.dtype)
         table[[segment.id for segment in self.segments]] = values
-        # Every id is in the table; with another mode numpy would go through a buffer of its own.
-        np.take(table, self.segment_map, out=pixels, mode="clip")
+        # In bands, because numpy makes an index of eight bytes a pixel, 384 MB for 48 megapixels.
+        rows = max(_BAND // pixels.shape[1], 1)
+        for top in range(0, pixels.shape[0], rows):
+            band = slice(top, top + rows)
+            # Every id is in the table; with another mode numpy would go through a buffer of its own.
+            np.take(table, self.segment_map[band], out=pixels[band], mode="clip")
 
     def _per_segment(self, values: Sequence[float], dtype: type) -> np.ndarray:
         pixels: np.ndarray = np.empty(self.segment_map.shape, dtype)

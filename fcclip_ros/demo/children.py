@@ -45,6 +45,10 @@ class Children:
                 preexec_fn=_end_with_parent,
             )
 
+    def pid(self, name: str) -> int:
+        """Process number of a child that has not been stopped."""
+        return self._processes[name].pid
+
     def check(self) -> None:
         """Makes sure that all are alive that have not been stopped.
 
