@@ -21,6 +21,7 @@ from fcclip_core.settings import InferenceSettings
 # Full-size mask values held at once: bands stay inside a CPU's caches; a GPU takes a usual frame in one go.
 BAND_VALUES_CPU = 4_000_000
 BAND_VALUES_GPU = 200_000_000
+COLUMNS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,11 @@ class MaskResizer:
             composed_resize(mask_size[axis], geometry.padded[axis], geometry.resized[axis], geometry.image[axis])
             for axis in (0, 1)
         )
-        self._columns = columns.T.contiguous().to(device)
+        # Each output column needs two or three source columns: a block of them, a small part of the row.
+        self._columns = [
+            (slice(start, stop), columns[block, start:stop].T.contiguous().to(device))
+            for block, start, stop in _blocks(columns, COLUMNS_AT_ONCE if device.type == "cpu" else self.width)
+        ]
         self._rows = rows.to(device)
         self._first, self._last = _nonzero_range(rows)
         self._band_values = BAND_VALUES_CPU if device.type == "cpu" else BAND_VALUES_GPU
@@ -80,7 +85,8 @@ class MaskResizer:
         for top in range(0, self.height, rows_at_once):
             rows = slice(top, min(top + rows_at_once, self.height))
             source = slice(self._first[rows.start], self._last[rows.stop - 1] + 1)
-            yield rows, self._rows[rows, source] @ (mask_logits[:, source] @ self._columns)
+            widened = torch.cat([mask_logits[:, source, part] @ matrix for part, matrix in self._columns], -1)
+            yield rows, self._rows[rows, source] @ widened
 
 
 def panoptic_segments(
@@ -232,6 +238,14 @@ def _resize_matrix(source: int, target: int) -> Tensor:
     """Torch's own bilinear resize (align_corners False) of one axis as a matrix `(target, source)`, float64."""
     identity = torch.eye(source, dtype=torch.float64).unsqueeze(1)
     return F.interpolate(identity, size=target, mode="linear", align_corners=False).squeeze(1).T
+
+
+def _blocks(matrix: Tensor, rows_at_once: int) -> Iterator[tuple[slice, int, int]]:
+    """Blocks of rows, and the range of columns outside which each is zero."""
+    first, last = _nonzero_range(matrix)
+    for start in range(0, len(matrix), rows_at_once):
+        block = slice(start, min(start + rows_at_once, len(matrix)))
+        yield block, first[block.start], last[block.stop - 1] + 1
 
 
 def _nonzero_range(matrix: Tensor) -> tuple[list[int], list[int]]:

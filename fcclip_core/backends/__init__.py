@@ -13,6 +13,7 @@ from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.backends.fallback import Candidate, FallbackBackend
 from fcclip_core.backends.graph import GraphBackend, Library
 from fcclip_core.backends.interface import Backend
+from fcclip_core.backends.onednn import OneDnnBackend
 from fcclip_core.backends.onnxruntime import OnnxRuntime
 from fcclip_core.backends.openvino import OpenVino
 from fcclip_core.backends.reference import CheckedBackend, EagerAnswers
@@ -24,7 +25,7 @@ from fcclip_core.model.fcclip import FCCLIP
 
 __all__ = ["BACKENDS", "LIBRARIES", "Backend", "create_backend", "create_graph_backend"]
 
-BACKENDS = ("auto", "eager", "compiled", "openvino", "onnxruntime", "tensorrt")
+BACKENDS = ("auto", "eager", "onednn", "compiled", "openvino", "onnxruntime", "tensorrt")
 
 LIBRARIES: dict[str, Callable[[torch.device, str], Library]] = {
     "openvino": OpenVino,
@@ -33,8 +34,14 @@ LIBRARIES: dict[str, Callable[[torch.device, str], Library]] = {
 }
 """Backends that run an exported graph: name -> makes the library for a device and a precision ("auto" leaves it)."""
 
-_ORDER = {"cuda": ("tensorrt", "compiled", "eager"), "cpu": ("openvino", "eager")}
+_ORDER = {"cuda": ("tensorrt", "compiled", "eager"), "cpu": ("onednn", "eager")}
 """Type of device -> backends, the fastest first; the last one runs everywhere."""
+
+_GRAPH_LIBRARY = {"cuda": "tensorrt", "cpu": "openvino"}
+"""Type of device -> the fastest of `LIBRARIES`."""
+
+_CHECKED_SIZE = (256, 320)
+"""Where one code serves all sizes, a small picture tells as much as a large one."""
 
 
 def create_backend(
@@ -68,6 +75,9 @@ def create_backend(
             compiled = CompiledBackend(model, device, dtype=PRECISIONS.get(precision))
             computed = next(key for key, dtype in PRECISIONS.items() if dtype == compiled.dtype)
             return CheckedBackend(compiled, answers, computed, forms=MAX_SIZES)
+        if candidate == "onednn":
+            onednn = OneDnnBackend(model, device, precision, answers.files.folder)
+            return CheckedBackend(onednn, answers, onednn.precision, forms=1, size=_CHECKED_SIZE)
         library = LIBRARIES[candidate](device, precision)
         return GraphBackend(model, device, library, answers, builds=candidate == name)
 
@@ -83,7 +93,7 @@ def create_graph_backend(
     """Builds one of the backends that run an exported graph, without any to fall back to.
 
     Args:
-        name: Key of `LIBRARIES`, or `auto` for the one that `create_backend` would try first on `device`.
+        name: Key of `LIBRARIES`, or `auto` for the fastest on `device`.
         model: The network.
         device: Where images will be.
         precision: "auto" or a key of `PRECISIONS`.
@@ -94,7 +104,7 @@ def create_graph_backend(
         BackendError: It cannot be had on this machine.
     """
     if name == "auto":
-        name = next(other for other in _ORDER[device.type] if other in LIBRARIES)
+        name = _GRAPH_LIBRARY[device.type]
     if name not in LIBRARIES:
         raise SettingsError(f"{name!r} runs no exported graph; choose one of {', '.join(LIBRARIES)}")
     library = LIBRARIES[name](device, precision)

@@ -53,7 +53,15 @@ class EagerAnswers:
 class CheckedBackend:
     """A backend that answers the check picture of a form before it sees the first image of it."""
 
-    def __init__(self, backend: Network, answers: EagerAnswers, precision: str, *, forms: int) -> None:
+    def __init__(
+        self,
+        backend: Network,
+        answers: EagerAnswers,
+        precision: str,
+        *,
+        forms: int,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         """Checks nothing yet.
 
         Args:
@@ -61,12 +69,14 @@ class CheckedBackend:
             answers: What it is held against.
             precision: What it computes in, a key of `TOLERANCES`.
             forms: Forms to check, from the first; a folder of photographs of all sizes is not checked one by one.
+            size: Height and width of the picture; None takes the image's: some backends make code for each size.
         """
         self.device = backend.device
         self._backend = backend
         self._answers = answers
         self._precision = precision
         self._left = forms
+        self._size = size
         self._checked: set[Form] = set()
 
     @property
@@ -80,14 +90,15 @@ class CheckedBackend:
         Raises:
             BackendError: The backend fails, or does not give eager's answer.
         """
-        self._check(Form.of(image, self._precision))
+        self._check(*image.shape[:1], *image.shape[2:])
         return self._backend(image)
 
     def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:
         """Runs the check picture of one form; see `Backend`."""
-        self._check(Form(batch, height, width, self._precision))
+        self._check(batch, height, width)
 
-    def _check(self, form: Form) -> None:
+    def _check(self, batch: int, height: int, width: int) -> None:
+        form = Form(batch, *(self._size or (height, width)), self._precision)
         if form in self._checked or not self._left:
             return
         output = self._backend(check_picture(form).to(self.device))
