@@ -47,6 +47,7 @@ IMAGE_SOURCE_PACKAGES = {"rosbags": "rosbags"}
 
 BACKEND_MODULES = {
     "eager": ("torch",),
+    "onednn": ("torch",),
     "compiled": ("torch",),
     "openvino": ("openvino", "onnx"),
     "onnxruntime": ("onnxruntime", "onnx"),
@@ -55,7 +56,10 @@ BACKEND_MODULES = {
 }
 """What a backend can run with -> the modules that it needs, its own first; the last two are the backend tensorrt."""
 
-CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8", "asimd", "i8mm")
+CPU_FEATURES = (
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8"),
+    *("asimd", "bf16", "i8mm"),
+)
 """As Linux names them: x86-64 first, then Arm."""
 
 DISTRIBUTIONS = {"3.3": "humble", "7.1": "jazzy", "9.1": "kilted"}
@@ -161,11 +165,12 @@ def _version_of(module: str, distribution: str) -> str | None:
 def _processor() -> Iterator[Finding]:
     import torch
 
+    from fcclip_core.processor import features
+
     text = _text_of(Path("/proc/cpuinfo"))
     lines = [line.partition(":") for line in text.splitlines()]
     about = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-    flags = set((about.get("flags") or about.get("Features") or "").split())
-    features = [name for name in CPU_FEATURES if name in flags]
+    found = [name for name in CPU_FEATURES if name in features()]
     cores = len(os.sched_getaffinity(0))
     model = about.get("model name") or platform.processor() or platform.machine()
     yield Finding(
@@ -175,7 +180,7 @@ def _processor() -> Iterator[Finding]:
         "hardware",
         "processor features",
         OK,
-        f"{', '.join(features) or 'none of interest'}; torch uses {torch.backends.cpu.get_cpu_capability()}",
+        f"{', '.join(found) or 'none of interest'}; torch uses {torch.backends.cpu.get_cpu_capability()}",
     )
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     yield Finding("hardware", "memory", OK, f"{memory / 1e9:.0f} GB")

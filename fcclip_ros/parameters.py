@@ -13,6 +13,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from fcclip_core.errors import SettingsError, VocabularyError
+from fcclip_core.export.form import PRECISIONS, parse_size
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
 from fcclip_ros.compat import given_parameters
@@ -91,6 +92,13 @@ PARAMETERS: tuple[Declaration, ...] = (
     ),
     Declaration("device", "auto", "Where the model runs: auto, cpu, cuda or cuda:N."),
     Declaration("backend", "auto", "What runs the model: auto, or one that `fcclip doctor` lists."),
+    Declaration("precision", "auto", "What the backend computes in; auto: its fastest.", choices=("auto", *PRECISIONS)),
+    Declaration(
+        "camera_size",
+        "",
+        "HEIGHTxWIDTH of the camera's frames, for example 480x640: what such frames need is built while the node is "
+        "configured, not when the first one comes; empty: nothing is built beforehand.",
+    ),
     Declaration(
         "image_transport", "raw", "raw reads `image`, compressed reads `image/compressed`.", choices=TRANSPORTS
     ),
@@ -145,6 +153,8 @@ class NodeParameters:
         stuff: Names that are stuff.
         device: Where the model runs.
         backend: What runs it.
+        precision: What the backend computes in.
+        camera_size: Height and width to make ready for; None for none.
         image_transport: raw or compressed.
         image_reliability: auto, reliable or best_effort.
         autostart: Whether to configure and activate at start.
@@ -158,6 +168,8 @@ class NodeParameters:
     stuff: tuple[str, ...]
     device: str
     backend: str
+    precision: str
+    camera_size: tuple[int, int] | None
     image_transport: str
     image_reliability: str
     autostart: bool
@@ -182,6 +194,8 @@ class NodeParameters:
             stuff=_names("stuff", values["stuff"]),
             device=values["device"],
             backend=values["backend"],
+            precision=values["precision"],
+            camera_size=parse_size(values["camera_size"]) if values["camera_size"].strip() else None,
             image_transport=values["image_transport"],
             image_reliability=values["image_reliability"],
             autostart=values["autostart"],

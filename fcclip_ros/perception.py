@@ -188,9 +188,12 @@ class Perception(LifecycleNode):
             configuration.checkpoint,
             device=configuration.device,
             backend=configuration.backend,
+            precision=configuration.precision,
             settings=configuration.settings,
             train_vocabulary=Vocabulary.load(source) if source else None,
         )
+        if configuration.camera_size:
+            segmenter.prepare(*configuration.camera_size)
         self._pipeline = Pipeline(
             segmenter,
             self._statistics,

@@ -166,7 +166,8 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser)
+    # Figures are to be of the weights, whatever backends a machine has.
+    add_model_arguments(parser, backend="eager")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number to this file")
 

@@ -27,15 +27,17 @@ _SETTING_HELP: dict[str, str] = {
 }
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --checkpoint, --device, --backend, --precision and one option per inference setting."""
+def add_model_arguments(parser: argparse.ArgumentParser, *, backend: str = "auto") -> None:
+    """Adds --checkpoint, --device, --backend (by default `backend`), --precision and one option per setting."""
     parser.add_argument(
         "--checkpoint",
         required=True,
         help="weights: a file, a bundled name, or recipe:NAME (seeded, labels mean nothing)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--backend", default="auto", help="auto, or one that `fcclip doctor` lists (default: auto)")
+    parser.add_argument(
+        "--backend", default=backend, help="auto, or one that `fcclip doctor` lists (default: %(default)s)"
+    )
     parser.add_argument(
         "--precision",
         choices=("auto", "fp32", "fp16", "bf16"),

@@ -27,6 +27,13 @@ def test_defaults_are_the_published_settings_at_the_models_own_size() -> None:
     assert parameters().settings == InferenceSettings(shorter_side=0)
 
 
+def test_the_cameras_size_is_read_or_refused() -> None:
+    assert parameters().camera_size is None
+    assert parameters(camera_size="480x640").camera_size == (480, 640)
+    with pytest.raises(SettingsError, match="HEIGHTxWIDTH"):
+        parameters(camera_size="640")
+
+
 def test_every_inference_setting_is_a_parameter_with_its_own_type() -> None:
     by_name = {parameter.name: parameter for parameter in PARAMETERS}
     for name in InferenceSettings.names():
