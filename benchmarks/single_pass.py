@@ -144,7 +144,7 @@ class Comparison:
         """The network's answer; its mask pooling is timed as classification."""
         trace = Trace(keep=False)
         places = [
-            (segmenter_module, "preprocess", "preprocess"),
+            (self._segmenter, "_preprocess", "preprocess"),
             (self._model.backbone, "forward", "backbone"),
             (self._model.pixel_decoder, "forward", "mask generator"),
             (self._model.mask_decoder, "forward", "mask generator"),
@@ -156,7 +156,7 @@ class Comparison:
     def _label(self, encoded: EncodedImage, trace: Trace) -> None:
         places = [
             (segmenter_module, "classify", "classification"),
-            (segmenter_module, "panoptic_segments", "merging"),
+            (self._segmenter, "_merge", "merging"),
             (segmenter_module, "_describe", "merging"),
         ]
         with clocks(places, trace):

@@ -156,9 +156,9 @@ class Measured:
         segmenter, model = self._segmenter, self._segmenter._model
         segmenter._backend = self  # type: ignore[assignment]
         places = [
-            (segmenter_module, "preprocess", "preprocess"),
+            (segmenter, "_preprocess", "preprocess"),
             (segmenter_module, "classify", "classify"),
-            (segmenter_module, "panoptic_segments", "merge"),
+            (segmenter, "_merge", "merge"),
             (segmenter_module, "_describe", "merge"),
             # These run in eager PyTorch alone: another backend has the network in one piece.
             (model.backbone, "forward", "backbone"),

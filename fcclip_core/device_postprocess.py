@@ -8,6 +8,7 @@ map, a table and the embeddings come down as one block of bytes.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,40 +17,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcclip_core.postprocess import MaskResizer, assign_pixels, composed_resize
+from fcclip_core.postprocess import (
+    KEPT_SIZES,
+    HostMerger,
+    MaskResizer,
+    MergedFrame,
+    Merger,
+    assign_pixels,
+    composed_resize,
+)
 from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.settings import InferenceSettings
+
+_logger = logging.getLogger(__name__)
 
 TILE = (16, 64)
 """Image pixels (rows, columns) that the GPU decides at a time."""
 
 _LARGEST_PATCH = 16_384
 """Mask pixels under a tile that the kernel can hold; images that are tiny beside the network's input have more."""
-
-_KEPT_SIZES = 8
-
-
-@dataclass(frozen=True)
-class MergedFrame:
-    """Segments of a frame, on the host, in the order of their ids.
-
-    Attributes:
-        segment_map: int32 `(H, W)`, 0 = no segment, else 1 + index into the arrays below.
-        class_indices: int64 `(S,)`, 0..C-1.
-        scores: float32 `(S,)`, the class probability of the segment's best query.
-        queries: int64 `(S,)`, that query.
-        areas: int64 `(S,)`, pixels.
-        boxes: int64 `(S, 4)`, (x_min, y_min, x_max, y_max), maxima exclusive.
-        embeddings: float32 `(S, D)`, unit rows, of the best queries.
-    """
-
-    segment_map: np.ndarray
-    class_indices: np.ndarray
-    scores: np.ndarray
-    queries: np.ndarray
-    areas: np.ndarray
-    boxes: np.ndarray
-    embeddings: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -127,8 +113,8 @@ class DeviceMerger:
         """Merges on `device`."""
         self._device = device
         self._kernel = _gpu_kernel() if device.type == "cuda" else None
-        self._taps = functools.lru_cache(_KEPT_SIZES)(FrameTaps.of)
-        self._resizer = functools.lru_cache(_KEPT_SIZES)(MaskResizer)
+        self._taps = functools.lru_cache(KEPT_SIZES)(FrameTaps.of)
+        self._resizer = functools.lru_cache(KEPT_SIZES)(MaskResizer)
         self._landing = torch.empty(0, dtype=torch.uint8)
 
     @torch.inference_mode()
@@ -141,16 +127,7 @@ class DeviceMerger:
         geometry: FrameGeometry,
         settings: InferenceSettings,
     ) -> MergedFrame:
-        """As `panoptic_segments`, with areas, boxes and embeddings of the segments.
-
-        Args:
-            mask_logits: `(Q, h, w)`, of any precision.
-            class_probs: float32 `(Q, C+1)`, void last.
-            embeddings: `(Q, D)`, out-of-vocabulary embeddings, of any length.
-            is_thing: bool `(C,)`.
-            geometry: Sizes that the frame passed through.
-            settings: Object mask and overlap thresholds.
-        """
+        """See `Merger`."""
         scores, labels = class_probs.max(-1)
         kept = (labels < len(is_thing)) & (scores > settings.object_mask_threshold)
         pixels = self._owned_pixels(mask_logits, scores, kept, geometry)
@@ -197,6 +174,40 @@ class DeviceMerger:
             boxes=np.stack(sides, -1)[: len(queries)].astype(np.int64),
             embeddings=unit[queries],
         )
+
+
+def create_merger(device: torch.device) -> Merger:
+    """The fastest way to merge on `device` that is right there: what a GPU's kernel says is compared once."""
+    host = HostMerger(device)
+    if device.type != "cuda":
+        return host
+    try:
+        merger = DeviceMerger(device)
+        if _agree(merger, host, device):
+            return merger
+        reason = "it gives other segments than it should"
+    except Exception as error:  # a kernel that does not compile, or does not run: whatever Triton and CUDA raise
+        reason = f"{type(error).__name__}: {error}"
+    _logger.error("merging on the GPU does not work here, so the host takes part in it, which is slower: %s", reason)
+    return host
+
+
+def _agree(merger: Merger, host: Merger, device: torch.device) -> bool:
+    """Whether both make the same of a made-up frame of large, overlapping masks."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, 24, 6, 8, generator=generator)
+    masks = F.interpolate(coarse * 8, size=(48, 64), mode="bilinear")[0].to(device)
+    probabilities = (torch.randn(24, 9, generator=generator) * 4).softmax(-1).to(device)
+    embeddings = torch.randn(24, 16, generator=generator).to(device)
+    settings = InferenceSettings(shorter_side=192, object_mask_threshold=0.3, overlap_threshold=0.1)
+    rest = (embeddings, torch.arange(8, device=device) % 2 == 0, FrameGeometry.of(240, 320, settings), settings)
+    found, expected = merger(masks, probabilities, *rest), host(masks, probabilities, *rest)
+    return (
+        len(expected.queries) > 0
+        and np.array_equal(found.queries, expected.queries)
+        and np.array_equal(found.class_indices, expected.class_indices)
+        and float((found.segment_map != expected.segment_map).mean()) < 1e-3
+    )
 
 
 @dataclass(frozen=True)

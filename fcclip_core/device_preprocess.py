@@ -8,17 +8,29 @@ where an image shrinks by more than twice as many rows as columns; such pixels m
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fcclip_core.preprocess import PIXEL_MEAN, PIXEL_STD, FrameGeometry, check_image
+from fcclip_core.preprocess import PIXEL_MEAN, PIXEL_STD, FrameGeometry, check_image, preprocess
 from fcclip_core.settings import InferenceSettings
 
 _FRACTION_BITS = 22
 _KEPT_SIZES = 4
+
+
+Preprocessor = Callable[[np.ndarray, InferenceSettings], tuple[Tensor, FrameGeometry]]
+"""uint8 RGB `(H, W, 3)` -> the network's input `(1, 3, h, w)` and the sizes on the way; errors as `preprocess`."""
+
+
+def create_preprocessor(device: torch.device) -> Preprocessor:
+    """The fastest way to prepare images for `device`."""
+    if device.type == "cuda":
+        return DevicePreprocessor(device)
+    return functools.partial(preprocess, device=device)
 
 
 class DevicePreprocessor:

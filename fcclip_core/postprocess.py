@@ -7,12 +7,15 @@ time, so that memory does not grow with queries times pixels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from fcclip_core.preprocess import FrameGeometry
@@ -22,6 +25,9 @@ from fcclip_core.settings import InferenceSettings
 BAND_VALUES_CPU = 4_000_000
 BAND_VALUES_GPU = 200_000_000
 COLUMNS_AT_ONCE = 64
+
+KEPT_SIZES = 8
+"""Image sizes whose resizing matrices, two small ones each, are kept: a camera may alternate between two modes."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,54 @@ class PanopticSegments:
     class_indices: np.ndarray
     scores: np.ndarray
     queries: np.ndarray
+
+
+@dataclass(frozen=True)
+class MergedFrame:
+    """Segments of a frame, on the host, in the order of their ids.
+
+    Attributes:
+        segment_map: int32 `(H, W)`, 0 = no segment, else 1 + index into the arrays below.
+        class_indices: int64 `(S,)`, 0..C-1.
+        scores: float32 `(S,)`, the class probability of the segment's best query.
+        queries: int64 `(S,)`, that query.
+        areas: int64 `(S,)`, pixels.
+        boxes: int64 `(S, 4)`, (x_min, y_min, x_max, y_max), maxima exclusive.
+        embeddings: float32 `(S, D)`, unit rows, of the best queries.
+    """
+
+    segment_map: np.ndarray
+    class_indices: np.ndarray
+    scores: np.ndarray
+    queries: np.ndarray
+    areas: np.ndarray
+    boxes: np.ndarray
+    embeddings: np.ndarray
+
+
+class Merger(Protocol):
+    """Merges the masks of one frame."""
+
+    def __call__(
+        self,
+        mask_logits: Tensor,
+        class_probs: Tensor,
+        embeddings: Tensor,
+        is_thing: Tensor,
+        geometry: FrameGeometry,
+        settings: InferenceSettings,
+    ) -> MergedFrame:
+        """As `panoptic_segments`, with areas, boxes and embeddings of the segments.
+
+        Args:
+            mask_logits: `(Q, h, w)`, of any precision.
+            class_probs: float32 `(Q, C+1)`, void last.
+            embeddings: `(Q, D)`, out-of-vocabulary embeddings, of any length.
+            is_thing: bool `(C,)`.
+            geometry: Sizes that the frame passed through.
+            settings: Object mask and overlap thresholds.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -87,6 +141,43 @@ class MaskResizer:
             source = slice(self._first[rows.start], self._last[rows.stop - 1] + 1)
             widened = torch.cat([mask_logits[:, source, part] @ matrix for part, matrix in self._columns], -1)
             yield rows, self._rows[rows, source] @ widened
+
+
+class HostMerger:
+    """Merges frames on any device, a band of rows at a time, and measures the segments on the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Merges on `device`."""
+        self._device = device
+        self._resizer = functools.lru_cache(KEPT_SIZES)(MaskResizer)
+
+    def __call__(
+        self,
+        mask_logits: Tensor,
+        class_probs: Tensor,
+        embeddings: Tensor,
+        is_thing: Tensor,
+        geometry: FrameGeometry,
+        settings: InferenceSettings,
+    ) -> MergedFrame:
+        """See `Merger`."""
+        resizer = self._resizer(geometry, (mask_logits.shape[1], mask_logits.shape[2]), self._device)
+        merged = panoptic_segments(mask_logits, class_probs, is_thing, resizer, settings)
+        count = len(merged.queries)
+        boxes = [
+            (columns.start, rows.start, columns.stop, rows.stop)
+            for rows, columns in ndimage.find_objects(merged.segment_map, count)
+        ]
+        unit = F.normalize(embeddings[torch.from_numpy(merged.queries).to(self._device)].float(), dim=-1)
+        return MergedFrame(
+            segment_map=merged.segment_map,
+            class_indices=merged.class_indices,
+            scores=merged.scores,
+            queries=merged.queries,
+            areas=np.bincount(merged.segment_map.ravel(), minlength=count + 1)[1:],
+            boxes=np.array(boxes, np.int64).reshape(count, 4),
+            embeddings=unit.cpu().numpy(),
+        )
 
 
 def panoptic_segments(

@@ -12,33 +12,31 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 
 from fcclip_core.backends import Backend, create_backend
 from fcclip_core.backends.interface import Progress as BuildProgress
 from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
 from fcclip_core.class_ids import ClassIds
+from fcclip_core.device_postprocess import create_merger
+from fcclip_core.device_preprocess import create_preprocessor
 from fcclip_core.devices import resolve_device
 from fcclip_core.errors import VocabularyError
 from fcclip_core.model.classification import MaskProbabilities, TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.postprocess import (
+    KEPT_SIZES,
     InstanceMasks,
     MaskResizer,
-    PanopticSegments,
+    MergedFrame,
     instance_masks,
-    panoptic_segments,
     semantic_classes,
 )
-from fcclip_core.preprocess import FrameGeometry, preprocess
+from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.results import Instances, PanopticResult, Prediction, Segment
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.text import Progress, TextEncoder, TextRows, default_cache_dir
 from fcclip_core.vocabulary import Vocabulary
-
-# Enough for a camera that alternates between two modes; each entry is two small matrices.
-_CACHED_RESIZERS = 8
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,9 @@ class Segmenter:
         self._class_ids = ClassIds()
         self._snapshot: VocabularySnapshot | None = None
         self._writer = threading.Lock()
-        self._resizer = functools.lru_cache(_CACHED_RESIZERS)(MaskResizer)
+        self._preprocess = create_preprocessor(self._backend.device)
+        self._merge = create_merger(self._backend.device)
+        self._resizer = functools.lru_cache(KEPT_SIZES)(MaskResizer)
 
     @classmethod
     def from_checkpoint(
@@ -282,23 +282,22 @@ class Segmenter:
         clock.stage("classify")
 
         mask_logits, class_probs = output.mask_logits[0], probabilities.ensemble[0]
-        resizer = self._resizer(geometry, tuple(mask_logits.shape[1:]), self.device)
         is_thing = torch.tensor([c.is_thing for c in snapshot.vocabulary.classes], device=self.device)
-        merged = panoptic_segments(mask_logits, class_probs, is_thing, resizer, settings)
-        embeddings = F.normalize(output.out_vocab_embedding[0].float(), dim=-1).cpu().numpy()
-        segments = _describe(merged, snapshot, embeddings)
+        merged = self._merge(mask_logits, class_probs, output.out_vocab_embedding[0], is_thing, geometry, settings)
+        segments = _describe(merged, snapshot)
         clock.stage("merge")
 
+        resizer = functools.partial(self._resizer, geometry, tuple(mask_logits.shape[1:]), self.device)
         return PanopticResult(
             segment_map=merged.segment_map,
             segments=segments,
             vocabulary_version=snapshot.version,
             timings=encoded.timings | clock.seconds,
             _semantic=lambda: np.array(snapshot.class_ids, np.int32)[
-                semantic_classes(mask_logits, class_probs, resizer)
+                semantic_classes(mask_logits, class_probs, resizer())
             ],
             _instances=lambda: _instances(
-                instance_masks(mask_logits, class_probs, is_thing, resizer, settings.top_k_instances), snapshot
+                instance_masks(mask_logits, class_probs, is_thing, resizer(), settings.top_k_instances), snapshot
             ),
         )
 
@@ -318,7 +317,7 @@ class Segmenter:
     def _run_model(
         self, image: np.ndarray, settings: InferenceSettings, clock: _StageClock
     ) -> tuple[ModelOutput, FrameGeometry]:
-        tensor, geometry = preprocess(image, settings, self.device)
+        tensor, geometry = self._preprocess(image, settings)
         clock.stage("preprocess")
         output = self._backend(tensor)
         clock.stage("model")
@@ -375,25 +374,22 @@ class _StageClock:
         self.seconds[name], self._last = now - self._last, now
 
 
-def _describe(merged: PanopticSegments, snapshot: VocabularySnapshot, embeddings: np.ndarray) -> list[Segment]:
-    """Adds ids, names, areas and boxes to merged masks."""
-    areas = np.bincount(merged.segment_map.ravel(), minlength=len(merged.queries) + 1)
-    boxes = ndimage.find_objects(merged.segment_map, len(merged.queries))
+def _describe(merged: MergedFrame, snapshot: VocabularySnapshot) -> list[Segment]:
+    """Adds ids and names to merged masks."""
     classes = snapshot.vocabulary.classes
+    columns = (merged.class_indices, merged.scores, merged.areas, merged.boxes, merged.embeddings)
     return [
         Segment(
-            id=index + 1,
+            id=index,
             class_id=snapshot.class_ids[label],
             name=classes[label].name,
             score=float(score),
             is_thing=classes[label].is_thing,
-            area=int(areas[index + 1]),
-            box=(columns.start, rows.start, columns.stop, rows.stop),
-            embedding=embeddings[query],
+            area=int(area),
+            box=tuple(box.tolist()),
+            embedding=embedding,
         )
-        for index, (label, score, query, (rows, columns)) in enumerate(
-            zip(merged.class_indices, merged.scores, merged.queries, boxes, strict=True)
-        )
+        for index, (label, score, area, box, embedding) in enumerate(zip(*columns, strict=True), start=1)
     ]
 
 
