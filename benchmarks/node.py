@@ -29,9 +29,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import machine  # noqa: E402
 from benchmarks.copies import copies  # noqa: E402
-from benchmarks.node_process import CORE_STAGES, OUTPUTS, Camera, NodeProcess, Stream, image_message  # noqa: E402
+from benchmarks.model_arguments import add_model_arguments, make_segmenter, node_parameters  # noqa: E402
+from benchmarks.node_process import CORE_STAGES, OUTPUTS, NodeProcess, Stream, image_message  # noqa: E402
 from benchmarks.pictures import Pictures, parse_size  # noqa: E402
-from fcclip_core import InferenceSettings, Segmenter, Vocabulary  # noqa: E402
+from fcclip_core import Vocabulary  # noqa: E402
 from fcclip_core.whole_file import whole_file  # noqa: E402
 
 ENCODINGS = ("rgb8", "bgr8")
@@ -76,8 +77,10 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add_node_arguments(parser)
-    parser.add_argument("--size", type=parse_size, default="640x480", metavar="WxH", help="the camera's pictures")
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--size", type=parse_size, default="640x480", metavar="WIDTHxHEIGHT", help="the camera's pictures"
+    )
     parser.add_argument("--frames", type=int, default=100, help="frames that wait for each other, for each encoding")
     parser.add_argument("--rate", type=float, default=30.0, help="frames a second of the stream")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the stream; 0 for none")
@@ -87,36 +90,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     return parser.parse_args()
-
-
-def add_node_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what decides how the model runs, in the node and beside it."""
-    parser.add_argument("--checkpoint", default="demo", help="weights: a file, a bundled name, or recipe:NAME")
-    parser.add_argument("--backend", default="auto", help="auto, or one that `fcclip doctor` lists")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--shorter-side", type=int, default=0, help="test-time size in pixels; 0: the model's own")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves torch's choice")
-    parser.add_argument("--vocabulary", default="indoor_robot", help="a bundled vocabulary or a file")
-
-
-def node_parameters(args: argparse.Namespace) -> dict[str, Any]:
-    """The node's parameters that the arguments of `add_node_arguments` stand for."""
-    return {
-        "checkpoint": args.checkpoint,
-        "backend": args.backend,
-        "device": args.device,
-        "shorter_side": args.shorter_side,
-        "num_threads": args.threads,
-        "vocabulary": args.vocabulary,
-    }
-
-
-def make_segmenter(args: argparse.Namespace, **options: Any) -> Segmenter:
-    """The segmenter that the node would make of the same arguments, without words."""
-    settings = InferenceSettings(shorter_side=args.shorter_side, num_threads=args.threads)
-    return Segmenter.from_checkpoint(
-        args.checkpoint, device=args.device, backend=args.backend, settings=settings, **options
-    )
 
 
 def core_alone(args: argparse.Namespace, pictures: Sequence[np.ndarray]) -> tuple[str, float]:
@@ -148,7 +121,7 @@ def measure(args: argparse.Namespace, messages: Sequence[Image]) -> dict[str, An
         if args.seconds:
             with stream:
                 time.sleep(args.seconds)
-            await_last(camera, args.outputs[0], stream.stamps)
+            stream.await_last(args.outputs[0])
         arrived = camera.arrivals(args.outputs[0])
         record = node.finish()
     frames = [record.frames[stamp] for stamp in single]
@@ -164,13 +137,6 @@ def measure(args: argparse.Namespace, messages: Sequence[Image]) -> dict[str, An
         "frames": dict(record.counts),
         "stream": stream_result(stream.stamps, arrived, record.frames) if args.seconds else None,
     }
-
-
-def await_last(camera: Camera, output: str, stamps: Sequence[int], patience: float = 30.0) -> None:
-    """Waits until the stream's last picture has come back, or for a while if it never does."""
-    end = time.monotonic() + patience
-    while stamps[-1] not in camera.arrivals(output) and time.monotonic() < end:
-        time.sleep(0.05)
 
 
 def overhead(frame: Mapping[str, float]) -> float:

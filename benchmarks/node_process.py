@@ -54,6 +54,7 @@ OUTPUTS = {"panoptic": Image, "semantic": Image, "confidence": Image, "segments"
 _NAME = "fcclip"
 _START_PATIENCE = 600.0
 _FRAME_PATIENCE = 120.0
+_LAST_PATIENCE = 30.0
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,12 @@ class Camera:
         with self._changed:
             return dict(self._arrived[output])
 
+    def forget(self) -> None:
+        """Forgets what arrived so far."""
+        with self._changed:
+            for arrived in self._arrived.values():
+                arrived.clear()
+
     def set_vocabulary(self, vocabulary: Vocabulary) -> Future:
         """Asks the node for other words; the future gets the seconds until its answer."""
         self.wait_for(self._words.service_is_ready, _START_PATIENCE, "the node does not offer set_vocabulary")
@@ -284,6 +291,12 @@ class Stream:
         self._stop.set()
         self._thread.join()
 
+    def await_last(self, output: str) -> None:
+        """Waits until an output of the last picture has come, or for a while if it never does."""
+        end = time.monotonic() + _LAST_PATIENCE
+        while self.stamps[-1] not in self._camera.arrivals(output) and time.monotonic() < end:
+            time.sleep(0.05)
+
     def _run(self) -> None:
         due = time.monotonic()
         while not self._stop.is_set():
@@ -300,14 +313,6 @@ def image_message(pixels: np.ndarray, encoding: str = "rgb8") -> Image:
     message = Image(header=Header(frame_id="camera"), height=height, width=width, step=3 * width, encoding=encoding)
     message.data = array("B", pixels.tobytes())
     return message
-
-
-def resident_mib(pid: int) -> float:
-    """Memory of a process that is in RAM (VmRSS)."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"process {pid} has no memory any more")
 
 
 def _yaml(value: Any) -> str:

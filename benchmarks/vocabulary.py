@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -26,11 +26,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import machine  # noqa: E402
-from benchmarks.node import add_node_arguments, await_last, make_segmenter, node_parameters  # noqa: E402
-from benchmarks.node_process import Camera, NodeProcess, Stream, image_message  # noqa: E402
+from benchmarks.model_arguments import add_model_arguments, make_segmenter, node_parameters  # noqa: E402
 from benchmarks.pictures import Pictures, parse_size  # noqa: E402
 from fcclip_core import Vocabulary  # noqa: E402
 from fcclip_core.whole_file import whole_file  # noqa: E402
+
+if TYPE_CHECKING:
+    from benchmarks.node_process import Camera
 
 _ADJECTIVES = (
     *("red", "blue", "green", "yellow", "black", "white", "wooden", "metal", "plastic", "paper", "large", "small"),
@@ -38,6 +40,7 @@ _ADJECTIVES = (
 )
 _NOUNS = "ade20k_150"
 _WORDS_PATIENCE = 3600.0
+_WIDTH = 110
 _COLUMNS = {
     "first": "cold, tower not loaded",
     "cold": "cold",
@@ -49,7 +52,7 @@ _COLUMNS = {
 def main() -> None:
     """Measures and prints."""
     args = parse_arguments()
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=_WIDTH)
     here = machine.describe()
     console.print(machine.headline(here))
     change_in_core(args, 1)  # What the first use of a process costs belongs to no row.
@@ -69,11 +72,13 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add_node_arguments(parser)
+    add_model_arguments(parser)
     parser.add_argument("--words", type=int, nargs="+", default=[1, 20, 150, 1000], help="classes of the vocabularies")
     parser.add_argument("--repeat", type=int, default=20, help="warm changes; their median counts")
     parser.add_argument("--no-node", action="store_true", help="the core alone")
-    parser.add_argument("--size", type=parse_size, default="320x240", metavar="WxH", help="the camera's pictures")
+    parser.add_argument(
+        "--size", type=parse_size, default="320x240", metavar="WIDTHxHEIGHT", help="the camera's pictures"
+    )
     parser.add_argument("--rate", type=float, default=5.0, help="frames a second; slower than the model is")
     parser.add_argument("--steady", type=float, default=4.0, help="seconds of the stream before each change and after")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
@@ -104,26 +109,25 @@ def change_in_core(args: argparse.Namespace, count: int) -> dict[str, float]:
     vocabularies = [vocabulary_of(names, count), vocabulary_of(names, count)]
     with tempfile.TemporaryDirectory() as folder:
         segmenter = make_segmenter(args, cache_dir=Path(folder))
-        first, cold = (milliseconds(lambda words=words: segmenter.set_vocabulary(words)) for words in vocabularies)
-        warm = [
-            milliseconds(lambda words=words: segmenter.set_vocabulary(words))
-            for _ in range(-(-args.repeat // 2))
-            for words in vocabularies
-        ]
+        first, cold = (milliseconds(segmenter.set_vocabulary, words) for words in vocabularies)
+        changes = [words for _ in range(-(-args.repeat // 2)) for words in vocabularies]
+        warm = [milliseconds(segmenter.set_vocabulary, words) for words in changes]
         again = make_segmenter(args, cache_dir=Path(folder))
-        disk = milliseconds(lambda: again.set_vocabulary(vocabularies[0]))
+        disk = milliseconds(again.set_vocabulary, vocabularies[0])
     return {"first": first, "cold": cold, "disk": disk, "warm": median(warm)}
 
 
-def milliseconds(run: Callable[[], Any]) -> float:
-    """Wall time of a call."""
+def milliseconds(change: Callable[[Vocabulary], Any], vocabulary: Vocabulary) -> float:
+    """Wall time of a change."""
     began = time.perf_counter()
-    run()
+    change(vocabulary)
     return 1e3 * (time.perf_counter() - began)
 
 
 def changes_in_node(args: argparse.Namespace) -> dict[int, dict[str, Any]]:
     """For each number of words the changes of one node: seconds until the answer, and the frames meanwhile."""
+    from benchmarks.node_process import NodeProcess, image_message
+
     width, height = args.size
     picture = image_message(Pictures(width, height).next())
     names = new_names()
@@ -150,6 +154,8 @@ def change_in_stream(
     args: argparse.Namespace, camera: Camera, picture: Any, vocabulary: Vocabulary
 ) -> dict[str, float]:
     """One change while pictures come: its time, and the pictures shown before and from its beginning on."""
+    from benchmarks.node_process import Stream
+
     with Stream(camera, args.rate, lambda: picture) as stream:
         time.sleep(args.steady)
         began = time.time_ns()
@@ -158,7 +164,7 @@ def change_in_stream(
         seconds = answer.result()
         ended = time.time_ns()
         time.sleep(args.steady)
-    await_last(camera, "segments", stream.stamps)
+    stream.await_last("segments")
     arrived = camera.arrivals("segments")
     before = [stamp for stamp in stream.stamps if stamp < began]
     # A frame that is in work when the change begins belongs to it too.

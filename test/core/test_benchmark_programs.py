@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gl_here import needs_gl
 
 from fcclip_core.model.config import PRESETS
 
@@ -63,6 +65,52 @@ def test_speed_compares_backends_by_stage(tmp_path: Path) -> None:
         assert way["pixels_apart"] == 0
         assert way["share_of_matmul"]["network"] > 0
     assert "backbone" in printed
+
+
+@needs_gl
+@pytest.mark.slow
+def test_accuracy_agrees_with_the_evaluation_command(tmp_path: Path) -> None:
+    out, evaluated = tmp_path / "accuracy.json", tmp_path / "evaluate.json"
+    options = ["--checkpoint", "demo", "--shorter-side", "64", "--scenes", "2", "--device", "cpu"]
+    printed = run(sys.executable, "benchmarks/accuracy.py", *options, "--backends", "eager:fp32", "--json", out)
+    assert "eager:fp32: eager PyTorch" in printed
+    command = ["-m", "fcclip_core.cli", "evaluate", "world", *options, "--backend", "eager", "--json", evaluated]
+    run(sys.executable, *command)
+    ways = json.loads(out.read_text())["ways"]
+    expected = json.loads(evaluated.read_text())["scores"]
+    for way in ways.values():
+        for measure in ("pq.all", "pq.things", "miou.all"):
+            assert way["scores"][measure] == pytest.approx(expected[measure], abs=0.01)
+    again = ways["eager:fp32"]
+    assert again["accepted"]
+    assert again["equal_pixels"] == {"mean": 1.0, "worst": 1.0}
+    assert again["largest_mask_logit_difference"] == 0
+
+
+def test_pixels_are_equal_where_segments_match() -> None:
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.accuracy import equal_share
+    from fcclip_core.results import PanopticResult, Segment
+
+    def result(rows: list[list[int]], *class_ids: int) -> PanopticResult:
+        segments = [
+            Segment(number, class_id, "", 1.0, True, 1, (0, 0, 1, 1), np.zeros(1))
+            for number, class_id in enumerate(class_ids, 1)
+        ]
+        return PanopticResult(np.array(rows, np.int32), segments, 1, {}, np.zeros, lambda: None)  # type: ignore[arg-type]
+
+    expected = result([[1, 1, 1, 2, 0], [1, 1, 1, 2, 0]], 7, 9)
+    assert equal_share(expected, expected) == 1.0
+    # Other numbers for the same segments.
+    assert equal_share(expected, result([[2, 2, 2, 1, 0], [2, 2, 2, 1, 0]], 9, 7)) == 1.0
+    # One pixel moved from the first segment to none: 9 of 10.
+    assert equal_share(expected, result([[1, 1, 1, 2, 0], [1, 1, 0, 2, 0]], 7, 9)) == pytest.approx(0.9)
+    # Another class for the second segment.
+    assert equal_share(expected, result([[1, 1, 1, 2, 0], [1, 1, 1, 2, 0]], 7, 8)) == pytest.approx(0.8)
+    # The first segment cut in thirds: no part is more than half of it.
+    assert equal_share(expected, result([[1, 3, 4, 2, 0], [1, 3, 4, 2, 0]], 7, 9, 7, 7)) == pytest.approx(0.4)
+    # Nothing found.
+    assert equal_share(expected, result([[0] * 5] * 2)) == pytest.approx(0.2)
 
 
 def test_arithmetic_is_counted_by_stage() -> None:
