@@ -96,6 +96,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
     monkeypatch.setattr(backends, "EagerBackend", FakeEager)
     monkeypatch.setattr(graph, "export_onnx", lambda model, form, sampler: str(form).encode())
     monkeypatch.setitem(backends.LIBRARIES, "openvino", lambda device, precision: library)
+    monkeypatch.setitem(backends._ORDER, "cpu", ("openvino", "eager"))
     return library
 
 
@@ -229,6 +230,7 @@ def test_auto_misses_no_library_loudly(
     model: FCCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setitem(backends._ORDER, "cpu", ("openvino", "eager"))
     created = make("auto", model, tmp_path)
     assert created.description.startswith("eager PyTorch")
     assert "not openvino: OpenVINO cannot be imported" in created.description

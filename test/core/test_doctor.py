@@ -194,7 +194,7 @@ def test_probe_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_backend_without_its_library_is_missing_with_the_command(without) -> None:
     without("openvino", "tensorrt", "onnx")
     findings = by_name(list(installation._backends()))
-    assert [*findings][:6] == ["eager", "compiled", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx"]
+    assert [*findings][:7] == ["eager", "onednn", "compiled", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx"]
     assert findings["eager"].state == findings["compiled"].state == OK
     assert findings["openvino"].state == findings["tensorrt"].state == findings["onnxruntime"].state == MISSING
     assert findings["openvino"].fix == "pip install openvino onnx"

@@ -18,7 +18,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_writes_a_checked_file_and_builds_what_auto_finds(
+def test_writes_a_checked_file_and_builds_what_the_backend_finds(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module in ("onnx", "onnxruntime", "openvino"):
@@ -34,7 +34,9 @@ def test_writes_a_checked_file_and_builds_what_auto_finds(
     assert [path.name for path in tmp_path.glob("*.onnx")] == ["tiny-1x64x96-fp32.onnx"]
     assert sorted(path.suffix for path in (cache / "built").iterdir()) == [".graph", ".reference"]
 
-    backend = create_backend("auto", load_model(load_checkpoint("recipe:tiny")), torch.device("cpu"), precision="fp32")
+    backend = create_backend(
+        "openvino", load_model(load_checkpoint("recipe:tiny")), torch.device("cpu"), precision="fp32"
+    )
     backend(torch.zeros(1, 3, 64, 96))
     assert backend.description.startswith("OpenVINO")
 
