@@ -6,6 +6,7 @@ node itself counted and, if KEEP is "frames", what it noted of every frame that 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -199,7 +200,7 @@ class Camera:
         for _ in range(_ATTEMPTS):
             stamp = self.show(message)
             try:
-                self.wait_for(lambda shown=stamp: self._is_back(shown), _FRAME_PATIENCE, "a frame did not come back")
+                self.wait_for(functools.partial(self._is_back, stamp), _FRAME_PATIENCE, "a frame did not come back")
                 return stamp
             except TimeoutError:
                 self.lost += 1
@@ -211,7 +212,7 @@ class Camera:
         while True:
             stamp = self.show(message)
             try:
-                self.wait_for(lambda shown=stamp: self._is_back(shown), 10.0, "no frame came back labelled")
+                self.wait_for(functools.partial(self._is_back, stamp), 10.0, "no frame came back labelled")
                 return
             except TimeoutError:
                 if time.monotonic() > end:
