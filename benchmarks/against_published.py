@@ -171,14 +171,15 @@ class Ours:
     def run(self, image: np.ndarray, trace: Trace) -> dict[str, Any]:
         """Panoptic result, semantic map and instances of one image."""
         model: Any = running_network(self.segmenter)
+        decoder = getattr(model.mask_decoder, "decoder", model.mask_decoder)
         places = [
             (self.segmenter, "_preprocess", "preprocess"),
             (model.backbone, "forward", "backbone"),
             (model.pixel_decoder, "forward", "pixel decoder"),
             *((layer, "forward", "deformable encoder") for layer in model.pixel_decoder.layers),
             (model.mask_decoder, "forward", "mask decoder"),
-            (model.mask_decoder, "_attention_mask", "prediction heads"),
-            (model.mask_decoder, "predict", "prediction heads"),
+            (decoder, "_attention_mask", "prediction heads"),
+            (decoder, "predict", "prediction heads"),
             (model.backbone, "embed_masks", "classification"),
             (segmenter_module, "classify", "classification"),
             (self.segmenter, "_merge", "panoptic"),
