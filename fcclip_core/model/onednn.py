@@ -20,7 +20,7 @@ from fcclip_core.errors import BackendError
 from fcclip_core.model.deformable_attention import DeformableAttention, sample_by_index, set_sampler
 from fcclip_core.model.deformable_native import NativeDeformableAttention, takes
 from fcclip_core.model.fcclip import FCCLIP
-from fcclip_core.model.mask_decoder import MaskDecoder, MaskPrediction
+from fcclip_core.model.mask_decoder import Attention, MaskDecoder, MaskPrediction
 from fcclip_core.model.pixel_decoder import PixelDecoderOutput
 from fcclip_core.model.precision import in_precision
 from fcclip_core.processor import has_bfloat16
@@ -47,6 +47,10 @@ def for_processor(model: FCCLIP, dtype: torch.dtype, *, native: bool) -> FCCLIP:
     fused = in_precision(model, dtype)
     decoder = in_precision(model.mask_decoder, torch.float32)
     _replace(decoder, torch.float32, native)
+    decoder.multiply = _multiply
+    for module in decoder.modules():
+        if isinstance(module, Attention):
+            module.project = _project
     fused.mask_decoder = cast(MaskDecoder, WideMaskDecoder(decoder))
     _replace(fused, dtype, native)
     set_sampler(fused, sample_by_index)
@@ -130,6 +134,15 @@ class WideMaskDecoder(nn.Module):
         """As `MaskDecoder`."""
         coarse, middle, fine = (level.float() for level in pixels.levels)
         return self.decoder(PixelDecoderOutput(pixels.mask_features.float(), (coarse, middle, fine)))
+
+
+def _project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _multiply(queries: Tensor, features: Tensor) -> Tensor:
+    """`(B, Q, C)` times `(B, C, N)` as linear layers whose weights are the pixels, channels last in memory."""
+    return torch.stack([_project(x, pixels.T, None) for x, pixels in zip(queries, features, strict=True)])
 
 
 def _replace(parent: nn.Module, dtype: torch.dtype, native: bool) -> None:
