@@ -254,7 +254,7 @@ def test_diagnostics_say_everything_once_a_second(node: Process, peer: Peer) -> 
     values = status_of(heard.diagnostics, lambda s, v: int(v["frames labelled"]) > 0 and s.level == b"\0", 20.0)
     assert values["state"] == "active"
     assert values["device"] == "cpu"
-    assert "eager" in values["backend"]
+    assert "PyTorch" in values["backend"]
     assert values["checkpoint"] == "recipe:tiny"
     assert "/image, reliable, 1 publisher" in values["image input"]
     for stage in ("wait", "convert", "preprocess", "model", "classify", "merge", "publish", "total"):
