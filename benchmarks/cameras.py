@@ -8,6 +8,7 @@ of process, and this one listens. Exit status 1: the slower camera got less than
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -106,9 +107,11 @@ class Listener:
         self._first_counts: dict[str, dict[str, int]] = {}
         self._node = rclpy.create_node("cameras_benchmark")
         for name in names:
-            self._node.create_subscription(CameraInfo, f"/{name}/camera_info", lambda _, n=name: self._on_sent(n), 10)
             self._node.create_subscription(
-                msg.SegmentArray, f"/fcclip/{name}/segments", lambda m, n=name: self._on_segments(n, m), OUTPUT
+                CameraInfo, f"/{name}/camera_info", functools.partial(self._on_sent, name), 10
+            )
+            self._node.create_subscription(
+                msg.SegmentArray, f"/fcclip/{name}/segments", functools.partial(self._on_segments, name), OUTPUT
             )
             # What a mapper would take: without a subscriber it is not made.
             self._node.create_subscription(Image, f"/fcclip/{name}/panoptic", lambda _: None, OUTPUT)
@@ -163,7 +166,7 @@ class Listener:
             "stages": self._stages[name],
         }
 
-    def _on_sent(self, name: str) -> None:
+    def _on_sent(self, name: str, _: CameraInfo) -> None:
         with self._lock:
             self._sent[name] += 1
 
