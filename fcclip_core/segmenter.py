@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from fcclip_core.class_ids import ClassIds
 from fcclip_core.device_postprocess import create_merger
 from fcclip_core.device_preprocess import create_preprocessor
 from fcclip_core.devices import resolve_device
-from fcclip_core.errors import VocabularyError
+from fcclip_core.errors import ImageError, VocabularyError
 from fcclip_core.model.classification import MaskProbabilities, TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.postprocess import (
@@ -182,8 +183,7 @@ class Segmenter:
             width: Likewise.
             progress: Called with (what is being done, units done, units in all).
         """
-        padded = FrameGeometry.of(height, width, self._settings).padded
-        self._backend.prepare(1, *padded, progress)
+        self._backend.prepare(1, *self.padded_size(height, width), progress)
 
     def prepare_vocabulary(
         self,
@@ -255,9 +255,32 @@ class Segmenter:
 
     def encode(self, image: np.ndarray, settings: InferenceSettings | None = None) -> EncodedImage:
         """Runs the network alone, at the size that `settings` say; `image` and errors as `__call__`."""
+        return self.encode_batch([image], settings)[0]
+
+    def encode_batch(
+        self, images: Sequence[np.ndarray], settings: InferenceSettings | None = None
+    ) -> list[EncodedImage]:
+        """Runs the network once on several images, with the same answers as one by one, up to float rounding.
+
+        Args:
+            images: At least one, each as for `__call__`; all of one `padded_size`.
+            settings: Say how large the network sees them; None takes the segmenter's.
+
+        Returns:
+            One answer an image; its timings are those of the whole batch.
+
+        Raises:
+            ImageError: One is no image, or their padded sizes differ.
+        """
         clock = _StageClock(self.device)
-        output, geometry = self._run_model(image, self._frame_settings(settings or self._settings), clock)
-        return EncodedImage(output, geometry, clock.seconds)
+        output, geometries = self._run_model(images, self._frame_settings(settings or self._settings), clock)
+        return [
+            EncodedImage(_image_of(output, index), geometry, clock.seconds) for index, geometry in enumerate(geometries)
+        ]
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) at which the network sees an image under the present settings; equal ones fit one batch."""
+        return FrameGeometry.of(height, width, self._settings).padded
 
     def label(
         self,
@@ -304,7 +327,7 @@ class Segmenter:
     def predict(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> Prediction:
         """The model's answer for one image before masks are merged; arguments and errors as `__call__`."""
         snapshot, settings = self._require(vocabulary), self._frame_settings(self._settings)
-        output, _ = self._run_model(image, settings, _StageClock(self.device))
+        output, _ = self._run_model([image], settings, _StageClock(self.device))
         probabilities: MaskProbabilities = classify(output, snapshot.classifier, settings)
         return Prediction(
             mask_logits=output.mask_logits[0],
@@ -315,13 +338,22 @@ class Segmenter:
         )
 
     def _run_model(
-        self, image: np.ndarray, settings: InferenceSettings, clock: _StageClock
-    ) -> tuple[ModelOutput, FrameGeometry]:
-        tensor, geometry = self._preprocess(image, settings)
+        self, images: Sequence[np.ndarray], settings: InferenceSettings, clock: _StageClock
+    ) -> tuple[ModelOutput, list[FrameGeometry]]:
+        tensors, geometries = [], []
+        for image in images:
+            tensor, geometry = self._preprocess(image, settings)
+            # Copied at once, because the next image may be prepared in the same memory.
+            tensors.append(tensor if len(images) == 1 else tensor.clone())
+            geometries.append(geometry)
+        if len({geometry.padded for geometry in geometries}) > 1:
+            sizes = ", ".join(f"{width} x {height}" for height, width in (geometry.padded for geometry in geometries))
+            raise ImageError(f"the images of a batch must have one padded size; these have {sizes}")
+        batch = tensors[0] if len(images) == 1 else torch.cat(tensors)
         clock.stage("preprocess")
-        output = self._backend(tensor)
+        output = self._backend(batch)
         clock.stage("model")
-        return output, geometry
+        return output, geometries
 
     def _require(self, vocabulary: VocabularySnapshot | None) -> VocabularySnapshot:
         snapshot = vocabulary or self._snapshot
@@ -372,6 +404,17 @@ class _StageClock:
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         self.seconds[name], self._last = now - self._last, now
+
+
+def _image_of(output: ModelOutput, index: int) -> ModelOutput:
+    """The answer for one image of a batch, as a batch of one; no copy is made."""
+    one = slice(index, index + 1)
+    return ModelOutput(
+        mask_logits=output.mask_logits[one],
+        in_vocab_embedding=output.in_vocab_embedding[one],
+        out_vocab_embedding=output.out_vocab_embedding[one],
+        mask_survives=output.mask_survives[one],
+    )
 
 
 def _describe(merged: MergedFrame, snapshot: VocabularySnapshot) -> list[Segment]:

@@ -26,9 +26,16 @@ class ImageInput:
     subscription does not bear its end in another thread.
     """
 
-    def __init__(self, node: Node, callback: Callable[[Any], None]) -> None:
-        """Prepares; `callback` gets every Image or CompressedImage."""
+    def __init__(self, node: Node, name: str, callback: Callable[[Any], None]) -> None:
+        """Prepares.
+
+        Args:
+            node: The node.
+            name: Of the topic with raw images, before remapping; compressed ones are at `NAME/compressed`.
+            callback: Gets every Image or CompressedImage.
+        """
         self._node = node
+        self._name = name
         self._callback = callback
         self._wanted: tuple[str, str] | None = None
         self._subscription: Subscription | None = None
@@ -55,15 +62,16 @@ class ImageInput:
     def topic(self, transport: str) -> str:
         """The full name of the topic that a transport reads.
 
-        A remapping of `image` moves the compressed topic along, as image_transport does; one of `image/compressed`
+        A remapping of the raw topic moves the compressed one along, as image_transport does; a remapping of that one
         goes before it.
         """
         if transport == "raw":
-            return self._node.resolve_topic_name("image")
-        direct = self._node.resolve_topic_name("image/compressed")
-        if direct != self._node.resolve_topic_name("image/compressed", only_expand=True):
+            return self._node.resolve_topic_name(self._name)
+        compressed = f"{self._name}/compressed"
+        direct = self._node.resolve_topic_name(compressed)
+        if direct != self._node.resolve_topic_name(compressed, only_expand=True):
             return direct
-        return f"{self._node.resolve_topic_name('image')}/compressed"
+        return f"{self._node.resolve_topic_name(self._name)}/compressed"
 
     def describe(self) -> str:
         """The subscription in words, for people."""

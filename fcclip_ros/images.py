@@ -98,6 +98,17 @@ def to_rgb(message: Image | CompressedImage) -> np.ndarray:
     return _as_rgb(pixels, encoding)
 
 
+def size_of(message: Image | CompressedImage) -> tuple[int, int] | None:
+    """(height, width) that an image message announces, without decoding it; None where `to_rgb` would refuse it."""
+    if not hasattr(message, "format"):
+        return (message.height, message.width) if message.height and message.width else None
+    try:
+        with PIL.Image.open(io.BytesIO(message.data), formats=_COMPRESSED_FORMATS) as picture:
+            return picture.height, picture.width
+    except Exception:  # Pillow's parsers raise many types for broken files.
+        return None
+
+
 @functools.cache
 def cv_bridge() -> Any | None:
     """A cv_bridge.CvBridge, or None where it is not installed or does not work.

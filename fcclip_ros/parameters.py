@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ class Declaration:
         choices: The texts that it may be.
         live: Whether it may change while the node is configured.
         any_type: Whether values of several types are accepted.
+        read_only: Whether it keeps the value that it has at start.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Declaration:
     choices: tuple[str, ...] = ()
     live: bool = False
     any_type: bool = False
+    read_only: bool = False
 
     def descriptor(self) -> ParameterDescriptor:
         """The descriptor to declare it with."""
@@ -53,6 +56,7 @@ class Declaration:
             description=self.description,
             additional_constraints=f"one of: {', '.join(self.choices)}" if self.choices else "",
             dynamic_typing=self.any_type,
+            read_only=self.read_only,
         )
         if self.limits is not None and isinstance(self.default, float):
             low, high = self.limits
@@ -98,6 +102,19 @@ PARAMETERS: tuple[Declaration, ...] = (
         "",
         "HEIGHTxWIDTH of the camera's frames, for example 480x640: what such frames need is built while the node is "
         "configured, not when the first one comes; empty: nothing is built beforehand.",
+    ),
+    Declaration(
+        "cameras",
+        [""],
+        "Names of several cameras: each reads `NAME/image` and writes `~/NAME/...`; empty: one, `image` and `~/...`.",
+        any_type=True,
+        read_only=True,
+    ),
+    Declaration(
+        "max_batch",
+        8,
+        "Frames of different cameras that go through the network together at most, if they wait together.",
+        limits=(1, 64),
     ),
     Declaration(
         "image_transport", "raw", "raw reads `image`, compressed reads `image/compressed`.", choices=TRANSPORTS
@@ -155,6 +172,8 @@ class NodeParameters:
         backend: What runs it.
         precision: What the backend computes in.
         camera_size: Height and width to make ready for; None for none.
+        cameras: Names of the cameras; one empty name for a node with one camera.
+        max_batch: Frames that go through the network together at most.
         image_transport: raw or compressed.
         image_reliability: auto, reliable or best_effort.
         autostart: Whether to configure and activate at start.
@@ -170,6 +189,8 @@ class NodeParameters:
     backend: str
     precision: str
     camera_size: tuple[int, int] | None
+    cameras: tuple[str, ...]
+    max_batch: int
     image_transport: str
     image_reliability: str
     autostart: bool
@@ -196,6 +217,8 @@ class NodeParameters:
             backend=values["backend"],
             precision=values["precision"],
             camera_size=parse_size(values["camera_size"]) if values["camera_size"].strip() else None,
+            cameras=camera_names(values["cameras"]),
+            max_batch=values["max_batch"],
             image_transport=values["image_transport"],
             image_reliability=values["image_reliability"],
             autostart=values["autostart"],
@@ -218,6 +241,27 @@ class NodeParameters:
         stuff = set(self.stuff)
         classes = (replace(item, is_thing=item.is_thing and item.name not in stuff) for item in vocabulary.classes)
         return replace(vocabulary, classes=tuple(classes))
+
+
+def camera_names(value: Any) -> tuple[str, ...]:
+    """Reads the parameter cameras.
+
+    Returns:
+        The cameras' names; one empty name where there are none.
+
+    Raises:
+        SettingsError: A name cannot be part of a topic's, or comes twice.
+    """
+    names = _names("cameras", value)
+    for name in names:
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+            raise SettingsError(
+                f"cameras has {name!r}; a camera's name becomes part of topics (NAME/image), so it must consist of "
+                "letters, digits and underscores and not begin with a digit"
+            )
+        if names.count(name) > 1:
+            raise SettingsError(f"cameras has {name!r} twice; each camera needs a name of its own")
+    return names or ("",)
 
 
 def declare(node: Node, declarations: Iterable[Declaration] = PARAMETERS) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,25 @@ POISON = (255, 0, 255)
 """An image whose first pixel has this colour makes the model fail."""
 
 
+@dataclass(frozen=True)
+class FakeEncodedImage:
+    """An image that went through the network, alone or with others."""
+
+    image: np.ndarray
+    timings: dict[str, float]
+
+
 class FakeSegmenter:
-    """Cuts an image into as many upright bands as there are classes, one segment each, and 0 where it is black."""
+    """Cuts an image into as many upright bands as there are classes, one segment each, and 0 where it is black.
+
+    The network takes `seconds`, however many images it is given.
+
+    Attributes:
+        most_at_once: Batches of more images fail.
+        batches: Sizes of the batches that went through.
+        begun: Batches that were begun.
+        gate: While it is cleared, a batch that was begun does not end.
+    """
 
     backend_description = "a fake model"
     device = torch.device("cpu")
@@ -31,6 +49,11 @@ class FakeSegmenter:
     def __init__(self, settings: InferenceSettings, seconds: float = 0.0, encoding_seconds: float = 0.0) -> None:
         self.settings = settings
         self.vocabulary: VocabularySnapshot | None = None
+        self.most_at_once = 64
+        self.batches: list[int] = []
+        self.begun = 0
+        self.gate = threading.Event()
+        self.gate.set()
         self._seconds = seconds
         self._encoding_seconds = encoding_seconds
         self._ids = ClassIds()
@@ -54,22 +77,42 @@ class FakeSegmenter:
         self.vocabulary = replace(self.prepare_vocabulary(vocabulary), version=version)
         return self.vocabulary
 
-    def __call__(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> PanopticResult:
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
+    def encode_batch(
+        self, images: Sequence[np.ndarray], settings: InferenceSettings | None = None
+    ) -> list[FakeEncodedImage]:
+        if any(tuple(image[0, 0]) == POISON for image in images) or len(images) > self.most_at_once:
+            raise RuntimeError("CUDA out of memory")
+        assert len({image.shape for image in images}) == 1
+        self.begun += 1
+        time.sleep(self._seconds)
+        self.gate.wait()
+        self.batches.append(len(images))
+        return [FakeEncodedImage(image, {"preprocess": 0.0, "model": self._seconds}) for image in images]
+
+    def label(
+        self,
+        encoded: FakeEncodedImage,
+        vocabulary: VocabularySnapshot | None = None,
+        settings: InferenceSettings | None = None,
+    ) -> PanopticResult:
         snapshot = vocabulary or self.vocabulary
         if snapshot is None:
             raise VocabularyError("no vocabulary")
-        if tuple(image[0, 0]) == POISON:
-            raise RuntimeError("CUDA out of memory")
-        time.sleep(self._seconds)
-        segment_map, segments = _bands(image, snapshot)
+        segment_map, segments = _bands(encoded.image, snapshot)
         return PanopticResult(
             segment_map=segment_map,
             segments=segments,
             vocabulary_version=snapshot.version,
-            timings={"preprocess": 0.0, "model": self._seconds, "classify": 0.0, "merge": 0.0},
+            timings={**encoded.timings, "classify": 0.0, "merge": 0.0},
             _semantic=lambda: segment_map,
             _instances=lambda: None,
         )
+
+    def __call__(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> PanopticResult:
+        return self.label(self.encode_batch([image])[0], vocabulary)
 
 
 def _bands(image: np.ndarray, snapshot: VocabularySnapshot) -> tuple[np.ndarray, list[Segment]]:

@@ -1,0 +1,73 @@
+"""One camera of the node: its images in, its labels out, its words and its statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+
+import fcclip_ros.msg as msg
+from fcclip_core.segmenter import VocabularySnapshot
+from fcclip_ros.frame_statistics import Statistics
+from fcclip_ros.image_input import ImageInput
+from fcclip_ros.outputs import Outputs
+from fcclip_ros.pipeline import LabelledFrame
+
+_WARNING_PERIOD = 5.0
+"""Seconds between two log lines about a camera's frames that could not be labelled."""
+
+
+class Camera:
+    """A camera's topics and what is known of it; a `Stream` of the pipeline.
+
+    Attributes:
+        name: Its name, which its topics begin with; empty for a node's only camera.
+        statistics: Its frames.
+        enabled: Whether its frames are labelled.
+        vocabulary: The words in force for it, as they were announced; None while there are none.
+        input: Its subscription.
+        outputs: Its publishers.
+    """
+
+    def __init__(
+        self, node: LifecycleNode, name: str, on_image: Callable[[Camera, Any], None], overlay_rate: float
+    ) -> None:
+        """Makes the publishers; subscribes to nothing yet.
+
+        Args:
+            node: The node.
+            name: With it, images are read from `NAME/image` and labels go to `~/NAME/...`; without, from `image` and to
+                `~/...`.
+            on_image: Called in the executor with each Image or CompressedImage.
+            overlay_rate: Overlays per second at most; 0 for none.
+        """
+        self.name = name
+        self.statistics = Statistics()
+        self.enabled = True
+        self.vocabulary: msg.Vocabulary | None = None
+        self.outputs = Outputs(node, self.private_name(""), overlay_rate)
+        self.input = ImageInput(node, f"{name}/image" if name else "image", lambda message: on_image(self, message))
+        # A logger of its own, so that one camera's complaints do not hold back those of another.
+        self._logger = node.get_logger().get_child(name) if name else node.get_logger()
+
+    def private_name(self, name: str) -> str:
+        """The name of one of this camera's topics or services below the node's own."""
+        return f"~/{self.name}/{name}" if self.name else f"~/{name}"
+
+    @property
+    def title(self) -> str:
+        """Of its status in /diagnostics."""
+        return f"segmentation of {self.name}" if self.name else "segmentation"
+
+    def publish(self, frame: LabelledFrame) -> None:
+        """Publishes a frame's outputs."""
+        self.outputs.publish(frame)
+
+    def announce(self, snapshot: VocabularySnapshot) -> None:
+        """Publishes the vocabulary that comes into force."""
+        self.vocabulary = self.outputs.announce(snapshot)
+
+    def warn(self, text: str) -> None:
+        """Logs that a frame could not be labelled, from time to time."""
+        self._logger.warning(text, throttle_duration_sec=_WARNING_PERIOD)
