@@ -11,7 +11,7 @@ from fcclip_core.simulation.names import train_vocabulary
 from fcclip_core.training.config import AugmentationConfig, LossConfig, TrainingConfig
 from fcclip_core.training.initialization import fresh_weights
 
-DEFAULT_STEPS = 1_500
+DEFAULT_STEPS = 4_000
 LICENCE = "Apache-2.0"
 _SLOW_DOWN = (0.75, 0.92)
 """Shares of the steps from which the learning rate is a tenth, and a hundredth."""
