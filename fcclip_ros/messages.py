@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,10 @@ from std_msgs.msg import ColorRGBA, Header
 import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
 from fcclip_core.errors import VocabularyError
+from fcclip_core.geometry.segments import SegmentGeometry
 from fcclip_core.results import PanopticResult
 from fcclip_core.vocabulary import Vocabulary, VocabularyClass
+from fcclip_ros.messages_3d import geometry_message
 
 if TYPE_CHECKING:
     from fcclip_core.segmenter import VocabularySnapshot
@@ -91,8 +93,17 @@ def confidence_message(result: PanopticResult, header: Header) -> Image:
     return image_message(cv2.convertScaleAbs(result.confidence_map(), alpha=255.0), "mono8", header)
 
 
-def segments_message(result: PanopticResult, header: Header) -> msg.SegmentArray:
-    """The frame's segments, in the order of their ids."""
+def segments_message(
+    result: PanopticResult, header: Header, geometry: Mapping[int, SegmentGeometry] | None = None
+) -> msg.SegmentArray:
+    """The frame's segments, in the order of their ids.
+
+    Args:
+        result: The frame.
+        header: The header to carry.
+        geometry: Where segments are, by segment id; None without depth.
+    """
+    places = geometry or {}
     height, width = result.segment_map.shape
     return msg.SegmentArray(
         header=header,
@@ -108,6 +119,7 @@ def segments_message(result: PanopticResult, header: Header) -> msg.SegmentArray
                 is_thing=segment.is_thing,
                 area=segment.area,
                 box=_region(segment.box),
+                geometry=geometry_message(places.get(segment.id)),
             )
             for segment in result.segments
         ],

@@ -26,6 +26,7 @@ from fcclip_core.segmenter import Segmenter, VocabularySnapshot
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros import parameters
 from fcclip_ros.compat import RCLError, given_parameters, result_of, run_transitions_in
+from fcclip_ros.depth_input import DepthInput
 from fcclip_ros.diagnostics import DiagnosticsPublisher, NodeState
 from fcclip_ros.frame_statistics import Statistics
 from fcclip_ros.image_input import ImageInput
@@ -82,6 +83,7 @@ class Perception(LifecycleNode):
 
         self._outputs = Outputs(self, self.get_parameter("publish_overlay_rate").value)
         self._input = ImageInput(self, self._on_image)
+        self._depth = DepthInput(self)
         self._diagnostics = DiagnosticsPublisher(self, self._node_state, self._statistics.report)
         # Reentrant, because these callbacks wait for other threads without holding up the executor.
         group = ReentrantCallbackGroup()
@@ -132,7 +134,11 @@ class Perception(LifecycleNode):
         """Subscribes to the camera."""
         super().on_activate(state)
         self._active, self._lifecycle = True, "active"
-        self._input.start(self._configuration.image_transport, self._configuration.image_reliability)
+        reliability = self._configuration.image_reliability
+        if self._configuration.use_depth:
+            self._tune_depth(NodeParameters.from_values(parameters.values_of(self)))
+            self._depth.start(reliability, rectified=self._configuration.image_rectified)
+        self._input.start(self._configuration.image_transport, reliability)
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -197,6 +203,7 @@ class Perception(LifecycleNode):
             publish=self._outputs.publish,
             announce=self._announce,
             warn=self._warn_of_frame,
+            depth=self._depth if configuration.use_depth else None,
         )
         self.get_logger().info(
             f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: {self._pipeline.backend}"
@@ -210,6 +217,7 @@ class Perception(LifecycleNode):
     def _stop_stream(self) -> None:
         self._active = False
         self._input.stop()
+        self._depth.stop()
         if self._pipeline is not None:
             self._pipeline.discard_frame()
 
@@ -285,11 +293,15 @@ class Perception(LifecycleNode):
         except FcclipError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._outputs.overlay_rate = changed.publish_overlay_rate
+        self._tune_depth(changed)
         if self._pipeline is not None:
             self._pipeline.settings = changed.settings
             if vocabulary is not None:
                 self._pipeline.set_vocabulary(vocabulary).add_done_callback(self._check_vocabulary)
         return SetParametersResult(successful=True)
+
+    def _tune_depth(self, configuration: NodeParameters) -> None:
+        self._depth.tolerance, self._depth.patience = configuration.depth_tolerance, configuration.depth_wait
 
     def _configured(self) -> Pipeline:
         if self._pipeline is None or self._lifecycle not in ("inactive", "active"):
@@ -315,6 +327,7 @@ class Perception(LifecycleNode):
             device=pipeline.device if pipeline else "",
             backend=pipeline.backend if pipeline else "",
             image_input=self._input.describe(),
+            depth=self._depth.state(self._statistics.report().input_rate),
             vocabulary_version=vocabulary.version if vocabulary else 0,
             vocabulary_classes=len(vocabulary.classes) if vocabulary else 0,
             encoding_classes=pipeline.encoding_classes if pipeline else 0,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from fcclip_core.errors import ImageError, VocabularyError
+from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
 from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import Segmenter, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import Vocabulary
+from fcclip_ros.depth_input import DepthInput, FrameDepth
 from fcclip_ros.frame_statistics import Statistics
 from fcclip_ros.images import to_rgb
 from fcclip_ros.worker import Worker
@@ -31,12 +34,21 @@ class LabelledFrame:
         image: uint8 RGB `(H, W, 3)`.
         result: The segmentation.
         snapshot: The vocabulary; version 0 if it was for this frame alone.
+        depth: Its depth, if there is any.
     """
 
     header: Any
     image: np.ndarray
     result: PanopticResult
     snapshot: VocabularySnapshot
+    depth: FrameDepth | None = None
+
+    @functools.cached_property
+    def geometry(self) -> dict[int, SegmentGeometry]:
+        """Where the segments are that have enough depth, by segment id; made when asked for."""
+        if self.depth is None:
+            return {}
+        return segment_geometry(self.depth.metres, self.depth.camera, self.result)
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,7 @@ class Pipeline:
         publish: Callable[[LabelledFrame], None],
         announce: Callable[[VocabularySnapshot], None],
         warn: Callable[[str], None],
+        depth: DepthInput | None = None,
     ) -> None:
         """Starts the threads.
 
@@ -69,12 +82,14 @@ class Pipeline:
             publish: Called on the inference thread with each frame of the stream.
             announce: Called on the inference thread with each vocabulary that came into force, before its first frame.
             warn: Told about frames that cannot be labelled.
+            depth: Finds the depth of the stream's frames; None for none.
         """
         self._segmenter = segmenter
         self._statistics = statistics
         self._publish = publish
         self._announce = announce
         self._warn = warn
+        self._depth = depth
         self.encoding_classes = 0
         """Number of classes of the vocabulary that is being made ready; 0 for none."""
         self._frames: Worker[_Arrival] = Worker("inference", self._label_and_publish)
@@ -186,8 +201,13 @@ class Pipeline:
     def _label_and_publish(self, arrival: _Arrival) -> None:
         began = time.monotonic()
         try:
+            if self._depth is not None:
+                self._depth.expect(arrival.message.header)
             frame = self._label(arrival.message, None)
             labelled = time.monotonic()
+            if self._depth is not None:
+                size = (frame.image.shape[1], frame.image.shape[0])
+                frame = replace(frame, depth=self._depth.take(frame.header, size, arrival.time))
             self._publish(frame)
         except ImageError as error:
             self._statistics.bad(str(error))

@@ -127,7 +127,7 @@ class PinholeCamera:
         )
 
     def rays(self) -> tuple[np.ndarray, np.ndarray]:
-        """x and y of each pixel's point at a depth of 1: two float32 `(height, width)`, read-only, kept for later."""
+        """Points of all pixels at a depth of 1, x and y: two float32 `(height, width)`, read-only, kept for later."""
         return _rays(self)
 
 
