@@ -91,7 +91,7 @@ class _Found:
 
 
 class _NoDepth(Exception):
-    """Why a frame has no depth: the kind, said once in the log, and the text."""
+    """Why a frame has no depth: the kind and the text."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
@@ -288,8 +288,10 @@ class DepthInput:
         if reason.kind == "stamps" and self._found.missed_in_a_row < _MISSES:
             return
         self._found.problem = reason
-        if reason.kind not in self._found.said:
-            self._found.said.add(reason.kind)
+        # Stamps' text has numbers in it that differ from frame to frame.
+        said = reason.kind if reason.kind == "stamps" else reason.text
+        if said not in self._found.said:
+            self._found.said.add(said)
             self._node.get_logger().warning(f"frames are published without depth: {reason.text}")
 
     def _rate(self) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from fcclip_core.errors import DepthError
 from fcclip_core.geometry.camera import same_aspect
 
-_METRES = np.float32(0.001)
+_MILLIMETRES = np.float32(1000)
 
 
 def depth_in_metres(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -36,7 +36,7 @@ def depth_in_metres(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if depth.shape != size[::-1]:
         depth = cv2.resize(np.ascontiguousarray(depth), size, interpolation=cv2.INTER_NEAREST_EXACT)
     if depth.dtype == np.uint16:
-        metres = np.multiply(depth, _METRES, dtype=np.float32)
+        metres = np.divide(depth, _MILLIMETRES, dtype=np.float32)
         metres[depth == 0] = np.nan
         return metres
     with np.errstate(invalid="ignore"):
