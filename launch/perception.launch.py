@@ -15,6 +15,7 @@ CONFIG = os.path.join(get_package_share_directory("fcclip_ros"), "config")
 PARAMETERS = {
     "use_sim_time": "Take the time from /clock",
     "autostart": "Configure and activate at once; otherwise wait for lifecycle requests",
+    "use_depth": "Read DEPTH_TOPIC, registered to the images, and camera_info; say where segments are",
     "image_transport": "raw, or compressed: read sensor_msgs/CompressedImage at IMAGE_TOPIC/compressed",
     "checkpoint": "Weights: a file, a bundled name, or recipe:NAME for seeded weights",
     "vocabulary": "Classes: a file, a bundled name, or a list such as \"['person', 'pallet, wooden pallet']\"",
@@ -25,6 +26,7 @@ ARGUMENTS = {
     "namespace": ("", "Namespace of the node and its topics"),
     "params_file": (os.path.join(CONFIG, "perception.yaml"), "Parameter file of the node"),
     "image_topic": ("image", "Topic of the camera's images"),
+    "depth_topic": ("depth", "Topic of the camera's depth, read with use_depth"),
     "source": ("", "Photographs, a video, a bag or a webcam's number to publish there; empty: a camera does"),
     "rate": ("10.0", "Frames per second of the source"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
@@ -58,6 +60,7 @@ def nodes(context: LaunchContext) -> list[Node]:
         "namespace": given["namespace"],
         "remappings": [
             ("image", image_topic),
+            ("depth", given["depth_topic"]),
             ("image/compressed", f"{image_topic}/compressed"),
             ("camera_info", os.path.join(os.path.dirname(image_topic), "camera_info")),
         ],
