@@ -40,8 +40,9 @@ KINDS = ("room", "yard", "table")
 FRAMES_A_DRIVE = 25
 
 NOISE = (
-    "stereo with a baseline of 5 cm: disparity off by 0.08 px (standard deviation) and in steps of 1/16 px, pixels looked "
-    "up beside their place (0.5 px), half of those at a depth step of 5 % missing, 2 % missing anywhere; whole millimetres"
+    "stereo with a baseline of 5 cm: disparity off by 0.08 px (standard deviation) and in steps of 1/16 px, pixels "
+    "looked up beside their place (0.5 px), half of those at a depth step of 5 % missing, 2 % missing anywhere; whole "
+    "millimetres"
 )
 
 
