@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -194,7 +195,7 @@ class Camera:
         while True:
             stamp = self.show(message)
             try:
-                self.wait_for(lambda shown=stamp: self._is_back(shown), 10.0, "no frame came back labelled")
+                self.wait_for(partial(self._is_back, stamp), 10.0, "no frame came back labelled")
                 return
             except TimeoutError:
                 if time.monotonic() > end:
@@ -387,8 +388,8 @@ class _Recorder:
         return noted
 
     def _around_labelled(self, labelled: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(statistics: Statistics, latencies: Mapping[str, float]) -> None:
-            labelled(statistics, latencies)
+        def noted(statistics: Statistics, latencies: Mapping[str, float], *more: Any) -> None:
+            labelled(statistics, latencies, *more)
             self._statistics = statistics
             if self._keep_frames:
                 self._frames[self._stamp] = dict(latencies) | self._extra

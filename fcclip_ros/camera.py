@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 
 import fcclip_ros.msg as msg
 from fcclip_core.segmenter import VocabularySnapshot
+from fcclip_ros.depth_input import DepthInput
 from fcclip_ros.frame_statistics import Statistics
 from fcclip_ros.image_input import ImageInput
 from fcclip_ros.outputs import Outputs
+from fcclip_ros.parameters import NodeParameters
 from fcclip_ros.pipeline import LabelledFrame
 
 _WARNING_PERIOD = 5.0
@@ -26,30 +29,47 @@ class Camera:
         statistics: Its frames.
         enabled: Whether its frames are labelled.
         vocabulary: The words in force for it, as they were announced; None while there are none.
-        input: Its subscription.
+        input: Its subscription to images.
+        depth: Its depth, where that is used.
         outputs: Its publishers.
     """
 
-    def __init__(
-        self, node: LifecycleNode, name: str, on_image: Callable[[Camera, Any], None], overlay_rate: float
-    ) -> None:
+    def __init__(self, node: LifecycleNode, name: str, on_image: Callable[[Camera, Any], None]) -> None:
         """Makes the publishers; subscribes to nothing yet.
 
         Args:
             node: The node.
             name: With it, images are read from `NAME/image` and labels go to `~/NAME/...`; without, from `image` and to
-                `~/...`.
+                `~/...`. Depth and camera_info lie beside the images.
             on_image: Called in the executor with each Image or CompressedImage.
-            overlay_rate: Overlays per second at most; 0 for none.
         """
         self.name = name
         self.statistics = Statistics()
         self.enabled = True
         self.vocabulary: msg.Vocabulary | None = None
-        self.outputs = Outputs(node, self.private_name(""), overlay_rate)
-        self.input = ImageInput(node, f"{name}/image" if name else "image", lambda message: on_image(self, message))
+        self.outputs = Outputs(node, self.private_name(""))
         # A logger of its own, so that one camera's complaints do not hold back those of another.
         self._logger = node.get_logger().get_child(name) if name else node.get_logger()
+        beside = f"{name}/" if name else ""
+        self.input = ImageInput(node, f"{beside}image", lambda message: on_image(self, message))
+        self.depth = DepthInput(node, f"{beside}depth", f"{beside}camera_info", self._logger)
+
+    def tune(self, configuration: NodeParameters) -> None:
+        """Takes over the parameters that may change at any time."""
+        self.outputs.overlay_rate = configuration.publish_overlay_rate
+        self.depth.tolerance, self.depth.patience = configuration.depth_tolerance, configuration.depth_wait
+
+    def start(self, configuration: NodeParameters) -> None:
+        """Subscribes, to depth only where that is used."""
+        reliability = configuration.image_reliability
+        if configuration.use_depth:
+            self.depth.start(reliability, rectified=configuration.image_rectified)
+        self.input.start(configuration.image_transport, reliability)
+
+    def stop(self) -> None:
+        """Unsubscribes."""
+        self.input.stop()
+        self.depth.stop()
 
     def private_name(self, name: str) -> str:
         """The name of one of this camera's topics or services below the node's own."""
@@ -60,9 +80,15 @@ class Camera:
         """Of its status in /diagnostics."""
         return f"segmentation of {self.name}" if self.name else "segmentation"
 
+    def expect(self, header: Any) -> None:
+        """Begins to look for a frame's depth."""
+        self.depth.expect(header)
+
     def publish(self, frame: LabelledFrame) -> None:
-        """Publishes a frame's outputs."""
-        self.outputs.publish(frame)
+        """Publishes a frame's outputs, with its depth if there is any."""
+        height, width = frame.image.shape[:2]
+        depth = self.depth.take(frame.header, (width, height), frame.arrival_time)
+        self.outputs.publish(replace(frame, depth=depth))
 
     def announce(self, snapshot: VocabularySnapshot) -> None:
         """Publishes the vocabulary that comes into force."""

@@ -13,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
+from fcclip_ros.depth_input import DepthState
 from fcclip_ros.frame_statistics import Report
 from fcclip_ros.qos import DIAGNOSTICS
 
@@ -35,6 +36,7 @@ class NodeState:
         vocabulary_classes: Number of its classes.
         encoding_classes: Number of classes of a vocabulary that is being made ready; 0 for none.
         problem: Why the node is not working, if it is not.
+        depth: What is known of depth; None where it is not used.
     """
 
     lifecycle: str
@@ -47,6 +49,7 @@ class NodeState:
     vocabulary_classes: int
     encoding_classes: int
     problem: str
+    depth: DepthState | None = None
 
 
 class DiagnosticsPublisher:
@@ -98,6 +101,8 @@ def _judge(state: NodeState, report: Report) -> tuple[bytes, str]:
         return (DiagnosticStatus.ERROR if down else DiagnosticStatus.WARN), error.text
     if report.input_rate == 0:
         return DiagnosticStatus.WARN, f"no images: {state.image_input}"
+    if state.depth is not None and state.depth.problem:
+        return DiagnosticStatus.WARN, f"frames are published without depth: {state.depth.problem}"
     return DiagnosticStatus.OK, f"{report.output_rate:.1f} frames/s of {report.input_rate:.1f}"
 
 
@@ -123,6 +128,7 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         "device": state.device,
         "backend": state.backend,
         "image input": state.image_input,
+        **(_depth(state.depth) if state.depth is not None else {}),
         "vocabulary version": str(state.vocabulary_version),
         "vocabulary classes": str(state.vocabulary_classes),
         "vocabulary being encoded, classes": str(state.encoding_classes),
@@ -131,6 +137,17 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         "last error age (s)": f"{error.age:.0f}" if error else "",
     }
     return [KeyValue(key=key, value=value) for key, value in values.items()]
+
+
+def _depth(depth: DepthState) -> dict[str, str]:
+    return {
+        "depth input": depth.depth_input,
+        "camera_info input": depth.info_input,
+        "depth rate (Hz)": f"{depth.rate:.2f}",
+        "frames with depth": str(depth.matched),
+        "frames without depth": str(depth.missed),
+        "depth problem": depth.problem,
+    }
 
 
 def _memory(device: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,11 @@ from std_msgs.msg import ColorRGBA, Header
 import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
 from fcclip_core.errors import VocabularyError
+from fcclip_core.geometry.segments import SegmentGeometry
 from fcclip_core.results import PanopticResult
 from fcclip_core.vocabulary import Vocabulary, VocabularyClass
+from fcclip_ros.message_data import blank_data
+from fcclip_ros.messages_3d import geometry_message
 
 if TYPE_CHECKING:
     from fcclip_core.segmenter import VocabularySnapshot
@@ -88,8 +91,17 @@ def confidence_message(result: PanopticResult, header: Header) -> Image:
     return message
 
 
-def segments_message(result: PanopticResult, header: Header) -> msg.SegmentArray:
-    """The frame's segments, in the order of their ids."""
+def segments_message(
+    result: PanopticResult, header: Header, geometry: Mapping[int, SegmentGeometry] | None = None
+) -> msg.SegmentArray:
+    """The frame's segments, in the order of their ids.
+
+    Args:
+        result: The frame.
+        header: The header to carry.
+        geometry: Where segments are, by segment id; None without depth.
+    """
+    places = geometry or {}
     height, width = result.segment_map.shape
     return msg.SegmentArray(
         header=header,
@@ -105,6 +117,7 @@ def segments_message(result: PanopticResult, header: Header) -> msg.SegmentArray
                 is_thing=segment.is_thing,
                 area=segment.area,
                 box=_region(segment.box),
+                geometry=geometry_message(places.get(segment.id)),
             )
             for segment in result.segments
         ],
@@ -224,11 +237,7 @@ def _blank_image(
     message = Image(
         header=header, height=shape[0], width=shape[1], encoding=encoding, is_bigendian=0, step=size // shape[0]
     )
-    # The message's own array is grown, because rclpy may copy one that is given to it.
-    data = message.data
-    data.append(0)
-    data *= size
-    return message, np.frombuffer(data, dtype).reshape(shape)
+    return message, blank_data(message.data, size).view(dtype).reshape(shape)
 
 
 def _region(box: tuple[int, int, int, int]) -> RegionOfInterest:

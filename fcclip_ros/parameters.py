@@ -125,6 +125,26 @@ PARAMETERS: tuple[Declaration, ...] = (
         "Reliability of the image subscription; auto: reliable if every publisher is, else best effort.",
         choices=RELIABILITIES,
     ),
+    Declaration("use_depth", False, "Subscribe to `depth` and `camera_info`, and say where segments are."),
+    Declaration(
+        "depth_tolerance",
+        0.02,
+        "Seconds between the stamps of an image and its depth at most.",
+        limits=(0.0, 10.0),
+        live=True,
+    ),
+    Declaration(
+        "depth_wait",
+        0.03,
+        "Seconds after its arrival that a labelled frame may wait for its depth.",
+        limits=(0.0, 1.0),
+        live=True,
+    ),
+    Declaration(
+        "image_rectified",
+        True,
+        "Whether image and depth are rectified, so that camera_info's P describes them; otherwise K and D do.",
+    ),
     Declaration("autostart", True, "Configure and activate at start; otherwise a lifecycle manager does."),
     Declaration(
         "publish_overlay_rate",
@@ -176,6 +196,10 @@ class NodeParameters:
         max_batch: Frames that go through the network together at most.
         image_transport: raw or compressed.
         image_reliability: auto, reliable or best_effort.
+        use_depth: Whether depth is used.
+        depth_tolerance: Seconds between the stamps of an image and its depth at most.
+        depth_wait: Seconds after its arrival that a frame may wait for its depth.
+        image_rectified: Whether image and depth are rectified.
         autostart: Whether to configure and activate at start.
         publish_overlay_rate: Overlays per second at most.
         settings: The inference settings.
@@ -193,6 +217,10 @@ class NodeParameters:
     max_batch: int
     image_transport: str
     image_reliability: str
+    use_depth: bool
+    depth_tolerance: float
+    depth_wait: float
+    image_rectified: bool
     autostart: bool
     publish_overlay_rate: float
     settings: InferenceSettings
@@ -221,6 +249,10 @@ class NodeParameters:
             max_batch=values["max_batch"],
             image_transport=values["image_transport"],
             image_reliability=values["image_reliability"],
+            use_depth=values["use_depth"],
+            depth_tolerance=values["depth_tolerance"],
+            depth_wait=values["depth_wait"],
+            image_rectified=values["image_rectified"],
             autostart=values["autostart"],
             publish_overlay_rate=values["publish_overlay_rate"],
             settings=InferenceSettings(**settings),

@@ -78,9 +78,8 @@ class Perception(LifecycleNode):
             self.get_logger().warning(complaint)
         self.add_on_set_parameters_callback(self._on_parameters)
 
-        overlay_rate = self.get_parameter("publish_overlay_rate").value
         names = parameters.camera_names(self.get_parameter("cameras").value)
-        self._cameras = tuple(Camera(self, name, self._on_image, overlay_rate) for name in names)
+        self._cameras = tuple(Camera(self, name, self._on_image) for name in names)
         self._diagnostics = DiagnosticsPublisher(self, self._describe)
         # Reentrant, because these callbacks wait for other threads without holding up the executor.
         group = ReentrantCallbackGroup()
@@ -136,7 +135,7 @@ class Perception(LifecycleNode):
         super().on_activate(state)
         self._active, self._lifecycle = True, "active"
         for camera in self._cameras:
-            camera.input.start(self._configuration.image_transport, self._configuration.image_reliability)
+            camera.start(self._configuration)
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -198,6 +197,8 @@ class Perception(LifecycleNode):
         )
         if configuration.camera_size:
             segmenter.prepare(*configuration.camera_size)
+        for camera in self._cameras:
+            camera.tune(configuration)
         self._pipeline = Pipeline(segmenter, self._cameras, announce=self._announce, max_batch=configuration.max_batch)
         self.get_logger().info(
             f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: {self._pipeline.backend}"
@@ -211,7 +212,7 @@ class Perception(LifecycleNode):
     def _stop_stream(self) -> None:
         self._active = False
         for camera in self._cameras:
-            camera.input.stop()
+            camera.stop()
             if self._pipeline is not None:
                 self._pipeline.discard_frame(camera)
 
@@ -293,7 +294,7 @@ class Perception(LifecycleNode):
         except FcclipError as error:
             return SetParametersResult(successful=False, reason=str(error))
         for camera in self._cameras:
-            camera.outputs.overlay_rate = changed.publish_overlay_rate
+            camera.tune(changed)
         if self._pipeline is not None:
             self._pipeline.settings = changed.settings
             if vocabulary is not None:
@@ -321,9 +322,10 @@ class Perception(LifecycleNode):
         return reason
 
     def _describe(self) -> dict[str, tuple[NodeState, Report]]:
-        return {camera.title: (self._state_of(camera), camera.statistics.report()) for camera in self._cameras}
+        reports = [(camera, camera.statistics.report()) for camera in self._cameras]
+        return {camera.title: (self._state_of(camera, report.input_rate), report) for camera, report in reports}
 
-    def _state_of(self, camera: Camera) -> NodeState:
+    def _state_of(self, camera: Camera, image_rate: float) -> NodeState:
         pipeline, vocabulary = self._pipeline, camera.vocabulary
         return NodeState(
             lifecycle=self._lifecycle,
@@ -332,6 +334,7 @@ class Perception(LifecycleNode):
             device=pipeline.device if pipeline else "",
             backend=pipeline.backend if pipeline else "",
             image_input=camera.input.describe(),
+            depth=camera.depth.state(image_rate),
             vocabulary_version=vocabulary.version if vocabulary else 0,
             vocabulary_classes=len(vocabulary.classes) if vocabulary else 0,
             encoding_classes=pipeline.encoding_classes if pipeline else 0,

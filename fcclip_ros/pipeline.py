@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -11,10 +12,12 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from fcclip_core.errors import ImageError, VocabularyError
+from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
 from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import EncodedImage, Segmenter, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import Vocabulary
+from fcclip_ros.depth_input import FrameDepth
 from fcclip_ros.frame_statistics import Statistics
 from fcclip_ros.images import size_of, to_rgb
 from fcclip_ros.worker import Worker
@@ -31,12 +34,23 @@ class LabelledFrame:
         image: uint8 RGB `(H, W, 3)`.
         result: The segmentation.
         snapshot: The vocabulary; version 0 if it was for this frame alone.
+        arrival_time: When the message came, monotonic seconds.
+        depth: Its depth, if there is any.
     """
 
     header: Any
     image: np.ndarray
     result: PanopticResult
     snapshot: VocabularySnapshot
+    arrival_time: float
+    depth: FrameDepth | None = None
+
+    @functools.cached_property
+    def geometry(self) -> dict[int, SegmentGeometry]:
+        """Where the segments are that have enough depth, by segment id; made when asked for."""
+        if self.depth is None:
+            return {}
+        return segment_geometry(self.depth.metres, self.depth.camera, self.result)
 
 
 class Stream(Protocol):
@@ -47,6 +61,9 @@ class Stream(Protocol):
     """
 
     statistics: Statistics
+
+    def expect(self, header: Any) -> None:
+        """Is told of each frame that the network is about to take, so that its depth can be looked for meanwhile."""
 
     def publish(self, frame: LabelledFrame) -> None:
         """Takes each labelled frame."""
@@ -225,13 +242,15 @@ class Pipeline:
     def _label_for(
         self, message: Any, snapshot: VocabularySnapshot | None, then: Callable[[LabelledFrame], Outcome]
     ) -> Outcome:
-        image, used = to_rgb(message), _existing(snapshot or self._common)
-        return then(LabelledFrame(message.header, image, self._segmenter(image, used), used))
+        arrived, image, used = time.monotonic(), to_rgb(message), _existing(snapshot or self._common)
+        return then(LabelledFrame(message.header, image, self._segmenter(image, used), used, arrived))
 
     def _label_and_publish(self, arrivals: list[_Arrival]) -> None:
         # Read once: a frame is labelled with one set of settings.
         settings = self._segmenter.settings
         frames = [frame for arrival in arrivals if (frame := _read(arrival)) is not None]
+        for frame in frames:
+            frame.stream.expect(frame.header)
         if frames:
             for frame, encoded, together in self._encode(frames, settings):
                 self._finish(frame, encoded, settings, together)
@@ -280,7 +299,7 @@ class Pipeline:
             snapshot = _existing(self._snapshots.get(stream))
             result = self._segmenter.label(encoded, snapshot, settings)
             labelled = time.monotonic()
-            stream.publish(LabelledFrame(frame.header, frame.image, result, snapshot))
+            stream.publish(LabelledFrame(frame.header, frame.image, result, snapshot, frame.arrival_time))
         except Exception as error:  # Out of memory, a driver's fault: the next frame may be fine.
             _failed(stream, error)
             return

@@ -15,6 +15,7 @@ CONFIG = os.path.join(get_package_share_directory("fcclip_ros"), "config")
 PARAMETERS = {
     "use_sim_time": "Take the time from /clock",
     "autostart": "Configure and activate at once; otherwise wait for lifecycle requests",
+    "use_depth": "Read DEPTH_TOPIC, registered to the images, and camera_info; say where segments are",
     "image_transport": "raw, or compressed: read sensor_msgs/CompressedImage at IMAGE_TOPIC/compressed",
     "cameras": 'Names of several cameras, such as "[front, left]"; each has topics of its own below ~/NAME/',
     "checkpoint": "Weights: a file, a bundled name, or recipe:NAME for seeded weights",
@@ -26,6 +27,7 @@ ARGUMENTS = {
     "namespace": ("", "Namespace of the node and its topics"),
     "params_file": (os.path.join(CONFIG, "perception.yaml"), "Parameter file of the node"),
     "image_topic": ("", "Topic of the camera's images; of several a list, in their order (empty: image, NAME/image)"),
+    "depth_topic": ("", "Topic of the camera's depth, for use_depth; of several a list (empty: depth, NAME/depth)"),
     "source": ("", "Photographs, a video, a bag or a webcam's number to publish there; empty: a camera does"),
     "rate": ("10.0", "Frames per second of the source"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
@@ -49,20 +51,21 @@ def large_image_transport() -> list[SetEnvironmentVariable]:
     return [SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=profile)) for name in names]
 
 
-def image_topics(cameras: list[str], given: str) -> dict[str, str]:
-    """Pairs the name that the node gives to each image topic with the topic it is to read.
+def camera_topics(cameras: list[str], kind: str, given: str) -> dict[str, str]:
+    """Pairs the name that the node gives to a topic of each camera with the topic it is to read.
 
     Args:
         cameras: The cameras' names; none for a single camera.
-        given: The argument image_topic.
+        kind: image or depth.
+        given: The argument image_topic or depth_topic.
 
     Raises:
         ValueError: Cameras and topics are not equally many.
     """
-    names = [f"{name}/image" for name in cameras] or ["image"]
+    names = [f"{name}/{kind}" for name in cameras] or [kind]
     topics = yaml.safe_load(given) if given.lstrip().startswith("[") else [given] if given else names
     if len(topics) != len(names):
-        raise ValueError(f"image_topic has {len(topics)} topics for {len(names)} cameras; give one for each, in order")
+        raise ValueError(f"{kind}_topic has {len(topics)} topics for {len(names)} cameras; give one for each, in order")
     return dict(zip(names, topics, strict=True))
 
 
@@ -79,7 +82,8 @@ def nodes(context: LaunchContext) -> list[Node]:
     """Describes the nodes; called when the arguments' values are known."""
     given = context.launch_configurations
     parameters = {name: yaml.safe_load(given[name]) for name in PARAMETERS if given[name]}
-    topics = image_topics(parameters.get("cameras", []), given["image_topic"])
+    cameras = parameters.get("cameras", [])
+    topics, depth_topics = (camera_topics(cameras, kind, given[f"{kind}_topic"]) for kind in ("image", "depth"))
     common = {
         "package": "fcclip_ros",
         "namespace": given["namespace"],
@@ -92,7 +96,10 @@ def nodes(context: LaunchContext) -> list[Node]:
             executable="perception",
             name="fcclip",
             parameters=[given["params_file"], parameters],
-            remappings=[pair for name, topic in topics.items() for pair in remappings(name, topic)],
+            remappings=[
+                *(pair for name, topic in topics.items() for pair in remappings(name, topic)),
+                *depth_topics.items(),
+            ],
             **common,
         )
     ]

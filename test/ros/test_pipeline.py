@@ -44,7 +44,11 @@ class Eye:
     def __init__(self) -> None:
         self.events: list[tuple[str, Any]] = []
         self.warnings: list[str] = []
+        self.expected: list[Header] = []
         self.statistics = Statistics()
+
+    def expect(self, header: Header) -> None:
+        self.expected.append(header)
 
     def publish(self, frame: LabelledFrame) -> None:
         self.events.append(("frame", frame))
