@@ -8,7 +8,7 @@ class: a "blue cone" that is above all a "traffic cone" is still the bluest cone
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from fcclip_core.errors import VocabularyError
 from fcclip_core.results import PanopticResult, Segment
-from fcclip_core.segmenter import EncodedImage, TextEmbeddings, VocabularySnapshot
+from fcclip_core.segmenter import EncodedImage, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import VocabularyClass
 
@@ -28,13 +28,9 @@ class Labeller(Protocol):
     """What finding asks of a segmenter; see `Segmenter`."""
 
     def extend_vocabulary(
-        self, snapshot: VocabularySnapshot, further: Sequence[VocabularyClass], without: Iterable[str]
+        self, snapshot: VocabularySnapshot, further: Sequence[VocabularyClass], without: Collection[str]
     ) -> VocabularySnapshot:
         """See `Segmenter.extend_vocabulary`."""
-        ...
-
-    def embed_text(self, names: Sequence[str]) -> TextEmbeddings:
-        """See `Segmenter.embed_text`."""
         ...
 
     def label(

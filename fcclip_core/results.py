@@ -153,9 +153,9 @@ class PanopticResult:
         return self._instances()
 
     def probabilities(self) -> np.ndarray:
-        """Probability of every class for each segment after the ensemble: float32 `(S, C)`, segments and classes in order.
+        """Probability of every class for each segment, after the ensemble: float32 `(S, C)`.
 
-        What is missing to 1 is void's. Computed when asked for.
+        Segments and classes are in their order; what is missing to 1 is void's. Computed when asked for.
         """
         return self._probabilities()
 

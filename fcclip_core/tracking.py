@@ -21,17 +21,28 @@ LAST_ID = 65_535
 _SIDE = 192
 """Masks are compared on a square grid laid over the whole frame, so that frames may change their size."""
 
-_OVERLAP = 0.2
-"""Masks that overlap by less (intersection over union) need the rest to agree: class, place and look."""
+_RECENT = 2
+"""Frames that a thing may be missing before its old place says nothing: then the camera has moved on."""
 
-_LIKENESS = 0.8
-"""Smallest cosine of two embeddings that can make up for masks that do not overlap."""
+_OVERLAP = 0.5
+"""Masks that overlap so much (intersection over union) are one thing, whatever it is called."""
+
+_TOUCH = 0.2
+"""Masks that overlap so much are one thing if class or look agree."""
+
+_ALIKE, _VERY_ALIKE = 0.8, 0.9
+"""Smallest cosine of two embeddings for things of one class that do not overlap, and of different classes."""
+
+_NOT_UNLIKE = 0.5
 
 _REACH = 0.15
 """How far a thing may jump between two frames, as a share of the frame's sides; its own size comes on top."""
 
 _FRESHNESS = 0.3
 """Weight of the newest embedding in a track's."""
+
+Pixels = tuple[np.ndarray, ...]
+"""Rows and columns of a thing's cells on the grid."""
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +54,7 @@ class _Track:
     id: int
     class_id: int
     embedding: np.ndarray
-    pixels: tuple[np.ndarray, np.ndarray]  # rows and columns on the grid
+    pixels: Pixels
     missed: int = 0
 
     @property
@@ -101,9 +112,7 @@ class Tracker:
         self._tracks = [track for track in self._tracks if track.missed <= self.lost_frames]
         return result.with_ids([ids[segment.id] for segment in result.segments])
 
-    def _matched(
-        self, things: Sequence[Segment], pixels: Sequence[tuple[np.ndarray, np.ndarray]], grid: np.ndarray
-    ) -> dict[int, _Track]:
+    def _matched(self, things: Sequence[Segment], pixels: Sequence[Pixels], grid: np.ndarray) -> dict[int, _Track]:
         """Index of a thing -> the track that it continues."""
         if not things or not self._tracks:
             return {}
@@ -136,39 +145,37 @@ def _on_grid(segment_map: np.ndarray) -> np.ndarray:
     return segment_map[rows[:, None], columns]
 
 
-def _middle_of(segment: Segment, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _middle_of(segment: Segment, shape: tuple[int, ...]) -> Pixels:
     x_min, y_min, x_max, y_max = segment.box
     row, column = (y_min + y_max) / 2 / shape[0], (x_min + x_max) / 2 / shape[1]
     return np.array([int(row * _SIDE)]), np.array([int(column * _SIDE)])
 
 
-def _affinities(
-    track: _Track, things: Sequence[Segment], pixels: Sequence[tuple[np.ndarray, np.ndarray]], grid: np.ndarray
-) -> np.ndarray:
+def _affinities(track: _Track, things: Sequence[Segment], pixels: Sequence[Pixels], grid: np.ndarray) -> np.ndarray:
     """How well each thing continues a track: 0 where it cannot, else more than 0."""
     hits = np.bincount(grid[track.pixels], minlength=max(segment.id for segment in things) + 1)
     return np.array(
-        [
-            _affinity(track, segment, where, int(hits[segment.id]))
-            for segment, where in zip(things, pixels, strict=True)
-        ]
+        [_affinity(track, segment, where, int(hits[segment.id])) for segment, where in zip(things, pixels, strict=True)]
     )
 
 
-def _affinity(track: _Track, segment: Segment, where: tuple[np.ndarray, np.ndarray], both: int) -> float:
+def _affinity(track: _Track, segment: Segment, where: Pixels, both: int) -> float:
     overlap = both / (len(track.pixels[0]) + len(where[0]) - both)
     likeness = float(track.embedding @ segment.embedding)
-    if overlap >= _OVERLAP:
+    one_class = segment.class_id == track.class_id
+    if track.missed <= _RECENT and (
+        overlap >= _OVERLAP or (overlap >= _TOUCH and (one_class or likeness >= _NOT_UNLIKE))
+    ):
         return 1.0 + overlap + max(likeness, 0.0)
     middle = np.array((where[0].mean(), where[1].mean()))
     reach = _REACH * _SIDE * (1 + track.missed) + track.extent / 2
     away = float((np.abs(middle - track.middle) / reach).max())
-    if segment.class_id != track.class_id or likeness < _LIKENESS or away > 1.0:
+    if likeness < (_ALIKE if one_class else _VERY_ALIKE) or away > 1.0:
         return 0.0
     return likeness * (1.0 - 0.5 * away)
 
 
-def _refresh(track: _Track, segment: Segment, pixels: tuple[np.ndarray, np.ndarray]) -> None:
+def _refresh(track: _Track, segment: Segment, pixels: Pixels) -> None:
     """Takes over what a thing is like now."""
     mixed = (1 - _FRESHNESS) * track.embedding + _FRESHNESS * segment.embedding
     length = float(np.linalg.norm(mixed))

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,10 +24,12 @@ import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
 from fcclip_core.errors import FcclipError, SettingsError
 from fcclip_core.segmenter import Segmenter, VocabularySnapshot
+from fcclip_core.tracking import Tracker
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros import parameters
 from fcclip_ros.compat import RCLError, given_parameters, result_of, run_transitions_in
 from fcclip_ros.diagnostics import DiagnosticsPublisher, NodeState
+from fcclip_ros.find import Access, FindServices
 from fcclip_ros.frame_statistics import Statistics
 from fcclip_ros.image_input import ImageInput
 from fcclip_ros.images import cv_bridge
@@ -35,6 +38,8 @@ from fcclip_ros.outputs import Outputs
 from fcclip_ros.parameters import NodeParameters
 from fcclip_ros.pipeline import LabelledFrame, Pipeline
 from fcclip_ros.runner import run
+from fcclip_ros.search import Search
+from fcclip_ros.wait_for import WaitForAction
 from fcclip_ros.worker import Worker
 
 _SHUTDOWN_PATIENCE = 2.0
@@ -82,6 +87,8 @@ class Perception(LifecycleNode):
 
         self._outputs = Outputs(self, self.get_parameter("publish_overlay_rate").value)
         self._input = ImageInput(self, self._on_image)
+        self._search = Search()
+        self._tracker: Tracker | None = None
         self._diagnostics = DiagnosticsPublisher(self, self._node_state, self._statistics.report)
         # Reentrant, because these callbacks wait for other threads without holding up the executor.
         group = ReentrantCallbackGroup()
@@ -92,6 +99,14 @@ class Perception(LifecycleNode):
             (SetBool, "~/enable", self._on_enable),
         ):
             self.create_service(service, name, callback, callback_group=group)
+        access = Access(
+            pipeline=self._configured,
+            search=self._search_of,
+            refuse=self._refusal,
+            embedding_type=lambda: self._outputs.embedding_type,
+        )
+        self._find = FindServices(self, access)
+        self._wait_for = WaitForAction(self, access)
         run_transitions_in(self, self._transitions.submit, lambda reason: self.get_logger().error(reason))
 
     def begin(self) -> None:
@@ -132,6 +147,8 @@ class Perception(LifecycleNode):
         """Subscribes to the camera."""
         super().on_activate(state)
         self._active, self._lifecycle = True, "active"
+        assert self._pipeline is not None  # Only a configured node is activated.
+        self._search.start(self._pipeline.segmenter)
         self._input.start(self._configuration.image_transport, self._configuration.image_reliability)
         return TransitionCallbackReturn.SUCCESS
 
@@ -194,10 +211,12 @@ class Perception(LifecycleNode):
         self._pipeline = Pipeline(
             segmenter,
             self._statistics,
-            publish=self._outputs.publish,
+            publish=self._publish,
             announce=self._announce,
             warn=self._warn_of_frame,
         )
+        self._tracker = Tracker(configuration.track_lost_frames) if configuration.track else None
+        self._outputs.embedding_type = configuration.publish_embeddings
         self.get_logger().info(
             f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: {self._pipeline.backend}"
         )
@@ -210,6 +229,7 @@ class Perception(LifecycleNode):
     def _stop_stream(self) -> None:
         self._active = False
         self._input.stop()
+        self._search.stop("the node is no longer active, so it gets no pictures")
         if self._pipeline is not None:
             self._pipeline.discard_frame()
 
@@ -258,7 +278,8 @@ class Perception(LifecycleNode):
     ) -> srv.SegmentImage.Response:
         def fill(frame: LabelledFrame) -> None:
             stamp = self.get_clock().now().to_msg()
-            fill_segment_image(response, frame, self._vocabulary if frame.snapshot.version else None, stamp)
+            vocabulary = self._vocabulary if frame.snapshot.version else None
+            fill_segment_image(response, frame, vocabulary, stamp, self._outputs.embedding_type)
 
         try:
             vocabulary = vocabulary_from_message(request.classes) if request.classes else None
@@ -285,6 +306,7 @@ class Perception(LifecycleNode):
         except FcclipError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._outputs.overlay_rate = changed.publish_overlay_rate
+        self._outputs.embedding_type = changed.publish_embeddings
         if self._pipeline is not None:
             self._pipeline.settings = changed.settings
             if vocabulary is not None:
@@ -295,6 +317,11 @@ class Perception(LifecycleNode):
         if self._pipeline is None or self._lifecycle not in ("inactive", "active"):
             raise FcclipError(_NOT_CONFIGURED)
         return self._pipeline
+
+    def _search_of(self, camera: str) -> Search:
+        if camera:
+            raise FcclipError(f"there is no camera {camera!r}; the node has one, without a name: leave camera empty")
+        return self._search
 
     def _refusal(self, what: str, error: BaseException) -> str:
         """Counts and logs a request that cannot be served, and returns what to answer."""
@@ -322,6 +349,12 @@ class Perception(LifecycleNode):
         )
 
     # On the pipeline's threads
+
+    def _publish(self, frame: LabelledFrame) -> None:
+        if self._tracker is not None:
+            frame = replace(frame, result=self._tracker.update(frame.result))
+        self._outputs.publish(frame)
+        self._search.see(frame)
 
     def _announce(self, snapshot: VocabularySnapshot) -> None:
         self._vocabulary = self._outputs.announce(snapshot)

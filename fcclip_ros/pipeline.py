@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ import numpy as np
 
 from fcclip_core.errors import ImageError, VocabularyError
 from fcclip_core.results import PanopticResult
-from fcclip_core.segmenter import Segmenter, VocabularySnapshot
+from fcclip_core.segmenter import EncodedImage, Segmenter, TextEmbeddings, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros.frame_statistics import Statistics
@@ -31,12 +31,16 @@ class LabelledFrame:
         image: uint8 RGB `(H, W, 3)`.
         result: The segmentation.
         snapshot: The vocabulary; version 0 if it was for this frame alone.
+        encoded: The network's answer, which other words can be held against.
+        arrival_time: When the message came, monotonic seconds.
     """
 
     header: Any
     image: np.ndarray
     result: PanopticResult
     snapshot: VocabularySnapshot
+    encoded: EncodedImage
+    arrival_time: float
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,11 @@ class Pipeline:
         self._segmenter.settings = settings
 
     @property
+    def segmenter(self) -> Segmenter:
+        """For what is done on the inference thread besides."""
+        return self._segmenter
+
+    @property
     def device(self) -> str:
         """Where the network runs."""
         return str(self._segmenter.device)
@@ -135,6 +144,22 @@ class Pipeline:
             return self._frames.submit(self._label_for, message, None, then)
         return self._words.submit(self._segment_with, message, vocabulary, then)
 
+    def embed_text(self, names: Sequence[str]) -> Future[TextEmbeddings]:
+        """Embeds names beside the stream; VocabularyError if one cannot be used."""
+        return self._words.submit(self._segmenter.embed_text, names)
+
+    def with_text(self, names: Sequence[str], then: Callable[[], Outcome]) -> Future[Outcome]:
+        """Embeds names beside the stream, and then does what needs them, which waits for no text any more.
+
+        Args:
+            names: Whatever `then` will embed.
+            then: Called on the inference thread, before its next frame.
+
+        Returns:
+            What `then` returned, or the error that came before.
+        """
+        return self._words.submit(self._with_text, names, then)
+
     def close(self, timeout: float) -> bool:
         """Ends both threads; what they have not begun is cancelled.
 
@@ -163,6 +188,10 @@ class Pipeline:
         snapshot = self._prepare(vocabulary)
         return self._frames.submit(self._label_for, message, snapshot, then).result()
 
+    def _with_text(self, names: Sequence[str], then: Callable[[], Outcome]) -> Outcome:
+        self._segmenter.embed_text(names)
+        return self._frames.submit(then).result()
+
     def _prepare(self, vocabulary: Vocabulary) -> VocabularySnapshot:
         self.encoding_classes = len(vocabulary)
         try:
@@ -173,20 +202,22 @@ class Pipeline:
     def _label_for(
         self, message: Any, snapshot: VocabularySnapshot | None, then: Callable[[LabelledFrame], Outcome]
     ) -> Outcome:
-        return then(self._label(message, snapshot))
+        return then(self._label(message, snapshot, time.monotonic()))
 
-    def _label(self, message: Any, snapshot: VocabularySnapshot | None) -> LabelledFrame:
-        image = to_rgb(message)
+    def _label(self, message: Any, snapshot: VocabularySnapshot | None, arrival_time: float) -> LabelledFrame:
+        image, settings = to_rgb(message), self._segmenter.settings
         # Only this thread changes the vocabulary, so it cannot change before the image is labelled.
         used = snapshot or self._segmenter.vocabulary
         if used is None:
             raise VocabularyError("no vocabulary is in force yet; set one with ~/set_vocabulary")
-        return LabelledFrame(message.header, image, self._segmenter(image, used), used)
+        encoded = self._segmenter.encode(image, settings)
+        result = self._segmenter.label(encoded, used, settings)
+        return LabelledFrame(message.header, image, result, used, encoded, arrival_time)
 
     def _label_and_publish(self, arrival: _Arrival) -> None:
         began = time.monotonic()
         try:
-            frame = self._label(arrival.message, None)
+            frame = self._label(arrival.message, None, arrival.time)
             labelled = time.monotonic()
             self._publish(frame)
         except ImageError as error:
