@@ -14,7 +14,8 @@ import pytest
 from action_msgs.msg import GoalStatus
 from fake_segmenter import fake_loader
 from rclpy.action import ActionClient
-from ros_harness import Peer, camera, flat_image, rgb_message, set_parameters, transition, wait_until
+from ros_harness import Peer, camera, drain, flat_image, rgb_message, set_parameters, transition, wait_until
+from sensor_msgs.msg import Image
 
 from fcclip_ros import msg, srv
 from fcclip_ros.action import WaitFor
@@ -39,7 +40,8 @@ def start() -> Iterator[Callable[..., Peer]]:
 
     yield start
     for node in nodes:
-        node.node.finish()
+        if node.node._lifecycle != "finalized":
+            node.node.finish()
         node.close()
 
 
@@ -288,7 +290,8 @@ def test_many_wait_side_by_side(start: Callable[..., Peer], peer: Peer) -> None:
     assert (status, result.success) == (GoalStatus.STATUS_ABORTED, False)
     assert "16 goals wait already" in result.message
     for goal in goals:
-        goal.cancel_goal_async()
+        # One after the other: a service's queue holds ten requests.
+        wait_until(goal.cancel_goal_async().done)
     assert {waiter.result(goal)[0] for goal in goals} == {GoalStatus.STATUS_CANCELED}
     with Shutter(peer):
         assert waiter.result(waiter.send("floor", minimum_score=0.5))[0] == GoalStatus.STATUS_SUCCEEDED
@@ -339,3 +342,28 @@ def test_executor_answers_while_goals_wait_and_words_are_encoded(start: Callable
         assert np.median(waits) < 0.15
         goal.cancel_goal_async()
         assert waiter.result(goal)[0] == GoalStatus.STATUS_CANCELED
+
+
+def test_tracked_ids_are_the_same_in_every_output(start: Callable[..., Peer], peer: Peer) -> None:
+    active(start("-p", "track:=true"))
+    segments, panoptic = (
+        peer.listen(kind, f"/fcclip/{name}", OUTPUT)
+        for kind, name in ((msg.SegmentArray, "segments"), (Image, "panoptic"))
+    )
+    with Shutter(peer):
+        wait_until(lambda: segments.qsize() > 2 and panoptic.qsize() > 2)
+        first = [item.id for item in segments.get()[1].segments]
+        # Another vocabulary: other bands, which overlap the old ones by half or less.
+        classes = [msg.VocabularyClass(synonyms=[name]) for name in ("cup", "spoon", "fork", "knife", "a", "b", "c")]
+        assert peer.call(
+            srv.SetVocabulary, "/fcclip/set_vocabulary", srv.SetVocabulary.Request(classes=classes)
+        ).success
+        changed = wait_until(lambda: next((m for _, m in drain(segments) if m.vocabulary_version == 2), None))
+        stamps = wait_until(lambda: [m for _, m in drain(panoptic) if max(m.data) > 3])
+        answer = find(peer, "knife")
+    assert first == [1, 2, 3]
+    ids = {item.name: item.id for item in changed.segments}
+    assert len(set(ids.values())) == 7
+    assert max(ids.values()) > 7, "ids of things that are gone are not given to others"
+    assert set(np.frombuffer(stamps[-1].data, np.uint16)) == set(ids.values())
+    assert answer.found[0].segment.id == ids["knife"]
