@@ -7,7 +7,7 @@ import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -25,23 +25,19 @@ from fcclip_ros.pipeline import LabelledFrame, Pipeline
 from fcclip_ros.search import Look, Search, Watch
 
 
-class FrameGeometry(Protocol):
-    """Depth that belongs to a frame."""
+class Places(Protocol):
+    """Where the segments of a frame are."""
 
-    def place(self, message: msg.FoundSegment, mask: np.ndarray) -> None:
-        """Says in a found segment where it is, and adds its points.
-
-        Args:
-            message: Gets its geometry and cloud.
-            mask: bool `(H, W)`, the segment's pixels in the frame.
-        """
+    def fill(self, message: msg.FoundSegment, number: int) -> None:
+        """Puts a segment's geometry and points into its message; `number` is its id in the frame that was asked for."""
 
 
-GeometryOf = Callable[[LabelledFrame], "FrameGeometry | None"]
-"""Called on the inference thread; None where a frame has no depth."""
+GeometryOf = Callable[[LabelledFrame], "Places | None"]
+"""Gives the places of a frame's segments, on the inference thread; None where the frame has no depth. The frame is the
+stream's but for its result: that holds what was found, with the ids 1, 2, ... in the order of the answer."""
 
 
-def no_geometry(frame: LabelledFrame) -> FrameGeometry | None:
+def no_geometry(frame: LabelledFrame) -> Places | None:
     """What a node without depth knows."""
     return None
 
@@ -55,7 +51,7 @@ class Access:
         search: The frames of a camera, by name; empty for the first. FcclipError for one that does not exist.
         refuse: Counts and logs a request that cannot be served, and returns what to answer.
         embedding_type: What segments hold of their embeddings.
-        geometry_of: Depth of a frame.
+        geometry_of: See `GeometryOf`.
     """
 
     pipeline: Callable[[], Pipeline]
@@ -90,10 +86,10 @@ class Access:
         kept = [item for item in found if item.score >= request.minimum_score]
         kept = kept[: request.limit] if request.limit else kept
         fill_found(response, frame, kept, self.embedding_type())
-        geometry = self.geometry_of(frame) if kept else None
-        if geometry is not None:
-            for message, item in zip(response.found, kept, strict=True):
-                geometry.place(message, _in_frame(item, frame))
+        places = self.geometry_of(_with_found(frame, kept)) if kept else None
+        if places is not None:
+            for number, message in enumerate(response.found, 1):
+                places.fill(message, number)
 
 
 class FindServices:
@@ -179,8 +175,11 @@ def time_limit(watch: Watch, seconds: float, error: FcclipError) -> Iterator[Non
         timer.cancel()
 
 
-def _in_frame(item: Found, frame: LabelledFrame) -> np.ndarray:
-    mask = np.zeros(frame.result.segment_map.shape, bool)
-    x_min, y_min, x_max, y_max = item.segment.box
-    mask[y_min:y_max, x_min:x_max] = item.mask
-    return mask
+def _with_found(frame: LabelledFrame, found: Sequence[Found]) -> LabelledFrame:
+    """The frame with what was found as its result."""
+    segment_map: np.ndarray = np.zeros(frame.result.segment_map.shape, np.int32)
+    for number, item in enumerate(found, 1):
+        x_min, y_min, x_max, y_max = item.segment.box
+        segment_map[y_min:y_max, x_min:x_max][item.mask] = number
+    segments = [replace(item.segment, id=number) for number, item in enumerate(found, 1)]
+    return replace(frame, result=replace(frame.result, segment_map=segment_map, segments=segments))

@@ -20,6 +20,7 @@ from sensor_msgs.msg import Image
 from fcclip_ros import msg, srv
 from fcclip_ros.action import WaitFor
 from fcclip_ros.perception import Perception
+from fcclip_ros.pipeline import LabelledFrame
 from fcclip_ros.qos import OUTPUT
 
 WORDS = ["-p", "vocabulary:=['cup, mug', 'plate', 'floor']"]
@@ -192,19 +193,26 @@ def test_new_words_do_not_hold_up_the_stream(start: Callable[..., Peer], peer: P
         assert answer(10.0).success
 
 
-def test_depth_is_asked_once_for_the_frame_and_given_each_mask(
+def test_places_are_asked_for_with_what_was_found_as_the_frames_result(
     start: Callable[..., Peer], peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Depth:
-        def place(self, message: msg.FoundSegment, mask: np.ndarray) -> None:
-            assert mask.shape == (12, 24)
-            message.cloud.width = int(mask.sum())
+    class Places:
+        def __init__(self, frame: LabelledFrame) -> None:
+            self.frame = frame
+
+        def fill(self, message: msg.FoundSegment, number: int) -> None:
+            (segment,) = (item for item in self.frame.result.segments if item.id == number)
+            assert segment.name == message.segment.name
+            rows, columns = np.nonzero(self.frame.result.segment_map == number)
+            message.cloud.width = len(rows)
+            assert columns.min() == message.segment.box.x_offset
 
     node = active(start())
     show(peer)
     services = node.node._find
-    monkeypatch.setattr(services, "_access", replace(services._access, geometry_of=lambda frame: Depth()))
-    assert [item.cloud.width for item in find(peer, "plate").found] == [12 * 8]
+    monkeypatch.setattr(services, "_access", replace(services._access, geometry_of=Places))
+    answer = find(peer, "plate", limit=0, minimum_score=0.0)
+    assert [item.cloud.width for item in answer.found] == [12 * 8] * 3, answer.message
 
 
 def test_text_is_embedded_row_by_row(start: Callable[..., Peer], peer: Peer) -> None:
