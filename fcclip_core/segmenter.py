@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from fcclip_core.device_postprocess import create_merger
 from fcclip_core.device_preprocess import create_preprocessor
 from fcclip_core.devices import resolve_device
 from fcclip_core.errors import ImageError, VocabularyError
-from fcclip_core.model.classification import MaskProbabilities, TextClassifier, classify
+from fcclip_core.model.classification import MAX_LOGIT_SCALE, MaskProbabilities, TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.postprocess import (
     KEPT_SIZES,
@@ -37,7 +37,7 @@ from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.results import Instances, PanopticResult, Prediction, Segment
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.text import Progress, TextEncoder, TextRows, default_cache_dir
-from fcclip_core.vocabulary import Vocabulary
+from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,21 @@ class EncodedImage:
         return MaskResizer(self.geometry, (logits.shape[-2], logits.shape[-1]), logits.device)
 
 
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """Names in CLIP's joint space, where the embeddings of segments lie too.
+
+    Attributes:
+        rows: float32 `(N, D)`, unit vectors.
+        logit_scale: A softmax over names takes this times the cosines, as the out-of-vocabulary classifier does.
+        model: Identity of the text tower: rows of different models do not compare.
+    """
+
+    rows: np.ndarray
+    logit_scale: float
+    model: str
+
+
 class Segmenter:
     """FC-CLIP with a current vocabulary.
 
@@ -115,9 +130,10 @@ class Segmenter:
         self._backend: Backend = create_backend(
             backend, self._model, resolve_device(device), precision=precision, cache_dir=cache_dir
         )
+        self._text_tower_id = checkpoint.text_tower_id
         self._text = TextRows(
             TextEncoder(checkpoint.text_tower, self._backend.device),
-            checkpoint.text_tower_id,
+            self._text_tower_id,
             cache_dir or default_cache_dir(),
         )
         self._class_ids = ClassIds()
@@ -238,6 +254,56 @@ class Segmenter:
             self._snapshot = replace(prepared, version=version)
             return self._snapshot
 
+    def extend_vocabulary(
+        self, snapshot: VocabularySnapshot, further: Sequence[VocabularyClass], without: Collection[str] = ()
+    ) -> VocabularySnapshot:
+        """Adds classes to a vocabulary that was made ready, for single frames; no id is promised to them.
+
+        Args:
+            snapshot: What competes with them.
+            further: Their ids are 0, whatever they ask for.
+            without: Synonyms that the vocabulary's own classes are to do without. Their first ones stay.
+
+        Raises:
+            VocabularyError: A name is taken.
+        """
+        if not further:
+            return snapshot
+        classes = snapshot.vocabulary.classes
+        kept = [index == 0 or text not in without for item in classes for index, text in enumerate(item.synonyms)]
+        added = Vocabulary(tuple(further))
+        seen = added.seen_mask(frozenset(self.train_vocabulary.synonyms))
+        return VocabularySnapshot(
+            version=0,
+            vocabulary=Vocabulary((*classes, *added.classes)),
+            class_ids=(*snapshot.class_ids, *(0 for _ in further)),
+            colors=(*snapshot.colors, *added.colors),
+            seen=(*snapshot.seen, *(bool(flag) for flag in seen)),
+            classifier=snapshot.classifier.extended(
+                kept, self._text.rows(added.synonyms), added.synonym_counts, torch.from_numpy(seen)
+            ),
+        )
+
+    def embed_text(self, names: Sequence[str], progress: Progress | None = None) -> TextEmbeddings:
+        """Embeds names as a vocabulary's are: what segments' embeddings compare with.
+
+        Args:
+            names: At least one; commas do not separate here.
+            progress: Called with (names encoded, names to encode) while new words are encoded.
+
+        Raises:
+            VocabularyError: No name, or one that is empty or too long.
+        """
+        if not names:
+            raise VocabularyError("there is no name to embed; give at least one")
+        for name in names:
+            VocabularyClass((name,))
+        return TextEmbeddings(
+            rows=self._text.rows(names, progress).numpy(),
+            logit_scale=min(self._model.clip_logit_scale.exp().item(), MAX_LOGIT_SCALE),
+            model=self._text_tower_id,
+        )
+
     def __call__(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> PanopticResult:
         """Segments one image.
 
@@ -322,6 +388,7 @@ class Segmenter:
             _instances=lambda: _instances(
                 instance_masks(mask_logits, class_probs, is_thing, resizer(), settings.top_k_instances), snapshot
             ),
+            _probabilities=lambda: class_probs[torch.from_numpy(merged.queries).to(self.device), :-1].cpu().numpy(),
         )
 
     def predict(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> Prediction:
@@ -407,13 +474,15 @@ class _StageClock:
 
 
 def _image_of(output: ModelOutput, index: int) -> ModelOutput:
-    """The answer for one image of a batch, as a batch of one; no copy is made."""
+    """The answer for one image of a batch, as a batch of one, in memory of its own: keeping it keeps no other."""
+    if len(output.mask_logits) == 1:
+        return output
     one = slice(index, index + 1)
     return ModelOutput(
-        mask_logits=output.mask_logits[one],
-        in_vocab_embedding=output.in_vocab_embedding[one],
-        out_vocab_embedding=output.out_vocab_embedding[one],
-        mask_survives=output.mask_survives[one],
+        mask_logits=output.mask_logits[one].clone(),
+        in_vocab_embedding=output.in_vocab_embedding[one].clone(),
+        out_vocab_embedding=output.out_vocab_embedding[one].clone(),
+        mask_survives=output.mask_survives[one].clone(),
     )
 
 

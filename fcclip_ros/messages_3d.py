@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -42,19 +43,28 @@ def points_message(frame: LabelledFrame) -> PointCloud2:
     if frame.depth is None:
         raise ValueError("the frame has no depth")
     height, width = frame.result.segment_map.shape
-    message = PointCloud2(
-        header=frame.header,
-        height=height,
-        width=width,
-        fields=_FIELDS,
-        is_bigendian=False,
-        point_step=POINT.itemsize,
-        row_step=POINT.itemsize * width,
-        is_dense=False,
-    )
-    out = blank_data(message.data, POINT.itemsize * height * width).view(POINT).reshape(height, width)
+    message, out = _blank_cloud(frame, height, width, is_dense=False)
     organized_cloud(frame.image, frame.depth.metres, frame.depth.camera, frame.result, out)
     return message
+
+
+def fill_places(found: Sequence[msg.FoundSegment], frame: LabelledFrame) -> None:
+    """Puts the places and points of segments that were found into their messages.
+
+    Args:
+        found: The messages; of a point, segment and confidence become theirs.
+        frame: With depth; its result has their segments, with the ids 1, 2, ... in their order.
+    """
+    if frame.depth is None:
+        raise ValueError("the frame has no depth")
+    points = organized_cloud(frame.image, frame.depth.metres, frame.depth.camera, frame.result)
+    known = np.isfinite(points["z"])
+    for number, message in enumerate(found, 1):
+        message.segment.geometry = geometry_message(frame.geometry.get(number))
+        own = points[known & (frame.result.segment_map == number)]
+        own["segment_id"], own["confidence"] = message.segment.id, message.score
+        message.cloud, data = _blank_cloud(frame, 1, len(own), is_dense=True)
+        data[0] = own
 
 
 def geometry_message(geometry: SegmentGeometry | None) -> msg.SegmentGeometry:
@@ -96,6 +106,21 @@ def detections_3d_message(frame: LabelledFrame, vision: ModuleType) -> object:
             vision.Detection3D(header=frame.header, id=str(segment.id), bbox=bounds, results=[hypothesis])
         )
     return vision.Detection3DArray(header=frame.header, detections=detections)
+
+
+def _blank_cloud(frame: LabelledFrame, height: int, width: int, *, is_dense: bool) -> tuple[PointCloud2, np.ndarray]:
+    """A cloud of zeros, and its points `(height, width)`: what is written there is in the message without a copy."""
+    message = PointCloud2(
+        header=frame.header,
+        height=height,
+        width=width,
+        fields=_FIELDS,
+        is_bigendian=False,
+        point_step=POINT.itemsize,
+        row_step=POINT.itemsize * width,
+        is_dense=is_dense,
+    )
+    return message, blank_data(message.data, message.row_step * height).view(POINT).reshape(height, width)
 
 
 def _oriented_pose(geometry: SegmentGeometry) -> Pose:

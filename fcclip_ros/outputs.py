@@ -45,6 +45,8 @@ class Outputs:
         self._node = node
         self.overlay_rate = 0.0
         """Overlays per second at most; 0 for none."""
+        self.embedding_type = ""
+        """What ~/segments holds of the embeddings; one of `EMBEDDING_TYPES`."""
         self._next_overlay = 0.0
         self._vision = optional_module("vision_msgs.msg")
         self._vocabulary = node.create_publisher(msg.Vocabulary, f"{prefix}vocabulary", LATCHED)
@@ -88,7 +90,7 @@ class Outputs:
         self._send(self._panoptic, lambda: panoptic_message(result, header))
         self._send(self._semantic, lambda: semantic_message(result, frame.snapshot.class_ids, header))
         self._send(self._confidence, lambda: confidence_message(result, header))
-        self._send(self._segments, lambda: segments_message(result, header, frame.geometry))
+        self._send(self._segments, lambda: segments_message(result, header, self.embedding_type, frame.geometry))
         vision = self._vision
         if vision is not None:
             self._send(self._detections, lambda: detections_message(result, header, vision))

@@ -19,6 +19,7 @@ from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
 from fcclip_ros.compat import given_parameters
 from fcclip_ros.image_input import TRANSPORTS
+from fcclip_ros.messages import EMBEDDING_TYPES
 from fcclip_ros.qos import RELIABILITIES
 
 _DEFAULTS = InferenceSettings(shorter_side=0)
@@ -54,7 +55,7 @@ class Declaration:
         """The descriptor to declare it with."""
         descriptor = ParameterDescriptor(
             description=self.description,
-            additional_constraints=f"one of: {', '.join(self.choices)}" if self.choices else "",
+            additional_constraints=f"one of: {_listed(self.choices)}" if self.choices else "",
             dynamic_typing=self.any_type,
             read_only=self.read_only,
         )
@@ -153,6 +154,20 @@ PARAMETERS: tuple[Declaration, ...] = (
         limits=(0.0, 120.0),
         live=True,
     ),
+    Declaration(
+        "publish_embeddings",
+        "",
+        "CLIP embedding of each segment in ~/segments: float16, float32, or empty for none.",
+        choices=tuple(EMBEDDING_TYPES),
+        live=True,
+    ),
+    Declaration("track", False, "Keep the segment ids of things from frame to frame."),
+    Declaration(
+        "track_lost_frames",
+        30,
+        "Frames after which a thing that is out of sight is forgotten; a thing that comes back later gets a new id.",
+        limits=(0, 10_000),
+    ),
     _setting(
         "shorter_side", "Pixels to which the shorter image side is resized; 0: the model's own size.", limits=(0, 4096)
     ),
@@ -202,6 +217,9 @@ class NodeParameters:
         image_rectified: Whether image and depth are rectified.
         autostart: Whether to configure and activate at start.
         publish_overlay_rate: Overlays per second at most.
+        publish_embeddings: What ~/segments holds of the embeddings: nothing, float16 or float32.
+        track: Whether things keep their segment ids.
+        track_lost_frames: Frames after which a thing out of sight is forgotten.
         settings: The inference settings.
     """
 
@@ -223,6 +241,9 @@ class NodeParameters:
     image_rectified: bool
     autostart: bool
     publish_overlay_rate: float
+    publish_embeddings: str
+    track: bool
+    track_lost_frames: int
     settings: InferenceSettings
 
     @classmethod
@@ -255,6 +276,9 @@ class NodeParameters:
             image_rectified=values["image_rectified"],
             autostart=values["autostart"],
             publish_overlay_rate=values["publish_overlay_rate"],
+            publish_embeddings=values["publish_embeddings"],
+            track=values["track"],
+            track_lost_frames=values["track_lost_frames"],
             settings=InferenceSettings(**settings),
         )
 
@@ -377,7 +401,7 @@ def check_choices(declarations: Iterable[Declaration], values: Mapping[str, Any]
         choices = declaration.choices
         if choices and declaration.name in values and values[declaration.name] not in choices:
             value = values[declaration.name]
-            raise SettingsError(f"{declaration.name} is {value!r}; it must be one of {', '.join(choices)}")
+            raise SettingsError(f"{declaration.name} is {value!r}; it must be one of {_listed(choices)}")
 
 
 def unknown_parameters(
@@ -400,6 +424,10 @@ def unknown_parameters(
         hint = f"; did you mean {close[0]}?" if close else ""
         complaints.append(f"there is no parameter {name}, its value is ignored{hint}")
     return complaints
+
+
+def _listed(choices: Iterable[str]) -> str:
+    return ", ".join(choice or '""' for choice in choices)
 
 
 def _names_a_file(text: str) -> bool:

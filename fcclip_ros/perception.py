@@ -29,12 +29,14 @@ from fcclip_ros import parameters
 from fcclip_ros.camera import Camera
 from fcclip_ros.compat import RCLError, given_parameters, result_of, run_transitions_in
 from fcclip_ros.diagnostics import DiagnosticsPublisher, NodeState
+from fcclip_ros.find import Access, FindServices
 from fcclip_ros.frame_statistics import Report
 from fcclip_ros.images import cv_bridge
 from fcclip_ros.messages import fill_segment_image, vocabulary_from_message
 from fcclip_ros.parameters import NodeParameters
 from fcclip_ros.pipeline import LabelledFrame, Pipeline
 from fcclip_ros.runner import run
+from fcclip_ros.wait_for import WaitForAction
 from fcclip_ros.worker import Worker
 
 _SHUTDOWN_PATIENCE = 2.0
@@ -93,6 +95,9 @@ class Perception(LifecycleNode):
             ):
                 name = camera.private_name(name) if camera else f"~/{name}"
                 self.create_service(service, name, functools.partial(callback, camera), callback_group=group)
+        access = Access(self._configured, self._camera_called, self._refusal, lambda: self._embedding_type)
+        self._find = FindServices(self, access)
+        self._wait_for = WaitForAction(self, access)
         run_transitions_in(self, self._transitions.submit, lambda reason: self.get_logger().error(reason))
 
     def begin(self) -> None:
@@ -134,8 +139,9 @@ class Perception(LifecycleNode):
         """Subscribes to the cameras."""
         super().on_activate(state)
         self._active, self._lifecycle = True, "active"
+        assert self._pipeline is not None  # Only a configured node is activated.
         for camera in self._cameras:
-            camera.start(self._configuration)
+            camera.start(self._configuration, self._pipeline.segmenter)
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -198,7 +204,7 @@ class Perception(LifecycleNode):
         if configuration.camera_size:
             segmenter.prepare(*configuration.camera_size)
         for camera in self._cameras:
-            camera.tune(configuration)
+            camera.configure(configuration)
         self._pipeline = Pipeline(segmenter, self._cameras, announce=self._announce, max_batch=configuration.max_batch)
         self.get_logger().info(
             f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: {self._pipeline.backend}"
@@ -264,7 +270,8 @@ class Perception(LifecycleNode):
     ) -> srv.SegmentImage.Response:
         def fill(frame: LabelledFrame) -> None:
             stamp = self.get_clock().now().to_msg()
-            fill_segment_image(response, frame, self._vocabulary if frame.snapshot.version else None, stamp)
+            vocabulary = self._vocabulary if frame.snapshot.version else None
+            fill_segment_image(response, frame, vocabulary, stamp, self._embedding_type)
 
         try:
             vocabulary = vocabulary_from_message(request.classes) if request.classes else None
@@ -305,6 +312,22 @@ class Perception(LifecycleNode):
         if self._pipeline is None or self._lifecycle not in ("inactive", "active"):
             raise FcclipError(_NOT_CONFIGURED)
         return self._pipeline
+
+    def _camera_called(self, name: str) -> Camera:
+        """The camera of that name; the first one for an empty name."""
+        for camera in self._cameras:
+            if name in ("", camera.name):
+                return camera
+        names = ", ".join(camera.name for camera in self._cameras)
+        advice = (
+            f"the parameter cameras has {names}" if names else "the node has one, without a name: leave camera empty"
+        )
+        raise FcclipError(f"there is no camera {name!r}; {advice}")
+
+    @property
+    def _embedding_type(self) -> str:
+        # One for all cameras.
+        return self._cameras[0].outputs.embedding_type
 
     def _vocabulary_of(self, camera: Camera | None) -> msg.Vocabulary | None:
         """What is in force for a camera; None asks for what was last given to all."""

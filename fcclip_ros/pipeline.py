@@ -14,7 +14,7 @@ import numpy as np
 from fcclip_core.errors import ImageError, VocabularyError
 from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
 from fcclip_core.results import PanopticResult
-from fcclip_core.segmenter import EncodedImage, Segmenter, VocabularySnapshot
+from fcclip_core.segmenter import EncodedImage, Segmenter, TextEmbeddings, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros.depth_input import FrameDepth
@@ -34,6 +34,7 @@ class LabelledFrame:
         image: uint8 RGB `(H, W, 3)`.
         result: The segmentation.
         snapshot: The vocabulary; version 0 if it was for this frame alone.
+        encoded: The network's answer, which other words can be held against.
         arrival_time: When the message came, monotonic seconds.
         depth: Its depth, if there is any.
     """
@@ -42,6 +43,7 @@ class LabelledFrame:
     image: np.ndarray
     result: PanopticResult
     snapshot: VocabularySnapshot
+    encoded: EncodedImage
     arrival_time: float
     depth: FrameDepth | None = None
 
@@ -66,7 +68,7 @@ class Stream(Protocol):
         """Is told of each frame that the network is about to take, so that its depth can be looked for meanwhile."""
 
     def publish(self, frame: LabelledFrame) -> None:
-        """Takes each labelled frame."""
+        """Takes each labelled frame, as it left the network: depth and lasting ids are the camera's to add."""
 
     def announce(self, snapshot: VocabularySnapshot) -> None:
         """Takes each vocabulary that came into force for this camera, before its first frame."""
@@ -143,6 +145,11 @@ class Pipeline:
         self._segmenter.settings = settings
 
     @property
+    def segmenter(self) -> Segmenter:
+        """For what is done on the inference thread besides."""
+        return self._segmenter
+
+    @property
     def device(self) -> str:
         """Where the network runs."""
         return str(self._segmenter.device)
@@ -194,6 +201,22 @@ class Pipeline:
             return self._frames.submit(self._label_for, message, None, then)
         return self._words.submit(self._segment_with, message, vocabulary, then)
 
+    def embed_text(self, names: Sequence[str]) -> Future[TextEmbeddings]:
+        """Embeds names beside the stream; VocabularyError if one cannot be used."""
+        return self._words.submit(self._segmenter.embed_text, names)
+
+    def with_text(self, names: Sequence[str], then: Callable[[], Outcome]) -> Future[Outcome]:
+        """Embeds names beside the stream, and then does what needs them, which waits for no text any more.
+
+        Args:
+            names: Whatever `then` will embed.
+            then: Called on the inference thread, before its next frame.
+
+        Returns:
+            What `then` returned, or the error that came before.
+        """
+        return self._words.submit(self._with_text, names, then)
+
     def close(self, timeout: float) -> bool:
         """Ends both threads; what they have not begun is cancelled.
 
@@ -219,6 +242,10 @@ class Pipeline:
         snapshot = self._prepare(vocabulary)
         return self._frames.submit(self._label_for, message, snapshot, then).result()
 
+    def _with_text(self, names: Sequence[str], then: Callable[[], Outcome]) -> Outcome:
+        self._segmenter.embed_text(names)
+        return self._frames.submit(then).result()
+
     def _prepare(self, vocabulary: Vocabulary) -> VocabularySnapshot:
         self.encoding_classes = len(vocabulary)
         try:
@@ -243,7 +270,10 @@ class Pipeline:
         self, message: Any, snapshot: VocabularySnapshot | None, then: Callable[[LabelledFrame], Outcome]
     ) -> Outcome:
         arrived, image, used = time.monotonic(), to_rgb(message), _existing(snapshot or self._common)
-        return then(LabelledFrame(message.header, image, self._segmenter(image, used), used, arrived))
+        settings = self._segmenter.settings
+        encoded = self._segmenter.encode(image, settings)
+        result = self._segmenter.label(encoded, used, settings)
+        return then(LabelledFrame(message.header, image, result, used, encoded, arrived))
 
     def _label_and_publish(self, arrivals: list[_Arrival]) -> None:
         # Read once: a frame is labelled with one set of settings.
@@ -299,7 +329,7 @@ class Pipeline:
             snapshot = _existing(self._snapshots.get(stream))
             result = self._segmenter.label(encoded, snapshot, settings)
             labelled = time.monotonic()
-            stream.publish(LabelledFrame(frame.header, frame.image, result, snapshot, frame.arrival_time))
+            stream.publish(LabelledFrame(frame.header, frame.image, result, snapshot, encoded, frame.arrival_time))
         except Exception as error:  # Out of memory, a driver's fault: the next frame may be fine.
             _failed(stream, error)
             return

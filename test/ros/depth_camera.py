@@ -47,10 +47,11 @@ def valid_segments(segments: queue.Queue) -> msg.SegmentArray | None:
 class DepthCamera:
     """Publishes frames; each differs from a good one in what its test changes."""
 
-    def __init__(self, peer: Peer, depth_reliability: Any = RELIABLE) -> None:
-        self._image = camera(peer)
-        self._depth = camera(peer, "/depth", depth_reliability)
-        self._info = camera(peer, "/camera_info", RELIABLE, CameraInfo)
+    def __init__(self, peer: Peer, depth_reliability: Any = RELIABLE, name: str = "") -> None:
+        """`name` is what the topics begin with, such as "/front"."""
+        self._image = camera(peer, f"{name}/image")
+        self._depth = camera(peer, f"{name}/depth", depth_reliability)
+        self._info = camera(peer, f"{name}/camera_info", RELIABLE, CameraInfo)
         # No two cameras have frames of one stamp.
         self._time = time.monotonic()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,9 @@ from fcclip_core.class_ids import ClassIds
 from fcclip_core.errors import CheckpointError, VocabularyError
 from fcclip_core.palette import class_color
 from fcclip_core.results import PanopticResult, Segment
-from fcclip_core.segmenter import VocabularySnapshot
+from fcclip_core.segmenter import TextEmbeddings, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
-from fcclip_core.vocabulary import Vocabulary
+from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
 POISON = (255, 0, 255)
 """An image whose first pixel has this colour makes the model fail."""
@@ -92,6 +92,31 @@ class FakeSegmenter:
         self.batches.append(len(images))
         return [FakeEncodedImage(image, {"preprocess": 0.0, "model": self._seconds}) for image in images]
 
+    def encode(self, image: np.ndarray, settings: InferenceSettings | None = None) -> FakeEncodedImage:
+        return self.encode_batch([image], settings)[0]
+
+    def extend_vocabulary(
+        self, snapshot: VocabularySnapshot, further: Sequence[VocabularyClass], without: Collection[str] = ()
+    ) -> VocabularySnapshot:
+        if not further:
+            return snapshot
+        return replace(
+            snapshot,
+            version=0,
+            vocabulary=Vocabulary((*snapshot.vocabulary.classes, *further)),
+            class_ids=(*snapshot.class_ids, *(0 for _ in further)),
+        )
+
+    def embed_text(self, names: Sequence[str]) -> TextEmbeddings:
+        """One-hot rows: the direction of a name follows from its length."""
+        for name in names:
+            VocabularyClass((name,))
+        if not names:
+            raise VocabularyError("there is no name to embed")
+        time.sleep(self._encoding_seconds * len(set(names) - self._known))
+        self._known |= set(names)
+        return TextEmbeddings(np.eye(4, dtype=np.float32)[[len(name) % 4 for name in names]], 100.0, "fake tower")
+
     def label(
         self,
         encoded: FakeEncodedImage,
@@ -109,6 +134,7 @@ class FakeSegmenter:
             timings={**encoded.timings, "classify": 0.0, "merge": 0.0},
             _semantic=lambda: segment_map,
             _instances=lambda: None,
+            _probabilities=lambda: np.diag(np.array([segment.score for segment in segments], np.float32)),
         )
 
     def __call__(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> PanopticResult:
