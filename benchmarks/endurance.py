@@ -127,6 +127,7 @@ def through_node(args: argparse.Namespace, console: Console) -> list[Block]:
             blocks.append(block_of(blocks, [arrived[stamp] for stamp in stamps], node.pid))
             console.print(f"node: {progress(blocks[-1])}")
         counts = node.finish().counts
+        console.print(f"node: {dict(counts)}, lost {camera.lost}")
     if counts["bad"] or counts["failed"]:
         raise SystemExit(f"the node could not label every frame: {dict(counts)}")
     return blocks

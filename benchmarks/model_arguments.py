@@ -31,6 +31,7 @@ def node_parameters(args: argparse.Namespace) -> dict[str, Any]:
         "shorter_side": args.shorter_side,
         "num_threads": args.threads,
         "vocabulary": args.vocabulary,
+        "publish_overlay_rate": 120.0,  # As often as it may be: what every frame costs is to be seen.
     }
 
 

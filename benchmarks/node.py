@@ -89,7 +89,10 @@ def parse_arguments() -> argparse.Namespace:
         "--outputs", nargs="+", choices=tuple(OUTPUTS), default=DEFAULT_OUTPUTS, help="outputs that are listened to"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.outputs[0] == "overlay":
+        parser.error("--outputs begins with overlay, which not every frame has; name another one first")
+    return args
 
 
 def core_alone(args: argparse.Namespace, pictures: Sequence[np.ndarray]) -> tuple[str, float]:
@@ -123,6 +126,7 @@ def measure(args: argparse.Namespace, messages: Sequence[Image]) -> dict[str, An
                 time.sleep(args.seconds)
             stream.await_last(args.outputs[0])
         arrived = camera.arrivals(args.outputs[0])
+        lost = camera.lost
         record = node.finish()
     frames = [record.frames[stamp] for stamp in single]
     overheads = [overhead(frame) for frame in frames]
@@ -135,6 +139,7 @@ def measure(args: argparse.Namespace, messages: Sequence[Image]) -> dict[str, An
         "core_ms_median": 1e3 * median(core),
         "round_trip_ms_median": 1e3 * median(round_trips.values()),
         "frames": dict(record.counts),
+        "lost": lost,
         "stream": stream_result(stream.stamps, arrived, record.frames) if args.seconds else None,
     }
 
@@ -189,7 +194,7 @@ def copies_table(copied: Mapping[str, float]) -> Table:
 def summary(encoding: str, case: Mapping[str, Any]) -> str:
     """Counts, and the stream, in a line."""
     counts = ", ".join(f"{what} {number}" for what, number in case["frames"].items())
-    line = f"{encoding}: the node counts {counts}"
+    line = f"{encoding}: the node counts {counts}; lost one by one {case['lost']}"
     if case["stream"]:
         stream = case["stream"]
         line += (

@@ -6,6 +6,7 @@ node itself counted and, if KEEP is "frames", what it noted of every frame that 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -17,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,7 +54,8 @@ OUTPUTS = {"panoptic": Image, "semantic": Image, "confidence": Image, "segments"
 
 _NAME = "fcclip"
 _START_PATIENCE = 600.0
-_FRAME_PATIENCE = 120.0
+_FRAME_PATIENCE = 60.0
+_ATTEMPTS = 3
 _LAST_PATIENCE = 30.0
 
 
@@ -139,7 +140,11 @@ class NodeProcess:
 
 
 class Camera:
-    """Publishes pictures and notes when which output of each comes back, in a process without the node."""
+    """Publishes pictures and notes when which output of each comes back, in a process without the node.
+
+    Attributes:
+        lost: Pictures that were waited for in vain.
+    """
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
         """Joins ROS.
@@ -147,6 +152,7 @@ class Camera:
         Args:
             check: Called while waiting; raises if there is nothing left to wait for.
         """
+        self.lost = 0
         self._check = check
         self._changed = threading.Condition()
         self._arrived: dict[str, dict[int, float]] = {}
@@ -184,10 +190,21 @@ class Camera:
         return stamp
 
     def show_and_wait(self, message: Image) -> int:
-        """Publishes a picture and waits until all outputs of it have come; returns its stamp."""
-        stamp = self.show(message)
-        self.wait_for(lambda: self._is_back(stamp), _FRAME_PATIENCE, "a frame did not come back labelled")
-        return stamp
+        """Publishes a picture and waits until all outputs of it have come; returns its stamp.
+
+        A picture that does not come back is counted in `lost`, and shown again.
+
+        Raises:
+            TimeoutError: It does not come back again and again.
+        """
+        for _ in range(_ATTEMPTS):
+            stamp = self.show(message)
+            try:
+                self.wait_for(functools.partial(self._is_back, stamp), _FRAME_PATIENCE, "a frame did not come back")
+                return stamp
+            except TimeoutError:
+                self.lost += 1
+        raise TimeoutError(f"a frame did not come back {_ATTEMPTS} times, {_FRAME_PATIENCE:g} s each")
 
     def warm_up(self, message: Image) -> None:
         """Publishes a picture, again and again, until all outputs of one have come: the first may take minutes."""
@@ -195,7 +212,7 @@ class Camera:
         while True:
             stamp = self.show(message)
             try:
-                self.wait_for(partial(self._is_back, stamp), 10.0, "no frame came back labelled")
+                self.wait_for(functools.partial(self._is_back, stamp), 10.0, "no frame came back labelled")
                 return
             except TimeoutError:
                 if time.monotonic() > end:
@@ -246,7 +263,8 @@ class Camera:
                 self._changed.wait(0.1)
 
     def _is_back(self, stamp: int) -> bool:
-        return all(stamp in arrived for arrived in self._arrived.values())
+        # The node may leave out the overlay of a frame.
+        return all(stamp in arrived for output, arrived in self._arrived.items() if output != "overlay")
 
     def _note(self, output: str) -> Callable[[Any], None]:
         def note(message: Any) -> None:

@@ -48,11 +48,16 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Query `(B, heads, Q, c)`, key and value `(B, heads, N, c)`, allowed bool `(B, 1, Q, N)` -> `(B, heads, Q, c)`."""
 
 
+Project = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Input `(..., in)`, weight `(out, in)` and bias -> `(..., out)`."""
+
+
 class Attention(nn.Module):
     """Multi-head attention; query, key and value are projected by one stacked matrix, as torch stores it.
 
     Attributes:
         attend: The form of the weighted sum; a backend chooses it for its target.
+        project: The form of the projections, likewise.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -63,13 +68,14 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = nn.Linear(dim, dim)
         self.attend: Attend = F.scaled_dot_product_attention
+        self.project: Project = F.linear
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Attends from `query` `(B, Q, C)` to `key`, `value` `(B, N, C)` where `allowed`, bool `(B, Q, N)`."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            self.project(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         mask = None if allowed is None else allowed.unsqueeze(1)
@@ -111,6 +117,9 @@ class MaskDecoder(nn.Module):
     """Object queries -> masks and in-vocabulary embeddings.
 
     Layer i reads level i mod 3 (strides 32, 16, 8), limited to the pixels of the mask predicted before it.
+
+    Attributes:
+        multiply: The form of the product of `(B, Q, C)` and `(B, C, N)`; a backend chooses it for its target.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -125,6 +134,7 @@ class MaskDecoder(nn.Module):
         self.mask_embed = MLP(dim, dim)
         self.mask_pooling_proj = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
         self.class_embed = MLP(dim, config.embed_dim)
+        self.multiply: Callable[[Tensor, Tensor], Tensor] = torch.matmul
         # Learned temperature of the in-vocabulary classifier, starting where CLIP started: 1 / 0.07.
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
@@ -155,7 +165,8 @@ class MaskDecoder(nn.Module):
     def predict(self, queries: Tensor, mask_features: Tensor) -> MaskPrediction:
         """Masks and class embeddings of `queries` `(B, Q, C)`; mask pooling reads `mask_features` (section 3.2)."""
         state = self.norm(queries)
-        mask_logits = (self.mask_embed(state) @ mask_features.flatten(2)).unflatten(-1, mask_features.shape[-2:])
+        mask_logits = self.multiply(self.mask_embed(state), mask_features.flatten(2))
+        mask_logits = mask_logits.unflatten(-1, mask_features.shape[-2:])
         pooled = self.mask_pooling_proj(mask_pool(mask_features, mask_logits.detach() > 0))
         return MaskPrediction(mask_logits, self.class_embed(pooled + state))
 
@@ -171,5 +182,5 @@ class MaskDecoder(nn.Module):
 
     def _attention_mask(self, queries: Tensor, features: Tensor) -> Tensor:
         """Where each query may look: bool `(B, Q, N)`; a query whose mask is empty at this level looks everywhere."""
-        logits = self.mask_embed(self.norm(queries)).detach() @ features.detach()
+        logits = self.multiply(self.mask_embed(self.norm(queries)).detach(), features.detach())
         return (logits >= 0) | (logits.amax(-1, keepdim=True) < 0)

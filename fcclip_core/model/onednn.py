@@ -3,6 +3,7 @@
 torch leaves float32 products to MKL, which is slow on processors of other makers, and runs activation, layer scale and
 residual of a block as passes of their own over memory. Here a product and its activation or sum are one operation,
 layer scale is part of the weights, and normalisation reads short numbers directly (its sums are float32 all the same).
+The mask decoder is float32 in any case.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from fcclip_core.errors import BackendError
 from fcclip_core.model.deformable_attention import DeformableAttention, sample_by_index, set_sampler
 from fcclip_core.model.deformable_native import NativeDeformableAttention, takes
 from fcclip_core.model.fcclip import FCCLIP
+from fcclip_core.model.mask_decoder import Attention, MaskDecoder, MaskPrediction
+from fcclip_core.model.pixel_decoder import PixelDecoderOutput
 from fcclip_core.model.precision import in_precision
 from fcclip_core.processor import has_bfloat16
 
@@ -42,6 +45,13 @@ def for_processor(model: FCCLIP, dtype: torch.dtype, *, native: bool) -> FCCLIP:
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         raise BackendError(f"torch {torch.__version__} was built without oneDNN's fused products")
     fused = in_precision(model, dtype)
+    decoder = in_precision(model.mask_decoder, torch.float32)
+    _replace(decoder, torch.float32, native)
+    decoder.multiply = _multiply
+    for module in decoder.modules():
+        if isinstance(module, Attention):
+            module.project = _project
+    fused.mask_decoder = cast(MaskDecoder, WideMaskDecoder(decoder))
     _replace(fused, dtype, native)
     set_sampler(fused, sample_by_index)
     return fused.to(memory_format=torch.channels_last)
@@ -108,6 +118,33 @@ class MixedNorm(nn.Module):
         return x.permute(0, 3, 1, 2) if self._channels_second else x
 
 
+class WideMaskDecoder(nn.Module):
+    """The mask decoder in float32 behind a short pixel decoder.
+
+    Its attention masks are hard tests at logit 0, which rounding passes on from layer to layer; it is a small part of
+    the work.
+    """
+
+    def __init__(self, decoder: MaskDecoder) -> None:
+        """Takes a decoder in float32."""
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, pixels: PixelDecoderOutput) -> MaskPrediction:
+        """As `MaskDecoder`."""
+        coarse, middle, fine = (level.float() for level in pixels.levels)
+        return self.decoder(PixelDecoderOutput(pixels.mask_features.float(), (coarse, middle, fine)))
+
+
+def _project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _multiply(queries: Tensor, features: Tensor) -> Tensor:
+    """`(B, Q, C)` times `(B, C, N)` as linear layers whose weights are the pixels, channels last in memory."""
+    return torch.stack([_project(x, pixels.T, None) for x, pixels in zip(queries, features, strict=True)])
+
+
 def _replace(parent: nn.Module, dtype: torch.dtype, native: bool) -> None:
     """Puts the fused forms into the places of what they stand for."""
     for name, child in parent.named_children():
@@ -121,5 +158,5 @@ def _replace(parent: nn.Module, dtype: torch.dtype, native: bool) -> None:
             setattr(parent, name, MixedNorm(child, dtype))
         elif type(child) is nn.Linear:
             setattr(parent, name, FusedLinear(child))
-        else:
+        elif not isinstance(child, WideMaskDecoder):
             _replace(child, dtype, native)

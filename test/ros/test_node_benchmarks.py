@@ -44,6 +44,7 @@ def test_what_the_node_adds_is_the_sum_of_its_stages(tmp_path: Path) -> None:
         stages = case["stages_ms_median"]
         assert {"take", "wait", "convert", "preprocess", "model", "classify", "merge", "publish"} <= set(stages)
         assert 0 < case["overhead_ms"]["median"] <= case["overhead_ms"]["p90"] < case["round_trip_ms_median"]
+        assert case["lost"] == 0
         assert case["frames"]["received"] >= case["frames"]["labelled"] > 4
         stream = case["stream"]
         assert stream["shown"] >= stream["labelled"] >= stream["came_back"] > 0
