@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,18 +85,16 @@ def test_resnet_towers_keep_the_images_of_a_batch_apart() -> None:
 def test_an_image_may_be_prepared_in_the_memory_of_the_one_before(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fcclip_core import segmenter as module
-
     kept: list[torch.Tensor] = []
-    prepare = module.preprocess
+    prepare = segmenter._preprocess
 
-    def in_one_buffer(*arguments: object) -> tuple:
+    def in_one_buffer(*arguments: Any) -> tuple:
         tensor, geometry = prepare(*arguments)
         kept.append(tensor) if not kept else kept[0].copy_(tensor)
         return kept[0], geometry
 
     expected = [encoded.output.mask_logits for encoded in segmenter.encode_batch(PICTURES)]
-    monkeypatch.setattr(module, "preprocess", in_one_buffer)
+    monkeypatch.setattr(segmenter, "_preprocess", in_one_buffer)
     for encoded, logits in zip(segmenter.encode_batch(PICTURES), expected, strict=True):
         torch.testing.assert_close(encoded.output.mask_logits, logits)
 
