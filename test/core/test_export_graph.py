@@ -149,6 +149,15 @@ def test_tensorrt_rtx_builds_without_a_gpu(precision: str) -> None:
     assert steps[-1][0] == steps[-1][1]
 
 
+def test_tensorrt_rtx_builds_the_bundled_model_for_a_camera() -> None:
+    """At the size at which it sees frames of 640x480, in the precision that GPUs run: every operation is supported."""
+    module = pytest.importorskip("tensorrt_rtx")
+    demo = load_model(load_checkpoint("demo"))
+    graph = export_onnx(demo, Form(1, 640, 864, "fp16"))
+    engine = EngineBuilder(module, "TensorRT-RTX").build(graph, "fp16", lambda *_: None)
+    assert len(engine) > len(graph) / 2
+
+
 def test_tensorrt_rtx_says_which_operation_it_lacks() -> None:
     module = pytest.importorskip("tensorrt_rtx")
     node = onnx.helper.make_node("NoSuchOperation", [INPUT], [OUTPUTS[0]])
