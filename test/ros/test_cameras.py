@@ -23,6 +23,7 @@ from ros_harness import (
     flat_image,
     publish_until,
     rgb_message,
+    running,
     wait_until,
 )
 from sensor_msgs.msg import Image
@@ -46,12 +47,9 @@ def several(seconds: float, *ros_arguments: str) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """A node with two cameras, whose model takes 2 ms."""
-    process = Process(list(several(0.002)), tmp_path_factory.mktemp("cameras") / "node.log")
-    process.wait_for("reading images from /front/image")
-    process.wait_for("reading images from /left/image")
-    yield process
-    process.kill()
-    print(process.output)
+    subscribed = (f"reading images from /{name}/image" for name in ("front", "left"))
+    with running(several(0.002), tmp_path_factory.mktemp("cameras") / "node.log", *subscribed) as process:
+        yield process
 
 
 def statuses(messages: queue.Queue) -> dict[str, dict[str, str]]:

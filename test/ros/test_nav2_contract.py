@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from depth_camera import HEIGHT, WIDTH, DepthCamera
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from ros_harness import Peer, Process, fake_node, flat_image, wait_until
+from ros_harness import Peer, Process, fake_node, flat_image, running, wait_until
 from sensor_msgs.msg import Image, PointCloud2
 
 from fcclip_core.geometry.cloud import POINT
@@ -39,11 +39,9 @@ LABELS = QoSProfile(
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    process = Process(list(fake_node(0.01, "-p", "use_depth:=true")), tmp_path_factory.mktemp("nav2") / "node.log")
-    process.wait_for("reading images from")
-    yield process
-    process.kill()
-    print(process.output)
+    command, log = fake_node(0.01, "-p", "use_depth:=true"), tmp_path_factory.mktemp("nav2") / "node.log"
+    with running(command, log, "reading images from") as process:
+        yield process
 
 
 def names_of(message: Any) -> dict[int, str]:

@@ -17,6 +17,7 @@ from ros_harness import (
     Process,
     drain,
     fake_node,
+    running,
     set_parameters,
     status_of,
 )
@@ -32,12 +33,9 @@ DEPTH = ("-p", "use_depth:=true")
 @pytest.fixture(scope="module")
 def depth_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """A node with a model that takes 2 ms, and depth."""
-    process = Process(list(fake_node(0.002, *DEPTH)), tmp_path_factory.mktemp("depth") / "node.log")
-    process.wait_for("reading depth from")
-    process.wait_for("reading images from")
-    yield process
-    process.kill()
-    print(process.output)
+    command, log = fake_node(0.002, *DEPTH), tmp_path_factory.mktemp("depth") / "node.log"
+    with running(command, log, "reading depth from", "reading images from") as process:
+        yield process
 
 
 def cloud_of(message: PointCloud2) -> np.ndarray:
