@@ -123,7 +123,7 @@ def test_what_nobody_subscribes_to_is_not_computed(peer: Peer, monkeypatch: pyte
 @pytest.mark.slow
 def test_two_thousand_frames_leave_the_memory_flat(start_process: Callable[..., Process], peer: Peer) -> None:
     node = start_process(*fake_node(0.0, *DEPTH))
-    node.wait_for("reading images from")
+    node.wait_for("reading images from", 240.0)
     segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
     points = peer.listen(PointCloud2, "/fcclip/points", OUTPUT)
     eye = DepthCamera(peer)
