@@ -144,7 +144,7 @@ def drive(topics: tuple[str, ...], frames: int, rate: float, log: Path, node: su
         pixels = dice.integers(1, 255, (480, 640, 3), dtype=np.uint8)
         metres = dice.uniform(1.5, 1.6, (480, 640))
         matrix = np.array([[460.0, 0, 319.5], [0, 460, 239.5], [0, 0, 1]])
-        end = time.monotonic() + 60 + 5 * frames / rate
+        end = time.monotonic() + 300 + 5 * frames / rate
         due = time.monotonic()
         while not log.exists() or log.read_bytes().count(b"\n") < frames:
             if node.poll() is not None or time.monotonic() > end:
