@@ -47,7 +47,7 @@ $(prefix)/.packages: pyproject.toml requirements.txt setup.py
 
 # The generated interfaces go into the virtual environment, where the ROS wheels are. AMENT_PREFIX_PATH is that
 # environment alone: a sourced ROS installation would be mixed in. Launch and configuration files are linked.
-$(prefix)/.interfaces: $(prefix)/.packages CMakeLists.txt package.xml $(wildcard msg/* srv/* cmake/*)
+$(prefix)/.interfaces: $(prefix)/.packages CMakeLists.txt package.xml $(wildcard action/* msg/* srv/* cmake/*)
 	rm -rf $(interfaces)
 	export PATH=$(prefix)/bin:$$PATH AMENT_PREFIX_PATH=$(prefix)
 	unset PYTHONPATH

@@ -8,9 +8,8 @@ sees what numpy, OpenCV, `bytes` and `array` allocate.
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -49,22 +48,38 @@ def copies(width: int, height: int) -> dict[str, float]:
 class _Probe:
     """Stands in for the segmenter: takes note when a picture arrives there."""
 
-    vocabulary = object()
+    settings = None
 
     def __init__(self) -> None:
         self.peak: Future[int] = Future()
 
-    def __call__(self, image: np.ndarray, vocabulary: object) -> SimpleNamespace:
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
+    def encode_batch(self, images: Sequence[np.ndarray], settings: object) -> list[object]:
         self.peak.set_result(tracemalloc.get_traced_memory()[1])
-        return SimpleNamespace(timings={})
+        raise RuntimeError("a probe labels nothing")
+
+
+class _Stream:
+    """Stands in for the camera."""
+
+    def __init__(self) -> None:
+        self.statistics = Statistics()
+
+    def expect(self, header: object) -> None:
+        """Looks for nothing."""
+
+    def warn(self, text: str) -> None:
+        """Has nobody to tell."""
 
 
 def _copies_in(message: Image) -> float:
     for _ in range(2):  # The first time modules and tables are made.
-        probe = _Probe()
-        pipeline = Pipeline(cast(Any, probe), Statistics(), publish=_ignore, announce=_ignore, warn=_ignore)
+        probe, stream = _Probe(), cast(Any, _Stream())
+        pipeline = Pipeline(cast(Any, probe), [stream], announce=lambda _: None, max_batch=1)
         tracemalloc.start()
-        pipeline.put(message)
+        pipeline.put(stream, message)
         peak = probe.peak.result(_PATIENCE)
         tracemalloc.stop()
         pipeline.close(_PATIENCE)
@@ -90,7 +105,3 @@ def _result(width: int, height: int) -> PanopticResult:
     segment_map = np.repeat(row[None].astype(np.int32), height, 0)
     unused = cast(Any, None)
     return PanopticResult(segment_map, segments, 1, {}, unused, unused)
-
-
-def _ignore(what: object) -> None:
-    """Does nothing with it."""

@@ -406,8 +406,8 @@ class _Recorder:
         return noted
 
     def _around_labelled(self, labelled: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(statistics: Statistics, latencies: Mapping[str, float]) -> None:
-            labelled(statistics, latencies)
+        def noted(statistics: Statistics, latencies: Mapping[str, float], *more: Any) -> None:
+            labelled(statistics, latencies, *more)
             self._statistics = statistics
             if self._keep_frames:
                 self._frames[self._stamp] = dict(latencies) | self._extra

@@ -37,3 +37,7 @@ class BackendError(FcclipError):
 
 class SimulationError(FcclipError):
     """The simulated world cannot be rendered here: MuJoCo or a GL library is missing or does not work."""
+
+
+class DepthError(FcclipError, ValueError):
+    """Depth or a camera's calibration cannot be used, or they do not belong to the image."""

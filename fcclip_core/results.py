@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -131,6 +131,9 @@ class PanopticResult:
     timings: dict[str, float]
     _semantic: Callable[[], np.ndarray] = field(repr=False, compare=False)
     _instances: Callable[[], Instances] = field(repr=False, compare=False)
+    _probabilities: Callable[[], np.ndarray] = field(
+        default=lambda: np.zeros((0, 0), np.float32), repr=False, compare=False
+    )
 
     def class_map(self) -> np.ndarray:
         """Class of each pixel's segment: int32 `(H, W)` of stable class ids, 0 where there is no segment."""
@@ -151,6 +154,27 @@ class PanopticResult:
     def instances(self) -> Instances:
         """The `top_k_instances` best (query, class) pairs whose class is a thing. Computed when asked for."""
         return self._instances()
+
+    def probabilities(self) -> np.ndarray:
+        """Probability of every class for each segment, after the ensemble: float32 `(S, C)`.
+
+        Segments and classes are in their order; what is missing to 1 is void's. Computed when asked for.
+        """
+        return self._probabilities()
+
+    def with_ids(self, ids: Sequence[int]) -> PanopticResult:
+        """The same result with other segment ids, in the map and in the segments.
+
+        Args:
+            ids: One for each segment, all different, from 1; the segments are put in their order.
+        """
+        order = np.argsort(ids, kind="stable")
+        return replace(
+            self,
+            segment_map=self._per_segment(ids, np.int32),
+            segments=[replace(self.segments[index], id=int(ids[index])) for index in order],
+            _probabilities=lambda: self._probabilities()[order],
+        )
 
     def fill_segments(self, pixels: np.ndarray, values: Sequence[float]) -> None:
         """Writes each segment's value into its pixels, and 0 where there is no segment.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from fcclip_core.class_ids import ClassIds
 from fcclip_core.device_postprocess import create_merger
 from fcclip_core.device_preprocess import create_preprocessor
 from fcclip_core.devices import resolve_device
-from fcclip_core.errors import VocabularyError
-from fcclip_core.model.classification import MaskProbabilities, TextClassifier, classify
+from fcclip_core.errors import ImageError, VocabularyError
+from fcclip_core.model.classification import MAX_LOGIT_SCALE, MaskProbabilities, TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.postprocess import (
     KEPT_SIZES,
@@ -36,7 +37,7 @@ from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.results import Instances, PanopticResult, Prediction, Segment
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.text import Progress, TextEncoder, TextRows, default_cache_dir
-from fcclip_core.vocabulary import Vocabulary
+from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,21 @@ class EncodedImage:
         return MaskResizer(self.geometry, (logits.shape[-2], logits.shape[-1]), logits.device)
 
 
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """Names in CLIP's joint space, where the embeddings of segments lie too.
+
+    Attributes:
+        rows: float32 `(N, D)`, unit vectors.
+        logit_scale: A softmax over names takes this times the cosines, as the out-of-vocabulary classifier does.
+        model: Identity of the text tower: rows of different models do not compare.
+    """
+
+    rows: np.ndarray
+    logit_scale: float
+    model: str
+
+
 class Segmenter:
     """FC-CLIP with a current vocabulary.
 
@@ -114,9 +130,10 @@ class Segmenter:
         self._backend: Backend = create_backend(
             backend, self._model, resolve_device(device), precision=precision, cache_dir=cache_dir
         )
+        self._text_tower_id = checkpoint.text_tower_id
         self._text = TextRows(
             TextEncoder(checkpoint.text_tower, self._backend.device),
-            checkpoint.text_tower_id,
+            self._text_tower_id,
             cache_dir or default_cache_dir(),
         )
         self._class_ids = ClassIds()
@@ -182,8 +199,7 @@ class Segmenter:
             width: Likewise.
             progress: Called with (what is being done, units done, units in all).
         """
-        padded = FrameGeometry.of(height, width, self._settings).padded
-        self._backend.prepare(1, *padded, progress)
+        self._backend.prepare(1, *self.padded_size(height, width), progress)
 
     def prepare_vocabulary(
         self,
@@ -238,6 +254,56 @@ class Segmenter:
             self._snapshot = replace(prepared, version=version)
             return self._snapshot
 
+    def extend_vocabulary(
+        self, snapshot: VocabularySnapshot, further: Sequence[VocabularyClass], without: Collection[str] = ()
+    ) -> VocabularySnapshot:
+        """Adds classes to a vocabulary that was made ready, for single frames; no id is promised to them.
+
+        Args:
+            snapshot: What competes with them.
+            further: Their ids are 0, whatever they ask for.
+            without: Synonyms that the vocabulary's own classes are to do without. Their first ones stay.
+
+        Raises:
+            VocabularyError: A name is taken.
+        """
+        if not further:
+            return snapshot
+        classes = snapshot.vocabulary.classes
+        kept = [index == 0 or text not in without for item in classes for index, text in enumerate(item.synonyms)]
+        added = Vocabulary(tuple(further))
+        seen = added.seen_mask(frozenset(self.train_vocabulary.synonyms))
+        return VocabularySnapshot(
+            version=0,
+            vocabulary=Vocabulary((*classes, *added.classes)),
+            class_ids=(*snapshot.class_ids, *(0 for _ in further)),
+            colors=(*snapshot.colors, *added.colors),
+            seen=(*snapshot.seen, *(bool(flag) for flag in seen)),
+            classifier=snapshot.classifier.extended(
+                kept, self._text.rows(added.synonyms), added.synonym_counts, torch.from_numpy(seen)
+            ),
+        )
+
+    def embed_text(self, names: Sequence[str], progress: Progress | None = None) -> TextEmbeddings:
+        """Embeds names as a vocabulary's are: what segments' embeddings compare with.
+
+        Args:
+            names: At least one; commas do not separate here.
+            progress: Called with (names encoded, names to encode) while new words are encoded.
+
+        Raises:
+            VocabularyError: No name, or one that is empty or too long.
+        """
+        if not names:
+            raise VocabularyError("there is no name to embed; give at least one")
+        for name in names:
+            VocabularyClass((name,))
+        return TextEmbeddings(
+            rows=self._text.rows(names, progress).numpy(),
+            logit_scale=min(self._model.clip_logit_scale.exp().item(), MAX_LOGIT_SCALE),
+            model=self._text_tower_id,
+        )
+
     def __call__(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> PanopticResult:
         """Segments one image.
 
@@ -255,9 +321,32 @@ class Segmenter:
 
     def encode(self, image: np.ndarray, settings: InferenceSettings | None = None) -> EncodedImage:
         """Runs the network alone, at the size that `settings` say; `image` and errors as `__call__`."""
+        return self.encode_batch([image], settings)[0]
+
+    def encode_batch(
+        self, images: Sequence[np.ndarray], settings: InferenceSettings | None = None
+    ) -> list[EncodedImage]:
+        """Runs the network once on several images, with the same answers as one by one, up to float rounding.
+
+        Args:
+            images: At least one, each as for `__call__`; all of one `padded_size`.
+            settings: Say how large the network sees them; None takes the segmenter's.
+
+        Returns:
+            One answer an image; its timings are those of the whole batch.
+
+        Raises:
+            ImageError: One is no image, or their padded sizes differ.
+        """
         clock = _StageClock(self.device)
-        output, geometry = self._run_model(image, self._frame_settings(settings or self._settings), clock)
-        return EncodedImage(output, geometry, clock.seconds)
+        output, geometries = self._run_model(images, self._frame_settings(settings or self._settings), clock)
+        return [
+            EncodedImage(_image_of(output, index), geometry, clock.seconds) for index, geometry in enumerate(geometries)
+        ]
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) at which the network sees an image under the present settings; equal ones fit one batch."""
+        return FrameGeometry.of(height, width, self._settings).padded
 
     def label(
         self,
@@ -299,12 +388,13 @@ class Segmenter:
             _instances=lambda: _instances(
                 instance_masks(mask_logits, class_probs, is_thing, resizer(), settings.top_k_instances), snapshot
             ),
+            _probabilities=lambda: class_probs[torch.from_numpy(merged.queries).to(self.device), :-1].cpu().numpy(),
         )
 
     def predict(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> Prediction:
         """The model's answer for one image before masks are merged; arguments and errors as `__call__`."""
         snapshot, settings = self._require(vocabulary), self._frame_settings(self._settings)
-        output, _ = self._run_model(image, settings, _StageClock(self.device))
+        output, _ = self._run_model([image], settings, _StageClock(self.device))
         probabilities: MaskProbabilities = classify(output, snapshot.classifier, settings)
         return Prediction(
             mask_logits=output.mask_logits[0],
@@ -315,13 +405,22 @@ class Segmenter:
         )
 
     def _run_model(
-        self, image: np.ndarray, settings: InferenceSettings, clock: _StageClock
-    ) -> tuple[ModelOutput, FrameGeometry]:
-        tensor, geometry = self._preprocess(image, settings)
+        self, images: Sequence[np.ndarray], settings: InferenceSettings, clock: _StageClock
+    ) -> tuple[ModelOutput, list[FrameGeometry]]:
+        tensors, geometries = [], []
+        for image in images:
+            tensor, geometry = self._preprocess(image, settings)
+            # Copied at once, because the next image may be prepared in the same memory.
+            tensors.append(tensor if len(images) == 1 else tensor.clone())
+            geometries.append(geometry)
+        if len({geometry.padded for geometry in geometries}) > 1:
+            sizes = ", ".join(f"{width} x {height}" for height, width in (geometry.padded for geometry in geometries))
+            raise ImageError(f"the images of a batch must have one padded size; these have {sizes}")
+        batch = tensors[0] if len(images) == 1 else torch.cat(tensors)
         clock.stage("preprocess")
-        output = self._backend(tensor)
+        output = self._backend(batch)
         clock.stage("model")
-        return output, geometry
+        return output, geometries
 
     def _require(self, vocabulary: VocabularySnapshot | None) -> VocabularySnapshot:
         snapshot = vocabulary or self._snapshot
@@ -372,6 +471,19 @@ class _StageClock:
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         self.seconds[name], self._last = now - self._last, now
+
+
+def _image_of(output: ModelOutput, index: int) -> ModelOutput:
+    """The answer for one image of a batch, as a batch of one, in memory of its own: keeping it keeps no other."""
+    if len(output.mask_logits) == 1:
+        return output
+    one = slice(index, index + 1)
+    return ModelOutput(
+        mask_logits=output.mask_logits[one].clone(),
+        in_vocab_embedding=output.in_vocab_embedding[one].clone(),
+        out_vocab_embedding=output.out_vocab_embedding[one].clone(),
+        mask_survives=output.mask_survives[one].clone(),
+    )
 
 
 def _describe(merged: MergedFrame, snapshot: VocabularySnapshot) -> list[Segment]:

@@ -2,6 +2,6 @@
 
 from pkgutil import extend_path
 
-# The generated interfaces are the same package, fcclip_ros.msg and fcclip_ros.srv. Where they lie in another folder
+# The generated interfaces are the same package, fcclip_ros.msg, .srv and .action. Where they lie in another folder
 # (a source checkout beside a virtual environment or a colcon overlay), that folder becomes part of this package.
 __path__ = extend_path(__path__, __name__)

@@ -1,10 +1,10 @@
-"""What /diagnostics says: the node's state in one status, once a second."""
+"""What /diagnostics says, once a second: the node's state and its frames, in one status a camera."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
+from fcclip_ros.depth_input import DepthState
 from fcclip_ros.frame_statistics import Report
 from fcclip_ros.qos import DIAGNOSTICS
 
@@ -22,19 +23,20 @@ PERIOD = 1.0
 
 @dataclass(frozen=True)
 class NodeState:
-    """What the node knows about itself, apart from its frames.
+    """What the node knows about itself and one of its cameras, apart from the frames.
 
     Attributes:
         lifecycle: Label of the lifecycle state: unconfigured, inactive, active, or a transition's.
-        enabled: False while ~/enable has inference stopped.
+        enabled: False while ~/enable has the camera's inference stopped.
         checkpoint: The weights asked for.
         device: Where the network runs; empty while unconfigured.
         backend: What runs there; empty while unconfigured.
-        image_input: The image subscription in words.
-        vocabulary_version: Version of the vocabulary in force; 0 for none.
+        image_input: The camera's image subscription in words.
+        vocabulary_version: Version of the vocabulary in force for this camera; 0 for none.
         vocabulary_classes: Number of its classes.
         encoding_classes: Number of classes of a vocabulary that is being made ready; 0 for none.
         problem: Why the node is not working, if it is not.
+        depth: What is known of depth; None where it is not used.
     """
 
     lifecycle: str
@@ -47,30 +49,35 @@ class NodeState:
     vocabulary_classes: int
     encoding_classes: int
     problem: str
+    depth: DepthState | None = None
 
 
 class DiagnosticsPublisher:
-    """Publishes the status of one node."""
+    """Publishes the statuses of one node."""
 
-    def __init__(self, node: Node, state: Callable[[], NodeState], report: Callable[[], Report]) -> None:
-        """Begins to publish; `state` and `report` are asked each time, in the executor."""
+    def __init__(self, node: Node, describe: Callable[[], Mapping[str, tuple[NodeState, Report]]]) -> None:
+        """Begins to publish.
+
+        Args:
+            node: The node.
+            describe: Asked each time, in the executor: title of a status -> what it is about.
+        """
         self._node = node
-        self._state = state
-        self._report = report
+        self._describe = describe
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", DIAGNOSTICS)
         self._timer = node.create_timer(PERIOD, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def publish(self) -> None:
-        """Publishes the status as it is now."""
+        """Publishes the statuses as they are now."""
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
         name = self._node.get_fully_qualified_name().lstrip("/")
-        message.status = [make_status(f"{name}: segmentation", self._state(), self._report())]
+        message.status = [make_status(f"{name}: {title}", *about) for title, about in self._describe().items()]
         self._publisher.publish(message)
 
 
 def make_status(name: str, state: NodeState, report: Report) -> DiagnosticStatus:
-    """Puts a node's state and its frames' statistics into one status.
+    """Puts a node's state and a camera's statistics into one status.
 
     The level is ERROR if the node could not be configured or its model fails on frames, WARN if frames are missing or
     bad, if inference is switched off or if anything went wrong lately, else OK.
@@ -94,6 +101,8 @@ def _judge(state: NodeState, report: Report) -> tuple[bytes, str]:
         return (DiagnosticStatus.ERROR if down else DiagnosticStatus.WARN), error.text
     if report.input_rate == 0:
         return DiagnosticStatus.WARN, f"no images: {state.image_input}"
+    if state.depth is not None and state.depth.problem:
+        return DiagnosticStatus.WARN, f"frames are published without depth: {state.depth.problem}"
     return DiagnosticStatus.OK, f"{report.output_rate:.1f} frames/s of {report.input_rate:.1f}"
 
 
@@ -104,6 +113,7 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         "enabled": str(state.enabled).lower(),
         "frames received": str(counts.received),
         "frames labelled": str(counts.labelled),
+        "frames batched": str(counts.batched),
         "frames dropped": str(counts.dropped),
         "frames bad": str(counts.bad),
         "frames failed": str(counts.failed),
@@ -118,6 +128,7 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         "device": state.device,
         "backend": state.backend,
         "image input": state.image_input,
+        **(_depth(state.depth) if state.depth is not None else {}),
         "vocabulary version": str(state.vocabulary_version),
         "vocabulary classes": str(state.vocabulary_classes),
         "vocabulary being encoded, classes": str(state.encoding_classes),
@@ -126,6 +137,17 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         "last error age (s)": f"{error.age:.0f}" if error else "",
     }
     return [KeyValue(key=key, value=value) for key, value in values.items()]
+
+
+def _depth(depth: DepthState) -> dict[str, str]:
+    return {
+        "depth input": depth.depth_input,
+        "camera_info input": depth.info_input,
+        "depth rate (Hz)": f"{depth.rate:.2f}",
+        "frames with depth": str(depth.matched),
+        "frames without depth": str(depth.missed),
+        "depth problem": depth.problem,
+    }
 
 
 def _memory(device: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ class Counts:
     Attributes:
         received: Frames that came from the camera while the node was active and enabled.
         labelled: Frames whose outputs were published.
+        batched: Those of them that went through the network together with other cameras' frames.
         dropped: Frames that a newer one replaced before the model was free, or that were left when the node stopped.
         bad: Frames that are no valid image.
         failed: Frames on which the model raised an error.
@@ -29,6 +30,7 @@ class Counts:
 
     received: int = 0
     labelled: int = 0
+    batched: int = 0
     dropped: int = 0
     bad: int = 0
     failed: int = 0
@@ -97,10 +99,16 @@ class Statistics:
         with self._lock:
             self._counts["dropped"] += 1
 
-    def labelled(self, latencies: Mapping[str, float]) -> None:
-        """A frame was published; `latencies` holds seconds per stage."""
+    def labelled(self, latencies: Mapping[str, float], batched: bool = False) -> None:
+        """A frame was published.
+
+        Args:
+            latencies: Seconds per stage.
+            batched: Whether it went through the network together with others.
+        """
         with self._lock:
             self._counts["labelled"] += 1
+            self._counts["batched"] += batched
             self._labelled.append(time.monotonic())
             for stage, seconds in latencies.items():
                 self._latencies.setdefault(stage, deque(maxlen=_TIMED_FRAMES)).append(seconds)

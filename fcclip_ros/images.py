@@ -1,4 +1,4 @@
-"""ROS images -> RGB arrays.
+"""ROS images -> RGB and depth arrays.
 
 OpenCV does the colour arithmetic, through cv_bridge where that is installed and works. What cameras get wrong (steps,
 sizes, truncated data) is checked here first, so that the answer is a sentence and never a crash or a skewed picture.
@@ -63,6 +63,12 @@ _ENCODINGS: dict[str, _Encoding] = {
 ENCODINGS = tuple(_ENCODINGS)
 """Encodings of sensor_msgs/Image that `to_rgb` reads."""
 
+_DEPTH_ENCODINGS = {
+    "16UC1": _Encoding(1, "u2", None),
+    "mono16": _Encoding(1, "u2", None),
+    "32FC1": _Encoding(1, "f4", None),
+}
+
 _ADVICE = {
     "8UC1": "it is one channel of numbers; publish it as mono8 if it is a picture",
     "8UC3": "it does not say in which order the colours come; publish it as rgb8 or bgr8",
@@ -96,6 +102,39 @@ def to_rgb(message: Image | CompressedImage) -> np.ndarray:
     if bridge is not None and encoding.to_rgb is not None:
         return bridge.imgmsg_to_cv2(message, "rgb8")
     return _as_rgb(pixels, encoding)
+
+
+def size_of(message: Image | CompressedImage) -> tuple[int, int] | None:
+    """(height, width) that an image message announces, without decoding it; None where `to_rgb` would refuse it."""
+    if not hasattr(message, "format"):
+        return (message.height, message.width) if message.height and message.width else None
+    try:
+        with PIL.Image.open(io.BytesIO(message.data), formats=_COMPRESSED_FORMATS) as picture:
+            return picture.height, picture.width
+    except Exception:  # Pillow's parsers raise many types for broken files.
+        return None
+
+
+def to_depth(message: Image) -> np.ndarray:
+    """Reads a depth image, without a copy where the machine's byte order allows.
+
+    Args:
+        message: sensor_msgs/Image in 16UC1 or mono16 (millimetres) or 32FC1 (metres).
+
+    Returns:
+        uint16 or float32 `(H, W)`; rows may be padded.
+
+    Raises:
+        ImageError: Another encoding, no pixel, or sizes that contradict each other.
+    """
+    encoding = _DEPTH_ENCODINGS.get(message.encoding)
+    if encoding is None:
+        raise ImageError(
+            f"depth in the encoding {message.encoding[:40]!r} is not supported; expected 16UC1 (millimetres) or 32FC1 "
+            "(metres)"
+        )
+    pixels = _pixels(message, encoding)
+    return pixels if pixels.dtype.isnative else pixels.astype(pixels.dtype.newbyteorder("="))
 
 
 @functools.cache

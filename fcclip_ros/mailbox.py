@@ -1,7 +1,8 @@
-"""The place between the executor and the inference thread: the newest frame, and tasks that go before it."""
+"""The place between executor and inference thread: each stream's newest frame, and tasks that go before them."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,7 @@ Frame = TypeVar("Frame")
 
 @dataclass(frozen=True)
 class Task:
-    """Work for the inference thread that is not a frame of the stream; its outcome goes into `future`."""
+    """Work for the inference thread that is not a frame of a stream; its outcome goes into `future`."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
@@ -31,24 +32,31 @@ class Task:
 
 
 class Mailbox(Generic[Frame]):
-    """Holds at most one frame, the newest, and any number of tasks. Safe to use from several threads."""
+    """Holds at most one frame of each stream, the newest, and any number of tasks. Safe to use from several threads.
+
+    Streams take turns, whatever their rates are: the frame that is taken first is that of the stream that was served
+    longest ago.
+    """
 
     def __init__(self) -> None:
         """Starts empty and open."""
         self._changed = threading.Condition()
-        self._frame: Frame | None = None
+        self._frames: dict[object, Frame] = {}
         self._tasks: deque[Task] = deque()
+        self._turns = itertools.count()
+        self._served: dict[object, int] = {}
         self._closed = False
 
-    def put(self, frame: Frame) -> Frame | None:
-        """Leaves a frame and returns the one that it replaced, if nobody had taken that.
+    def put(self, stream: object, frame: Frame) -> Frame | None:
+        """Leaves a frame and returns the one of its stream that it replaced, if nobody had taken that.
 
         A closed mailbox returns the frame itself.
         """
         with self._changed:
             if self._closed:
                 return frame
-            replaced, self._frame = self._frame, frame
+            replaced = self._frames.get(stream)
+            self._frames[stream] = frame
             self._changed.notify()
         return replaced
 
@@ -61,30 +69,38 @@ class Mailbox(Generic[Frame]):
                 return
         task.future.cancel()
 
-    def take(self) -> Task | Frame | None:
-        """Waits for something to do: the oldest task, else the frame; None once the mailbox is closed."""
+    def take(self, limit: int = 1, fit: Callable[[Frame, Frame], bool] = lambda one, other: True) -> Task | list[Frame]:
+        """Waits for something to do: the oldest task, else frames; an empty list once the mailbox is closed.
+
+        Args:
+            limit: Frames to take at most, at least one.
+            fit: Whether two frames may be taken together; those that do not fit the first one stay, and may still be
+                replaced by newer ones.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._tasks or self._frame is not None)
+            self._changed.wait_for(lambda: self._closed or self._tasks or self._frames)
             if self._closed:
-                return None
+                return []
             if self._tasks:
                 return self._tasks.popleft()
-            frame, self._frame = self._frame, None
-            return frame
+            first, *others = sorted(self._frames, key=lambda stream: self._served.get(stream, -1))
+            fitting = [stream for stream in others if fit(self._frames[first], self._frames[stream])]
+            taken = [first, *fitting[: limit - 1]]
+            self._served.update((stream, next(self._turns)) for stream in taken)
+            return [self._frames.pop(stream) for stream in taken]
 
-    def discard_frame(self) -> Frame | None:
-        """Takes the waiting frame away, if there is one."""
+    def discard(self, stream: object) -> Frame | None:
+        """Takes the waiting frame of a stream away, if there is one."""
         with self._changed:
-            frame, self._frame = self._frame, None
-            return frame
+            return self._frames.pop(stream, None)
 
-    def close(self) -> Frame | None:
-        """Cancels the waiting tasks, lets `take` return None from now on, and returns the frame left behind."""
+    def close(self) -> list[Frame]:
+        """Cancels the waiting tasks, lets `take` return nothing from now on, and returns the frames left behind."""
         with self._changed:
             self._closed = True
             tasks, self._tasks = self._tasks, deque()
-            frame, self._frame = self._frame, None
+            frames, self._frames = list(self._frames.values()), {}
             self._changed.notify_all()
         for task in tasks:
             task.future.cancel()
-        return frame
+        return frames

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -13,17 +13,25 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import ColorRGBA, Header
 
+import fcclip_ros.action as action
 import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
 from fcclip_core.errors import VocabularyError
-from fcclip_core.results import PanopticResult
+from fcclip_core.geometry.segments import SegmentGeometry
+from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.vocabulary import Vocabulary, VocabularyClass
+from fcclip_ros.message_data import blank_data
+from fcclip_ros.messages_3d import geometry_message
 
 if TYPE_CHECKING:
+    from fcclip_core.finding import Found
     from fcclip_core.segmenter import VocabularySnapshot
     from fcclip_ros.pipeline import LabelledFrame
 
 MAX_MONO8_ID = 255
+
+EMBEDDING_TYPES = {"": "", "float16": "<f2", "float32": "<f4"}
+"""What the parameter publish_embeddings may be -> the numbers that go into a message."""
 
 
 def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
@@ -88,27 +96,74 @@ def confidence_message(result: PanopticResult, header: Header) -> Image:
     return message
 
 
-def segments_message(result: PanopticResult, header: Header) -> msg.SegmentArray:
-    """The frame's segments, in the order of their ids."""
+def segments_message(
+    result: PanopticResult,
+    header: Header,
+    embedding_type: str = "",
+    geometry: Mapping[int, SegmentGeometry] | None = None,
+) -> msg.SegmentArray:
+    """The frame's segments, in the order of their ids.
+
+    Args:
+        result: The frame.
+        header: The header to carry.
+        embedding_type: One of `EMBEDDING_TYPES`.
+        geometry: Where segments are, by segment id; None without depth.
+    """
+    places = geometry or {}
     height, width = result.segment_map.shape
     return msg.SegmentArray(
         header=header,
         vocabulary_version=result.vocabulary_version,
         height=height,
         width=width,
-        segments=[
-            msg.Segment(
-                id=segment.id,
-                class_id=segment.class_id,
-                name=segment.name,
-                score=segment.score,
-                is_thing=segment.is_thing,
-                area=segment.area,
-                box=_region(segment.box),
-            )
-            for segment in result.segments
-        ],
+        segments=[segment_message(item, embedding_type, places.get(item.id)) for item in result.segments],
     )
+
+
+def segment_message(segment: Segment, embedding_type: str = "", geometry: SegmentGeometry | None = None) -> msg.Segment:
+    """One segment, with its embedding as one of `EMBEDDING_TYPES` and its place, where that is known."""
+    message = msg.Segment(
+        id=segment.id,
+        class_id=segment.class_id,
+        name=segment.name,
+        score=segment.score,
+        is_thing=segment.is_thing,
+        area=segment.area,
+        box=_region(segment.box),
+        embedding_type=embedding_type,
+        geometry=geometry_message(geometry),
+    )
+    if embedding_type:
+        # float16 keeps a unit vector's length to a thousandth.
+        message.embedding.frombytes(segment.embedding.astype(EMBEDDING_TYPES[embedding_type]).tobytes())
+    return message
+
+
+def fill_found(
+    response: srv.Find.Response | action.WaitFor.Result,
+    frame: LabelledFrame,
+    found: Sequence[Found],
+    embedding_type: str = "",
+) -> None:
+    """Puts segments that were found into the answer of ~/find or ~/wait_for.
+
+    Args:
+        response: The answer; the scores of its best one are left to the caller.
+        frame: Where they were found.
+        found: The segments, best first.
+        embedding_type: One of `EMBEDDING_TYPES`.
+    """
+    response.header = frame.header
+    response.height, response.width = frame.result.segment_map.shape
+    response.found = [
+        msg.FoundSegment(
+            segment=segment_message(item.segment, embedding_type),
+            score=item.score,
+            mask=image_message(np.where(item.mask, np.uint8(255), np.uint8(0)), "mono8", frame.header),
+        )
+        for item in found
+    ]
 
 
 def vocabulary_message(snapshot: VocabularySnapshot, stamp: Time) -> msg.Vocabulary:
@@ -156,7 +211,11 @@ def vocabulary_from_message(classes: Sequence[msg.VocabularyClass]) -> Vocabular
 
 
 def fill_segment_image(
-    response: srv.SegmentImage.Response, frame: LabelledFrame, vocabulary: msg.Vocabulary | None, stamp: Time
+    response: srv.SegmentImage.Response,
+    frame: LabelledFrame,
+    vocabulary: msg.Vocabulary | None,
+    stamp: Time,
+    embedding_type: str = "",
 ) -> None:
     """Puts a labelled image into the answer of ~/segment_image.
 
@@ -165,11 +224,12 @@ def fill_segment_image(
         frame: The labelled image.
         vocabulary: The message of the vocabulary that labelled it, if there is one already.
         stamp: For that message, if there is none.
+        embedding_type: One of `EMBEDDING_TYPES`.
     """
     response.panoptic = panoptic_message(frame.result, frame.header)
     response.semantic = semantic_message(frame.result, frame.snapshot.class_ids, frame.header)
     response.confidence = confidence_message(frame.result, frame.header)
-    response.segments = segments_message(frame.result, frame.header)
+    response.segments = segments_message(frame.result, frame.header, embedding_type)
     response.vocabulary = vocabulary or vocabulary_message(frame.snapshot, stamp)
 
 
@@ -224,11 +284,7 @@ def _blank_image(
     message = Image(
         header=header, height=shape[0], width=shape[1], encoding=encoding, is_bigendian=0, step=size // shape[0]
     )
-    # The message's own array is grown, because rclpy may copy one that is given to it.
-    data = message.data
-    data.append(0)
-    data *= size
-    return message, np.frombuffer(data, dtype).reshape(shape)
+    return message, blank_data(message.data, size).view(dtype).reshape(shape)
 
 
 def _region(box: tuple[int, int, int, int]) -> RegionOfInterest:

@@ -1,4 +1,4 @@
-"""The node's publishers."""
+"""The publishers of one camera."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, PointCloud2
 
 import fcclip_ros.msg as msg
 from fcclip_core.segmenter import VocabularySnapshot
@@ -24,38 +24,50 @@ from fcclip_ros.messages import (
     semantic_message,
     vocabulary_message,
 )
+from fcclip_ros.messages_3d import detections_3d_message, points_message
 from fcclip_ros.pipeline import LabelledFrame
 from fcclip_ros.qos import LATCHED, OUTPUT
 
 
 class Outputs:
-    """Publishes what belongs to a frame while the node is active, and the vocabulary whenever it changes.
+    """Publishes what belongs to a camera's frame while the node is active, and its vocabulary whenever that changes.
 
     An output that nobody subscribes to is not computed.
     """
 
-    def __init__(self, node: LifecycleNode, overlay_rate: float) -> None:
+    def __init__(self, node: LifecycleNode, prefix: str) -> None:
         """Makes the publishers.
 
         Args:
             node: The node.
-            overlay_rate: Overlays per second at most; 0 for none.
+            prefix: What their names begin with, up to the last slash.
         """
         self._node = node
-        self.overlay_rate = overlay_rate
+        self.overlay_rate = 0.0
+        """Overlays per second at most; 0 for none."""
+        self.embedding_type = ""
+        """What ~/segments holds of the embeddings; one of `EMBEDDING_TYPES`."""
         self._next_overlay = 0.0
         self._vision = optional_module("vision_msgs.msg")
-        self._vocabulary = node.create_publisher(msg.Vocabulary, "~/vocabulary", LATCHED)
-        self._panoptic = node.create_lifecycle_publisher(Image, "~/panoptic", OUTPUT)
-        self._semantic = node.create_lifecycle_publisher(Image, "~/semantic", OUTPUT)
-        self._confidence = node.create_lifecycle_publisher(Image, "~/confidence", OUTPUT)
-        self._segments = node.create_lifecycle_publisher(msg.SegmentArray, "~/segments", OUTPUT)
-        self._overlay = node.create_lifecycle_publisher(Image, "~/overlay", OUTPUT)
+        self._vocabulary = node.create_publisher(msg.Vocabulary, f"{prefix}vocabulary", LATCHED)
+        self._panoptic = node.create_lifecycle_publisher(Image, f"{prefix}panoptic", OUTPUT)
+        self._semantic = node.create_lifecycle_publisher(Image, f"{prefix}semantic", OUTPUT)
+        self._confidence = node.create_lifecycle_publisher(Image, f"{prefix}confidence", OUTPUT)
+        self._segments = node.create_lifecycle_publisher(msg.SegmentArray, f"{prefix}segments", OUTPUT)
+        self._points = node.create_lifecycle_publisher(PointCloud2, f"{prefix}points", OUTPUT)
+        self._overlay = node.create_lifecycle_publisher(Image, f"{prefix}overlay", OUTPUT)
         if self._vision is None:
-            node.get_logger().info("vision_msgs is not installed: no ~/detections and ~/label_info")
+            node.get_logger().info(
+                "vision_msgs is not installed: no detections, detections_3d and label_info", once=True
+            )
         else:
-            self._label_info = node.create_publisher(self._vision.LabelInfo, "~/label_info", LATCHED)
-            self._detections = node.create_lifecycle_publisher(self._vision.Detection2DArray, "~/detections", OUTPUT)
+            self._label_info = node.create_publisher(self._vision.LabelInfo, f"{prefix}label_info", LATCHED)
+            self._detections = node.create_lifecycle_publisher(
+                self._vision.Detection2DArray, f"{prefix}detections", OUTPUT
+            )
+            self._detections_3d = node.create_lifecycle_publisher(
+                self._vision.Detection3DArray, f"{prefix}detections_3d", OUTPUT
+            )
 
     def announce(self, snapshot: VocabularySnapshot) -> msg.Vocabulary:
         """Publishes the vocabulary that comes into force and returns its message."""
@@ -66,7 +78,7 @@ class Outputs:
             self._label_info.publish(label_info_message(snapshot, stamp, self._vision))
         if semantic_encoding(snapshot.class_ids) == "mono16":
             self._node.get_logger().warning(
-                f"the vocabulary has class ids up to {max(snapshot.class_ids)}: ~/semantic is mono16, which Nav2's "
+                f"the vocabulary has class ids up to {max(snapshot.class_ids)}: semantic is mono16, which Nav2's "
                 "semantic layer and nvblox do not read; give classes ids up to 255, or configure the node anew",
                 once=True,
             )
@@ -78,10 +90,14 @@ class Outputs:
         self._send(self._panoptic, lambda: panoptic_message(result, header))
         self._send(self._semantic, lambda: semantic_message(result, frame.snapshot.class_ids, header))
         self._send(self._confidence, lambda: confidence_message(result, header))
-        self._send(self._segments, lambda: segments_message(result, header))
+        self._send(self._segments, lambda: segments_message(result, header, self.embedding_type, frame.geometry))
         vision = self._vision
         if vision is not None:
             self._send(self._detections, lambda: detections_message(result, header, vision))
+        if frame.depth is not None:
+            self._send(self._points, lambda: points_message(frame))
+            if vision is not None:
+                self._send(self._detections_3d, lambda: detections_3d_message(frame, vision))
         if self._overlay_is_due():
             self._send(self._overlay, lambda: self._draw(frame))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
 from fcclip_ros.compat import given_parameters
 from fcclip_ros.image_input import TRANSPORTS
+from fcclip_ros.messages import EMBEDDING_TYPES
 from fcclip_ros.qos import RELIABILITIES
 
 _DEFAULTS = InferenceSettings(shorter_side=0)
@@ -37,6 +39,7 @@ class Declaration:
         choices: The texts that it may be.
         live: Whether it may change while the node is configured.
         any_type: Whether values of several types are accepted.
+        read_only: Whether it keeps the value that it has at start.
     """
 
     name: str
@@ -46,13 +49,15 @@ class Declaration:
     choices: tuple[str, ...] = ()
     live: bool = False
     any_type: bool = False
+    read_only: bool = False
 
     def descriptor(self) -> ParameterDescriptor:
         """The descriptor to declare it with."""
         descriptor = ParameterDescriptor(
             description=self.description,
-            additional_constraints=f"one of: {', '.join(self.choices)}" if self.choices else "",
+            additional_constraints=f"one of: {_listed(self.choices)}" if self.choices else "",
             dynamic_typing=self.any_type,
+            read_only=self.read_only,
         )
         if self.limits is not None and isinstance(self.default, float):
             low, high = self.limits
@@ -100,6 +105,19 @@ PARAMETERS: tuple[Declaration, ...] = (
         "configured, not when the first one comes; empty: nothing is built beforehand.",
     ),
     Declaration(
+        "cameras",
+        [""],
+        "Names of several cameras: each reads `NAME/image` and writes `~/NAME/...`; empty: one, `image` and `~/...`.",
+        any_type=True,
+        read_only=True,
+    ),
+    Declaration(
+        "max_batch",
+        8,
+        "Frames of different cameras that go through the network together at most, if they wait together.",
+        limits=(1, 64),
+    ),
+    Declaration(
         "image_transport", "raw", "raw reads `image`, compressed reads `image/compressed`.", choices=TRANSPORTS
     ),
     Declaration(
@@ -108,6 +126,26 @@ PARAMETERS: tuple[Declaration, ...] = (
         "Reliability of the image subscription; auto: reliable if every publisher is, else best effort.",
         choices=RELIABILITIES,
     ),
+    Declaration("use_depth", False, "Subscribe to `depth` and `camera_info`, and say where segments are."),
+    Declaration(
+        "depth_tolerance",
+        0.02,
+        "Seconds between the stamps of an image and its depth at most.",
+        limits=(0.0, 10.0),
+        live=True,
+    ),
+    Declaration(
+        "depth_wait",
+        0.03,
+        "Seconds after its arrival that a labelled frame may wait for its depth.",
+        limits=(0.0, 1.0),
+        live=True,
+    ),
+    Declaration(
+        "image_rectified",
+        True,
+        "Whether image and depth are rectified, so that camera_info's P describes them; otherwise K and D do.",
+    ),
     Declaration("autostart", True, "Configure and activate at start; otherwise a lifecycle manager does."),
     Declaration(
         "publish_overlay_rate",
@@ -115,6 +153,20 @@ PARAMETERS: tuple[Declaration, ...] = (
         "Overlays per second at most, while somebody subscribes; 0 for none.",
         limits=(0.0, 120.0),
         live=True,
+    ),
+    Declaration(
+        "publish_embeddings",
+        "",
+        "CLIP embedding of each segment in ~/segments: float16, float32, or empty for none.",
+        choices=tuple(EMBEDDING_TYPES),
+        live=True,
+    ),
+    Declaration("track", False, "Keep the segment ids of things from frame to frame."),
+    Declaration(
+        "track_lost_frames",
+        30,
+        "Frames after which a thing that is out of sight is forgotten; a thing that comes back later gets a new id.",
+        limits=(0, 10_000),
     ),
     _setting(
         "shorter_side", "Pixels to which the shorter image side is resized; 0: the model's own size.", limits=(0, 4096)
@@ -155,10 +207,19 @@ class NodeParameters:
         backend: What runs it.
         precision: What the backend computes in.
         camera_size: Height and width to make ready for; None for none.
+        cameras: Names of the cameras; one empty name for a node with one camera.
+        max_batch: Frames that go through the network together at most.
         image_transport: raw or compressed.
         image_reliability: auto, reliable or best_effort.
+        use_depth: Whether depth is used.
+        depth_tolerance: Seconds between the stamps of an image and its depth at most.
+        depth_wait: Seconds after its arrival that a frame may wait for its depth.
+        image_rectified: Whether image and depth are rectified.
         autostart: Whether to configure and activate at start.
         publish_overlay_rate: Overlays per second at most.
+        publish_embeddings: What ~/segments holds of the embeddings: nothing, float16 or float32.
+        track: Whether things keep their segment ids.
+        track_lost_frames: Frames after which a thing out of sight is forgotten.
         settings: The inference settings.
     """
 
@@ -170,10 +231,19 @@ class NodeParameters:
     backend: str
     precision: str
     camera_size: tuple[int, int] | None
+    cameras: tuple[str, ...]
+    max_batch: int
     image_transport: str
     image_reliability: str
+    use_depth: bool
+    depth_tolerance: float
+    depth_wait: float
+    image_rectified: bool
     autostart: bool
     publish_overlay_rate: float
+    publish_embeddings: str
+    track: bool
+    track_lost_frames: int
     settings: InferenceSettings
 
     @classmethod
@@ -196,10 +266,19 @@ class NodeParameters:
             backend=values["backend"],
             precision=values["precision"],
             camera_size=parse_size(values["camera_size"]) if values["camera_size"].strip() else None,
+            cameras=camera_names(values["cameras"]),
+            max_batch=values["max_batch"],
             image_transport=values["image_transport"],
             image_reliability=values["image_reliability"],
+            use_depth=values["use_depth"],
+            depth_tolerance=values["depth_tolerance"],
+            depth_wait=values["depth_wait"],
+            image_rectified=values["image_rectified"],
             autostart=values["autostart"],
             publish_overlay_rate=values["publish_overlay_rate"],
+            publish_embeddings=values["publish_embeddings"],
+            track=values["track"],
+            track_lost_frames=values["track_lost_frames"],
             settings=InferenceSettings(**settings),
         )
 
@@ -218,6 +297,27 @@ class NodeParameters:
         stuff = set(self.stuff)
         classes = (replace(item, is_thing=item.is_thing and item.name not in stuff) for item in vocabulary.classes)
         return replace(vocabulary, classes=tuple(classes))
+
+
+def camera_names(value: Any) -> tuple[str, ...]:
+    """Reads the parameter cameras.
+
+    Returns:
+        The cameras' names; one empty name where there are none.
+
+    Raises:
+        SettingsError: A name cannot be part of a topic's, or comes twice.
+    """
+    names = _names("cameras", value)
+    for name in names:
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+            raise SettingsError(
+                f"cameras has {name!r}; a camera's name becomes part of topics (NAME/image), so it must consist of "
+                "letters, digits and underscores and not begin with a digit"
+            )
+        if names.count(name) > 1:
+            raise SettingsError(f"cameras has {name!r} twice; each camera needs a name of its own")
+    return names or ("",)
 
 
 def declare(node: Node, declarations: Iterable[Declaration] = PARAMETERS) -> None:
@@ -301,7 +401,7 @@ def check_choices(declarations: Iterable[Declaration], values: Mapping[str, Any]
         choices = declaration.choices
         if choices and declaration.name in values and values[declaration.name] not in choices:
             value = values[declaration.name]
-            raise SettingsError(f"{declaration.name} is {value!r}; it must be one of {', '.join(choices)}")
+            raise SettingsError(f"{declaration.name} is {value!r}; it must be one of {_listed(choices)}")
 
 
 def unknown_parameters(
@@ -324,6 +424,10 @@ def unknown_parameters(
         hint = f"; did you mean {close[0]}?" if close else ""
         complaints.append(f"there is no parameter {name}, its value is ignored{hint}")
     return complaints
+
+
+def _listed(choices: Iterable[str]) -> str:
+    return ", ".join(choice or '""' for choice in choices)
 
 
 def _names_a_file(text: str) -> bool:

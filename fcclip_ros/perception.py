@@ -1,7 +1,8 @@
-"""The node `fcclip`: a camera topic in, panoptic labels out. Wiring only."""
+"""The node `fcclip`: camera topics in, panoptic labels out. Wiring only."""
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 import time
@@ -25,16 +26,17 @@ from fcclip_core.errors import FcclipError, SettingsError
 from fcclip_core.segmenter import Segmenter, VocabularySnapshot
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros import parameters
+from fcclip_ros.camera import Camera
 from fcclip_ros.compat import RCLError, given_parameters, result_of, run_transitions_in
 from fcclip_ros.diagnostics import DiagnosticsPublisher, NodeState
-from fcclip_ros.frame_statistics import Statistics
-from fcclip_ros.image_input import ImageInput
+from fcclip_ros.find import Access, FindServices
+from fcclip_ros.frame_statistics import Report
 from fcclip_ros.images import cv_bridge
 from fcclip_ros.messages import fill_segment_image, vocabulary_from_message
-from fcclip_ros.outputs import Outputs
 from fcclip_ros.parameters import NodeParameters
 from fcclip_ros.pipeline import LabelledFrame, Pipeline
 from fcclip_ros.runner import run
+from fcclip_ros.wait_for import WaitForAction
 from fcclip_ros.worker import Worker
 
 _SHUTDOWN_PATIENCE = 2.0
@@ -43,14 +45,11 @@ _SHUTDOWN_PATIENCE = 2.0
 _CLEANUP_PATIENCE = 60.0
 """Seconds that cleaning up waits for the model."""
 
-_WARNING_PERIOD = 5.0
-"""Seconds between two log lines about frames that could not be labelled."""
-
 _NOT_CONFIGURED = "the node is not configured; see its log or /diagnostics, then: ros2 lifecycle set NODE configure"
 
 
 class Perception(LifecycleNode):
-    """Labels the frames of a camera topic with a vocabulary that may change at any time.
+    """Labels the frames of one camera or several with vocabularies that may change at any time.
 
     Configuring loads the weights, activating subscribes. The executor's thread takes messages and answers services;
     transitions, words and frames each have a thread of their own, so that nothing keeps it waiting.
@@ -62,6 +61,9 @@ class Perception(LifecycleNode):
         Args:
             load_segmenter: Makes the segmenter, called as `Segmenter.from_checkpoint`.
             **options: For rclpy's LifecycleNode.
+
+        Raises:
+            SettingsError: The cameras' names do not do.
         """
         super().__init__("fcclip", **options)
         self.exit_status = 0
@@ -70,9 +72,7 @@ class Perception(LifecycleNode):
         self._vocabulary: msg.Vocabulary | None = None
         self._lifecycle = "unconfigured"
         self._active = False
-        self._enabled = True
         self._problem = ""
-        self._statistics = Statistics()
         self._transitions: Worker[None] = Worker("transitions")
 
         parameters.declare(self)
@@ -80,18 +80,24 @@ class Perception(LifecycleNode):
             self.get_logger().warning(complaint)
         self.add_on_set_parameters_callback(self._on_parameters)
 
-        self._outputs = Outputs(self, self.get_parameter("publish_overlay_rate").value)
-        self._input = ImageInput(self, self._on_image)
-        self._diagnostics = DiagnosticsPublisher(self, self._node_state, self._statistics.report)
+        names = parameters.camera_names(self.get_parameter("cameras").value)
+        self._cameras = tuple(Camera(self, name, self._on_image) for name in names)
+        self._diagnostics = DiagnosticsPublisher(self, self._describe)
         # Reentrant, because these callbacks wait for other threads without holding up the executor.
         group = ReentrantCallbackGroup()
-        for service, name, callback in (
-            (srv.SetVocabulary, "~/set_vocabulary", self._on_set_vocabulary),
-            (srv.GetVocabulary, "~/get_vocabulary", self._on_get_vocabulary),
-            (srv.SegmentImage, "~/segment_image", self._on_segment_image),
-            (SetBool, "~/enable", self._on_enable),
-        ):
-            self.create_service(service, name, callback, callback_group=group)
+        self.create_service(srv.SegmentImage, "~/segment_image", self._on_segment_image, callback_group=group)
+        # For all cameras, and for each one that has a name.
+        for camera in (None, *(camera for camera in self._cameras if camera.name)):
+            for service, name, callback in (
+                (srv.SetVocabulary, "set_vocabulary", self._on_set_vocabulary),
+                (srv.GetVocabulary, "get_vocabulary", self._on_get_vocabulary),
+                (SetBool, "enable", self._on_enable),
+            ):
+                name = camera.private_name(name) if camera else f"~/{name}"
+                self.create_service(service, name, functools.partial(callback, camera), callback_group=group)
+        access = Access(self._configured, self._camera_called, self._refusal, lambda: self._embedding_type)
+        self._find = FindServices(self, access)
+        self._wait_for = WaitForAction(self, access)
         run_transitions_in(self, self._transitions.submit, lambda reason: self.get_logger().error(reason))
 
     def begin(self) -> None:
@@ -119,7 +125,8 @@ class Perception(LifecycleNode):
             reason = str(error) if isinstance(error, FcclipError) else f"{type(error).__name__}: {error}"
             self._lifecycle, self._problem = "unconfigured", f"cannot configure: {reason}"
             self._unload(_CLEANUP_PATIENCE)
-            self._statistics.error(self._problem)
+            for camera in self._cameras:
+                camera.statistics.error(self._problem)
             name = self.get_fully_qualified_name()
             self.get_logger().error(f"{self._problem}; put that right, then: ros2 lifecycle set {name} configure")
             if not isinstance(error, FcclipError):
@@ -129,10 +136,12 @@ class Perception(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribes to the camera."""
+        """Subscribes to the cameras."""
         super().on_activate(state)
         self._active, self._lifecycle = True, "active"
-        self._input.start(self._configuration.image_transport, self._configuration.image_reliability)
+        assert self._pipeline is not None  # Only a configured node is activated.
+        for camera in self._cameras:
+            camera.start(self._configuration, self._pipeline.segmenter)
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -194,13 +203,9 @@ class Perception(LifecycleNode):
         )
         if configuration.camera_size:
             segmenter.prepare(*configuration.camera_size)
-        self._pipeline = Pipeline(
-            segmenter,
-            self._statistics,
-            publish=self._outputs.publish,
-            announce=self._announce,
-            warn=self._warn_of_frame,
-        )
+        for camera in self._cameras:
+            camera.configure(configuration)
+        self._pipeline = Pipeline(segmenter, self._cameras, announce=self._announce, max_batch=configuration.max_batch)
         self.get_logger().info(
             f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: {self._pipeline.backend}"
         )
@@ -212,12 +217,15 @@ class Perception(LifecycleNode):
 
     def _stop_stream(self) -> None:
         self._active = False
-        self._input.stop()
-        if self._pipeline is not None:
-            self._pipeline.discard_frame()
+        for camera in self._cameras:
+            camera.stop()
+            if self._pipeline is not None:
+                self._pipeline.discard_frame(camera)
 
     def _unload(self, patience: float) -> None:
         pipeline, self._vocabulary = self._pipeline, None
+        for camera in self._cameras:
+            camera.vocabulary = None
         if pipeline is None:
             return
         if pipeline.close(patience):
@@ -230,20 +238,21 @@ class Perception(LifecycleNode):
 
     # Frames and services, in the executor
 
-    def _on_image(self, message: Any) -> None:
+    def _on_image(self, camera: Camera, message: Any) -> None:
         pipeline = self._pipeline
-        if pipeline is not None and self._active and self._enabled:
-            pipeline.put(message)
+        if pipeline is not None and self._active and camera.enabled:
+            pipeline.put(camera, message)
 
     async def _on_set_vocabulary(
-        self, request: srv.SetVocabulary.Request, response: srv.SetVocabulary.Response
+        self, camera: Camera | None, request: srv.SetVocabulary.Request, response: srv.SetVocabulary.Response
     ) -> srv.SetVocabulary.Response:
         try:
             vocabulary = vocabulary_from_message(request.classes)
-            snapshot = await result_of(self._configured().set_vocabulary(vocabulary), self.executor)
+            snapshot = await result_of(self._configured().set_vocabulary(vocabulary, camera), self.executor)
         except Exception as error:
-            response.message = self._refusal("vocabulary not changed", error)
-            response.version = self._vocabulary.version if self._vocabulary else 0
+            response.message = self._refusal("vocabulary not changed", error, camera)
+            in_force = self._vocabulary_of(camera)
+            response.version = in_force.version if in_force else 0
             return response
         response.success = True
         response.version = snapshot.version
@@ -251,9 +260,9 @@ class Perception(LifecycleNode):
         return response
 
     def _on_get_vocabulary(
-        self, request: srv.GetVocabulary.Request, response: srv.GetVocabulary.Response
+        self, camera: Camera | None, request: srv.GetVocabulary.Request, response: srv.GetVocabulary.Response
     ) -> srv.GetVocabulary.Response:
-        response.vocabulary = self._vocabulary or msg.Vocabulary()
+        response.vocabulary = self._vocabulary_of(camera) or msg.Vocabulary()
         return response
 
     async def _on_segment_image(
@@ -261,7 +270,8 @@ class Perception(LifecycleNode):
     ) -> srv.SegmentImage.Response:
         def fill(frame: LabelledFrame) -> None:
             stamp = self.get_clock().now().to_msg()
-            fill_segment_image(response, frame, self._vocabulary if frame.snapshot.version else None, stamp)
+            vocabulary = self._vocabulary if frame.snapshot.version else None
+            fill_segment_image(response, frame, vocabulary, stamp, self._embedding_type)
 
         try:
             vocabulary = vocabulary_from_message(request.classes) if request.classes else None
@@ -272,10 +282,13 @@ class Perception(LifecycleNode):
         response.success = True
         return response
 
-    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        self._enabled = request.data
-        if not request.data and self._pipeline is not None:
-            self._pipeline.discard_frame()
+    def _on_enable(
+        self, camera: Camera | None, request: SetBool.Request, response: SetBool.Response
+    ) -> SetBool.Response:
+        for changed in (camera,) if camera else self._cameras:
+            changed.enabled = request.data
+            if not request.data and self._pipeline is not None:
+                self._pipeline.discard_frame(changed)
         response.success = True
         response.message = "inference runs" if request.data else "inference is stopped; frames are ignored"
         return response
@@ -287,7 +300,8 @@ class Perception(LifecycleNode):
             vocabulary = changed.load_vocabulary() if {"vocabulary", "stuff"} & values.keys() else None
         except FcclipError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        self._outputs.overlay_rate = changed.publish_overlay_rate
+        for camera in self._cameras:
+            camera.tune(changed)
         if self._pipeline is not None:
             self._pipeline.settings = changed.settings
             if vocabulary is not None:
@@ -299,25 +313,51 @@ class Perception(LifecycleNode):
             raise FcclipError(_NOT_CONFIGURED)
         return self._pipeline
 
-    def _refusal(self, what: str, error: BaseException) -> str:
+    def _camera_called(self, name: str) -> Camera:
+        """The camera of that name; the first one for an empty name."""
+        for camera in self._cameras:
+            if name in ("", camera.name):
+                return camera
+        names = ", ".join(camera.name for camera in self._cameras)
+        advice = (
+            f"the parameter cameras has {names}" if names else "the node has one, without a name: leave camera empty"
+        )
+        raise FcclipError(f"there is no camera {name!r}; {advice}")
+
+    @property
+    def _embedding_type(self) -> str:
+        # One for all cameras.
+        return self._cameras[0].outputs.embedding_type
+
+    def _vocabulary_of(self, camera: Camera | None) -> msg.Vocabulary | None:
+        """What is in force for a camera; None asks for what was last given to all."""
+        return camera.vocabulary if camera else self._vocabulary
+
+    def _refusal(self, what: str, error: BaseException, camera: Camera | None = None) -> str:
         """Counts and logs a request that cannot be served, and returns what to answer."""
         if isinstance(error, CancelledError):
             reason = "the node is being shut down or cleaned up"
         else:
             reason = str(error) if isinstance(error, FcclipError) else f"{type(error).__name__}: {error}"
-        self._statistics.refused(f"{what}: {reason}")
+        for concerned in (camera,) if camera else self._cameras:
+            concerned.statistics.refused(f"{what}: {reason}")
         self.get_logger().warning(f"{what}: {reason}")
         return reason
 
-    def _node_state(self) -> NodeState:
-        pipeline, vocabulary = self._pipeline, self._vocabulary
+    def _describe(self) -> dict[str, tuple[NodeState, Report]]:
+        reports = [(camera, camera.statistics.report()) for camera in self._cameras]
+        return {camera.title: (self._state_of(camera, report.input_rate), report) for camera, report in reports}
+
+    def _state_of(self, camera: Camera, image_rate: float) -> NodeState:
+        pipeline, vocabulary = self._pipeline, camera.vocabulary
         return NodeState(
             lifecycle=self._lifecycle,
-            enabled=self._enabled,
+            enabled=camera.enabled,
             checkpoint=self.get_parameter("checkpoint").value,
             device=pipeline.device if pipeline else "",
             backend=pipeline.backend if pipeline else "",
-            image_input=self._input.describe(),
+            image_input=camera.input.describe(),
+            depth=camera.depth.state(image_rate),
             vocabulary_version=vocabulary.version if vocabulary else 0,
             vocabulary_classes=len(vocabulary.classes) if vocabulary else 0,
             encoding_classes=pipeline.encoding_classes if pipeline else 0,
@@ -327,15 +367,13 @@ class Perception(LifecycleNode):
     # On the pipeline's threads
 
     def _announce(self, snapshot: VocabularySnapshot) -> None:
-        self._vocabulary = self._outputs.announce(snapshot)
+        # All cameras have it by now, each in its message.
+        self._vocabulary = self._cameras[0].vocabulary
 
     def _check_vocabulary(self, change: Future[VocabularySnapshot]) -> None:
         if change.cancelled() or (error := change.exception()) is None:
             return
         self._refusal("vocabulary not changed, although the parameter says so", error)
-
-    def _warn_of_frame(self, text: str) -> None:
-        self.get_logger().warning(text, throttle_duration_sec=_WARNING_PERIOD)
 
 
 def main(args: Sequence[str] | None = None, load_segmenter: Callable[..., Segmenter] | None = None) -> int:

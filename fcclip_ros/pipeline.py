@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from fcclip_core.errors import ImageError, VocabularyError
+from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
 from fcclip_core.results import PanopticResult
-from fcclip_core.segmenter import Segmenter, VocabularySnapshot
+from fcclip_core.segmenter import EncodedImage, Segmenter, TextEmbeddings, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import Vocabulary
+from fcclip_ros.depth_input import FrameDepth
 from fcclip_ros.frame_statistics import Statistics
-from fcclip_ros.images import to_rgb
+from fcclip_ros.images import size_of, to_rgb
 from fcclip_ros.worker import Worker
 
 Outcome = TypeVar("Outcome")
@@ -31,53 +34,105 @@ class LabelledFrame:
         image: uint8 RGB `(H, W, 3)`.
         result: The segmentation.
         snapshot: The vocabulary; version 0 if it was for this frame alone.
+        encoded: The network's answer, which other words can be held against.
+        arrival_time: When the message came, monotonic seconds.
+        depth: Its depth, if there is any.
     """
 
     header: Any
     image: np.ndarray
     result: PanopticResult
     snapshot: VocabularySnapshot
+    encoded: EncodedImage
+    arrival_time: float
+    depth: FrameDepth | None = None
+
+    @functools.cached_property
+    def geometry(self) -> dict[int, SegmentGeometry]:
+        """Where the segments are that have enough depth, by segment id; made when asked for."""
+        if self.depth is None:
+            return {}
+        return segment_geometry(self.depth.metres, self.depth.camera, self.result)
+
+
+class Stream(Protocol):
+    """One camera, as the pipeline knows it; all but `statistics` is called on the inference thread.
+
+    Attributes:
+        statistics: Where its frames are counted.
+    """
+
+    statistics: Statistics
+
+    def expect(self, header: Any) -> None:
+        """Is told of each frame that the network is about to take, so that its depth can be looked for meanwhile."""
+
+    def publish(self, frame: LabelledFrame) -> None:
+        """Takes each labelled frame, as it left the network: depth and lasting ids are the camera's to add."""
+
+    def announce(self, snapshot: VocabularySnapshot) -> None:
+        """Takes each vocabulary that came into force for this camera, before its first frame."""
+
+    def warn(self, text: str) -> None:
+        """Is told about frames that cannot be labelled."""
 
 
 @dataclass(frozen=True)
 class _Arrival:
+    """A camera's message; `size` is what the network will see, (height, width), or None if the message is broken."""
+
+    stream: Stream
     message: Any
     time: float
+    size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A message that was read; `latencies` are seconds per stage until then."""
+
+    stream: Stream
+    arrival_time: float
+    header: Any
+    image: np.ndarray
+    latencies: dict[str, float]
 
 
 class Pipeline:
     """Runs a segmenter beside the executor, on two threads: one for frames, one for words.
 
-    A vocabulary is encoded on the second and comes into force on the first, between two frames, which also is where it
-    is announced: no frame labelled with an older vocabulary is published after that.
+    Cameras take turns. Frames of different cameras that wait together and have one size, as the network sees them, go
+    through it together; each is published as soon as it is labelled.
+
+    A vocabulary is encoded on the second thread and comes into force on the first, between two frames, which also is
+    where it is announced: no frame labelled with an older vocabulary is published after that.
     """
 
     def __init__(
         self,
         segmenter: Segmenter,
-        statistics: Statistics,
+        streams: Sequence[Stream],
         *,
-        publish: Callable[[LabelledFrame], None],
         announce: Callable[[VocabularySnapshot], None],
-        warn: Callable[[str], None],
+        max_batch: int,
     ) -> None:
         """Starts the threads.
 
         Args:
             segmenter: Belongs to the pipeline from now on.
-            statistics: Where frames are counted.
-            publish: Called on the inference thread with each frame of the stream.
-            announce: Called on the inference thread with each vocabulary that came into force, before its first frame.
-            warn: Told about frames that cannot be labelled.
+            streams: The cameras.
+            announce: Called on the inference thread with each vocabulary that came into force for all cameras, after it
+                was announced to each.
+            max_batch: Frames that go through the network together, at most.
         """
         self._segmenter = segmenter
-        self._statistics = statistics
-        self._publish = publish
+        self._streams = tuple(streams)
         self._announce = announce
-        self._warn = warn
+        self._common: VocabularySnapshot | None = None
+        self._snapshots: dict[Stream, VocabularySnapshot] = {}
         self.encoding_classes = 0
         """Number of classes of the vocabulary that is being made ready; 0 for none."""
-        self._frames: Worker[_Arrival] = Worker("inference", self._label_and_publish)
+        self._frames: Worker[_Arrival] = Worker("inference", self._label_and_publish, _fit, max_batch)
         self._words: Worker[None] = Worker("vocabulary")
 
     @property
@@ -90,6 +145,11 @@ class Pipeline:
         self._segmenter.settings = settings
 
     @property
+    def segmenter(self) -> Segmenter:
+        """For what is done on the inference thread besides."""
+        return self._segmenter
+
+    @property
     def device(self) -> str:
         """Where the network runs."""
         return str(self._segmenter.device)
@@ -99,33 +159,39 @@ class Pipeline:
         """What runs there."""
         return self._segmenter.backend_description
 
-    def put(self, message: Any) -> None:
-        """Takes a frame of the stream (Image or CompressedImage); a frame still waiting is dropped for it."""
-        self._statistics.received()
-        if self._frames.put(_Arrival(message, time.monotonic())) is not None:
-            self._statistics.dropped()
+    def put(self, stream: Stream, message: Any) -> None:
+        """Takes a camera's frame (Image or CompressedImage); one of that camera still waiting is dropped for it."""
+        stream.statistics.received()
+        size = size_of(message)
+        padded = None if size is None else self._segmenter.padded_size(*size)
+        if self._frames.put(stream, _Arrival(stream, message, time.monotonic(), padded)) is not None:
+            stream.statistics.dropped()
 
-    def discard_frame(self) -> None:
-        """Drops the frame that waits, if one does."""
-        if self._frames.discard_frame() is not None:
-            self._statistics.dropped()
+    def discard_frame(self, stream: Stream) -> None:
+        """Drops the camera's frame that waits, if one does."""
+        if self._frames.discard(stream) is not None:
+            stream.statistics.dropped()
 
-    def set_vocabulary(self, vocabulary: Vocabulary) -> Future[VocabularySnapshot]:
+    def set_vocabulary(self, vocabulary: Vocabulary, stream: Stream | None = None) -> Future[VocabularySnapshot]:
         """Encodes a vocabulary and puts it into force; frames go on with the old one until it is ready.
+
+        Args:
+            vocabulary: The classes.
+            stream: The camera that gets it, until the next vocabulary for it or for all; None: all cameras.
 
         Returns:
             The vocabulary in force, or VocabularyError, in which case the old one stays.
         """
-        return self._words.submit(self._change_vocabulary, vocabulary)
+        return self._words.submit(self._change_vocabulary, vocabulary, stream)
 
     def segment(
         self, message: Any, vocabulary: Vocabulary | None, then: Callable[[LabelledFrame], Outcome]
     ) -> Future[Outcome]:
-        """Segments one image before the stream's next frame.
+        """Segments one image before the cameras' next frames.
 
         Args:
             message: Image or CompressedImage.
-            vocabulary: For this image alone; None takes the stream's.
+            vocabulary: For this image alone; None takes the one that was last given to all cameras.
             then: Called on the inference thread with the labelled image.
 
         Returns:
@@ -134,6 +200,22 @@ class Pipeline:
         if vocabulary is None:
             return self._frames.submit(self._label_for, message, None, then)
         return self._words.submit(self._segment_with, message, vocabulary, then)
+
+    def embed_text(self, names: Sequence[str]) -> Future[TextEmbeddings]:
+        """Embeds names beside the stream; VocabularyError if one cannot be used."""
+        return self._words.submit(self._segmenter.embed_text, names)
+
+    def with_text(self, names: Sequence[str], then: Callable[[], Outcome]) -> Future[Outcome]:
+        """Embeds names beside the stream, and then does what needs them, which waits for no text any more.
+
+        Args:
+            names: Whatever `then` will embed.
+            then: Called on the inference thread, before its next frame.
+
+        Returns:
+            What `then` returned, or the error that came before.
+        """
+        return self._words.submit(self._with_text, names, then)
 
     def close(self, timeout: float) -> bool:
         """Ends both threads; what they have not begun is cancelled.
@@ -149,19 +231,20 @@ class Pipeline:
         stopped = self._frames.stop(timeout)
         return self._words.stop(max(deadline - time.monotonic(), 0.0)) and stopped
 
-    def _change_vocabulary(self, vocabulary: Vocabulary) -> VocabularySnapshot:
+    # On the thread for words
+
+    def _change_vocabulary(self, vocabulary: Vocabulary, stream: Stream | None) -> VocabularySnapshot:
         # The rows are cached from here on: what is left for the inference thread takes no time.
         self._prepare(vocabulary)
-        return self._frames.submit(self._put_into_force, vocabulary).result()
-
-    def _put_into_force(self, vocabulary: Vocabulary) -> VocabularySnapshot:
-        snapshot = self._segmenter.set_vocabulary(vocabulary)
-        self._announce(snapshot)
-        return snapshot
+        return self._frames.submit(self._put_into_force, vocabulary, stream).result()
 
     def _segment_with(self, message: Any, vocabulary: Vocabulary, then: Callable[[LabelledFrame], Outcome]) -> Outcome:
         snapshot = self._prepare(vocabulary)
         return self._frames.submit(self._label_for, message, snapshot, then).result()
+
+    def _with_text(self, names: Sequence[str], then: Callable[[], Outcome]) -> Outcome:
+        self._segmenter.embed_text(names)
+        return self._frames.submit(then).result()
 
     def _prepare(self, vocabulary: Vocabulary) -> VocabularySnapshot:
         self.encoding_classes = len(vocabulary)
@@ -170,40 +253,126 @@ class Pipeline:
         finally:
             self.encoding_classes = 0
 
+    # On the thread for frames
+
+    def _put_into_force(self, vocabulary: Vocabulary, stream: Stream | None) -> VocabularySnapshot:
+        # The segmenter counts versions for all cameras, so that a version means one vocabulary.
+        snapshot = self._segmenter.set_vocabulary(vocabulary)
+        for changed in self._streams if stream is None else (stream,):
+            self._snapshots[changed] = snapshot
+            changed.announce(snapshot)
+        if stream is None:
+            self._common = snapshot
+            self._announce(snapshot)
+        return snapshot
+
     def _label_for(
         self, message: Any, snapshot: VocabularySnapshot | None, then: Callable[[LabelledFrame], Outcome]
     ) -> Outcome:
-        return then(self._label(message, snapshot))
+        arrived, image, used = time.monotonic(), to_rgb(message), _existing(snapshot or self._common)
+        settings = self._segmenter.settings
+        encoded = self._segmenter.encode(image, settings)
+        result = self._segmenter.label(encoded, used, settings)
+        return then(LabelledFrame(message.header, image, result, used, encoded, arrived))
 
-    def _label(self, message: Any, snapshot: VocabularySnapshot | None) -> LabelledFrame:
-        image = to_rgb(message)
-        # Only this thread changes the vocabulary, so it cannot change before the image is labelled.
-        used = snapshot or self._segmenter.vocabulary
-        if used is None:
-            raise VocabularyError("no vocabulary is in force yet; set one with ~/set_vocabulary")
-        return LabelledFrame(message.header, image, self._segmenter(image, used), used)
+    def _label_and_publish(self, arrivals: list[_Arrival]) -> None:
+        # Read once: a frame is labelled with one set of settings.
+        settings = self._segmenter.settings
+        frames = [frame for arrival in arrivals if (frame := _read(arrival)) is not None]
+        for frame in frames:
+            frame.stream.expect(frame.header)
+        if frames:
+            for frame, encoded, together in self._encode(frames, settings):
+                self._finish(frame, encoded, settings, together)
 
-    def _label_and_publish(self, arrival: _Arrival) -> None:
-        began = time.monotonic()
+    def _encode(self, frames: list[_Frame], settings: InferenceSettings) -> Iterator[tuple[_Frame, EncodedImage, bool]]:
+        """Runs the network; a frame on which it fails is counted and left out.
+
+        Yields:
+            A frame, the network's answer, and whether other frames went through it at the same time.
+        """
         try:
-            frame = self._label(arrival.message, None)
-            labelled = time.monotonic()
-            self._publish(frame)
-        except ImageError as error:
-            self._statistics.bad(str(error))
-            self._warn(f"frame not labelled: {error}")
-        except Exception as error:  # Out of memory, a driver's fault: the next frame may be fine.
-            self._statistics.failed(f"{type(error).__name__}: {error}")
-            self._warn(f"frame not labelled, the model failed: {type(error).__name__}: {error}")
+            encoded = self._segmenter.encode_batch([frame.image for frame in frames], settings)
+        except Exception as error:
+            if len(frames) == 1:
+                _failed(frames[0].stream, error)
+                return
+            reason = _described(error)
         else:
-            done = time.monotonic()
-            timings = frame.result.timings
-            self._statistics.labelled(
-                {
-                    "wait": began - arrival.time,
-                    "convert": max(labelled - began - sum(timings.values()), 0.0),
-                    **timings,
-                    "publish": done - labelled,
-                    "total": done - arrival.time,
-                }
-            )
+            for frame, answer in zip(frames, encoded, strict=True):
+                yield frame, answer, len(frames) > 1
+            return
+        # Outside the handler: the error keeps alive what filled the memory.
+        yield from self._encode_one_by_one(frames, settings, reason)
+
+    def _encode_one_by_one(
+        self, frames: list[_Frame], settings: InferenceSettings, reason: str
+    ) -> Iterator[tuple[_Frame, EncodedImage, bool]]:
+        """After a batch failed: one of its frames is at fault, or they are too many at once."""
+        labelled = 0
+        for frame in frames:
+            for answer in self._encode([frame], settings):
+                labelled += 1
+                yield answer
+        if labelled == len(frames):
+            self._frames.limit = len(frames) - 1
+            text = f"{len(frames)} frames at once failed, but not one by one; at most {len(frames) - 1} from now on"
+            for frame in frames:
+                frame.stream.statistics.error(f"{text}: {reason}")
+                frame.stream.warn(f"{text}: {reason}")
+
+    def _finish(self, frame: _Frame, encoded: EncodedImage, settings: InferenceSettings, together: bool) -> None:
+        """Labels and publishes one frame."""
+        stream = frame.stream
+        try:
+            # Only this thread changes vocabularies.
+            snapshot = _existing(self._snapshots.get(stream))
+            result = self._segmenter.label(encoded, snapshot, settings)
+            labelled = time.monotonic()
+            stream.publish(LabelledFrame(frame.header, frame.image, result, snapshot, encoded, frame.arrival_time))
+        except Exception as error:  # Out of memory, a driver's fault: the next frame may be fine.
+            _failed(stream, error)
+            return
+        done = time.monotonic()
+        latencies = {
+            **frame.latencies,
+            **result.timings,
+            "publish": done - labelled,
+            "total": done - frame.arrival_time,
+        }
+        stream.statistics.labelled(latencies, together)
+
+
+def _fit(one: _Arrival, other: _Arrival) -> bool:
+    return one.size is not None and one.size == other.size
+
+
+def _existing(snapshot: VocabularySnapshot | None) -> VocabularySnapshot:
+    if snapshot is None:
+        raise VocabularyError("no vocabulary is in force yet; set one with ~/set_vocabulary")
+    return snapshot
+
+
+def _read(arrival: _Arrival) -> _Frame | None:
+    """The image of a message; None if it is none, which is counted and said."""
+    began = time.monotonic()
+    try:
+        image = to_rgb(arrival.message)
+    except ImageError as error:
+        arrival.stream.statistics.bad(str(error))
+        arrival.stream.warn(f"frame not labelled: {error}")
+        return None
+    except Exception as error:  # A converter's own fault must not end the thread.
+        _failed(arrival.stream, error)
+        return None
+    latencies = {"wait": began - arrival.time, "convert": time.monotonic() - began}
+    return _Frame(arrival.stream, arrival.time, arrival.message.header, image, latencies)
+
+
+def _failed(stream: Stream, error: Exception) -> None:
+    stream.statistics.failed(_described(error))
+    stream.warn(f"frame not labelled, the model failed: {_described(error)}")
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

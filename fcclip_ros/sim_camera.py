@@ -127,7 +127,7 @@ class SimCamera(Node):
         )
 
     def _tick(self) -> None:
-        self._worker.put(True)
+        self._worker.put("camera", True)
 
     def _drive(self) -> Generator[Frame, None, None]:
         """Frames, scene after scene.
@@ -155,7 +155,7 @@ class SimCamera(Node):
                 for index in range(count or math.ceil(drive.duration * settings["rate"])):
                     yield renderer.render(drive.scene, drive.camera(index / settings["rate"]), size)
 
-    def _publish(self, _: bool) -> None:
+    def _publish(self, _: list[bool]) -> None:
         """Publishes the frame that is ready and renders the one after it."""
         if self._stop.is_set():
             return

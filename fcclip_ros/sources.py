@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -15,11 +14,9 @@ import PIL.Image
 import PIL.ImageOps
 
 from fcclip_core.errors import ImageError
-from fcclip_ros.images import to_rgb
+from fcclip_ros.bags import BagImages, is_bag
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-BAG_SUFFIXES = (".mcap", ".db3")
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 _CHOICE = "a folder of photographs, a photograph, a video, a bag or a webcam's number"
 _MOTION_PERIOD = 120
@@ -61,7 +58,7 @@ def open_source(text: str, bag_topic: str = "") -> Source:
         return Webcam(int(text))
     if not path.exists():
         raise ImageError(f"{path} does not exist; expected {_CHOICE}")
-    if path.suffix.lower() in BAG_SUFFIXES or (path.is_dir() and (path / "metadata.yaml").is_file()):
+    if is_bag(path):
         return Bag(path, bag_topic)
     if path.is_dir():
         return Photos(_photos_in(path), str(path))
@@ -139,30 +136,8 @@ class Bag:
 
     def frames(self) -> Iterator[np.ndarray | ImageError]:
         """See `Source.frames`."""
-        try:
-            from rosbags.highlevel import AnyReader, AnyReaderError
-        except ImportError as error:
-            raise ImageError("reading bags needs rosbags: pip install rosbags") from error
-        try:
-            with AnyReader([self.path], default_typestore=_humble_types()) as reader:
-                topic = self._choose({c.topic: c.msgtype for c in reader.connections if c.msgtype in IMAGE_TYPES})
-                connections = [c for c in reader.connections if c.topic == topic]
-                for connection, _, data in reader.messages(connections):
-                    try:
-                        yield to_rgb(reader.deserialize(data, connection.msgtype))
-                    except ImageError as error:
-                        yield error
-        except AnyReaderError as error:
-            raise ImageError(f"{self.path} is no readable ROS 2 bag: {error}") from error
-
-    def _choose(self, found: dict[str, str]) -> str:
-        """The topic to read, of those that hold images."""
-        names = ", ".join(sorted(found)) or "none"
-        if self.topic and self.topic not in found:
-            raise ImageError(f"{self.path} has no images on {self.topic}; its image topics: {names}")
-        if not self.topic and len(found) != 1:
-            raise ImageError(f"{self.path} has {len(found)} image topics ({names}); choose one with bag_topic")
-        return self.topic or next(iter(found))
+        for frame in BagImages(self.path, self.topic).frames():
+            yield frame if isinstance(frame, ImageError) else frame.image
 
 
 def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -206,14 +181,6 @@ def move(picture: np.ndarray, amount: float, frame: int) -> np.ndarray:
     view = np.array([[scale, 0, left], [0, scale, top]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(picture, view, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-
-
-@functools.cache
-def _humble_types() -> Any:
-    """Message definitions for bags that do not carry their own, as they were before Iron."""
-    from rosbags.typesys import Stores, get_typestore
-
-    return get_typestore(Stores.ROS2_HUMBLE)
 
 
 def _photos_in(folder: Path) -> tuple[Path, ...]:

@@ -1,4 +1,4 @@
-"""Starts the perception node on a camera topic, and on request a source of images in the camera's stead."""
+"""Starts the perception node on one camera topic or several, and on request sources of images in the cameras' stead."""
 
 import os
 
@@ -15,7 +15,9 @@ CONFIG = os.path.join(get_package_share_directory("fcclip_ros"), "config")
 PARAMETERS = {
     "use_sim_time": "Take the time from /clock",
     "autostart": "Configure and activate at once; otherwise wait for lifecycle requests",
+    "use_depth": "Read DEPTH_TOPIC, registered to the images, and camera_info; say where segments are",
     "image_transport": "raw, or compressed: read sensor_msgs/CompressedImage at IMAGE_TOPIC/compressed",
+    "cameras": 'Names of several cameras, such as "[front, left]"; each has topics of its own below ~/NAME/',
     "checkpoint": "Weights: a file, a bundled name, or recipe:NAME for seeded weights",
     "vocabulary": "Classes: a file, a bundled name, or a list such as \"['person', 'pallet, wooden pallet']\"",
 }
@@ -24,7 +26,8 @@ PARAMETERS = {
 ARGUMENTS = {
     "namespace": ("", "Namespace of the node and its topics"),
     "params_file": (os.path.join(CONFIG, "perception.yaml"), "Parameter file of the node"),
-    "image_topic": ("image", "Topic of the camera's images"),
+    "image_topic": ("", "Topic of the camera's images; of several a list, in their order (empty: image, NAME/image)"),
+    "depth_topic": ("", "Topic of the camera's depth, for use_depth; of several a list (empty: depth, NAME/depth)"),
     "source": ("", "Photographs, a video, a bag or a webcam's number to publish there; empty: a camera does"),
     "rate": ("10.0", "Frames per second of the source"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
@@ -48,32 +51,77 @@ def large_image_transport() -> list[SetEnvironmentVariable]:
     return [SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=profile)) for name in names]
 
 
+def camera_topics(cameras: list[str], kind: str, given: str) -> dict[str, str]:
+    """Pairs the name that the node gives to a topic of each camera with the topic it is to read.
+
+    Args:
+        cameras: The cameras' names; none for a single camera.
+        kind: image or depth.
+        given: The argument image_topic or depth_topic.
+
+    Raises:
+        ValueError: Cameras and topics are not equally many.
+    """
+    names = [f"{name}/{kind}" for name in cameras] or [kind]
+    topics = yaml.safe_load(given) if given.lstrip().startswith("[") else [given] if given else names
+    if len(topics) != len(names):
+        raise ValueError(f"{kind}_topic has {len(topics)} topics for {len(names)} cameras; give one for each, in order")
+    return dict(zip(names, topics, strict=True))
+
+
+def remappings(name: str, topic: str) -> list[tuple[str, str]]:
+    """Lets what a node calls `name`, and what comes with it, be `topic` and what comes with that."""
+    return [
+        (name, topic),
+        (f"{name}/compressed", f"{topic}/compressed"),
+        (os.path.join(os.path.dirname(name), "camera_info"), os.path.join(os.path.dirname(topic), "camera_info")),
+    ]
+
+
 def nodes(context: LaunchContext) -> list[Node]:
     """Describes the nodes; called when the arguments' values are known."""
     given = context.launch_configurations
     parameters = {name: yaml.safe_load(given[name]) for name in PARAMETERS if given[name]}
-    image_topic = given["image_topic"]
+    cameras = parameters.get("cameras", [])
+    topics, depth_topics = (camera_topics(cameras, kind, given[f"{kind}_topic"]) for kind in ("image", "depth"))
     common = {
         "package": "fcclip_ros",
         "namespace": given["namespace"],
-        "remappings": [
-            ("image", image_topic),
-            ("image/compressed", f"{image_topic}/compressed"),
-            ("camera_info", os.path.join(os.path.dirname(image_topic), "camera_info")),
-        ],
         "ros_arguments": ["--log-level", given["log_level"]],
         "output": "screen",
         "sigterm_timeout": "15",  # seconds; a Python process with torch takes several to end on a busy machine
     }
-    perception = Node(executable="perception", name="fcclip", parameters=[given["params_file"], parameters], **common)
+    started = [
+        Node(
+            executable="perception",
+            name="fcclip",
+            parameters=[given["params_file"], parameters],
+            remappings=[
+                *(pair for name, topic in topics.items() for pair in remappings(name, topic)),
+                *depth_topics.items(),
+            ],
+            **common,
+        )
+    ]
     if not given["source"]:
-        return [perception]
+        return started
     source = {
         "source": given["source"],
         "rate": float(given["rate"]),
         "compressed": parameters.get("image_transport") == "compressed",
     }
-    return [perception, Node(executable="image_source", name="image_source", parameters=[source], **common)]
+    for name, topic in topics.items():
+        own_name = "_".join(["image_source", *name.split("/")[:-1]])
+        started.append(
+            Node(
+                executable="image_source",
+                name=own_name,
+                parameters=[source],
+                remappings=remappings("image", topic),
+                **common,
+            )
+        )
+    return started
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -130,8 +130,13 @@ class GraphBackend:
         """
         form = Form.of(image, self._library.precision)
         with self._lock:
-            if form not in self._runners:
-                self._find(form)
+            try:
+                if form not in self._runners:
+                    self._find(form)
+            except FormDeclined:
+                if form.batch == 1:
+                    raise
+                return _joined([self(one) for one in image.split(1)])
             self._runners.move_to_end(form)
             return ModelOutput(*self._runners[form](image))
 
@@ -205,6 +210,16 @@ class GraphBackend:
             f"{self._answers.name}-{form}{self._library.suffix}",
             {**self._answers.key(form), **self._library.key},
         )
+
+
+def _joined(outputs: Sequence[ModelOutput]) -> ModelOutput:
+    """Answers for single images as the answer for a batch."""
+    return ModelOutput(
+        mask_logits=torch.cat([output.mask_logits for output in outputs]),
+        in_vocab_embedding=torch.cat([output.in_vocab_embedding for output in outputs]),
+        out_vocab_embedding=torch.cat([output.out_vocab_embedding for output in outputs]),
+        mask_survives=torch.cat([output.mask_survives for output in outputs]),
+    )
 
 
 def check_device(library: str, device: torch.device, wanted: str) -> None:

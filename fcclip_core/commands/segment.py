@@ -1,16 +1,18 @@
-"""`fcclip segment`: images, folders and videos in; label images, overlays and JSON out."""
+"""`fcclip segment`: images, folders, videos and bags in; label images, overlays, JSON and labelled bags out."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
 from fcclip_core.commands.inference_arguments import (
     add_model_arguments,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"})
 
+BAG_SUFFIXES = frozenset({".mcap", ".db3"})
+
 _JPEG_QUALITY = 92
 _FALLBACK_FPS = 25.0
 
@@ -42,27 +46,31 @@ class Job:
     Attributes:
         source: The file to read.
         stem: What its outputs are called, without ending; no two jobs of a run share one.
-        is_video: Whether it is read frame by frame.
+        kind: How it is read.
     """
 
     source: Path
     stem: str
-    is_video: bool
+    kind: Literal["image", "video", "bag"]
 
 
 def add_parser(subparsers: Any) -> None:
     """Registers the command."""
     parser = subparsers.add_parser(
         "segment",
-        help="segment images, folders or videos and write label images, overlays and JSON",
+        help="segment images, folders, videos or ROS 2 bags and write label images, overlays and JSON",
         description="Per image: NAME_labels.png (16-bit, segment ids, 0 = none), NAME_semantic.png (16-bit, class "
         "ids), NAME_overlay.jpg and NAME.json. Per video: NAME_overlay.mp4, NAME_frames.jsonl (a line a frame) and "
-        "NAME.json. Folders are read one level deep. Unreadable files are named and skipped; exit code 1.",
+        "NAME.json. Per ROS 2 bag (mcap, sqlite3): the same, NAME_labels/ with a label image a frame, and NAME_bag, a "
+        "bag (mcap) with what the node would have published. Folders are read one level deep. Unreadable files are "
+        "named and skipped; exit code 1.",
     )
-    parser.add_argument("inputs", nargs="+", metavar="IMAGE|VIDEO|DIR", help="what to segment")
+    parser.add_argument("inputs", nargs="+", metavar="IMAGE|VIDEO|BAG|DIR", help="what to segment")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results, made if need be")
     parser.add_argument("--overlay", choices=("jpg", "png", "none"), default="jpg", help="default: jpg")
     parser.add_argument("--opacity", type=float, default=0.5, metavar="N", help="of the overlay's fill (default: 0.5)")
+    parser.add_argument("--topic", default="", help="image topic of a bag (default: the only one)")
+    parser.add_argument("--with-input", action="store_true", help="copy what a bag holds into the labelled one")
     add_vocabulary_arguments(parser)
     add_model_arguments(parser)
     parser.set_defaults(run=run)
@@ -100,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
             vocabulary, progress=lambda done, new: progress.update(words, completed=done, total=new)
         )
     writer = ResultWriter(out, segmenter, snapshot, str(args.checkpoint), args.overlay, args.opacity)
-    failed = _segment_all(jobs, writer, console)
+    failed = _segment_all(jobs, writer, BagOptions(args.topic, args.with_input), console)
     console.print(
         f"{len(jobs) - len(failed)} of {len(jobs)} inputs segmented into {out} ({segmenter.backend_description})",
         highlight=False,
@@ -112,7 +120,7 @@ def find_jobs(inputs: Iterable[Path], out: Path) -> list[Job]:
     """Lists what to segment and names the outputs.
 
     Args:
-        inputs: Files, which are taken whatever they are called, and folders, of which images and videos are taken.
+        inputs: Files, which are taken whatever they are called; bags; folders, of which images and videos are taken.
         out: Where results go; a folder may not be input and output at once.
 
     Raises:
@@ -122,13 +130,25 @@ def find_jobs(inputs: Iterable[Path], out: Path) -> list[Job]:
     for path in inputs:
         if path.is_dir() and path.resolve() == out.resolve():
             raise FcclipError(f"{path} is both input and --out; the next run would segment its own results")
-        sources.extend(_media_in(path) if path.is_dir() else [path])
+        sources.extend(_media_in(path) if path.is_dir() and _kind_of(path) != "bag" else [path])
     jobs: dict[str, Job] = {}
     for source in sources:
-        is_video = source.suffix.lower() in VIDEO_SUFFIXES
         stem = _free_stem(source, jobs)
-        jobs[stem] = Job(source, stem, is_video)
+        jobs[stem] = Job(source, stem, _kind_of(source))
     return list(jobs.values())
+
+
+@dataclass(frozen=True)
+class BagOptions:
+    """How bags are read and written.
+
+    Attributes:
+        topic: Image topic; empty for the only one.
+        with_input: Whether the labelled bag holds the other one's messages, too.
+    """
+
+    topic: str = ""
+    with_input: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +207,54 @@ class ResultWriter:
         about = {"video": str(job.source), "height": size[0], "width": size[1], "fps": fps, "frames": done}
         self._write_json(f"{job.stem}.json", about | {"files": files} | self._run_description())
 
+    def bag(self, job: Job, options: BagOptions, advance: Callable[[int, int], None]) -> int:
+        """Segments a bag image by image; its JSON comes last.
+
+        Args:
+            job: The bag.
+            options: Topic, and what is copied.
+            advance: Called with (images done, images of the bag).
+
+        Returns:
+            How many of its images could not be read.
+        """
+        import numpy as np
+
+        bags = _bags()
+        source = bags.BagImages(job.source, options.topic, option="--topic")
+        count, rate = source.count_and_rate()
+        files = {"bag": f"{job.stem}_bag", "frames": f"{job.stem}_frames.jsonl", "labels": f"{job.stem}_labels"}
+        (self.out / files["labels"]).mkdir(exist_ok=True)
+        unreadable = 0
+        with contextlib.ExitStack() as stack:
+            labelled = stack.enter_context(bags.LabelBag(self.out / files["bag"]))
+            lines = stack.enter_context(self._lines(files["frames"]))
+            movie = None
+            for index, frame in enumerate(source.frames()):
+                if isinstance(frame, ImageError):
+                    unreadable += 1
+                    lines({"frame": index, "error": str(frame)})
+                    continue
+                result = self.segmenter(frame.image)
+                labelled.write(frame, result, self.snapshot)
+                picture = f"{files['labels']}/{index:06}.png"
+                self._save(picture, result.segment_map.astype(np.uint16))
+                about = {"frame": index, "stamp": list(frame.stamp), "frame_id": frame.frame_id, "labels": picture}
+                lines(about | describe(result))
+                if self.overlay != "none":
+                    if movie is None:
+                        files["overlay"] = f"{job.stem}_overlay.mp4"
+                        movie = stack.enter_context(self._movie(files["overlay"], rate or _FALLBACK_FPS, frame.image))
+                    movie(self._draw(frame.image, result))
+                advance(index + 1, count)
+            if count == unreadable:
+                raise ImageError(f"none of its {count} images can be read")
+            if options.with_input:
+                labelled.copy(job.source)
+        about = {"recording": str(job.source), "topic": options.topic, "frames": count, "unreadable": unreadable}
+        self._write_json(f"{job.stem}.json", about | {"files": files} | self._run_description())
+        return unreadable
+
     def _frames(
         self, job: Job, frames: Iterator[np.ndarray], fps: float, advance: Callable[[int], None]
     ) -> tuple[dict[str, str], tuple[int, ...], int]:
@@ -196,20 +264,30 @@ class ResultWriter:
             raise ImageError("no frame can be read: missing, damaged, or in a format that OpenCV's ffmpeg lacks")
         files = {"frames": f"{job.stem}_frames.jsonl"}
         with contextlib.ExitStack() as stack:
-            part = stack.enter_context(whole_file(self.out / files["frames"]))
-            lines = stack.enter_context(part.open("w", encoding="utf-8"))
+            lines = stack.enter_context(self._lines(files["frames"]))
             movie = None
             if self.overlay != "none":
                 files["overlay"] = f"{job.stem}_overlay.mp4"
-                part = stack.enter_context(whole_file(self.out / files["overlay"]))
-                movie = stack.enter_context(_movie(part, fps, first.shape))
+                movie = stack.enter_context(self._movie(files["overlay"], fps, first))
             for index, frame in enumerate(itertools.chain([first], frames)):
                 result = self.segmenter(frame)
-                lines.write(json.dumps({"frame": index, "time": index / fps} | describe(result)) + "\n")
+                lines({"frame": index, "time": index / fps} | describe(result))
                 if movie is not None:
                     movie(self._draw(frame, result))
                 advance(index + 1)
         return files, first.shape[:2], index + 1
+
+    @contextlib.contextmanager
+    def _lines(self, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """A file of JSON lines being written; yields the function that takes them."""
+        with whole_file(self.out / name) as part, part.open("w", encoding="utf-8") as file:
+            yield lambda values: print(json.dumps(values), file=file)
+
+    @contextlib.contextmanager
+    def _movie(self, name: str, fps: float, first: np.ndarray) -> Iterator[Callable[[np.ndarray], None]]:
+        """A video being written, as large as its first frame; yields the function that takes RGB frames."""
+        with whole_file(self.out / name) as part, _movie(part, fps, first.shape) as write:
+            yield write
 
     def _draw(self, image: np.ndarray, result: PanopticResult) -> np.ndarray:
         from fcclip_core.visualization import draw_overlay
@@ -273,6 +351,29 @@ def _output_folder(name: str) -> Path:
     return out
 
 
+def _bags() -> ModuleType:
+    """What reads and writes bags: it lives with the ROS messages, which this package does without.
+
+    Raises:
+        FcclipError: There are no ROS messages here.
+    """
+    try:
+        importlib.import_module("fcclip_ros.msg")
+        return importlib.import_module("fcclip_ros.bags")
+    except ImportError as error:
+        raise FcclipError(
+            f"labelling a bag needs ROS 2's Python packages and this package's messages ({error}); `fcclip doctor` "
+            "says how to get them"
+        ) from error
+
+
+def _kind_of(source: Path) -> Literal["image", "video", "bag"]:
+    suffix = source.suffix.lower()
+    if suffix in BAG_SUFFIXES or (source / "metadata.yaml").is_file():
+        return "bag"
+    return "video" if suffix in VIDEO_SUFFIXES else "image"
+
+
 def _media_in(folder: Path) -> list[Path]:
     from PIL import Image
 
@@ -290,14 +391,14 @@ def _free_stem(source: Path, taken: dict[str, Job]) -> str:
     return next(stem for stem in candidates if stem not in taken)
 
 
-def _segment_all(jobs: list[Job], writer: ResultWriter, console: Any) -> list[Job]:
+def _segment_all(jobs: list[Job], writer: ResultWriter, bag_options: BagOptions, console: Any) -> list[Job]:
     """Runs the jobs under a progress bar and returns those that could not be read."""
     failed = []
     with progress_bar(console) as progress:
         whole = progress.add_task("inputs", total=len(jobs))
         for job in jobs:
             try:
-                _segment_one(job, writer, progress)
+                _segment_one(job, writer, bag_options, progress)
             except ImageError as error:
                 failed.append(job)
                 progress.console.print(f"[red]skipped[/] {job.source}: {error}", highlight=False, soft_wrap=True)
@@ -305,8 +406,8 @@ def _segment_all(jobs: list[Job], writer: ResultWriter, console: Any) -> list[Jo
     return failed
 
 
-def _segment_one(job: Job, writer: ResultWriter, progress: Progress) -> None:
-    if not job.is_video:
+def _segment_one(job: Job, writer: ResultWriter, bag_options: BagOptions, progress: Progress) -> None:
+    if job.kind == "image":
         writer.image(job)
         return
     task: TaskID = progress.add_task(job.source.name, total=None)
@@ -318,11 +419,16 @@ def _segment_one(job: Job, writer: ResultWriter, progress: Progress) -> None:
         progress.update(task, completed=done, total=announced or None)
 
     try:
-        writer.video(job, advance)
+        if job.kind == "bag":
+            unreadable = writer.bag(job, bag_options, advance)
+        else:
+            writer.video(job, advance)
+            unreadable = max(seen[1] - seen[0], 0)
     finally:
         progress.remove_task(task)
-    if seen[0] < seen[1]:
-        progress.console.print(f"[yellow]{job.source}: only {seen[0]} of {seen[1]} announced frames could be read[/]")
+    if unreadable:
+        text = f"[yellow]{job.source}: {unreadable} of {seen[1]} frames could not be read[/]"
+        progress.console.print(text, highlight=False, soft_wrap=True)
 
 
 def _frames_of(capture: Any) -> Iterator[np.ndarray]:

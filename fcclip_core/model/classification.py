@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,27 @@ class TextClassifier:
             seen=seen.to(device),
             in_vocab_scale=min(model.mask_decoder.logit_scale.exp().item(), MAX_LOGIT_SCALE),
             out_vocab_scale=min(model.clip_logit_scale.exp().item(), MAX_LOGIT_SCALE),
+        )
+
+    def extended(
+        self, kept: Sequence[bool], rows: Tensor, synonym_counts: Sequence[int], seen: Tensor
+    ) -> TextClassifier:
+        """This classifier without some of its rows, and with further classes after its own.
+
+        Args:
+            kept: Which rows stay, T flags; each class must keep at least one.
+            rows: Unit text embeddings of the further classes, one a synonym, class by class.
+            synonym_counts: Rows of each further class.
+            seen: bool, one a further class.
+        """
+        device, stay = self.rows.device, torch.tensor(kept)
+        counts = torch.tensor(synonym_counts, dtype=torch.int64)
+        further = torch.arange(len(counts)).repeat_interleave(counts) + len(self.seen)
+        return replace(
+            self,
+            rows=torch.cat((self.rows[stay.to(device)], rows.to(device, torch.float32))),
+            class_of_row=torch.cat((self.class_of_row[stay.to(device)], further.to(device))),
+            seen=torch.cat((self.seen, seen.to(device))),
         )
 
     def logits(self, embeddings: Tensor, scale: float | Tensor) -> Tensor:

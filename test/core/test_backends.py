@@ -168,6 +168,23 @@ def test_no_more_forms_are_built_than_are_held(backend: GraphBackend, library: F
     assert len(library.built) == RUNNERS + 1, "the oldest was dropped from memory, not from disk"
 
 
+def test_a_batch_without_a_graph_goes_through_the_graph_for_one_image(
+    backend: GraphBackend, library: FakeLibrary, model: FCCLIP, tmp_path: Path
+) -> None:
+    backend(IMAGE)
+    again = GraphBackend(model, CPU, library, EagerAnswers(model, CPU, BuiltFiles(tmp_path)), builds=False)
+    with pytest.raises(FormDeclined, match="--size 32x64 --batch 1"):
+        again(torch.zeros(3, 3, 32, 64))
+    ran: list[None] = []
+    library.when_run = lambda: ran.append(None)
+    together = again(IMAGE.expand(3, -1, -1, -1))
+    assert library.built == [b"1x32x32-fp32"]
+    single = output(Form(1, 32, 32, "fp32"))
+    assert equal(together, tuple(torch.cat([tensor] * 3) for tensor in single))
+    # The first of them loads the graph, which is checked then.
+    assert len(ran) == 4
+
+
 def test_progress_is_told(backend: GraphBackend) -> None:
     said: list[tuple[str, int, int]] = []
     backend.prepare(1, 32, 32, lambda *step: said.append(step))

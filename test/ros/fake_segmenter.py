@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,33 @@ from fcclip_core.class_ids import ClassIds
 from fcclip_core.errors import CheckpointError, VocabularyError
 from fcclip_core.palette import class_color
 from fcclip_core.results import PanopticResult, Segment
-from fcclip_core.segmenter import VocabularySnapshot
+from fcclip_core.segmenter import TextEmbeddings, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
-from fcclip_core.vocabulary import Vocabulary
+from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
 POISON = (255, 0, 255)
 """An image whose first pixel has this colour makes the model fail."""
 
 
+@dataclass(frozen=True)
+class FakeEncodedImage:
+    """An image that went through the network, alone or with others."""
+
+    image: np.ndarray
+    timings: dict[str, float]
+
+
 class FakeSegmenter:
-    """Cuts an image into as many upright bands as there are classes, one segment each, and 0 where it is black."""
+    """Cuts an image into as many upright bands as there are classes, one segment each, and 0 where it is black.
+
+    The network takes `seconds`, however many images it is given.
+
+    Attributes:
+        most_at_once: Batches of more images fail.
+        batches: Sizes of the batches that went through.
+        begun: Batches that were begun.
+        gate: While it is cleared, a batch that was begun does not end.
+    """
 
     backend_description = "a fake model"
     device = torch.device("cpu")
@@ -31,6 +49,11 @@ class FakeSegmenter:
     def __init__(self, settings: InferenceSettings, seconds: float = 0.0, encoding_seconds: float = 0.0) -> None:
         self.settings = settings
         self.vocabulary: VocabularySnapshot | None = None
+        self.most_at_once = 64
+        self.batches: list[int] = []
+        self.begun = 0
+        self.gate = threading.Event()
+        self.gate.set()
         self._seconds = seconds
         self._encoding_seconds = encoding_seconds
         self._ids = ClassIds()
@@ -54,22 +77,68 @@ class FakeSegmenter:
         self.vocabulary = replace(self.prepare_vocabulary(vocabulary), version=version)
         return self.vocabulary
 
-    def __call__(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> PanopticResult:
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
+    def encode_batch(
+        self, images: Sequence[np.ndarray], settings: InferenceSettings | None = None
+    ) -> list[FakeEncodedImage]:
+        if any(tuple(image[0, 0]) == POISON for image in images) or len(images) > self.most_at_once:
+            raise RuntimeError("CUDA out of memory")
+        assert len({image.shape for image in images}) == 1
+        self.begun += 1
+        time.sleep(self._seconds)
+        self.gate.wait()
+        self.batches.append(len(images))
+        return [FakeEncodedImage(image, {"preprocess": 0.0, "model": self._seconds}) for image in images]
+
+    def encode(self, image: np.ndarray, settings: InferenceSettings | None = None) -> FakeEncodedImage:
+        return self.encode_batch([image], settings)[0]
+
+    def extend_vocabulary(
+        self, snapshot: VocabularySnapshot, further: Sequence[VocabularyClass], without: Collection[str] = ()
+    ) -> VocabularySnapshot:
+        if not further:
+            return snapshot
+        return replace(
+            snapshot,
+            version=0,
+            vocabulary=Vocabulary((*snapshot.vocabulary.classes, *further)),
+            class_ids=(*snapshot.class_ids, *(0 for _ in further)),
+        )
+
+    def embed_text(self, names: Sequence[str]) -> TextEmbeddings:
+        """One-hot rows: the direction of a name follows from its length."""
+        for name in names:
+            VocabularyClass((name,))
+        if not names:
+            raise VocabularyError("there is no name to embed")
+        time.sleep(self._encoding_seconds * len(set(names) - self._known))
+        self._known |= set(names)
+        return TextEmbeddings(np.eye(4, dtype=np.float32)[[len(name) % 4 for name in names]], 100.0, "fake tower")
+
+    def label(
+        self,
+        encoded: FakeEncodedImage,
+        vocabulary: VocabularySnapshot | None = None,
+        settings: InferenceSettings | None = None,
+    ) -> PanopticResult:
         snapshot = vocabulary or self.vocabulary
         if snapshot is None:
             raise VocabularyError("no vocabulary")
-        if tuple(image[0, 0]) == POISON:
-            raise RuntimeError("CUDA out of memory")
-        time.sleep(self._seconds)
-        segment_map, segments = _bands(image, snapshot)
+        segment_map, segments = _bands(encoded.image, snapshot)
         return PanopticResult(
             segment_map=segment_map,
             segments=segments,
             vocabulary_version=snapshot.version,
-            timings={"preprocess": 0.0, "model": self._seconds, "classify": 0.0, "merge": 0.0},
+            timings={**encoded.timings, "classify": 0.0, "merge": 0.0},
             _semantic=lambda: segment_map,
             _instances=lambda: None,
+            _probabilities=lambda: np.diag(np.array([segment.score for segment in segments], np.float32)),
         )
+
+    def __call__(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> PanopticResult:
+        return self.label(self.encode_batch([image])[0], vocabulary)
 
 
 def _bands(image: np.ndarray, snapshot: VocabularySnapshot) -> tuple[np.ndarray, list[Segment]]:

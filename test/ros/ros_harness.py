@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,19 @@ class Process:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], log: Path, *texts: str) -> Iterator[Process]:
+    """A process that has said `texts`; it does not outlive the block, or its own failure to say them."""
+    process = Process(list(command), log)
+    try:
+        for text in texts:
+            process.wait_for(text)
+        yield process
+    finally:
+        process.kill()
+        print(process.output)
 
 
 class Camera:

@@ -24,7 +24,7 @@ STATE = NodeState(
     problem="",
 )
 REPORT = Report(
-    counts=Counts(received=100, labelled=60, dropped=38, bad=1, failed=1, refused=2),
+    counts=Counts(received=100, labelled=60, batched=25, dropped=38, bad=1, failed=1, refused=2),
     input_rate=30.0,
     output_rate=12.5,
     latencies={"model": (0.0501, 0.0602), "total": (0.08, 0.1)},
@@ -111,6 +111,7 @@ def test_everything_that_was_promised_is_among_the_values() -> None:
     values = {item.key: item.value for item in make_status("n", STATE, report).values}
     assert values["frames received"] == "100"
     assert values["frames labelled"] == "60"
+    assert values["frames batched"] == "25"
     assert values["frames dropped"] == "38"
     assert values["frames bad"] == "1"
     assert values["output rate (Hz)"] == "12.50"

@@ -113,6 +113,15 @@ def test_photographs_take_the_place_of_a_camera(launch: Launch, peer: Peer, tmp_
     assert infos.get(timeout=10.0)[1].width == 64
 
 
+def test_each_of_several_cameras_reads_its_own_topic(launch: Launch, peer: Peer, tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (64, 48), "olive").save(tmp_path / "photo.png")
+    segments = [peer.listen(SegmentArray, f"/fcclip/{name}/segments", OUTPUT) for name in ("front", "left")]
+    launch(cameras="[front, left]", image_topic="[/zed/image, /oak/image_raw]", source=str(tmp_path), rate="5.0")
+    for messages in segments:
+        assert messages.get(timeout=90.0)[1].width == 64
+    assert peer.node.count_publishers("/zed/image") == peer.node.count_publishers("/oak/image_raw") == 1
+
+
 def test_time_and_lifecycle_are_left_to_others_on_request(launch: Launch, peer: Peer) -> None:
     launch(use_sim_time="true", autostart="false")
     assert parameter(peer, "use_sim_time") is True

@@ -1,4 +1,4 @@
-"""The mailbox and the worker: newest frame, tasks first, nobody waits, nothing is lost silently."""
+"""The mailbox and the worker: newest frames, tasks first, streams take turns, nothing is lost silently."""
 
 from __future__ import annotations
 
@@ -14,65 +14,124 @@ from fcclip_ros.worker import Worker
 
 def test_only_the_newest_frame_is_taken_and_the_replaced_one_is_returned() -> None:
     mailbox: Mailbox[str] = Mailbox()
-    assert mailbox.put("first") is None
-    assert mailbox.put("second") == "first"
-    assert mailbox.take() == "second"
-    assert mailbox.put("third") is None
+    assert mailbox.put("front", "first") is None
+    assert mailbox.put("front", "second") == "first"
+    assert mailbox.take() == ["second"]
+    assert mailbox.put("front", "third") is None
+
+
+def test_each_stream_has_its_own_newest_frame() -> None:
+    mailbox: Mailbox[str] = Mailbox()
+    mailbox.put("front", "front 1")
+    assert mailbox.put("left", "left 1") is None
+    assert mailbox.put("front", "front 2") == "front 1"
+    assert mailbox.take(8) == ["front 2", "left 1"]
+
+
+def test_the_stream_that_was_served_longest_ago_comes_first() -> None:
+    """Also against a stream whose frame waits longer because it comes seldom."""
+    mailbox: Mailbox[str] = Mailbox()
+    order = []
+    mailbox.put("slow", "slow")
+    for _ in range(3):
+        for stream in ("fast", "faster"):
+            mailbox.put(stream, stream)
+        mailbox.put("slow", "slow")
+        order += mailbox.take()
+    assert order == ["slow", "fast", "faster"]
+    mailbox.put("late", "late")
+    assert mailbox.take(2) == ["late", "slow"]
+
+
+def test_frames_that_do_not_fit_the_first_one_stay_and_can_still_be_replaced() -> None:
+    mailbox: Mailbox[str] = Mailbox()
+    for stream, frame in (("a", "large 1"), ("b", "small 1"), ("c", "large 2"), ("d", "large 3")):
+        mailbox.put(stream, frame)
+
+    def fit(one: str, other: str) -> bool:
+        return one.split()[0] == other.split()[0]
+
+    assert mailbox.take(2, fit) == ["large 1", "large 2"]
+    assert mailbox.put("b", "small 2") == "small 1"
+    assert mailbox.take(2, fit) == ["small 2"]
+    assert mailbox.take(2, fit) == ["large 3"]
 
 
 def test_tasks_go_before_the_frame_in_their_order() -> None:
     mailbox: Mailbox[str] = Mailbox()
-    mailbox.put("frame")
+    mailbox.put("front", "frame")
     tasks = [Task(int), Task(str)]
     for task in tasks:
         mailbox.put_task(task)
-    assert [mailbox.take(), mailbox.take(), mailbox.take()] == [*tasks, "frame"]
+    assert [mailbox.take(), mailbox.take(), mailbox.take()] == [*tasks, ["frame"]]
 
 
 def test_take_waits_for_a_frame() -> None:
     mailbox: Mailbox[str] = Mailbox()
-    threading.Timer(0.05, mailbox.put, ["late"]).start()
-    assert mailbox.take() == "late"
+    threading.Timer(0.05, mailbox.put, ["front", "late"]).start()
+    assert mailbox.take() == ["late"]
 
 
 def test_a_closed_mailbox_cancels_tasks_gives_frames_back_and_wakes_the_taker() -> None:
     mailbox: Mailbox[str] = Mailbox()
     before, after = Task(int), Task(int)
-    mailbox.put("frame")
+    mailbox.put("front", "frame")
     mailbox.put_task(before)
-    assert mailbox.close() == "frame"
+    assert mailbox.close() == ["frame"]
     mailbox.put_task(after)
     assert before.future.cancelled() and after.future.cancelled()
-    assert mailbox.put("too late") == "too late"
-    assert mailbox.take() is None
+    assert mailbox.put("front", "too late") == "too late"
+    assert mailbox.take() == []
 
 
 def test_a_frame_can_be_taken_back() -> None:
     mailbox: Mailbox[str] = Mailbox()
-    mailbox.put("frame")
-    assert mailbox.discard_frame() == "frame"
-    assert mailbox.discard_frame() is None
+    mailbox.put("front", "frame")
+    mailbox.put("left", "other")
+    assert mailbox.discard("front") == "frame"
+    assert mailbox.discard("front") is None
+    assert mailbox.take(8) == ["other"]
 
 
 def test_a_busy_worker_skips_to_the_newest_frame_after_the_tasks() -> None:
     done: list[object] = []
     begun, gate = threading.Event(), threading.Event()
 
-    def handle(frame: object) -> None:
+    def handle(frames: list[int]) -> None:
         begun.set()
         gate.wait(5)
-        done.append(frame)
+        done.extend(frames)
 
     worker: Worker[int] = Worker("test", handle)
-    worker.put(0)
+    worker.put("camera", 0)
     assert begun.wait(5)
-    replaced = [worker.put(number) for number in range(1, 5)]
+    replaced = [worker.put("camera", number) for number in range(1, 5)]
     worker.submit(done.append, "task")
     gate.set()
     wait_until(lambda: len(done) == 3)
     assert worker.stop(5)
     assert done == [0, "task", 4]
     assert replaced == [None, 1, 2, 3]
+
+
+def test_a_worker_gets_at_once_what_came_while_it_was_busy_up_to_its_limit() -> None:
+    done: list[list[int]] = []
+    begun, gate = threading.Event(), threading.Event()
+
+    def handle(frames: list[int]) -> None:
+        begun.set()
+        gate.wait(5)
+        done.append(frames)
+
+    worker: Worker[int] = Worker("test", handle, limit=2)
+    worker.put(0, 0)
+    assert begun.wait(5)
+    for stream in (1, 2, 3):
+        worker.put(stream, stream)
+    gate.set()
+    wait_until(lambda: len(done) == 3)
+    assert worker.stop(5)
+    assert done == [[0], [1, 2], [3]]
 
 
 def test_an_error_reaches_the_task_and_spares_the_worker() -> None:

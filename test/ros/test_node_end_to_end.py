@@ -22,6 +22,7 @@ from ros_harness import (
     flat_image,
     publish_until,
     rgb_message,
+    running,
     set_parameters,
     state,
     status_of,
@@ -46,14 +47,10 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     # Seeded masks overlap at random; with the published threshold hardly one of them stays.
     settings = ["-p", "shorter_side:=96", "-p", "overlap_threshold:=0.0"]
     words = ["-p", "vocabulary:=['cup, mug', 'floor', 'wall']", "-p", "stuff:=['floor', 'wall']"]
-    process = Process([*command, *settings, *words], tmp_path_factory.mktemp("node") / "node.log")
-    process.wait_for("reading images from")
-    yield process
-    try:
+    log = tmp_path_factory.mktemp("node") / "node.log"
+    with running([*command, *settings, *words], log, "reading images from") as process:
+        yield process
         assert process.end(signal.SIGINT) == 0
-    finally:
-        process.kill()
-        print(process.output)
 
 
 def listen_to_everything(peer: Peer) -> SimpleNamespace:
@@ -303,3 +300,60 @@ def test_lifecycle_by_service(node: Process, peer: Peer) -> None:
     assert transition(peer, "activate")
     publish_until(publisher, rgb_message(PHOTO), lambda: not heard.segments.empty())
     assert state(peer) == "active"
+
+
+def test_embeddings_of_segments_compare_with_those_of_words(node: Process, peer: Peer) -> None:
+    """The numbers that a map would keep, taken apart as docs/mapping.md says."""
+    heard, publisher = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT), camera(peer)
+    plain = publish_until(publisher, rgb_message(PHOTO), lambda: drain(heard))[-1][1]
+    assert all(segment.embedding_type == "" and len(segment.embedding) == 0 for segment in plain.segments)
+    rows = {}
+    for kind, dtype, width in (("float32", "<f4", 4), ("float16", "<f2", 2)):
+        assert all(result.successful for result in set_parameters(peer, publish_embeddings=kind))
+        drain(heard)
+        found = publish_until(
+            publisher,
+            rgb_message(PHOTO),
+            lambda kind=kind: [m for _, m in drain(heard) if m.segments and m.segments[0].embedding_type == kind],
+        )[-1]
+        rows[kind] = np.stack([np.frombuffer(bytes(segment.embedding), dtype) for segment in found.segments]).astype(
+            "f4"
+        )
+        assert {len(segment.embedding) for segment in found.segments} == {width * rows[kind].shape[1]}
+        np.testing.assert_allclose(np.linalg.norm(rows[kind], axis=1), 1.0, atol=2e-3)
+    np.testing.assert_allclose(rows["float16"], rows["float32"], atol=5e-4)
+    refused = set_parameters(peer, publish_embeddings="float64")[0]
+    assert not refused.successful
+    assert 'one of "", float16, float32' in refused.reason
+    set_parameters(peer, publish_embeddings="")
+
+    text = peer.call(srv.EmbedText, "/fcclip/embed_text", srv.EmbedText.Request(names=["cup", "mug", "zebra"]))
+    assert text.success, text.message
+    words = np.array(text.embeddings, np.float32).reshape(3, text.dimension)
+    np.testing.assert_allclose(np.linalg.norm(words, axis=1), 1.0, atol=1e-5)
+    assert text.dimension == rows["float32"].shape[1]
+    assert (np.abs(rows["float32"] @ words.T) <= 1 + 1e-5).all()
+    assert 0 < text.logit_scale <= 100.0 + 1e-3
+
+
+def test_finds_words_in_the_newest_picture(node: Process, peer: Peer) -> None:
+    heard, publisher = listen_to_everything(peer), camera(peer)
+    publish_until(
+        publisher, rgb_message(PHOTO, stamp=STAMP), lambda: not heard.panoptic.empty() and heard.segments.qsize()
+    )
+    vocabulary = peer.call(srv.GetVocabulary, "/fcclip/get_vocabulary").vocabulary
+    known = vocabulary.classes[0].synonyms[0]
+    for words in ([known], ["zebra", "striped horse"]):
+        request = srv.Find.Request(words=words, against=["giraffe"], minimum_score=0.0, limit=0)
+        answer = peer.call(srv.Find, "/fcclip/find", request)
+        assert answer.success, answer.message
+        assert answer.header.stamp == STAMP
+        assert len(answer.found) > 0
+        scores = [item.score for item in answer.found]
+        assert scores == sorted(scores, reverse=True)
+        assert answer.best_score == scores[0]
+        for item in answer.found:
+            box = item.segment.box
+            assert (item.mask.height, item.mask.width) == (box.height, box.width)
+            assert np.count_nonzero(pixels(item.mask)) == item.segment.area
+    assert peer.call(srv.GetVocabulary, "/fcclip/get_vocabulary").vocabulary == vocabulary

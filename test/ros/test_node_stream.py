@@ -24,6 +24,7 @@ from ros_harness import (
     flat_image,
     publish_until,
     rgb_message,
+    running,
     status_of,
     wait_until,
 )
@@ -36,11 +37,9 @@ from fcclip_ros.qos import LATCHED, OUTPUT
 @pytest.fixture(scope="module")
 def quick_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """A node with a model that takes 2 ms."""
-    process = Process(list(fake_node(0.002)), tmp_path_factory.mktemp("quick") / "node.log")
-    process.wait_for("reading images from")
-    yield process
-    process.kill()
-    print(process.output)
+    log = tmp_path_factory.mktemp("quick") / "node.log"
+    with running(fake_node(0.002), log, "reading images from") as process:
+        yield process
 
 
 def test_two_hundred_vocabularies_at_random_moments(quick_node: Process, peer: Peer) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
 from array import array
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -17,9 +19,10 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from fcclip_core.errors import ImageError, VocabularyError
+from fcclip_core.segmenter import VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import Vocabulary
-from fcclip_ros.frame_statistics import Statistics
+from fcclip_ros.frame_statistics import Counts, Statistics
 from fcclip_ros.pipeline import LabelledFrame, Pipeline
 
 
@@ -35,32 +38,67 @@ def image(label: str = "camera", value: tuple[int, int, int] = (9, 9, 9), width:
     )
 
 
-class Bench:
-    """A pipeline with a fake model, and everything that it published, in order."""
+class Eye:
+    """One camera of a bench, and what the pipeline told it, in order."""
 
-    def __init__(self, seconds: float = 0.0, encoding_seconds: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.events: list[tuple[str, Any]] = []
         self.warnings: list[str] = []
+        self.expected: list[Header] = []
         self.statistics = Statistics()
-        self.segmenter = FakeSegmenter(InferenceSettings(), seconds, encoding_seconds)
-        self.pipeline = Pipeline(
-            self.segmenter,  # type: ignore[arg-type]
-            self.statistics,
-            publish=lambda frame: self.events.append(("frame", frame)),
-            announce=lambda snapshot: self.events.append(("vocabulary", snapshot)),
-            warn=self.warnings.append,
-        )
+
+    def expect(self, header: Header) -> None:
+        self.expected.append(header)
+
+    def publish(self, frame: LabelledFrame) -> None:
+        self.events.append(("frame", frame))
+
+    def announce(self, snapshot: VocabularySnapshot) -> None:
+        self.events.append(("vocabulary", snapshot))
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
     @property
     def frames(self) -> list[LabelledFrame]:
         return [what for kind, what in self.events if kind == "frame"]
+
+    @property
+    def counts(self) -> Counts:
+        return self.statistics.report().counts
+
+
+class Bench:
+    """A pipeline with a fake model; `events` and so on are those of its first camera."""
+
+    def __init__(
+        self, seconds: float = 0.0, encoding_seconds: float = 0.0, cameras: int = 1, max_batch: int = 8
+    ) -> None:
+        self.cameras = [Eye() for _ in range(cameras)]
+        self.common: list[VocabularySnapshot] = []
+        self.segmenter = FakeSegmenter(InferenceSettings(), seconds, encoding_seconds)
+        self.pipeline = Pipeline(
+            self.segmenter,  # type: ignore[arg-type]
+            self.cameras,
+            announce=self.common.append,
+            max_batch=max_batch,
+        )
+        eye = self.cameras[0]
+        self.events, self.warnings, self.statistics = eye.events, eye.warnings, eye.statistics
+
+    @property
+    def frames(self) -> list[LabelledFrame]:
+        return self.cameras[0].frames
+
+    def put(self, message: Image, camera: int = 0) -> None:
+        self.pipeline.put(self.cameras[camera], message)
 
 
 @pytest.fixture
 def bench() -> Any:
     benches: list[Bench] = []
 
-    def make(**options: float) -> Bench:
+    def make(**options: Any) -> Bench:
         benches.append(Bench(**options))
         return benches[-1]
 
@@ -73,7 +111,7 @@ def test_every_frame_is_accounted_for(bench: Any) -> None:
     b = bench(seconds=0.01)
     b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
     for number in range(40):
-        b.pipeline.put(image(str(number)) if number % 5 else Image(encoding="nonsense"))
+        b.put(image(str(number)) if number % 5 else Image(encoding="nonsense"))
         time.sleep(0.004)
     counts = lambda: b.statistics.report().counts  # noqa: E731
     wait_until(lambda: counts().received == counts().labelled + counts().dropped + counts().bad)
@@ -88,7 +126,7 @@ def test_bad_frames_and_a_failing_model_never_stop_the_stream(bench: Any) -> Non
     b = bench()
     b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
     for number, message in enumerate([Image(), image("poison", POISON), image("good")], 1):
-        b.pipeline.put(message)
+        b.put(message)
         wait_until(lambda n=number: sum(vars(b.statistics.report().counts).values()) == 2 * n)
     counts = b.statistics.report().counts
     assert (counts.bad, counts.failed, counts.labelled) == (1, 1, 1)
@@ -104,11 +142,11 @@ def test_frames_go_on_with_the_old_vocabulary_while_the_new_one_is_encoded(bench
     wait_until(lambda: b.pipeline.encoding_classes == 5)
     labelled = 0
     while not change.done():
-        b.pipeline.put(image())
+        b.put(image())
         labelled += 1
         time.sleep(0.005)
     assert change.result().version == 2
-    b.pipeline.put(image("last"))
+    b.put(image("last"))
     wait_until(lambda: b.frames[-1].header.frame_id == "last")
     versions = [frame.result.vocabulary_version for frame in b.frames]
     assert versions.count(1) > 20
@@ -125,7 +163,7 @@ def test_two_hundred_changes_at_random_moments_leave_no_frame_that_disagrees_wit
 
     def stream() -> None:
         while not stop.is_set():
-            b.pipeline.put(image(width=32))
+            b.put(image(width=32))
             time.sleep(dice.random() * 0.002)
 
     camera = threading.Thread(target=stream)
@@ -186,9 +224,9 @@ def test_a_requested_image_goes_before_the_waiting_frame_and_its_error_comes_bac
     b = bench(seconds=0.1)
     b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
     order: list[str] = []
-    b.pipeline.put(image("being labelled"))
+    b.put(image("being labelled"))
     time.sleep(0.03)
-    b.pipeline.put(image("waiting"))
+    b.put(image("waiting"))
     request = b.pipeline.segment(image("asked for"), None, lambda frame: order.append(f"{len(b.frames)} before"))
     broken = b.pipeline.segment(Image(), None, lambda frame: frame)
     request.result(5)
@@ -206,7 +244,7 @@ def test_settings_hold_from_the_next_frame(bench: Any) -> None:
 def test_closing_ends_both_threads_even_with_a_vocabulary_in_line(bench: Any) -> None:
     b = bench(seconds=0.2)
     b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
-    b.pipeline.put(image())
+    b.put(image())
     time.sleep(0.05)
     change = b.pipeline.set_vocabulary(Vocabulary.from_names(["plate"]))
     asked = b.pipeline.segment(image(), None, lambda frame: frame)
@@ -219,7 +257,179 @@ def test_closing_ends_both_threads_even_with_a_vocabulary_in_line(bench: Any) ->
 def test_closing_says_so_when_the_model_does_not_come_back(bench: Any) -> None:
     b = bench(seconds=0.5)
     b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
-    b.pipeline.put(image())
+    b.put(image())
     time.sleep(0.05)
     assert not b.pipeline.close(0.1)
     assert b.pipeline.close(5.0)
+
+
+# --- several cameras ----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def busy(b: Bench) -> Iterator[None]:
+    """Gives the model a frame of the first camera, which it works on until the end of the block."""
+    begun = b.segmenter.begun
+    b.segmenter.gate.clear()
+    b.put(image("first"))
+    wait_until(lambda: b.segmenter.begun > begun)
+    yield
+    b.segmenter.gate.set()
+
+
+def labelled(b: Bench) -> list[int]:
+    return [camera.counts.labelled for camera in b.cameras]
+
+
+def test_frames_that_wait_together_go_through_the_network_together(bench: Any) -> None:
+    b = bench(cameras=3)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    with busy(b):
+        for camera in (1, 2, 0):
+            b.put(image(f"of {camera}", (camera + 1, 0, 0)), camera)
+    wait_until(lambda: labelled(b) == [2, 1, 1])
+    assert b.segmenter.batches == [1, 3]
+    for number, camera in enumerate(b.cameras):
+        frame = camera.frames[-1]
+        assert (frame.header.frame_id, tuple(frame.image[0, 0])) == (f"of {number}", (number + 1, 0, 0))
+    assert [camera.counts.batched for camera in b.cameras] == [1, 1, 1]
+
+
+def test_no_more_frames_than_max_batch_go_together(bench: Any) -> None:
+    b = bench(cameras=5, max_batch=2)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    with busy(b):
+        for camera in range(1, 5):
+            b.put(image(), camera)
+    wait_until(lambda: sum(labelled(b)) == 5)
+    assert b.segmenter.batches == [1, 2, 2]
+
+
+def test_frames_of_other_sizes_go_after_one_another(bench: Any) -> None:
+    b = bench(cameras=3)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    with busy(b):
+        b.put(image("plain"), 2)
+        b.put(image("wide", width=16), 1)
+        b.put(image("plain"), 0)
+    wait_until(lambda: labelled(b) == [2, 1, 1])
+    assert b.segmenter.batches == [1, 2, 1]
+    assert [camera.counts.batched for camera in b.cameras] == [1, 0, 1]
+
+
+def test_a_camera_with_bad_frames_does_not_disturb_the_others(bench: Any) -> None:
+    b = bench(cameras=3)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    with busy(b):
+        b.put(Image(encoding="nonsense", height=4, width=8), 1)
+        b.put(image("good"), 2)
+        b.put(image("good"), 0)
+    wait_until(lambda: labelled(b) == [2, 0, 1])
+    assert b.segmenter.batches == [1, 2]
+    assert b.cameras[1].counts.bad == 1
+    assert "encoding 'nonsense' is not supported" in b.cameras[1].warnings[0]
+    assert not b.warnings and not b.cameras[2].warnings
+    assert b.statistics.report().last_error is None
+
+
+def test_an_image_that_fails_the_model_fails_alone(bench: Any) -> None:
+    b = bench(cameras=3)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    with busy(b):
+        b.put(image("poison", POISON), 1)
+        b.put(image("good"), 2)
+        b.put(image("good"), 0)
+    wait_until(lambda: labelled(b) == [2, 0, 1])
+    assert [camera.counts.failed for camera in b.cameras] == [0, 1, 0]
+    assert b.segmenter.batches == [1, 1, 1]
+    with busy(b):
+        for camera in (1, 2):
+            b.put(image("good"), camera)
+    wait_until(lambda: labelled(b) == [3, 1, 2])
+    assert b.segmenter.batches[-1] == 2, "one image was at fault, not the batch"
+
+
+def test_batches_that_are_too_large_for_the_memory_become_smaller(bench: Any) -> None:
+    b = bench(cameras=3)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    b.segmenter.most_at_once = 2
+    for round_ in (1, 2):
+        with busy(b):
+            for camera in (0, 1, 2):
+                b.put(image(), camera)
+        wait_until(lambda n=round_: sum(labelled(b)) == 4 * n)
+    assert b.segmenter.batches == [1, 1, 1, 1, 1, 2, 1]
+    assert sum(camera.counts.failed for camera in b.cameras) == 0
+    assert "3 frames at once failed, but not one by one; at most 2 from now on" in b.warnings[0]
+    assert "out of memory" in b.statistics.report().last_error.text
+
+
+@pytest.mark.parametrize("max_batch", [1, 2])
+def test_no_camera_starves_whatever_the_rates_are(bench: Any, max_batch: int) -> None:
+    """The model is slower than any of them; one comes at 500 Hz, one at 60, one at 40, with another size."""
+    b = bench(seconds=0.02, cameras=3, max_batch=max_batch)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    stop = threading.Event()
+
+    def stream(camera: int, rate: float, width: int) -> None:
+        while not stop.wait(1 / rate):
+            b.put(image(width=width), camera)
+
+    settings = ((0, 500.0, 8), (1, 60.0, 8), (2, 40.0, 16))
+    threads = [threading.Thread(target=stream, args=arguments) for arguments in settings]
+    for thread in threads:
+        thread.start()
+    time.sleep(3.0)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    b.pipeline.close(5.0)
+    assert min(labelled(b)) > 20
+    assert min(labelled(b)) >= 0.8 * max(labelled(b)), labelled(b)
+
+
+def test_words_for_all_cameras_and_for_one(bench: Any) -> None:
+    b = bench(cameras=2)
+    front, left = b.cameras
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    own = b.pipeline.set_vocabulary(Vocabulary.from_names(["door", "cup"]), left).result(5)
+    assert (own.version, own.class_ids) == (2, (2, 1)), "one count of versions, one id a name, for all cameras"
+    b.put(image("front"), 0)
+    b.put(image("left"), 1)
+    wait_until(lambda: front.frames and left.frames)
+    assert [segment.name for segment in front.frames[0].result.segments] == ["cup"]
+    assert [segment.name for segment in left.frames[0].result.segments] == ["door", "cup"]
+    assert [frame.result.vocabulary_version for frame in (front.frames[0], left.frames[0])] == [1, 2]
+    assert [what.version for kind, what in front.events if kind == "vocabulary"] == [1]
+    assert [what.version for kind, what in left.events if kind == "vocabulary"] == [1, 2]
+    assert [snapshot.version for snapshot in b.common] == [1]
+    alone = b.pipeline.segment(image(), None, lambda frame: frame).result(5)
+    assert alone.result.vocabulary_version == 1, "what one camera looks for is not what all look for"
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["floor"])).result(5)
+    b.put(image("left"), 1)
+    wait_until(lambda: len(left.frames) == 2)
+    assert [segment.name for segment in left.frames[1].result.segments] == ["floor"]
+
+
+def test_frames_of_one_batch_are_labelled_with_the_words_of_their_cameras(bench: Any) -> None:
+    b = bench(cameras=2)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["door"]), b.cameras[1]).result(5)
+    with busy(b):
+        b.put(image(), 0)
+        b.put(image(), 1)
+    wait_until(lambda: labelled(b) == [2, 1])
+    assert b.segmenter.batches == [1, 2]
+    assert [camera.frames[-1].result.segments[0].name for camera in b.cameras] == ["cup", "door"]
+
+
+def test_only_the_frame_of_one_camera_is_discarded(bench: Any) -> None:
+    b = bench(cameras=2)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    with busy(b):
+        b.put(image(), 0)
+        b.put(image(), 1)
+        b.pipeline.discard_frame(b.cameras[0])
+    wait_until(lambda: b.cameras[1].frames)
+    assert [camera.counts.dropped for camera in b.cameras] == [1, 0]
+    assert b.segmenter.batches == [1, 1]

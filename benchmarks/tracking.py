@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Do things keep their segment ids while the camera drives? Identity switches, IDF1 and HOTA against the truth.
+
+Drives through the simulated world; every frame is segmented once, and its things are scored twice: with the ids that a
+frame gives its segments, and with the tracker's. HOTA, IDF1 and MOTA are TrackEval's
+(`pip install --no-deps trackeval`, and pycocotools); without it the switches are counted alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import machine  # noqa: E402
+from fcclip_core import Segmenter  # noqa: E402
+from fcclip_core.results import PanopticResult  # noqa: E402
+from fcclip_core.simulation.drive import make_drive  # noqa: E402
+from fcclip_core.simulation.frames import Frame  # noqa: E402
+from fcclip_core.simulation.names import world_vocabulary  # noqa: E402
+from fcclip_core.simulation.render import Renderer  # noqa: E402
+from fcclip_core.tracking import Tracker  # noqa: E402
+
+WAYS = ("without", "with")
+_MATCH = 0.5
+
+
+@dataclass(frozen=True)
+class Sight:
+    """The things of one frame.
+
+    Attributes:
+        truth: Ids of the N things that are there.
+        found: Ids of the M things that were found.
+        overlap: `(N, M)`, intersection over union of their masks.
+    """
+
+    truth: tuple[int, ...]
+    found: tuple[int, ...]
+    overlap: np.ndarray
+
+
+def main() -> int:
+    """Measures and prints."""
+    args = _parser().parse_args()
+    about = machine.describe()
+    print(machine.headline(about))
+    drives: dict[str, list[list[Sight]]] = {way: [] for way in WAYS}
+    seconds: list[float] = []
+    segmenter = Segmenter.from_checkpoint(args.checkpoint, device=args.device, backend=args.backend)
+    segmenter.set_vocabulary(world_vocabulary())
+    for seed in args.seeds:
+        tracker = Tracker(args.lost_frames)
+        rows: dict[str, list[Sight]] = {way: [] for way in WAYS}
+        for frame in _frames(seed, args):
+            result = segmenter(frame.image)
+            began = perf_counter()
+            tracked = tracker.update(result)
+            seconds.append(perf_counter() - began)
+            for way, labelled in zip(WAYS, (result, tracked), strict=True):
+                rows[way].append(sight(frame, labelled))
+        for way in WAYS:
+            drives[way].append(rows[way])
+        print(f"seed {seed}: {len(rows['with'])} frames", flush=True)
+    found: dict[str, Any] = {way: scores(drives[way]) for way in WAYS}
+    _print_table(found)
+    print(f"tracking a frame takes {1e3 * median(seconds):.1f} ms (median)")
+    if args.json:
+        record = {
+            "machine": about,
+            "options": {key: value for key, value in vars(args).items() if key != "json"},
+            "ways": found,
+            "tracking_ms": 1e3 * median(seconds),
+        }
+        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+def sight(frame: Frame, result: PanopticResult) -> Sight:
+    """The things in the truth and in the result, and how their masks overlap."""
+    truth = [item.id for item in frame.segments if item.is_thing]
+    found = [item.id for item in result.segments if item.is_thing]
+    found_map = np.where(_belongs_to(result, found), result.segment_map, 0)
+    sizes = (int(frame.segment_map.max()) + 1, int(found_map.max()) + 1)
+    pairs = frame.segment_map.astype(np.int64) * sizes[1] + found_map
+    table = np.bincount(pairs.ravel(), minlength=sizes[0] * sizes[1]).reshape(sizes)
+    both = table[np.ix_(truth, found)]
+    union = table.sum(1)[truth][:, None] + table.sum(0)[found][None, :] - both
+    return Sight(tuple(truth), tuple(found), both / np.maximum(union, 1))
+
+
+def scores(drives: Sequence[Sequence[Sight]]) -> dict[str, float]:
+    """Identity switches per 100 frames and, with TrackEval, HOTA, AssA, DetA, IDF1 and MOTA in per cent."""
+    frames = sum(len(drive) for drive in drives)
+    result = {
+        "frames": float(frames),
+        "things per frame": float(np.mean([len(item.truth) for drive in drives for item in drive])),
+        "switches per 100 frames": 100 * sum(switches(drive) for drive in drives) / frames,
+        "ids per thing": float(np.mean([_ids_per_thing(drive) for drive in drives])),
+    }
+    return result | _by_trackeval(drives)
+
+
+def switches(drive: Sequence[Sight]) -> int:
+    """How often a thing that was found before (overlap above one half) is found with another id than last time."""
+    last: dict[int, int] = {}
+    count = 0
+    for item in drive:
+        for row, column in np.argwhere(item.overlap > _MATCH):
+            thing, number = item.truth[row], item.found[column]
+            count += last.get(thing, number) != number
+            last[thing] = number
+    return count
+
+
+def _ids_per_thing(drive: Sequence[Sight]) -> float:
+    ids: dict[int, set[int]] = {}
+    for item in drive:
+        for row, column in np.argwhere(item.overlap > _MATCH):
+            ids.setdefault(item.truth[row], set()).add(item.found[column])
+    return float(np.mean([len(row) for row in ids.values()])) if ids else 0.0
+
+
+def _by_trackeval(drives: Sequence[Sequence[Sight]]) -> dict[str, float]:
+    try:
+        from trackeval.metrics import CLEAR, HOTA, Identity
+    except ImportError as error:
+        print(f"no HOTA, IDF1 and MOTA: {error}; pip install --no-deps trackeval", file=sys.stderr)
+        return {}
+    quiet = {"PRINT_CONFIG": False, "THRESHOLD": _MATCH}
+    result: dict[str, float] = {}
+    for metric, names in ((HOTA(), ("HOTA", "AssA", "DetA")), (Identity(quiet), ("IDF1",)), (CLEAR(quiet), ("MOTA",))):
+        parts = {str(index): metric.eval_sequence(_trackeval_data(drive)) for index, drive in enumerate(drives)}
+        combined = metric.combine_sequences(parts)
+        result |= {name: 100 * float(np.mean(combined[name])) for name in names}
+    return result
+
+
+def _trackeval_data(drive: Sequence[Sight]) -> dict[str, Any]:
+    """One drive as TrackEval's metrics take it: ids numbered from 0."""
+    numbers = [
+        {number: index for index, number in enumerate(sorted({i for item in drive for i in getattr(item, name)}))}
+        for name in ("truth", "found")
+    ]
+    truth = [np.array([numbers[0][i] for i in item.truth], int) for item in drive]
+    found = [np.array([numbers[1][i] for i in item.found], int) for item in drive]
+    return {
+        "gt_ids": truth,
+        "tracker_ids": found,
+        "similarity_scores": [item.overlap for item in drive],
+        "num_gt_ids": len(numbers[0]),
+        "num_tracker_ids": len(numbers[1]),
+        "num_gt_dets": sum(map(len, truth)),
+        "num_tracker_dets": sum(map(len, found)),
+        "num_timesteps": len(drive),
+    }
+
+
+def _belongs_to(result: PanopticResult, ids: Sequence[int]) -> np.ndarray:
+    """Whether each pixel belongs to one of the segments, `(H, W)`."""
+    table = np.zeros(max((item.id for item in result.segments), default=0) + 1, bool)
+    table[list(ids)] = True
+    return table[result.segment_map]
+
+
+def _frames(seed: int, args: argparse.Namespace) -> Iterator[Frame]:
+    drive = make_drive(seed, kind=args.kind, speed=args.speed)
+    with Renderer() as renderer:
+        for index in range(args.frames):
+            yield renderer.render(drive.scene, drive.camera(index / args.rate), tuple(args.size))
+
+
+def _print_table(found: dict[str, dict[str, float]]) -> None:
+    print("\n| | " + " | ".join(f"{way} tracking" for way in WAYS) + " |\n| --- | --- | --- |")
+    for name in found["with"]:
+        print(f"| {name} | " + " | ".join(f"{found[way][name]:.1f}" for way in WAYS) + " |")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="demo", help="weights (default %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[21, 5, 8], help="drives (default %(default)s)")
+    parser.add_argument("--frames", type=int, default=200, help="of each drive (default %(default)s)")
+    parser.add_argument("--rate", type=float, default=10.0, help="frames a second of the drive (default %(default)s)")
+    parser.add_argument("--speed", type=float, default=0.4, help="metres a second (default %(default)s)")
+    parser.add_argument("--kind", default="room", help="room, table or yard (default %(default)s)")
+    parser.add_argument("--size", type=int, nargs=2, default=[320, 240], metavar=("W", "H"), help="pixels")
+    parser.add_argument("--lost-frames", type=int, default=30, help="as the node's track_lost_frames")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--json", type=Path, help="write the result here")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""One camera of the node: its images in, its labels out, its words and its statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+
+import fcclip_ros.msg as msg
+from fcclip_core.segmenter import Segmenter, VocabularySnapshot
+from fcclip_core.tracking import Tracker
+from fcclip_ros.depth_input import DepthInput
+from fcclip_ros.frame_statistics import Statistics
+from fcclip_ros.image_input import ImageInput
+from fcclip_ros.outputs import Outputs
+from fcclip_ros.parameters import NodeParameters
+from fcclip_ros.pipeline import LabelledFrame
+from fcclip_ros.search import Search
+
+_WARNING_PERIOD = 5.0
+"""Seconds between two log lines about a camera's frames that could not be labelled."""
+
+
+class Camera:
+    """A camera's topics and what is known of it; a `Stream` of the pipeline.
+
+    Attributes:
+        name: Its name, which its topics begin with; empty for a node's only camera.
+        statistics: Its frames.
+        enabled: Whether its frames are labelled.
+        vocabulary: The words in force for it, as they were announced; None while there are none.
+        input: Its subscription to images.
+        depth: Its depth, where that is used.
+        outputs: Its publishers.
+        search: What can be looked for in its frames.
+    """
+
+    def __init__(self, node: LifecycleNode, name: str, on_image: Callable[[Camera, Any], None]) -> None:
+        """Makes the publishers; subscribes to nothing yet.
+
+        Args:
+            node: The node.
+            name: With it, images are read from `NAME/image` and labels go to `~/NAME/...`; without, from `image` and to
+                `~/...`. Depth and camera_info lie beside the images.
+            on_image: Called in the executor with each Image or CompressedImage.
+        """
+        self.name = name
+        self.statistics = Statistics()
+        self.enabled = True
+        self.vocabulary: msg.Vocabulary | None = None
+        self.search = Search()
+        self._tracker: Tracker | None = None
+        self.outputs = Outputs(node, self.private_name(""))
+        # A logger of its own, so that one camera's complaints do not hold back those of another.
+        self._logger = node.get_logger().get_child(name) if name else node.get_logger()
+        beside = f"{name}/" if name else ""
+        self.input = ImageInput(node, f"{beside}image", lambda message: on_image(self, message))
+        self.depth = DepthInput(node, f"{beside}depth", f"{beside}camera_info", self._logger)
+
+    def configure(self, configuration: NodeParameters) -> None:
+        """Takes over the parameters; forgets the things that were tracked."""
+        self._tracker = Tracker(configuration.track_lost_frames) if configuration.track else None
+        self.tune(configuration)
+
+    def tune(self, configuration: NodeParameters) -> None:
+        """Takes over the parameters that may change at any time."""
+        self.outputs.overlay_rate = configuration.publish_overlay_rate
+        self.outputs.embedding_type = configuration.publish_embeddings
+        self.depth.tolerance, self.depth.patience = configuration.depth_tolerance, configuration.depth_wait
+
+    def start(self, configuration: NodeParameters, segmenter: Segmenter) -> None:
+        """Subscribes, to depth only where that is used; `segmenter` is the one that labels the frames."""
+        self.search.start(segmenter)
+        reliability = configuration.image_reliability
+        if configuration.use_depth:
+            self.depth.start(reliability, rectified=configuration.image_rectified)
+        self.input.start(configuration.image_transport, reliability)
+
+    def stop(self) -> None:
+        """Unsubscribes, and lets go of the newest frame."""
+        self.input.stop()
+        self.depth.stop()
+        self.search.stop("the node is no longer active, so it gets no pictures")
+
+    def private_name(self, name: str) -> str:
+        """The name of one of this camera's topics or services below the node's own."""
+        return f"~/{self.name}/{name}" if self.name else f"~/{name}"
+
+    @property
+    def title(self) -> str:
+        """Of its status in /diagnostics."""
+        return f"segmentation of {self.name}" if self.name else "segmentation"
+
+    def expect(self, header: Any) -> None:
+        """Begins to look for a frame's depth."""
+        self.depth.expect(header)
+
+    def publish(self, frame: LabelledFrame) -> None:
+        """Publishes a frame's outputs, with lasting ids if things are tracked and with its depth if there is any."""
+        height, width = frame.image.shape[:2]
+        result = self._tracker.update(frame.result) if self._tracker else frame.result
+        depth = self.depth.take(frame.header, (width, height), frame.arrival_time)
+        complete = replace(frame, result=result, depth=depth)
+        self.outputs.publish(complete)
+        self.search.see(complete)
+
+    def announce(self, snapshot: VocabularySnapshot) -> None:
+        """Publishes the vocabulary that comes into force."""
+        self.vocabulary = self.outputs.announce(snapshot)
+
+    def warn(self, text: str) -> None:
+        """Logs that a frame could not be labelled, from time to time."""
+        self._logger.warning(text, throttle_duration_sec=_WARNING_PERIOD)

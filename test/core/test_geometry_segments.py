@@ -1,0 +1,170 @@
+"""Where segments are: planes and boxes of known places, bad masks, bad depth, and a recorded drive's truth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from fcclip_core.geometry.camera import PinholeCamera
+from fcclip_core.geometry.depth import depth_in_metres
+from fcclip_core.geometry.segments import MIN_POINTS, SegmentGeometry, segment_geometry
+from fcclip_core.resources import config_path
+from fcclip_core.results import PanopticResult, Segment
+from fcclip_core.simulation.recording import Recording
+
+CAMERA = PinholeCamera(320, 240, 280.0, 280.0, 159.5, 119.5)
+WALL = 4.0
+
+
+def labelled(ids: np.ndarray) -> PanopticResult:
+    """A result whose segments are those of a map."""
+    segments = []
+    for number in np.unique(ids[ids > 0]).tolist():
+        rows, columns = np.nonzero(ids == number)
+        box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+        segments.append(Segment(number, 1, "thing", 1.0, True, len(rows), box, np.zeros(4, np.float32)))
+    return PanopticResult(ids.astype(np.int32), segments, 1, {}, lambda: ids, lambda: None)
+
+
+def plate(
+    middle: tuple[float, float, float], turn: Rotation, width: float, height: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Depth and mask of a rectangle before a wall; `turn` takes the frame's x, y, z to its width, height, normal."""
+    rays = np.stack([*CAMERA.rays(), np.ones((240, 320))], axis=-1)
+    across, down, normal = turn.as_matrix().T
+    z = (np.array(middle) @ normal) / (rays @ normal)
+    off = rays * z[..., None] - np.array(middle)
+    mask = (np.abs(off @ across) <= width / 2) & (np.abs(off @ down) <= height / 2) & (z > 0)
+    return np.where(mask, z, WALL).astype(np.float32), mask
+
+
+def measure(depth: np.ndarray, mask: np.ndarray) -> SegmentGeometry:
+    return segment_geometry(depth, CAMERA, labelled(mask.astype(np.int32)))[1]
+
+
+def test_a_plate_that_faces_the_camera() -> None:
+    depth, mask = plate((0.3, -0.2, 2.0), Rotation.identity(), 0.5, 0.25)
+    found = measure(depth, mask)
+    np.testing.assert_allclose(found.centroid, [0.3, -0.2, 2.0], atol=0.004)
+    np.testing.assert_allclose(found.center, [0.3, -0.2, 2.0], atol=0.004)
+    np.testing.assert_allclose(found.extents, [0.5, 0.25, 0.0], atol=0.015)
+    np.testing.assert_allclose(found.oriented_extents, [0.5, 0.25, 0.0], atol=0.015)
+    np.testing.assert_allclose(found.oriented_center, [0.3, -0.2, 2.0], atol=0.01)
+    assert found.distance == pytest.approx(math.hypot(0.3, 0.2, 2.0), abs=0.005)
+    assert MIN_POINTS < found.points <= np.count_nonzero(mask)
+
+
+@pytest.mark.parametrize("degrees", [(0, 0, 30), (0, 40, 0), (50, 0, 0), (25, -35, 60), (0, 0, 90)])
+def test_a_turned_plate_has_its_own_box(degrees: tuple[float, float, float]) -> None:
+    turn = Rotation.from_euler("xyz", degrees, degrees=True)
+    depth, mask = plate((-0.1, 0.15, 1.8), turn, 0.6, 0.3)
+    found = measure(depth, mask)
+    np.testing.assert_allclose(found.oriented_extents, [0.6, 0.3, 0.0], atol=0.03)
+    np.testing.assert_allclose(found.oriented_center, [-0.1, 0.15, 1.8], atol=0.015)
+    axes = Rotation.from_quat(found.orientation).as_matrix().T
+    along = np.abs(np.sum(axes * turn.as_matrix().T, axis=1))
+    np.testing.assert_allclose(along, 1.0, atol=0.01, err_msg="width, height and normal")
+    corners = [turn.apply([x * 0.3, y * 0.15, 0.0]) for x in (-1, 1) for y in (-1, 1)]
+    np.testing.assert_allclose(found.extents, np.ptp(corners, axis=0), atol=0.07)  # corners are tails
+
+
+def test_the_sides_of_a_box_belong_to_it() -> None:
+    """Most pixels are on the front, which has no deviation; the side goes back by 0.4 m all the same."""
+    depth = np.full((240, 320), WALL, np.float32)
+    ids = np.zeros((240, 320), np.int32)
+    depth[80:160, 100:200], ids[80:160, 100:240] = 1.5, 1
+    depth[80:160, 200:240] = np.linspace(1.5, 1.9, 40)
+    found = segment_geometry(depth, CAMERA, labelled(ids))[1]
+    assert found.extents[2] == pytest.approx(0.4, abs=0.03)
+
+
+def naive_mean(depth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    across, down = CAMERA.rays()
+    return np.array([(plane * depth)[mask].mean() for plane in (across, down, np.ones_like(depth))])
+
+
+@pytest.mark.parametrize("outliers", ["mask on the wall", "island", "flying pixels", "speckles"])
+def test_outliers_do_not_move_a_segment(outliers: str) -> None:
+    middle = (0.1, 0.05, 2.0)
+    depth, mask = plate(middle, Rotation.identity(), 0.5, 0.4)
+    dice = np.random.default_rng(2)
+    if outliers == "mask on the wall":
+        mask = mask | np.roll(mask, 8, axis=1)
+    elif outliers == "island":
+        mask[10:30, 10:40] = True
+        depth[10:30, 10:40] = 2.1
+    elif outliers == "flying pixels":
+        rim = mask ^ (np.roll(mask, 2, 0) & np.roll(mask, -2, 0) & np.roll(mask, 2, 1) & np.roll(mask, -2, 1))
+        depth[rim & mask] = dice.uniform(2.0, WALL, np.count_nonzero(rim & mask))
+    else:
+        hit = mask & (dice.random(mask.shape) < 0.2)
+        depth[hit] = dice.uniform(0.3, 9.0, np.count_nonzero(hit))
+    assert np.linalg.norm(naive_mean(depth, mask) - middle) > 0.05, "these are no outliers"
+    found = measure(depth, mask)
+    np.testing.assert_allclose(found.centroid, middle, atol=0.02)
+    np.testing.assert_allclose(found.extents[:2], [0.5, 0.4], rtol=0.12)
+
+
+def test_thin_segments_keep_their_rim() -> None:
+    depth = np.full((240, 320), 2.0, np.float32)
+    ids = np.zeros((240, 320), np.int32)
+    ids[100, 50:150] = 1
+    found = segment_geometry(depth, CAMERA, labelled(ids))[1]
+    assert found.points >= 95
+    assert found.extents[0] == pytest.approx(99 / 280 * 2, rel=0.03)
+
+
+def test_without_enough_depth_there_is_no_place() -> None:
+    depth, mask = plate((0, 0, 2.0), Rotation.identity(), 0.5, 0.4)
+    rows, columns = np.nonzero(mask)
+    depth[rows[: -MIN_POINTS + 1], columns[: -MIN_POINTS + 1]] = np.nan
+    assert segment_geometry(depth, CAMERA, labelled(mask.astype(np.int32))) == {}
+    assert segment_geometry(depth, CAMERA, labelled(np.zeros((240, 320), np.int32))) == {}
+
+
+def test_unknown_depth_is_left_out() -> None:
+    depth, mask = plate((0.2, 0.0, 2.0), Rotation.identity(), 0.5, 0.4)
+    depth[np.random.default_rng(4).random(depth.shape) < 0.7] = np.nan
+    np.testing.assert_allclose(measure(depth, mask).centroid, [0.2, 0.0, 2.0], atol=0.01)
+
+
+def test_segments_do_not_mix_and_large_ones_are_sampled() -> None:
+    ids = np.ones((240, 320), np.int32)
+    ids[:, 160:] = 7
+    depth = np.where(ids == 1, 1.0, 3.0).astype(np.float32)
+    found = segment_geometry(depth, CAMERA, labelled(ids))
+    assert set(found) == {1, 7}
+    assert [round(found[number].centroid[2], 6) for number in (1, 7)] == [1.0, 3.0]
+    assert found[1].centroid[0] < 0 < found[7].centroid[0]
+    assert found[7].points < 5000
+    np.testing.assert_allclose(found[1].extents[:2], [160 / 280, 240 / 280], rtol=0.05)
+
+
+def test_the_recorded_drive() -> None:
+    """Masks that are off by a pixel and a half to each side, against the whole visible surface that the truth shows."""
+    recording = Recording(config_path().parent / "demo" / "drive")
+    errors, sizes = [], []
+    for index in range(0, len(recording), 6):
+        frame = recording[index]
+        height, width = frame.segment_map.shape
+        matrix = frame.intrinsics
+        camera = PinholeCamera(width, height, matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
+        depth = depth_in_metres(frame.depth, (width, height))
+        shifted = np.roll(frame.segment_map, (1, -1), axis=(0, 1))
+        found = segment_geometry(depth, camera, labelled(shifted))
+        across, down = camera.rays()
+        for segment in frame.segments:
+            mask = frame.segment_map == segment.id
+            if not segment.is_thing or np.count_nonzero(mask) < 100:
+                continue
+            truth = np.stack([across[mask], down[mask], np.ones(np.count_nonzero(mask))]) * depth[mask]
+            place = found[segment.id]
+            errors.append(np.linalg.norm(place.centroid - truth.mean(axis=1)))
+            sizes.append(np.abs(place.extents / np.ptp(truth, axis=1) - 1))
+    assert len(errors) > 15
+    assert np.median(errors) < 0.02
+    assert np.percentile(errors, 90) < 0.05
+    assert np.median(sizes) < 0.2

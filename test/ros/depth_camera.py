@@ -1,0 +1,105 @@
+"""A camera with depth, as a test plays it: image, depth and camera_info of equal or other stamps."""
+
+from __future__ import annotations
+
+import queue
+import time
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from ros_harness import RELIABLE, Peer, camera, drain, flat_image, rgb_message
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from fcclip_ros import msg
+from fcclip_ros.messages import camera_info_message
+
+HEIGHT, WIDTH = 40, 60
+MATRIX = np.array([[50.0, 0.0, 29.5], [0.0, 50.0, 19.5], [0.0, 0.0, 1.0]])
+
+
+def stamp_of(seconds: float) -> Time:
+    nanoseconds = round(seconds * 1e9)
+    return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
+
+
+def depth_message(metres: np.ndarray, header: Header, encoding: str = "16UC1") -> Image:
+    pixels = (metres * 1000).round().astype("<u2") if encoding != "32FC1" else metres.astype("<f4")
+    return Image(
+        header=header,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        step=pixels.strides[0],
+        encoding=encoding,
+        data=array("B", pixels.tobytes()),
+    )
+
+
+def valid_segments(segments: queue.Queue) -> msg.SegmentArray | None:
+    """The newest message, if its segments have places."""
+    messages = [message for _, message in drain(segments)]
+    return messages[-1] if messages and all(item.geometry.valid for item in messages[-1].segments) else None
+
+
+class DepthCamera:
+    """Publishes frames; each differs from a good one in what its test changes."""
+
+    def __init__(self, peer: Peer, depth_reliability: Any = RELIABLE, name: str = "") -> None:
+        """`name` is what the topics begin with, such as "/front"."""
+        self._image = camera(peer, f"{name}/image")
+        self._depth = camera(peer, f"{name}/depth", depth_reliability)
+        self._info = camera(peer, f"{name}/camera_info", RELIABLE, CameraInfo)
+        # No two cameras have frames of one stamp.
+        self._time = time.monotonic()
+
+    def publish(
+        self,
+        *,
+        metres: np.ndarray | None = None,
+        encoding: str = "16UC1",
+        frame_id: str = "camera",
+        info_frame_id: str = "camera",
+        matrix: np.ndarray | None = MATRIX,
+        offset: float = 0.0,
+        delay: float = 0.0,
+        pixels: np.ndarray | None = None,
+    ) -> Time:
+        """Publishes a frame and returns the stamp of its image.
+
+        Args:
+            metres: Depth; None is 2 m everywhere.
+            encoding: Of the depth.
+            frame_id: Of the depth.
+            info_frame_id: Of the camera_info.
+            matrix: Of the camera_info; None publishes none.
+            offset: Seconds between the stamps of image and depth.
+            delay: Seconds between the publishing of image and depth.
+            pixels: The image.
+        """
+        self._time += 0.1
+        stamp = stamp_of(self._time)
+        pixels = flat_image(HEIGHT, WIDTH) if pixels is None else pixels
+        if matrix is not None:
+            height, width = pixels.shape[:2]
+            self._info.publish(camera_info_message(Header(stamp=stamp, frame_id=info_frame_id), width, height, matrix))
+        metres = np.full((HEIGHT, WIDTH), 2.0) if metres is None else metres
+        depth = depth_message(metres, Header(stamp=stamp_of(self._time + offset), frame_id=frame_id), encoding)
+        if not delay:
+            self._depth.publish(depth)
+        self._image.publish(rgb_message(pixels, "camera", stamp))
+        if delay:
+            time.sleep(delay)
+            self._depth.publish(depth)
+        return stamp
+
+    def publish_until(self, arrived: Callable[[], Any], timeout: float = 20.0, rate: float = 20.0, **frame: Any) -> Any:
+        """Publishes frames until `arrived` returns something true, and returns that."""
+        end = time.monotonic() + timeout
+        while not (value := arrived()):
+            assert time.monotonic() < end, f"published for {timeout} s in vain"
+            self.publish(**frame)
+            time.sleep(1.0 / rate)
+        return value

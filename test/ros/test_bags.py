@@ -1,0 +1,216 @@
+"""Labels for bags: what `fcclip segment BAG` writes, and that a recorded run is labelled as it was when it was live."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from builtin_interfaces.msg import Time
+from rclpy.serialization import deserialize_message, serialize_message
+from ros_harness import ROOT, Peer, Process, camera, publish_until, rgb_message, wait_until
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import QosDurability
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import Image
+
+from fcclip_core.cli import main
+from fcclip_ros import bags, msg
+from fcclip_ros.qos import OUTPUT
+
+DRIVE = sorted((ROOT / "demo" / "drive" / "images").iterdir())
+WORDS = ["cup", "plate", "floor"]
+TYPES = {
+    "panoptic": Image,
+    "semantic": Image,
+    "confidence": Image,
+    "segments": msg.SegmentArray,
+    "vocabulary": msg.Vocabulary,
+}
+
+
+def drive_messages(count: int) -> list[Image]:
+    """The first frames of the recorded drive, a tenth of a second apart."""
+    pictures = [np.asarray(PIL.Image.open(path).convert("RGB")) for path in DRIVE[:count]]
+    return [
+        rgb_message(pixels, "front_optical", Time(sec=100, nanosec=100_000_000 * number))
+        for number, pixels in enumerate(pictures)
+    ]
+
+
+def save(path: Path, recorded: list[tuple[str, object]], plugin: StoragePlugin = StoragePlugin.MCAP) -> Path:
+    """A bag with messages as a recorder would write them, 100 ms apart."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    connections = {}
+    with Writer(path, version=8, storage_plugin=plugin) as writer:
+        for number, (topic, message) in enumerate(recorded):
+            if topic not in connections:
+                kind = f"{type(message).__module__.split('.')[0]}/msg/{type(message).__name__}"
+                connections[topic] = writer.add_connection(topic, kind, typestore=store)
+            writer.write(connections[topic], 10**18 + number * 10**8, serialize_message(message))
+    return path
+
+
+def load(path: Path) -> dict[str, list[tuple[int, object]]]:
+    """What a labelled bag holds, read by ROS's own code: topic -> (time of recording, message)."""
+    found: dict[str, list[tuple[int, object]]] = {}
+    with AnyReader([path]) as reader:
+        for connection, recorded, data in reader.messages():
+            name = connection.topic.removeprefix("/fcclip/")
+            if name in TYPES:
+                found.setdefault(name, []).append((recorded, deserialize_message(bytes(data), TYPES[name])))
+            else:
+                found.setdefault(connection.topic, []).append((recorded, bytes(data)))
+    return found
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command said, in one line."""
+    return " ".join(capsys.readouterr().err.split())
+
+
+def segment(bag: Path, out: Path, *options: str, checkpoint: str = "recipe:tiny", shorter_side: str = "64") -> int:
+    words = ["--vocab", "; ".join(WORDS), "--stuff", "floor"]
+    model = ["--checkpoint", checkpoint, "--shorter-side", shorter_side, "--backend", "eager", "--device", "cpu"]
+    return main(["segment", str(bag), "--out", str(out), *words, *model, *options])
+
+
+@pytest.mark.parametrize("plugin", list(StoragePlugin))
+def test_every_image_of_a_bag_gets_what_the_node_would_publish(plugin: StoragePlugin, tmp_path: Path) -> None:
+    images = drive_messages(3)
+    bag = save(tmp_path / "run", [("/image", image) for image in images], plugin)
+    out = tmp_path / "out"
+    assert segment(bag, out) == 0
+    found = load(out / "run_bag")
+    assert set(found) == set(TYPES)
+    assert len(found["vocabulary"]) == 1
+    (came, words), lines = found["vocabulary"][0], (out / "run_frames.jsonl").read_text().splitlines()
+    assert came == 10**18
+    assert [item.synonyms[0] for item in words.classes] == WORDS
+    assert [item.is_thing for item in words.classes] == [True, True, False]
+    for number, image in enumerate(images):
+        about = json.loads(lines[number])
+        for name in ("panoptic", "semantic", "confidence", "segments"):
+            recorded, message = found[name][number]
+            assert recorded == 10**18 + number * 10**8
+            assert message.header == image.header
+        panoptic, segments = found["panoptic"][number][1], found["segments"][number][1]
+        assert (panoptic.encoding, panoptic.height, panoptic.width) == ("16UC1", image.height, image.width)
+        pixels = np.frombuffer(panoptic.data, "<u2").reshape(image.height, image.width)
+        assert (np.asarray(PIL.Image.open(out / about["labels"])) == pixels).all()
+        assert about["stamp"] == [100, 100_000_000 * number]
+        assert [item["id"] for item in about["segments"]] == [item.id for item in segments.segments]
+        assert segments.vocabulary_version == words.version == 1
+    document = json.loads((out / "run.json").read_text())
+    assert (document["frames"], document["unreadable"]) == (3, 0)
+    assert (out / document["files"]["overlay"]).stat().st_size > 0
+
+
+def test_a_broken_image_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = drive_messages(2)
+    bag = save(tmp_path / "run", [("/image", good[0]), ("/image", Image(encoding="nv12")), ("/image", good[1])])
+    assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "run_frames.jsonl").read_text().splitlines()]
+    assert "encoding 'nv12' is not supported" in lines[1]["error"]
+    assert len(load(tmp_path / "out" / "run_bag")["panoptic"]) == 2
+    assert "1 of 3 frames could not be read" in said(capsys)
+
+
+def test_the_input_is_copied_on_request_but_for_what_is_written_anew(tmp_path: Path) -> None:
+    image = drive_messages(1)[0]
+    old = Image(header=image.header, height=1, width=1, step=2, encoding="16UC1", data=b"\0\0")
+    bag = save(tmp_path / "run", [("/image", image), ("/depth", old), ("/fcclip/panoptic", old)])
+    assert segment(bag, tmp_path / "out", "--topic", "/image", "--with-input", "--overlay", "none") == 0
+    found, given = load(tmp_path / "out" / "run_bag"), load(bag)
+    assert len(found["/image"]) == len(found["/depth"]) == 1
+    assert found["/image"] == given["/image"]
+    assert found["/depth"] == given["/depth"]
+    assert [message.width for _, message in found["panoptic"]] == [image.width]
+
+
+def test_what_cannot_be_labelled_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = drive_messages(1)[0]
+    several = save(tmp_path / "several", [("/left", image), ("/right", image)])
+    broken = save(tmp_path / "broken", [("/image", Image(encoding="nv12"))])
+    (tmp_path / "no.mcap").write_bytes(b"no bag")
+    for bag, complaint in (
+        (several, "2 image topics (/left, /right); choose one with --topic"),
+        (broken, "none of its 1 images can be read"),
+        (tmp_path / "no.mcap", "is no readable ROS 2 bag"),
+    ):
+        out = tmp_path / f"out_{bag.stem}"
+        assert segment(bag, out, "--overlay", "none") == 1
+        assert complaint in said(capsys)
+        assert not [path for path in out.rglob("*") if path.is_file()]
+    good = save(tmp_path / "good", [("/image", image)])
+    assert segment(good, tmp_path / "out", "--overlay", "none") == 0
+    assert segment(good, tmp_path / "out", "--overlay", "none") == 1
+    assert "good_bag exists already" in said(capsys)
+
+
+def test_recorded_types_and_qualities_are_those_of_the_node(tmp_path: Path) -> None:
+    """Hashes from the build of the messages; a player must latch what the node latched."""
+    bag = save(tmp_path / "run", [("/image", drive_messages(1)[0])])
+    assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
+    hashes = {path.stem: path.with_suffix(".json") for path in bags._definition_files("fcclip_ros")}
+    with AnyReader([tmp_path / "out" / "run_bag"]) as reader:
+        kinds = {connection.topic: connection for connection in reader.connections}
+        for name in ("Vocabulary", "SegmentArray"):
+            built = json.loads(hashes[name].read_text())["type_hashes"]
+            expected = next(item["hash_string"] for item in built if item["type_name"] == f"fcclip_ros/msg/{name}")
+            topic = "/fcclip/vocabulary" if name == "Vocabulary" else "/fcclip/segments"
+            assert kinds[topic].digest == expected
+        durability = {topic: kinds[topic].ext.offered_qos_profiles[0].durability for topic in kinds}
+    assert durability["/fcclip/vocabulary"] == QosDurability.TRANSIENT_LOCAL
+    assert durability["/fcclip/panoptic"] == QosDurability.VOLATILE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("checkpoint", "shorter_side"), [("recipe:tiny", "64"), ("demo", "320")])
+def test_a_recorded_run_is_labelled_as_it_was_live(
+    start_process: Callable[..., Process], peer: Peer, tmp_path: Path, checkpoint: str, shorter_side: str
+) -> None:
+    """The node, a camera and a recorder; then the recording goes through the command: every message is the same."""
+    settings = {"checkpoint": checkpoint, "shorter_side": shorter_side, "backend": "eager", "device": "cpu"}
+    settings |= {"vocabulary": str(WORDS), "stuff": "['floor']"}
+    options = [part for name, value in settings.items() for part in ("-p", f"{name}:={value}")]
+    node = start_process("-m", "fcclip_ros.perception", "--ros-args", *options)
+    node.wait_for("reading images from", 200.0)
+    live = {
+        name: peer.listen(TYPES[name], f"/fcclip/{name}", OUTPUT)
+        for name in ("panoptic", "semantic", "confidence", "segments")
+    }
+    publisher = camera(peer)
+    # Until subscriber and publisher have settled on a reliability, images may be lost.
+    warm_up = drive_messages(1)[0]
+    warm_up.header.stamp.sec = 1
+    publish_until(publisher, warm_up, lambda: not live["segments"].empty(), 120.0, rate=2.0)
+    wait_until(lambda: "reliable, 1 publisher" in node.output, 60.0)
+    images, recorded = drive_messages(8), []
+    for image in images:
+        publisher.publish(image)
+        recorded.append(("/image", image))
+        for name, messages in live.items():
+            while (message := messages.get(timeout=120)[1]).header.stamp != image.header.stamp:
+                assert message.header.stamp.sec == 1, "an answer to another image"
+            recorded.append((f"/fcclip/{name}", message))
+    definitions = bags._message_definitions()
+    connections = {}
+    with Writer(tmp_path / "run", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        for number, (topic, message) in enumerate(recorded):
+            if topic not in connections:
+                kind = f"{type(message).__module__.split('.')[0]}/msg/{type(message).__name__}"
+                connections[topic] = writer.add_connection(topic, kind, typestore=definitions)
+            writer.write(connections[topic], 10**18 + number * 10**7, serialize_message(message))
+    options = ["--topic", "/image", "--overlay", "none"]
+    model = {"checkpoint": checkpoint, "shorter_side": shorter_side}
+    assert segment(tmp_path / "run", tmp_path / "out", *options, **model) == 0
+    before, after = load(tmp_path / "run"), load(tmp_path / "out" / "run_bag")
+    for name in live:
+        assert [message for _, message in after[name]] == [message for _, message in before[name]]
+        assert len(after[name]) == len(images)
+    assert len({bytes(message.data) for _, message in after["panoptic"]}) > 1
