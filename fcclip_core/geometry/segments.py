@@ -22,8 +22,11 @@ from fcclip_core.results import PanopticResult, Segment
 MIN_POINTS = 12
 """Segments with fewer points get no geometry."""
 
-_MOST_POINTS = 1500
+_MOST_POINTS = 1000
 """About as many of a segment's pixels are looked at, on a regular grid."""
+
+_AXES_POINTS = 200
+"""About as many of those decide which way a box is turned."""
 
 _RIM_ROWS = 240
 """The rim is a pixel wide for so many rows of the image, begun ones too."""
@@ -140,7 +143,8 @@ class _Boxes:
 
 def _boxes(points: np.ndarray) -> _Boxes:
     centroid = points.mean(axis=1, dtype=np.float64)
-    axes = _box_axes(points - centroid[:, None].astype(np.float32))
+    few = points[:, :: max(1, points.shape[1] // _AXES_POINTS)]
+    axes = _box_axes(few - centroid[:, None].astype(np.float32))
     # Both boxes in one go: first along the frame's axes, then along the points' own.
     values = np.concatenate([np.eye(3), axes]).astype(np.float32) @ points
     tail = int(points.shape[1] * _TAIL)
