@@ -76,12 +76,14 @@ class Camera:
         reliability = configuration.image_reliability
         if configuration.use_depth:
             self.depth.start(reliability, rectified=configuration.image_rectified)
+            self.outputs.points.start()
         self.input.start(configuration.image_transport, reliability)
 
     def stop(self) -> None:
         """Unsubscribes, and lets go of the newest frame."""
         self.input.stop()
         self.depth.stop()
+        self.outputs.points.stop()
         self.search.stop("the node is no longer active, so it gets no pictures")
 
     def private_name(self, name: str) -> str:

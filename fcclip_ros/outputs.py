@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import Image
 
 import fcclip_ros.msg as msg
 from fcclip_core.segmenter import VocabularySnapshot
 from fcclip_core.visualization import draw_overlay
+from fcclip_ros.cloud_output import CloudOutput
 from fcclip_ros.compat import optional_module
 from fcclip_ros.messages import (
     confidence_message,
@@ -24,7 +25,7 @@ from fcclip_ros.messages import (
     semantic_message,
     vocabulary_message,
 )
-from fcclip_ros.messages_3d import detections_3d_message, points_message
+from fcclip_ros.messages_3d import detections_3d_message
 from fcclip_ros.pipeline import LabelledFrame
 from fcclip_ros.qos import LATCHED, OUTPUT
 
@@ -54,7 +55,8 @@ class Outputs:
         self._semantic = node.create_lifecycle_publisher(Image, f"{prefix}semantic", OUTPUT)
         self._confidence = node.create_lifecycle_publisher(Image, f"{prefix}confidence", OUTPUT)
         self._segments = node.create_lifecycle_publisher(msg.SegmentArray, f"{prefix}segments", OUTPUT)
-        self._points = node.create_lifecycle_publisher(PointCloud2, f"{prefix}points", OUTPUT)
+        self.points = CloudOutput(node, f"{prefix}points")
+        """Publishes between its start and stop."""
         self._overlay = node.create_lifecycle_publisher(Image, f"{prefix}overlay", OUTPUT)
         if self._vision is None:
             node.get_logger().info(
@@ -95,7 +97,7 @@ class Outputs:
         if vision is not None:
             self._send(self._detections, lambda: detections_message(result, header, vision))
         if frame.depth is not None:
-            self._send(self._points, lambda: points_message(frame))
+            self.points.put(frame)
             if vision is not None:
                 self._send(self._detections_3d, lambda: detections_3d_message(frame, vision))
         if self._overlay_is_due():
