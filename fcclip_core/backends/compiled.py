@@ -10,7 +10,6 @@ import logging
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +40,6 @@ class CompiledBackend:
         device: torch.device,
         *,
         dtype: torch.dtype | None = None,
-        tune: bool = False,
         compiler: str | None = "inductor",
     ) -> None:
         """Copies the network and checks that the compiler works; networks are compiled when their size is known.
@@ -51,7 +49,6 @@ class CompiledBackend:
             device: Where to run.
             dtype: Precision of weights and activations; None takes float32 on a CPU, else bfloat16 where the GPU has
                 it and float16 where it has not. Outputs are float32 in any case.
-            tune: Let Inductor try several kernels for each product: slower to start, sometimes faster to run.
             compiler: torch.compile's backend; None compiles nothing, and a GPU still gets its graph.
 
         Raises:
@@ -60,7 +57,8 @@ class CompiledBackend:
         self.device = device
         self.dtype = dtype or _default_type(device)
         self._compiler = compiler
-        self._options = _inductor_options(device, tune) if compiler == "inductor" else None
+        # The graph is captured here, with an input of its own.
+        self._options = {"triton.cudagraphs": False} if compiler == "inductor" and device.type == "cuda" else None
         self._frames: dict[tuple[int, ...], Forward] = {}
         with _explained(f"torch.compile cannot be used on {device}", device):
             self._compile(lambda x: x.relu() + 1)(torch.ones(64, device=device))
@@ -179,11 +177,6 @@ def _default_type(device: torch.device) -> torch.dtype:
         return torch.float32
     # Older GPUs emulate bfloat16, slowly.
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-
-
-def _inductor_options(device: torch.device, tune: bool) -> dict[str, Any]:
-    # Freezing packs weights for oneDNN, without which matrix products of a CPU are left to MKL.
-    return {"freezing": True} if device.type == "cpu" else {"max_autotune": tune, "triton.cudagraphs": False}
 
 
 def _sampler(device: torch.device) -> Sampler:
