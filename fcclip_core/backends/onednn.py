@@ -55,12 +55,9 @@ class OneDnnBackend:
         """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32.
 
         Raises:
-            BackendError: oneDNN cannot compute something on this processor, or there is too little memory.
+            RuntimeError: oneDNN cannot compute something on this processor, or there is too little memory.
         """
-        try:
-            output = self._network(image.to(self._dtype).contiguous(memory_format=torch.channels_last))
-        except RuntimeError as error:
-            raise BackendError(f"{self.description}: {error}") from error
+        output = self._network(image.to(self._dtype).contiguous(memory_format=torch.channels_last))
         return ModelOutput(
             mask_logits=output.mask_logits.float(),
             in_vocab_embedding=output.in_vocab_embedding.float(),

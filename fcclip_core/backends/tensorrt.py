@@ -184,12 +184,9 @@ class _EngineRunner:
         self._outputs = list(zip(OUTPUTS, shapes, types, strict=True))
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        try:
-            masks, in_vocab, out_vocab, survives = (
-                torch.empty(shape, dtype=dtype, device=self._device) for _, shape, dtype in self._outputs
-            )
-        except torch.cuda.OutOfMemoryError as error:
-            raise BackendError(f"no GPU memory for the outputs: {error}") from error
+        masks, in_vocab, out_vocab, survives = (
+            torch.empty(shape, dtype=dtype, device=self._device) for _, shape, dtype in self._outputs
+        )
         image = image.contiguous()
         outputs = (masks, in_vocab, out_vocab, survives)
         for name, tensor in zip((INPUT, *OUTPUTS), (image, *outputs), strict=True):
