@@ -182,18 +182,43 @@ def test_a_kernel_is_compiled_once(not_loaded: None, monkeypatch: pytest.MonkeyP
     assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [made]
 
 
-def test_a_damaged_kernel_is_compiled_again(
-    not_loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.999])
+def test_a_truncated_kernel_is_compiled_again(
+    not_loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, share: float
 ) -> None:
+    """Loading one would end the process: the loader reads what lies beyond the end of the file."""
     compile_kernel(tmp_path / "whole")
-    name = next((tmp_path / "whole").iterdir()).name
-    damaged = tmp_path / "damaged" / name
+    whole = next((tmp_path / "whole").iterdir())
+    damaged = tmp_path / "damaged" / whole.name
     damaged.parent.mkdir()
-    damaged.write_bytes(b"not a library")
+    damaged.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
     monkeypatch.setattr(deformable_native, "_libraries", [])
     compile_kernel(damaged.parent)
-    assert "once more" in caplog.text
-    assert damaged.stat().st_size > 1000
+    assert "is damaged, so it is compiled again" in caplog.text
+    assert damaged.stat().st_size == whole.stat().st_size
+
+
+def test_a_kernel_with_another_byte_is_compiled_again(
+    not_loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    compile_kernel(tmp_path)
+    kernel = next(tmp_path.iterdir())
+    content = bytearray(kernel.read_bytes())
+    content[len(content) // 3] ^= 1
+    kernel.write_bytes(content)
+    monkeypatch.setattr(deformable_native, "_libraries", [])
+    compile_kernel(tmp_path)
+    assert "is damaged" in caplog.text
+
+
+def test_a_folder_that_cannot_be_used_costs_time_alone(
+    not_loaded: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As root, a file in the way stands for a folder without write permission."""
+    (tmp_path / "file").write_text("")
+    compile_kernel(tmp_path / "file" / "built")
+    assert deformable_native._libraries
+    assert "FCCLIP_CACHE_DIR" in caplog.text
 
 
 def test_fp16_is_refused(tmp_path: Path) -> None:
