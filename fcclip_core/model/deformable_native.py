@@ -143,13 +143,10 @@ def _loaded(compiler: list[str], folder: Path | None) -> ctypes.CDLL:
     if folder is not None:
         try:
             return _from_file(compiler, folder / name)
-        except (
-            OSError,
-            subprocess.CalledProcessError,
-        ) as error:  # read-only, full, or nothing may run from there
+        except (OSError, subprocess.CalledProcessError) as error:
             _logger.warning(
-                "the compiled kernel cannot be kept in %s: %s. It works now, but will be compiled again at the next start; "
-                "make room or set FCCLIP_CACHE_DIR to a folder that can be written",
+                "the compiled kernel cannot be kept in %s: %s. It works now, but will be compiled again at the next "
+                "start; make room or set FCCLIP_CACHE_DIR to a folder that can be written",
                 folder,
                 error,
             )
