@@ -194,9 +194,11 @@ class _EngineRunner:
         current = torch.cuda.current_stream(self._device)
         # On the default stream TensorRT would synchronise more often.
         self._stream.wait_stream(current)
-        if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise BackendError(f"the engine cannot be run: {self._log.last_error()}")
+        with torch.cuda.device(self._device):
+            started = self._context.execute_async_v3(self._stream.cuda_stream)
         current.wait_stream(self._stream)
+        if not started:
+            raise RuntimeError(f"the engine cannot be run: {self._log.last_error()}")
         return outputs
 
 

@@ -182,33 +182,27 @@ def test_a_kernel_is_compiled_once(not_loaded: None, monkeypatch: pytest.MonkeyP
     assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [made]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.999])
-def test_a_truncated_kernel_is_compiled_again(
-    not_loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, share: float
+@pytest.mark.parametrize("damage", ["empty", "a twentieth", "half", "one byte less", "another byte"])
+def test_a_damaged_kernel_is_compiled_again(
+    not_loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     """Loading one would end the process: the loader reads what lies beyond the end of the file."""
     compile_kernel(tmp_path / "whole")
     whole = next((tmp_path / "whole").iterdir())
+    content = bytearray(whole.read_bytes())
+    if damage == "another byte":
+        content[len(content) // 3] ^= 1
+    else:
+        kept = {"empty": 0, "a twentieth": len(content) // 20, "half": len(content) // 2}
+        del content[kept.get(damage, len(content) - 1) :]
+    # In another place: this process runs the whole one.
     damaged = tmp_path / "damaged" / whole.name
     damaged.parent.mkdir()
-    damaged.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
+    damaged.write_bytes(content)
     monkeypatch.setattr(deformable_native, "_libraries", [])
     compile_kernel(damaged.parent)
     assert "is damaged, so it is compiled again" in caplog.text
     assert damaged.stat().st_size == whole.stat().st_size
-
-
-def test_a_kernel_with_another_byte_is_compiled_again(
-    not_loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    compile_kernel(tmp_path)
-    kernel = next(tmp_path.iterdir())
-    content = bytearray(kernel.read_bytes())
-    content[len(content) // 3] ^= 1
-    kernel.write_bytes(content)
-    monkeypatch.setattr(deformable_native, "_libraries", [])
-    compile_kernel(tmp_path)
-    assert "is damaged" in caplog.text
 
 
 def test_a_folder_that_cannot_be_used_costs_time_alone(
