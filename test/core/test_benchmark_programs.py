@@ -43,6 +43,18 @@ def test_gpu_script_dry_runs(tmp_path: Path) -> None:
     assert set(ways["eager fp32"]["stages_ms"]) == set(found["gflop"])
 
 
+def test_gpu_script_says_what_is_missing(tmp_path: Path) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    command = [str(ROOT / "benchmarks" / "gpu.sh"), "--dry-run", "--python", str(bare)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert result.returncode == 2
+    assert "No module named" in result.stderr
+    assert "--wheels" in result.stderr
+
+
 BROKEN_PARTS = """
 import ctypes, sys, time
 sys.path.insert(0, {root!r})
