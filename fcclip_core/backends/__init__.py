@@ -20,7 +20,7 @@ from fcclip_core.backends.reference import CheckedBackend, EagerAnswers
 from fcclip_core.backends.tensorrt import TensorRt
 from fcclip_core.errors import SettingsError
 from fcclip_core.export.built_files import BuiltFiles
-from fcclip_core.export.form import PRECISIONS
+from fcclip_core.export.form import PRECISIONS, precision_of
 from fcclip_core.model.fcclip import FCCLIP
 
 __all__ = ["BACKENDS", "LIBRARIES", "Backend", "FallbackBackend", "create_backend", "create_graph_backend"]
@@ -72,8 +72,7 @@ def create_backend(
             return EagerBackend(model, device)
         if candidate == "compiled":
             compiled = CompiledBackend(model, device, dtype=PRECISIONS.get(precision))
-            computed = next(key for key, dtype in PRECISIONS.items() if dtype == compiled.dtype)
-            return CheckedBackend(compiled, answers, computed, forms=MAX_SIZES)
+            return CheckedBackend(compiled, answers, precision_of(compiled.dtype), forms=MAX_SIZES)
         if candidate == "onednn":
             onednn = OneDnnBackend(model, device, precision, answers.files.folder)
             return CheckedBackend(onednn, answers, onednn.precision, forms=1, size=_CHECKED_SIZE)
