@@ -65,7 +65,7 @@ STAGES = {
 
 
 LIMITS = {
-    "fp32": {"backbone": 1e-4, "pixel decoder": 3e-4, "mask logits": 0.01, "embeddings": 0.02},
+    "fp32": {"backbone": 1e-5, "pixel decoder": 1e-5, "mask logits": 1e-4, "embeddings": 1e-4},
     "fp16": {"backbone": 0.003, "pixel decoder": 0.005, "mask logits": 0.02, "embeddings": 0.1},
     "bf16": {"backbone": 0.02, "pixel decoder": 0.03, "mask logits": 0.05, "embeddings": 0.3},
 }
@@ -74,8 +74,9 @@ LIMITS = {
 A mask that loses its last pixel embeds something else altogether, which is what the embeddings' limit allows for.
 """
 
-HELD = {"fp32": ("tiny", "rn50", "convnext_large", "demo"), "fp16": ("tiny", "demo"), "bf16": ("tiny", "demo")}
-"""Precision -> networks that are held to its limits. Seeded weights of many layers blow up short numbers' rounding."""
+HELD = {"fp32": ("tiny", "convnext_large", "demo"), "fp16": ("tiny", "demo"), "bf16": ("tiny", "demo")}
+"""Precision -> networks that are held to its limits. Seeded weights of many layers blow up rounding, those of ResNets
+a hundred times in float32 already."""
 
 Answer = Callable[[Tensor, str], ModelOutput]
 """(image, stage) -> what the stage gives, in the fields of `ModelOutput`."""

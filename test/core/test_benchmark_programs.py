@@ -122,6 +122,16 @@ def test_speed_compares_backends_by_stage(tmp_path: Path) -> None:
     assert "backbone" in printed
 
 
+def test_stages_are_compared(tmp_path: Path) -> None:
+    out = tmp_path / "stages.json"
+    options = ["--cases", "tiny_cat_96", "--backends", "onednn:fp32", "--json", out]
+    printed = run(sys.executable, "benchmarks/stages.py", *options)
+    assert "WRONG" not in printed
+    way = json.loads(out.read_text())["cases"]["tiny_cat_96"]["onednn:fp32"]
+    assert way["equal_pixels"] == 1.0
+    assert 0 < way["tensors"]["mask logits"]["rms"] < way["tensors"]["mask logits"]["max"] < 1e-3
+
+
 @needs_gl
 @pytest.mark.slow
 def test_accuracy_agrees_with_the_evaluation_command(tmp_path: Path) -> None:
