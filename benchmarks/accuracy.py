@@ -45,7 +45,16 @@ from fcclip_core.whole_file import whole_file  # noqa: E402
 
 YARDSTICK = "eager"
 EVERY = {
-    "cpu": ("onednn:fp32", "onednn:bf16", "openvino:fp32", "openvino:bf16", "onnxruntime:fp32", "compiled:fp32"),
+    "cpu": (
+        "onednn:fp32",
+        "onednn:bf16",
+        "openvino:fp32",
+        "openvino:bf16",
+        "onnxruntime:fp32",
+        "onnxruntime:fp16",
+        "compiled:fp32",
+        "compiled:bf16",
+    ),
     "cuda": ("compiled:fp32", "compiled:fp16", "compiled:bf16", "tensorrt:fp16"),
 }
 """Type of device -> what is compared on it unless something else is asked for."""

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What only a GPU can tell, in one run: that its paths give the right answers, and then how fast they are.
 
-`gpu.sh` beside this file prepares a bare machine and runs this. Parts run in order of importance; one that fails is
-recorded and the next begins, one for which no time is left is skipped and said, and results are written after each.
+`gpu.sh` beside this file prepares a bare machine and runs this. Parts run in order of importance, in a process beside
+this one; one that fails is recorded and the next begins, one for which no time is left is skipped and said, one that
+hangs or takes its process with it is recorded too and the rest runs in a new process. Results are written after each.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import importlib.util
 import json
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +37,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 from benchmarks import machine  # noqa: E402
 from benchmarks.against_published import read_image, reference_words  # noqa: E402
 from benchmarks.clocks import DeviceTrace  # noqa: E402
-from benchmarks.rates import machine_rates, median_seconds  # noqa: E402
+from benchmarks.rates import machine_rates, median_seconds, wait  # noqa: E402
 from benchmarks.work import gflop_by_stage  # noqa: E402
 from fcclip_core import InferenceSettings, load_checkpoint  # noqa: E402
 from fcclip_core.backends.compiled import CompiledBackend  # noqa: E402
@@ -55,6 +57,12 @@ from fcclip_core.postprocess import MaskResizer, panoptic_segments  # noqa: E402
 from fcclip_core.preprocess import FrameGeometry, preprocess  # noqa: E402
 from fcclip_core.whole_file import whole_file  # noqa: E402
 from oracle import pipeline  # noqa: E402
+
+_BEGUN = "begun"
+_PREPARATION_S = 180.0
+"""Time that a process has to load the model, and to end."""
+_UNUSABLE = 3
+"""Exit status of a process whose GPU answers no more."""
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -76,7 +84,7 @@ class Run:
         state: The network's weights by their published names.
         is_dry: Only see that everything runs: no GPU, small sizes, numbers mean nothing.
         deadline: `time.monotonic()` at which to be done.
-        out: Where results go; None keeps them in memory.
+        out: Where results go.
         found: The record so far.
         wrong: What decides that the run failed.
         reference: The answer of eager float32.
@@ -91,7 +99,7 @@ class Run:
     state: Mapping[str, torch.Tensor]
     is_dry: bool
     deadline: float
-    out: Path | None
+    out: Path
     found: dict[str, Any] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     reference: ModelOutput | None = None
@@ -141,14 +149,16 @@ class Run:
     def part(self, name: str, needs_s: float, work: Callable[[Run], None]) -> None:
         """Runs a part, if so much time is left, and writes what there is."""
         left = self.deadline - time.monotonic()
-        record: dict[str, Any] = {"status": "done"}
+        record: dict[str, Any] = {"status": _BEGUN}
         self.found.setdefault("parts", {})[name] = record
+        self.write()
         print(f"{name} ({left:.0f} s left)", flush=True)
         began = time.monotonic()
         try:
             if left < needs_s and not self.is_dry:
                 raise NoTime(f"skipped: it needs about {needs_s:.0f} s, {left:.0f} s were left")
             work(self)
+            record["status"] = "done"
         except (NoTime, BackendError) as reason:
             record["status"] = str(reason)
             print(f"  {reason}", flush=True)
@@ -157,32 +167,132 @@ class Run:
             self.wrong.append(name)
             traceback.print_exc()
         record["seconds"] = round(time.monotonic() - began, 1)
-        if self.out:
-            with whole_file(self.out) as file:
-                file.write_text(json.dumps(self.found, indent=1) + "\n")
+        self.write()
+
+    def answers_still(self) -> bool:
+        """Whether the device can be used after all that was done to it."""
+        try:
+            wait(self.device)
+        except RuntimeError as error:
+            print(f"  the GPU answers no more: {error}", flush=True)
+            return False
+        return True
+
+    def write(self) -> None:
+        """Writes what there is."""
+        write_record(self.out, self.found | {"wrong": self.wrong})
 
 
 def main() -> int:
     """Runs all parts.
 
     Returns:
-        0, or 1 if an answer was wrong or a part failed.
+        0, or 1 if an answer was wrong or a part failed; 2 without a GPU.
     """
     args = parse_arguments()
-    deadline = time.monotonic() + args.budget
     if not torch.cuda.is_available() and not args.dry_run:
         print("torch finds no GPU here; --dry-run shows on a CPU that the program works", file=sys.stderr)
         return 2
-    run = prepare(args, deadline)
+    if args.work:
+        return work(args)
+    with tempfile.TemporaryDirectory() as folder:
+        return supervise(args, args.json or Path(folder) / "gpu.json")
+
+
+def supervise(args: argparse.Namespace, out: Path) -> int:
+    """Has the parts run by other processes, one after the other: a new one takes over what a broken one left."""
+    deadline = time.monotonic() + args.budget
+    chosen = {
+        part.name: part
+        for part in PARTS
+        if part.name in (args.parts or [part.name]) and not (args.dry_run and part.like_another)
+    }
+    write_record(out, {})
+    while left := [name for name in chosen if name not in read_record(out).get("parts", {})]:
+        budget = deadline - time.monotonic()
+        command = [sys.executable, sys.argv[0], "--work", "--budget", str(budget), "--json", str(out), "--parts", *left]
+        command += ["--dry-run"] if args.dry_run else []
+        command += ["--preset", args.preset] if args.preset else []
+        command += ["--shorter-side", str(args.shorter_side)] if args.shorter_side else []
+        limits = {name: part.limit_s(dry=args.dry_run) for name, part in chosen.items()}
+        reason = watch(command, out, limits, deadline)
+        found = read_record(out)
+        broken = current_part(found)
+        if broken:
+            found["parts"][broken]["status"] = reason
+            found["wrong"].append(broken)
+            write_record(out, found)
+            print(f"  {broken}: {reason}", flush=True)
+        if not found.get("parts", {}).keys() & set(left):
+            print(f"no part could begin: {reason}", file=sys.stderr)
+            return 1
+    found = read_record(out)
+    print_table(found)
+    if found["wrong"]:
+        print(f"WRONG: {', '.join(found['wrong'])}", file=sys.stderr)
+    return 1 if found["wrong"] else 0
+
+
+def watch(command: list[str], out: Path, limits: Mapping[str, float], deadline: float) -> str:
+    """Runs a process until it ends, or a part takes longer than its limit.
+
+    Args:
+        command: Runs parts.
+        out: Where it writes which one it is at.
+        limits: Seconds, by part.
+        deadline: `time.monotonic()` at which it is stopped in any case.
+
+    Returns:
+        How it ended.
+    """
+    process = subprocess.Popen(command)
+    part, since = "", time.monotonic()
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)
+            now = current_part(read_record(out))
+            if now != part:
+                part, since = now, time.monotonic()
+            took = time.monotonic() - since
+            if took > limits.get(part, _PREPARATION_S) or time.monotonic() > deadline:
+                return f"failed: stopped after {took:.0f} s"
+        return f"failed: its process ended with status {process.returncode}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def work(args: argparse.Namespace) -> int:
+    """Runs parts, and goes on with the record that another process began.
+
+    Returns:
+        0, or `_UNUSABLE` if the GPU answers no more: what an illegal access leaves behind fails everything after it.
+    """
+    run = prepare(args, time.monotonic() + args.budget)
     print(machine.headline(run.found["machine"]))
-    chosen = args.parts or [part.name for part in PARTS]
     for part in PARTS:
-        if part.name in chosen and not (run.is_dry and part.like_another):
+        if part.name in args.parts:
             run.part(part.name, part.needs_s, part.work)
-    print_table(run)
-    if run.wrong:
-        print(f"WRONG: {', '.join(run.wrong)}", file=sys.stderr)
-    return 1 if run.wrong else 0
+            if not run.answers_still():
+                return _UNUSABLE
+    return 0
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What was found so far."""
+    return json.loads(path.read_text())
+
+
+def write_record(path: Path, found: Mapping[str, Any]) -> None:
+    """Writes what was found so far, whole or not at all."""
+    with whole_file(path) as file:
+        file.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def current_part(found: Mapping[str, Any]) -> str:
+    """The part that was begun and is not done; empty if there is none."""
+    parts = found.get("parts", {})
+    return next((name for name, record in parts.items() if record["status"] == _BEGUN), "")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -194,6 +304,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", help="only these")
     parser.add_argument("--dry-run", action="store_true", help="tiny model on the CPU: see that everything runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here, after each part")
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -212,7 +323,11 @@ def prepare(args: argparse.Namespace, deadline: float) -> Run:
         device, settings, image, load_model(checkpoint), words, checkpoint.state, args.dry_run, deadline, args.json
     )
     height, width = run.geometry.padded
-    run.found |= {
+    before = read_record(args.json)
+    run.wrong = before.get("wrong", [])
+    if before.get("parts", {}).get("reference", {}).get("status") == "done":
+        run.reference = exact_answer(run)
+    run.found |= before | {
         "program": "gpu",
         "dry_run": args.dry_run,
         "machine": machine.describe() | gpu_software(),
@@ -229,8 +344,10 @@ def gpu_software() -> dict[str, Any]:
     """Versions that matter on a GPU."""
     versions: dict[str, Any] = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     for name in ("triton", "tensorrt", "tensorrt_rtx", "timm"):
-        found = importlib.util.find_spec(name)
-        versions[name] = importlib.import_module(name).__version__ if found else None
+        try:
+            versions[name] = importlib.import_module(name).__version__
+        except (ImportError, OSError, RuntimeError) as error:  # one without its shared libraries raises any of them
+            versions[name] = f"none: {error}"
     if torch.cuda.is_available():
         versions["capability"] = list(torch.cuda.get_device_capability())
         versions["gpu_memory_gib"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
@@ -314,8 +431,8 @@ def check_frames(run: Run) -> None:
 
 def compute_reference(run: Run) -> None:
     """Eager float32 without TF32, which every other way is held against; itself against the CPU, at a small size."""
+    run.reference = exact_answer(run)
     with exact_products():
-        run.reference = EagerBackend(run.model, run.device)(run.input())
         if run.on_gpu:
             small = F.interpolate(run.input(), size=(256, 352), mode="bilinear")
             on_gpu = EagerBackend(run.model, run.device)(small)
@@ -324,6 +441,12 @@ def compute_reference(run: Run) -> None:
             differences = Differences.between(Reference.of(on_cpu), on_gpu)
             for name, limit in vars(TOLERANCES["fp32"]).items():
                 run.verdict(f"GPU and CPU, fp32, {name}", getattr(differences, name), limit)
+
+
+def exact_answer(run: Run) -> ModelOutput:
+    """Eager float32's answer to the frame."""
+    with exact_products():
+        return EagerBackend(run.model, run.device)(run.input())
 
 
 def time_published(run: Run) -> None:
@@ -517,7 +640,8 @@ def time_tensorrt(run: Run) -> None:
     if not run.on_gpu:
         raise BackendError(f"{title} {module.__version__} is here, a GPU is not")
     probe = EngineBuilder(module, title).build(one_layer(), "fp16", lambda *_: None)
-    engine = module.Runtime(module.Logger(module.Logger.ERROR)).deserialize_cuda_engine(probe)
+    runtime = module.Runtime(module.Logger(module.Logger.ERROR))
+    engine = runtime.deserialize_cuda_engine(probe)
     if engine is None or engine.create_execution_context() is None:
         raise BackendError(f"{title} {module.__version__} does not run a network of one layer on this GPU")
     answers = EagerAnswers(run.model, run.device, BuiltFiles(None))
@@ -575,18 +699,18 @@ def share(run: Run, milliseconds: float, precision: str) -> float | None:
     return sum(run.found["gflop"].values()) * 1e9 / (milliseconds * 1e-3) / limit if limit else None
 
 
-def print_table(run: Run) -> None:
+def print_table(found: Mapping[str, Any]) -> None:
     """A row a way."""
-    ways = run.found.get("ways", {})
+    ways = found.get("ways", {})
     published = ways.get("published fp32", {}).get("frame_ms")
-    title = f"{run.found['preset']}, input {run.found['input'][0]}x{run.found['input'][1]}, milliseconds"
+    title = f"{found['preset']}, input {found['input'][0]}x{found['input'][1]}, milliseconds"
     table = Table("way", "network", "frame", "times published", "share of matmul", "GiB", title=title)
     for name, way in ways.items():
         faster = published / way["frame_ms"] if published and "frame_ms" in way else None
         cells = (way.get("network_ms"), way.get("frame_ms"), faster, way.get("share_of_matmul"), way.get("peak_gib"))
         table.add_row(name, *("-" if cell is None else f"{cell:.3g}" for cell in cells))
     Console(highlight=False, width=120).print(table)
-    if run.is_dry:
+    if found["dry_run"]:
         print("dry run: nothing was measured, everything ran")
 
 
@@ -605,6 +729,10 @@ class Part:
     needs_s: float
     work: Callable[[Run], None]
     like_another: bool = False
+
+    def limit_s(self, *, dry: bool) -> float:
+        """Seconds after which it hangs rather than works; a processor may take long for a dry run."""
+        return 300.0 if dry else 2 * self.needs_s + 30
 
 
 def _way(name: str, needs_s: float, make: Callable[[Run], Callable[[], Network]], **options: Any) -> Part:

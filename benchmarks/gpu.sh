@@ -32,6 +32,11 @@ if [[ -n $wheels ]]; then
   export PYTHONPATH="$scratch/site${PYTHONPATH:+:$PYTHONPATH}"
 fi
 cd "$here"
+if ! said=$("$python" -c 'import fcclip_core, rich' 2>&1); then
+  echo "the core cannot be imported by $python: ${said##*$'\n'}" >&2
+  echo "put what is missing into a folder as wheels, and give that as --wheels (benchmarks/README.md says how)" >&2
+  exit 2
+fi
 export TORCHINDUCTOR_CACHE_DIR="$scratch/inductor" TRITON_CACHE_DIR="$scratch/triton" PYTHONUNBUFFERED=1
 
 status=0
@@ -40,7 +45,7 @@ if ! $dry; then
   out=${out:-benchmarks/results/gpu_$name.json}
   # In a process of its own: a kernel that reads where it must not takes its process's GPU with it.
   if "$python" -c 'import pytest' 2>/dev/null; then
-    timeout "$(($(left) / 3))" "$python" -m pytest -q -p no:cacheprovider -m "" -k "not compiles_for" \
+    timeout -k 10 "$(($(left) / 3))" "$python" -m pytest -q -p no:cacheprovider -m "" -k "not compiles_for" \
       test/core/test_deformable_triton.py test/core/test_device_preprocess.py test/core/test_device_postprocess.py ||
       status=1
   else
@@ -49,5 +54,5 @@ if ! $dry; then
 fi
 
 # What is measured last must not cost what was measured before: gpu.py writes after each part, and knows the time.
-timeout "$(left)" "$python" benchmarks/gpu.py --budget "$(($(left) - 15))" ${out:+--json "$out"} ${options[@]+"${options[@]}"} || status=$?
+timeout -k 10 "$(left)" "$python" benchmarks/gpu.py --budget "$(($(left) - 15))" ${out:+--json "$out"} ${options[@]+"${options[@]}"} || status=$?
 exit "$status"

@@ -122,7 +122,7 @@ class _Frames:
         np.copyto(self._staged.numpy(), image)
         if self._arrived:
             self._uploaded.copy_(self._staged, non_blocking=True)
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(self._uploaded.device))
         pixels = self._uploaded
         # Rounded to whole numbers in between, as Pillow does, so that the order matters.
         for axis, resize in ((1, self._columns), (0, self._rows)):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcclip_core.backends import Backend, create_backend
+from fcclip_core.backends import FallbackBackend, create_backend
 from fcclip_core.backends.interface import Progress as BuildProgress
 from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
 from fcclip_core.class_ids import ClassIds
@@ -127,7 +127,7 @@ class Segmenter:
         self.train_vocabulary = checkpoint.train_vocabulary
         self._settings = self._with_preset(settings or InferenceSettings(shorter_side=0))
         self._model = load_model(checkpoint)
-        self._backend: Backend = create_backend(
+        self._backend: FallbackBackend = create_backend(
             backend, self._model, resolve_device(device), precision=precision, cache_dir=cache_dir
         )
         self._text_tower_id = checkpoint.text_tower_id
@@ -190,6 +190,11 @@ class Segmenter:
     def backend_description(self) -> str:
         """What runs where, for people."""
         return self._backend.description
+
+    @property
+    def backend_problem(self) -> str:
+        """Which backend should run and does not any more, and why; empty while nothing is wrong."""
+        return self._backend.problem
 
     def prepare(self, height: int, width: int, progress: BuildProgress | None = None) -> None:
         """Makes ready what the first image of a size would have to wait for; may take minutes.

@@ -31,6 +31,8 @@ class NodeState:
         checkpoint: The weights asked for.
         device: Where the network runs; empty while unconfigured.
         backend: What runs there; empty while unconfigured.
+        backend_wanted: What was asked for.
+        backend_problem: What should run and does not any more, and why; empty while nothing is wrong.
         image_input: The camera's image subscription in words.
         vocabulary_version: Version of the vocabulary in force for this camera; 0 for none.
         vocabulary_classes: Number of its classes.
@@ -44,6 +46,8 @@ class NodeState:
     checkpoint: str
     device: str
     backend: str
+    backend_wanted: str
+    backend_problem: str
     image_input: str
     vocabulary_version: int
     vocabulary_classes: int
@@ -79,8 +83,8 @@ class DiagnosticsPublisher:
 def make_status(name: str, state: NodeState, report: Report) -> DiagnosticStatus:
     """Puts a node's state and a camera's statistics into one status.
 
-    The level is ERROR if the node could not be configured or its model fails on frames, WARN if frames are missing or
-    bad, if inference is switched off or if anything went wrong lately, else OK.
+    The level is ERROR if the node could not be configured or its model fails on frames; WARN if frames are missing or
+    bad, inference is switched off, anything went wrong lately, or the backend that should run does not; else OK.
     """
     level, message = _judge(state, report)
     return DiagnosticStatus(
@@ -101,6 +105,8 @@ def _judge(state: NodeState, report: Report) -> tuple[bytes, str]:
         return (DiagnosticStatus.ERROR if down else DiagnosticStatus.WARN), error.text
     if report.input_rate == 0:
         return DiagnosticStatus.WARN, f"no images: {state.image_input}"
+    if state.backend_problem:
+        return DiagnosticStatus.WARN, f"{report.output_rate:.1f} frames/s, but {state.backend_problem}"
     if state.depth is not None and state.depth.problem:
         return DiagnosticStatus.WARN, f"frames are published without depth: {state.depth.problem}"
     return DiagnosticStatus.OK, f"{report.output_rate:.1f} frames/s of {report.input_rate:.1f}"
@@ -126,6 +132,7 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         },
         "checkpoint": state.checkpoint,
         "device": state.device,
+        "backend wanted": state.backend_wanted,
         "backend": state.backend,
         "image input": state.image_input,
         **(_depth(state.depth) if state.depth is not None else {}),

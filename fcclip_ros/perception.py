@@ -356,6 +356,8 @@ class Perception(LifecycleNode):
             checkpoint=self.get_parameter("checkpoint").value,
             device=pipeline.device if pipeline else "",
             backend=pipeline.backend if pipeline else "",
+            backend_wanted=self.get_parameter("backend").value,
+            backend_problem=pipeline.backend_problem if pipeline else "",
             image_input=camera.input.describe(),
             depth=camera.depth.state(image_rate),
             vocabulary_version=vocabulary.version if vocabulary else 0,

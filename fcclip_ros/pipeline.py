@@ -159,6 +159,11 @@ class Pipeline:
         """What runs there."""
         return self._segmenter.backend_description
 
+    @property
+    def backend_problem(self) -> str:
+        """What should run there and does not any more, and why; empty while nothing is wrong."""
+        return self._segmenter.backend_problem
+
     def put(self, stream: Stream, message: Any) -> None:
         """Takes a camera's frame (Image or CompressedImage); one of that camera still waiting is dropped for it."""
         stream.statistics.received()

@@ -20,10 +20,10 @@ from fcclip_core.backends.reference import CheckedBackend, EagerAnswers
 from fcclip_core.backends.tensorrt import TensorRt
 from fcclip_core.errors import SettingsError
 from fcclip_core.export.built_files import BuiltFiles
-from fcclip_core.export.form import PRECISIONS
+from fcclip_core.export.form import PRECISIONS, precision_of
 from fcclip_core.model.fcclip import FCCLIP
 
-__all__ = ["BACKENDS", "LIBRARIES", "Backend", "create_backend", "create_graph_backend"]
+__all__ = ["BACKENDS", "LIBRARIES", "Backend", "FallbackBackend", "create_backend", "create_graph_backend"]
 
 BACKENDS = ("auto", "eager", "onednn", "compiled", "openvino", "onnxruntime", "tensorrt")
 
@@ -46,12 +46,13 @@ _CHECKED_SIZE = (256, 320)
 
 def create_backend(
     name: str, model: FCCLIP, device: torch.device, *, precision: str = "auto", cache_dir: Path | None = None
-) -> Backend:
+) -> FallbackBackend:
     """Builds a backend, and has the next ones of the device's order ready for when it fails.
 
     Args:
         name: One of `BACKENDS`. `auto` takes the fastest for each form of image; of exported graphs it takes those that
-            are there, and never makes anybody wait for one. A backend that is named builds what it lacks.
+            are there, and never makes anybody wait for one. A backend that is named builds what it lacks. `eager`, the
+            reference, has nothing to fall back to.
         model: The network; it is not copied, and eager PyTorch moves it to `device`.
         device: Where images will be and outputs shall be.
         precision: "auto" leaves it to the backend, or a key of `PRECISIONS`. Eager PyTorch is always fp32.
@@ -64,8 +65,6 @@ def create_backend(
         raise SettingsError(f"backend is {name!r}; it must be one of {', '.join(BACKENDS)}")
     if precision not in ("auto", *PRECISIONS):
         raise SettingsError(f"precision is {precision!r}; it must be auto or one of {', '.join(PRECISIONS)}")
-    if name == "eager":
-        return EagerBackend(model, device)
     answers = _answers(model, device, cache_dir)
 
     def make(candidate: str) -> Backend:
@@ -73,8 +72,7 @@ def create_backend(
             return EagerBackend(model, device)
         if candidate == "compiled":
             compiled = CompiledBackend(model, device, dtype=PRECISIONS.get(precision))
-            computed = next(key for key, dtype in PRECISIONS.items() if dtype == compiled.dtype)
-            return CheckedBackend(compiled, answers, computed, forms=MAX_SIZES)
+            return CheckedBackend(compiled, answers, precision_of(compiled.dtype), forms=MAX_SIZES)
         if candidate == "onednn":
             onednn = OneDnnBackend(model, device, precision, answers.files.folder)
             return CheckedBackend(onednn, answers, onednn.precision, forms=1, size=_CHECKED_SIZE)
@@ -82,7 +80,7 @@ def create_backend(
         return GraphBackend(model, device, library, answers, builds=candidate == name)
 
     order = _ORDER[device.type]
-    names = order if name == "auto" else (name, *(other for other in order if other != name))
+    names = order if name == "auto" else (name, *(other for other in order if name not in ("eager", other)))
     candidates = [Candidate(other, functools.partial(make, other), wanted=other == name) for other in names]
     return FallbackBackend(candidates, device)
 

@@ -41,7 +41,6 @@ class CompiledBackend:
         device: torch.device,
         *,
         dtype: torch.dtype | None = None,
-        tune: bool = False,
         compiler: str | None = "inductor",
     ) -> None:
         """Copies the network and checks that the compiler works; networks are compiled when their size is known.
@@ -51,7 +50,6 @@ class CompiledBackend:
             device: Where to run.
             dtype: Precision of weights and activations; None takes float32 on a CPU, else bfloat16 where the GPU has
                 it and float16 where it has not. Outputs are float32 in any case.
-            tune: Let Inductor try several kernels for each product: slower to start, sometimes faster to run.
             compiler: torch.compile's backend; None compiles nothing, and a GPU still gets its graph.
 
         Raises:
@@ -60,9 +58,11 @@ class CompiledBackend:
         self.device = device
         self.dtype = dtype or _default_type(device)
         self._compiler = compiler
-        self._options = _inductor_options(device, tune) if compiler == "inductor" else None
+        self._options: dict[str, Any] | None = None
+        if compiler == "inductor" and device.type == "cuda":
+            self._options = {"triton.cudagraphs": False}  # the graph is captured here, with an input of its own
         self._frames: dict[tuple[int, ...], Forward] = {}
-        with _explained(f"torch.compile cannot be used on {device}", device):
+        with _explained(f"torch.compile cannot be used on {device}"):
             self._compile(lambda x: x.relu() + 1)(torch.ones(64, device=device))
             network = in_precision(model, self.dtype).to(device).to(memory_format=torch.channels_last)
         self._network: FCCLIP = network
@@ -92,7 +92,7 @@ class CompiledBackend:
             _log.warning("%d image sizes are compiled already; %s runs uncompiled", MAX_SIZES, name)
             return lambda image: _copied(self._network(self._input(image)))
         _log.info("preparing the network for images of %s", name)
-        with _explained(f"images of {name} could not be prepared by torch.compile on {self.device}", self.device):
+        with _explained(f"images of {name} could not be prepared by torch.compile on {self.device}"):
             forward = self._compile(_function_of(self._network))
             if self.device.type == "cuda":
                 return _CapturedForward(forward, torch.zeros(size, dtype=self.dtype, device=self.device))
@@ -143,20 +143,14 @@ def _tried_convolutions() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-class _explained:
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
     """Turns whatever goes wrong inside into a `BackendError` that begins with `what`."""
-
-    def __init__(self, what: str, device: torch.device) -> None:
-        self._what, self._device = what, device
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: types.TracebackType | None) -> None:
-        if not isinstance(error, Exception) or isinstance(error, BackendError):
-            return
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+    try:
+        yield
+    except BackendError:
+        raise
+    except Exception as error:
         cause = _innermost(error)
         if isinstance(cause, torch.OutOfMemoryError) or "out of memory" in str(cause).lower():
             advice = "there is too little free memory: lower shorter_side, or take backend tensorrt or eager"
@@ -164,7 +158,7 @@ class _explained:
             advice = "torch.compile needs a C++ compiler, and Triton on a GPU; backend eager needs neither"
         # What comes after the first line is a trace, or pages of advice.
         said = str(cause).strip().partition("\n")[0][:300]
-        raise BackendError(f"{self._what}: {type(cause).__name__}: {said}; {advice}") from error
+        raise BackendError(f"{what}: {type(cause).__name__}: {said}; {advice}") from error
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -179,11 +173,6 @@ def _default_type(device: torch.device) -> torch.dtype:
         return torch.float32
     # Older GPUs emulate bfloat16, slowly.
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-
-
-def _inductor_options(device: torch.device, tune: bool) -> dict[str, Any]:
-    # Freezing packs weights for oneDNN, without which matrix products of a CPU are left to MKL.
-    return {"freezing": True} if device.type == "cpu" else {"max_autotune": tune, "triton.cudagraphs": False}
 
 
 def _sampler(device: torch.device) -> Sampler:

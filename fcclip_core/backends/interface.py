@@ -38,7 +38,8 @@ class Network(Protocol):
 
         Raises:
             FormDeclined: It leaves such images to another backend.
-            BackendError: It turns out not to work here.
+            BackendError: It turns out not to work here, and would not if it were tried again.
+            Exception: Whatever torch or a library raises; it may pass, as a want of memory does.
         """
         ...
 

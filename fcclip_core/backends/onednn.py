@@ -11,7 +11,7 @@ from torch import Tensor
 from fcclip_core.backends.graph import check_device
 from fcclip_core.backends.interface import Progress
 from fcclip_core.errors import BackendError
-from fcclip_core.export.form import PRECISIONS
+from fcclip_core.export.form import PRECISIONS, precision_of
 from fcclip_core.model.deformable_native import compile_kernel
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 from fcclip_core.model.onednn import best_type, for_processor
@@ -45,7 +45,7 @@ class OneDnnBackend:
         self._dtype = best_type() if precision == "auto" else PRECISIONS[precision]
         if self._dtype not in (torch.float32, torch.bfloat16):
             raise BackendError(f"oneDNN does not compute in {precision} here; choose fp32 or bf16")
-        self.precision = next(name for name, dtype in PRECISIONS.items() if dtype == self._dtype)
+        self.precision = precision_of(self._dtype)
         sampling = _compiled_sampling(kernels)
         self._network = for_processor(model.to(device), self._dtype, native=not sampling)
         self.description = f"PyTorch {torch.__version__} with oneDNN, {self.precision}, on {device}{sampling}"
@@ -55,12 +55,9 @@ class OneDnnBackend:
         """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32.
 
         Raises:
-            BackendError: oneDNN cannot compute something on this processor, or there is too little memory.
+            RuntimeError: oneDNN cannot compute something on this processor, or there is too little memory.
         """
-        try:
-            output = self._network(image.to(self._dtype).contiguous(memory_format=torch.channels_last))
-        except RuntimeError as error:
-            raise BackendError(f"{self.description}: {error}") from error
+        output = self._network(image.to(self._dtype).contiguous(memory_format=torch.channels_last))
         return ModelOutput(
             mask_logits=output.mask_logits.float(),
             in_vocab_embedding=output.in_vocab_embedding.float(),

@@ -90,7 +90,8 @@ class CheckedBackend:
         Raises:
             BackendError: The backend fails, or does not give eager's answer.
         """
-        self._check(*image.shape[:1], *image.shape[2:])
+        batch, _, height, width = image.shape
+        self._check(batch, height, width)
         return self._backend(image)
 
     def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:

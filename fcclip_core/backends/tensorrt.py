@@ -184,12 +184,9 @@ class _EngineRunner:
         self._outputs = list(zip(OUTPUTS, shapes, types, strict=True))
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        try:
-            masks, in_vocab, out_vocab, survives = (
-                torch.empty(shape, dtype=dtype, device=self._device) for _, shape, dtype in self._outputs
-            )
-        except torch.cuda.OutOfMemoryError as error:
-            raise BackendError(f"no GPU memory for the outputs: {error}") from error
+        masks, in_vocab, out_vocab, survives = (
+            torch.empty(shape, dtype=dtype, device=self._device) for _, shape, dtype in self._outputs
+        )
         image = image.contiguous()
         outputs = (masks, in_vocab, out_vocab, survives)
         for name, tensor in zip((INPUT, *OUTPUTS), (image, *outputs), strict=True):
@@ -197,9 +194,11 @@ class _EngineRunner:
         current = torch.cuda.current_stream(self._device)
         # On the default stream TensorRT would synchronise more often.
         self._stream.wait_stream(current)
-        if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise BackendError(f"the engine cannot be run: {self._log.last_error()}")
+        with torch.cuda.device(self._device):
+            started = self._context.execute_async_v3(self._stream.cuda_stream)
         current.wait_stream(self._stream)
+        if not started:
+            raise RuntimeError(f"the engine cannot be run: {self._log.last_error()}")
         return outputs
 
 

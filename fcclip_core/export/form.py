@@ -17,6 +17,11 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 LARGEST_SIDE = 8192
 
 
+def precision_of(dtype: torch.dtype) -> str:
+    """The key of `PRECISIONS` that stands for `dtype`."""
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
+
+
 @dataclass(frozen=True)
 class Form:
     """One graph serves images of one form.

@@ -6,7 +6,6 @@ the kernel makes one, softmax included. It is one C++ file without dependencies,
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import logging
@@ -37,6 +36,8 @@ _NAMES = {torch.float32: "fcclip_attend_float32", torch.bfloat16: "fcclip_attend
 _CHANNELS = (16, 32, 64)
 _MOST_POINTS = 64
 _PATIENCE = 120.0
+_SEAL = 32
+"""Bytes of the checksum."""
 
 
 class _Sizes(ctypes.Structure):
@@ -114,10 +115,10 @@ def compile_kernel(folder: Path | None) -> None:
     """Compiles the kernel, unless that was done before, and loads it.
 
     Args:
-        folder: Where compiled kernels are kept; None compiles one for this process alone.
+        folder: Where compiled kernels are kept; if it is None or cannot be used, one is made for this process alone.
 
     Raises:
-        BackendError: There is no C++ compiler, it fails, or the folder cannot be written.
+        BackendError: There is no C++ compiler, or it fails.
     """
     if _libraries:
         return
@@ -125,8 +126,7 @@ def compile_kernel(folder: Path | None) -> None:
     if compiler is None:
         raise BackendError("there is no C++ compiler; apt install g++")
     try:
-        with tempfile.TemporaryDirectory() if folder is None else contextlib.nullcontext(folder) as place:
-            _libraries.append(_loaded(compiler.split(), Path(place)))
+        _libraries.append(_loaded(compiler.split(), folder))
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip().partition("\n")[0][:300]
         raise BackendError(f"{compiler} cannot compile {_SOURCE.name}: {said}") from error
@@ -134,30 +134,50 @@ def compile_kernel(folder: Path | None) -> None:
         raise BackendError(f"{_SOURCE.name} cannot be compiled by {compiler} and loaded: {error}") from error
 
 
-def _loaded(compiler: list[str], folder: Path) -> ctypes.CDLL:
-    """The kernel from `folder`, compiled once more if it is damaged."""
-    kernel = _compiled(compiler, folder)
-    try:
-        return ctypes.CDLL(str(kernel))
-    except OSError as error:
-        _logger.warning("compiling the kernel once more: %s", error)
-        kernel.unlink()
-        return ctypes.CDLL(str(_compiled(compiler, folder)))
-
-
-def _compiled(compiler: list[str], folder: Path) -> Path:
-    """The kernel for this source, compiler and processor in `folder`; it is compiled if it is not there."""
+def _loaded(compiler: list[str], folder: Path | None) -> ctypes.CDLL:
+    """The kernel for this source, compiler and processor."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True, timeout=_PATIENCE)
     # A home folder may be shared by different machines.
     about = f"{version.stdout}{_OPTIONS}{platform.machine()}{sorted(features())}"
-    digest = blake2b(about.encode() + _SOURCE.read_bytes(), digest_size=8).hexdigest()
-    kernel = folder / f"deformable-{digest}.so"
+    name = f"deformable-{blake2b(about.encode() + _SOURCE.read_bytes(), digest_size=8).hexdigest()}.so"
+    if folder is not None:
+        try:
+            return _from_file(compiler, folder / name)
+        except (OSError, subprocess.CalledProcessError) as error:
+            _logger.warning(
+                "the compiled kernel cannot be kept in %s: %s. It works now, but will be compiled again at the next "
+                "start; make room or set FCCLIP_CACHE_DIR to a folder that can be written",
+                folder,
+                error,
+            )
+    with tempfile.TemporaryDirectory() as place:
+        return _from_file(compiler, Path(place) / name)
+
+
+def _from_file(compiler: list[str], kernel: Path) -> ctypes.CDLL:
+    """Loads a kept kernel, which is compiled if it is not there, or damaged."""
+    if kernel.exists() and not _is_whole(kernel):
+        _logger.warning("%s is damaged, so it is compiled again", kernel)
+        kernel.unlink()
     if not kernel.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        kernel.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(kernel) as part:
             command = [*compiler, *_OPTIONS, "-o", str(part), str(_SOURCE)]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE)
-    return kernel
+            # Behind the library's end, where no loader looks.
+            part.write_bytes(_sealed(part.read_bytes()))
+    return ctypes.CDLL(str(kernel))
+
+
+def _sealed(library: bytes) -> bytes:
+    """`library` with its checksum behind it."""
+    return library + blake2b(library, digest_size=_SEAL).digest()
+
+
+def _is_whole(kernel: Path) -> bool:
+    """Whether a kept kernel is as it was written: to load one that was cut short would end the process."""
+    kept = kernel.read_bytes()
+    return kept == _sealed(kept[:-_SEAL])
 
 
 _libraries: list[ctypes.CDLL] = []

@@ -43,6 +43,61 @@ def test_gpu_script_dry_runs(tmp_path: Path) -> None:
     assert set(ways["eager fp32"]["stages_ms"]) == set(found["gflop"])
 
 
+def test_gpu_script_says_what_is_missing(tmp_path: Path) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    command = [str(ROOT / "benchmarks" / "gpu.sh"), "--dry-run", "--python", str(bare)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert result.returncode == 2
+    assert "No module named" in result.stderr
+    assert "--wheels" in result.stderr
+
+
+BROKEN_PARTS = """
+import ctypes, sys, time
+sys.path.insert(0, {root!r})
+from benchmarks import gpu
+
+def fail(run): raise ValueError("a part that fails")
+
+def measure(run): run.found["measured"] = run.found.get("measured", 0) + 1
+
+gpu.Part.limit_s = lambda self, *, dry: 1.0
+gpu.PARTS = (
+    gpu.Part("first", 1, measure),
+    gpu.Part("reference", 1, gpu.compute_reference),
+    gpu.Part("fails", 1, fail),
+    gpu.Part("hangs", 1, lambda run: time.sleep(600)),
+    gpu.Part("between", 1, measure),
+    gpu.Part("crashes", 1, lambda run: ctypes.string_at(0)),
+    gpu.Part("last", 1, lambda run: measure(run) if run.reference is not None else fail(run)),
+)
+sys.exit(gpu.main())
+"""
+
+
+def test_a_part_that_hangs_or_crashes_costs_no_other(tmp_path: Path) -> None:
+    program, out = tmp_path / "program.py", tmp_path / "gpu.json"
+    program.write_text(BROKEN_PARTS.format(root=str(ROOT)))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(program), "--dry-run", "--json", str(out)]
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert result.returncode == 1, result.stderr[-3000:]
+    found = json.loads(out.read_text())
+    statuses = {name: part["status"] for name, part in found["parts"].items()}
+    assert [name for name, status in statuses.items() if status == "done"] == ["first", "reference", "between", "last"]
+    assert statuses["fails"] == "failed: ValueError: a part that fails"
+    assert statuses["hangs"].startswith("failed: stopped after ")
+    assert statuses["crashes"] == "failed: its process ended with status -11"
+    assert found["wrong"] == ["fails", "hangs", "crashes"]
+    assert found["measured"] == 3
+    assert "WRONG: fails, hangs, crashes" in result.stderr
+
+
 def test_gpu_program_says_that_there_is_no_gpu() -> None:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "benchmarks/gpu.py"]
@@ -65,6 +120,16 @@ def test_speed_compares_backends_by_stage(tmp_path: Path) -> None:
         assert way["pixels_apart"] == 0
         assert way["share_of_matmul"]["network"] > 0
     assert "backbone" in printed
+
+
+def test_stages_are_compared(tmp_path: Path) -> None:
+    out = tmp_path / "stages.json"
+    options = ["--cases", "tiny_cat_96", "--backends", "onednn:fp32", "--json", out]
+    printed = run(sys.executable, "benchmarks/stages.py", *options)
+    assert "WRONG" not in printed
+    way = json.loads(out.read_text())["cases"]["tiny_cat_96"]["onednn:fp32"]
+    assert way["equal_pixels"] == 1.0
+    assert 0 < way["tensors"]["mask logits"]["rms"] < way["tensors"]["mask logits"]["max"] < 1e-3
 
 
 @needs_gl

@@ -182,18 +182,37 @@ def test_a_kernel_is_compiled_once(not_loaded: None, monkeypatch: pytest.MonkeyP
     assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [made]
 
 
+@pytest.mark.parametrize("damage", ["empty", "a twentieth", "half", "one byte less", "another byte"])
 def test_a_damaged_kernel_is_compiled_again(
-    not_loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    not_loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
+    """Loading one would end the process: the loader reads what lies beyond the end of the file."""
     compile_kernel(tmp_path / "whole")
-    name = next((tmp_path / "whole").iterdir()).name
-    damaged = tmp_path / "damaged" / name
+    whole = next((tmp_path / "whole").iterdir())
+    content = bytearray(whole.read_bytes())
+    if damage == "another byte":
+        content[len(content) // 3] ^= 1
+    else:
+        kept = {"empty": 0, "a twentieth": len(content) // 20, "half": len(content) // 2}
+        del content[kept.get(damage, len(content) - 1) :]
+    # In another place: this process runs the whole one.
+    damaged = tmp_path / "damaged" / whole.name
     damaged.parent.mkdir()
-    damaged.write_bytes(b"not a library")
+    damaged.write_bytes(content)
     monkeypatch.setattr(deformable_native, "_libraries", [])
     compile_kernel(damaged.parent)
-    assert "once more" in caplog.text
-    assert damaged.stat().st_size > 1000
+    assert "is damaged, so it is compiled again" in caplog.text
+    assert damaged.stat().st_size == whole.stat().st_size
+
+
+def test_a_folder_that_cannot_be_used_costs_time_alone(
+    not_loaded: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As root, a file in the way stands for a folder without write permission."""
+    (tmp_path / "file").write_text("")
+    compile_kernel(tmp_path / "file" / "built")
+    assert deformable_native._libraries
+    assert "FCCLIP_CACHE_DIR" in caplog.text
 
 
 def test_fp16_is_refused(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ class FakeSegmenter:
     """
 
     backend_description = "a fake model"
+    backend_problem = ""
     device = torch.device("cpu")
 
     def __init__(self, settings: InferenceSettings, seconds: float = 0.0, encoding_seconds: float = 0.0) -> None:
