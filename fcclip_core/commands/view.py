@@ -105,7 +105,7 @@ def _recording(save: Path | None, connect: str | None) -> Iterator[rerun.Recordi
         elif connect:
             try:
                 recording.connect_grpc(connect)
-            except ValueError as error:
+            except (RuntimeError, ValueError) as error:
                 raise FcclipError(f"--connect {connect}: {error}; expected something like {VIEWER}") from error
         else:
             _check_display()

@@ -18,7 +18,7 @@ from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.cloud import POINT
 from fcclip_core.palette import Color, class_color
 from fcclip_ros.depth_input import camera_from_info
-from fcclip_ros.images import to_labels, to_rgb
+from fcclip_ros.images import size_of, to_labels, to_rgb
 from fcclip_ros.stamps import nanoseconds
 from fcclip_ros.view.places import DepthJoin, LabelledDepth
 from fcclip_ros.view.topics import Part
@@ -115,9 +115,7 @@ class _CameraScene:
         self._learn({item.id: (item.synonyms[0], _color(item.color)) for item in message.classes})
 
     def _image(self, message: Any) -> None:
-        compressed = hasattr(message, "format")
-        image = rr.EncodedImage(contents=bytes(message.data)) if compressed else rr.Image(to_rgb(message))
-        self._log("view/image", image, message)
+        self._log("view/image", _encoded(message) if hasattr(message, "format") else rr.Image(to_rgb(message)), message)
 
     def _camera_info(self, message: Any) -> None:
         camera = camera_from_info(message, rectified=True)
@@ -199,6 +197,15 @@ class _CameraScene:
         stamp = nanoseconds(message.header.stamp)
         self._recording.set_time(TIMELINE, timestamp=np.datetime64(stamp, "ns"))
         self._recording.log(f"{self._root}/{entity}", what)
+
+
+def _encoded(message: Any) -> rr.EncodedImage:
+    """A CompressedImage as it is; the viewer decodes it."""
+    if size_of(message) is None:
+        raise ImageError(f"the compressed image (format {message.format[:40]!r}) is neither JPEG nor PNG")
+    contents = bytes(message.data)
+    is_png = contents.startswith(b"\x89PNG")
+    return rr.EncodedImage(contents=contents, media_type=rr.MediaType.PNG if is_png else rr.MediaType.JPEG)
 
 
 def _vector(value: Any) -> tuple[float, float, float]:
