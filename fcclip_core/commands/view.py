@@ -6,10 +6,12 @@ import argparse
 import contextlib
 import importlib
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 VIEWER = "rerun+http://127.0.0.1:9876/proxy"
 """Where a viewer listens that was started as `rerun` on this machine."""
+
+_PATIENCE = 3.0
+"""Seconds that a viewer has to answer."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -103,16 +108,31 @@ def _recording(save: Path | None, connect: str | None) -> Iterator[rerun.Recordi
                 raise FcclipError(f"--save {save}: there is no folder {save.parent}")
             recording.save(stack.enter_context(whole_file(save.expanduser())))
         elif connect:
-            try:
-                recording.connect_grpc(connect)
-            except (RuntimeError, ValueError) as error:
-                raise FcclipError(f"--connect {connect}: {error}; expected something like {VIEWER}") from error
+            _check_viewer(connect)
+            recording.connect_grpc(connect)
         else:
             _check_display()
             recording.spawn()
         # Before the file is moved to its place, also when something goes wrong.
         stack.callback(recording.disconnect)
         yield recording
+
+
+def _check_viewer(url: str) -> None:
+    """Somebody must listen: Rerun itself would try for a while, and say so in its log only.
+
+    Raises:
+        FcclipError: Nobody does, or this is no URL of a viewer.
+    """
+    parts = urlsplit(url)
+    with contextlib.suppress(ValueError):
+        if parts.scheme.startswith("rerun") and parts.hostname and parts.path == "/proxy":
+            try:
+                socket.create_connection((parts.hostname, parts.port or 443), _PATIENCE).close()
+            except OSError as error:
+                raise FcclipError(f"no viewer listens at --connect {url} ({error}); start one there: rerun") from error
+            return
+    raise FcclipError(f"--connect {url!r} is no URL of a viewer; expected one such as {VIEWER}")
 
 
 def _check_display() -> None:

@@ -255,7 +255,12 @@ def test_a_bag_that_was_cut_short_is_refused(
         (["--point-step", "0"], "--point-step is 0"),
         (["--node", "fcclip"], "no full name of a node"),
         (["--save", "/no/such/folder/view.rrd"], "there is no folder /no/such/folder"),
-        (["--connect", "nowhere"], "--connect nowhere: "),
+        (["--connect", "nowhere"], "--connect 'nowhere' is no URL of a viewer"),
+        (["--connect", "rerun+http://127.0.0.1:x/proxy"], "is no URL of a viewer"),
+        (
+            ["--connect", "rerun+http://127.0.0.1:9/proxy"],
+            "no viewer listens at --connect rerun+http://127.0.0.1:9/proxy",
+        ),
         ([], "there is no display here; write a recording with --save"),
     ],
 )
