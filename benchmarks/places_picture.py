@@ -71,7 +71,7 @@ def beside(frame: Frame, target: np.ndarray, azimuth: float, elevation: float, d
     Args:
         frame: The first camera's; its pose says what is up.
         target: Where to look, in the first camera's frame.
-        azimuth: Degrees to the right of the first camera's direction.
+        azimuth: Degrees by which it looks further to the left than the first camera.
         elevation: Degrees above the horizon.
         distance: Metres from the point.
     """
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--kind", default="room", choices=("room", "table", "yard"))
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--time", type=float, default=6.0, help="seconds from the start of the drive")
-    parser.add_argument("--azimuth", type=float, default=-50.0, help="of the view, degrees to the right")
+    parser.add_argument("--azimuth", type=float, default=-50.0, help="degrees by which the view looks further left")
     parser.add_argument("--elevation", type=float, default=30.0, help="degrees")
     parser.add_argument("--distance", type=float, default=4.6, help="metres")
     parser.add_argument("--farthest", type=float, default=6.0, help="metres; points beyond are left out")
