@@ -276,6 +276,10 @@ def _opened(path: Path) -> Iterator[Any]:
             yield reader
     except (AnyReaderError, FileNotFoundError) as error:
         raise ImageError(f"{path} is no readable ROS 2 bag: {error}") from error
+    except OSError:
+        raise  # a full disk, say
+    except Exception as error:  # What rosbags is built on raises many types for damaged files.
+        raise ImageError(f"{path} is no readable ROS 2 bag: {type(error).__name__}: {error}") from error
 
 
 @functools.cache

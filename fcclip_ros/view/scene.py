@@ -112,7 +112,7 @@ class _CameraScene:
     # A message each
 
     def _vocabulary(self, message: Any) -> None:
-        self._learn({item.id: (item.synonyms[0], _color(item.color)) for item in message.classes})
+        self._learn({item.id: (item.synonyms[0], _color(item.color)) for item in message.classes if item.synonyms})
 
     def _image(self, message: Any) -> None:
         self._log("view/image", _encoded(message) if hasattr(message, "format") else rr.Image(to_rgb(message)), message)
@@ -147,23 +147,28 @@ class _CameraScene:
                 if item.class_id not in self._words
             }
         )
-        if self._join is None:
-            self._show_boxes(message, {item.id: item.geometry for item in message.segments if item.geometry.valid})
-        else:
+        places = _said_places(message)
+        if places or self._join is None:
+            self._show_boxes(message, places)
+        if self._join is not None:
             self._show_joined(self._join.see_labels("segments", message))
 
     def _points(self, message: Any) -> None:
         names = tuple(field.name for field in message.fields)
         if names != POINT.names or message.point_step != POINT.itemsize:
             raise ImageError(f"the cloud has the fields {', '.join(names)}; expected {', '.join(POINT.names or ())}")
+        if len(message.data) != POINT.itemsize * message.height * message.width:
+            raise ImageError(f"the cloud has {len(message.data)} bytes for {message.height} x {message.width} points")
         points = np.frombuffer(message.data, POINT).reshape(message.height, message.width)
         self._show_cloud(message, structured_to_unstructured(points[["x", "y", "z"]]), points["semantic_id"])
 
     # What they show
 
     def _show_joined(self, frame: LabelledDepth | None) -> None:
-        if frame is not None:
-            self._show_cloud(frame.segments, frame.points(), frame.class_ids())
+        if frame is None:
+            return
+        self._show_cloud(frame.segments, frame.points(), frame.class_ids())
+        if not _said_places(frame.segments):
             self._show_boxes(frame.segments, frame.geometry())
 
     def _show_cloud(self, message: Any, points: np.ndarray, class_ids: np.ndarray) -> None:
@@ -197,6 +202,11 @@ class _CameraScene:
         stamp = nanoseconds(message.header.stamp)
         self._recording.set_time(TIMELINE, timestamp=np.datetime64(stamp, "ns"))
         self._recording.log(f"{self._root}/{entity}", what)
+
+
+def _said_places(message: Any) -> dict[int, Any]:
+    """Where segments are by their SegmentArray, by their ids; nothing from a node without depth."""
+    return {item.id: item.geometry for item in message.segments if item.geometry.valid}
 
 
 def _encoded(message: Any) -> rr.EncodedImage:

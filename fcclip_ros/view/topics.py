@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fcclip_core.errors import ImageError
@@ -19,6 +19,8 @@ OUTPUTS = {
     "points": "sensor_msgs/msg/PointCloud2",
 }
 """What is shown of what the node publishes for a camera, by its name there -> type of the messages."""
+
+_PICTURES = {"image": (IMAGE, COMPRESSED), "depth": (IMAGE,)}
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,10 @@ def find_parts(
     if not parts or missing:
         raise ImageError(_nothing_there(available, wanted, missing))
     read = available if inputs is None else inputs
-    pictures = [topic for topic, kind in read.items() if kind in (IMAGE, COMPRESSED) and topic not in parts]
-    pictures = [topic for topic in pictures if not topic.startswith(f"{wanted.node}/")]
     for role, given in (("image", wanted.images), ("depth", wanted.depths)):
-        is_depth = role == "depth"
-        candidates = [topic for topic in pictures if ("depth" in topic.lower()) is is_depth]
+        pictures = {topic for topic, kind in read.items() if kind in _PICTURES[role]}
+        pictures = {topic for topic in pictures if not topic.startswith(f"{wanted.node}/")}
+        candidates = {topic for topic in pictures if ("depth" in topic.lower()) is (role == "depth")}
         chosen = _given(role, given, cameras, available) if given else _found(role, candidates, cameras, wanted.node)
         for camera, topic in chosen.items():
             parts[topic] = Part(camera, role, available.get(topic, IMAGE))
@@ -114,13 +115,13 @@ def _given(role: str, topics: Sequence[str], cameras: Sequence[str], available: 
             f"--{role} is given {len(topics)} times for {len(cameras)} cameras; give one for each, in order"
         )
     for topic in topics:
-        if available.get(topic) not in (IMAGE, COMPRESSED):
-            found = _listed(name for name, kind in available.items() if kind in (IMAGE, COMPRESSED))
+        if available.get(topic) not in _PICTURES[role]:
+            found = _listed(name for name, kind in available.items() if kind in _PICTURES[role])
             raise ImageError(f"there are no images on --{role} {topic}; there are on {found}")
     return dict(zip(cameras, topics, strict=True))
 
 
-def _found(role: str, candidates: Sequence[str], cameras: Sequence[str], node: str) -> dict[str, str]:
+def _found(role: str, candidates: Collection[str], cameras: Sequence[str], node: str) -> dict[str, str]:
     """The topics named as the node names them by default; for a single camera, the only one there is."""
     namespace = node.rpartition("/")[0]
     # Of one picture raw and compressed, the raw one.

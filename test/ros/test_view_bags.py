@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +23,13 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from fcclip_core.cli import main
+from fcclip_core.errors import ImageError
 from fcclip_core.geometry.cloud import POINT
 from fcclip_core.palette import class_color
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros import messages, messages_3d
+from fcclip_ros.bags import read_messages, topics_in
 from fcclip_ros.depth_input import FrameDepth, camera_from_info
 from fcclip_ros.pipeline import LabelledFrame
 
@@ -162,6 +166,24 @@ def test_labels_and_depth_in_different_bags_make_the_same_places(tmp_path: Path)
                 assert one[stamp] == other[stamp] or np.allclose(one[stamp], other[stamp])
 
 
+def test_a_bag_without_definitions_is_read_with_the_installed_ones(tmp_path: Path) -> None:
+    """Humble's bags carry none."""
+    (frame,) = frames(1)
+    bag = save(tmp_path / "run", [vocabulary(frame), *labels_with_depth(frame)], StoragePlugin.SQLITE3)
+    with contextlib.closing(sqlite3.connect(next(bag.glob("*.db3")))) as database:
+        database.execute("DELETE FROM message_definitions")
+        database.commit()
+    assert len(view(tmp_path, bag).words("/camera")) == 1 + len(VOCABULARY.names)
+
+
+def test_places_that_were_said_are_shown_though_depth_has_no_camera(tmp_path: Path) -> None:
+    (frame,) = frames(1)
+    *said, _ = labels_with_depth(frame)
+    shown = view(tmp_path, save(tmp_path / "run", [*inputs(frame)[:2], *said]))
+    assert shown.at_stamps("/camera/boxes", "Boxes3D:labels") == {STAMPS[0]: ["cup 0.25", "plate 0.50"]}
+    assert "/camera/points" not in shown.entities()
+
+
 def test_without_a_vocabulary_the_segments_name_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (frame,) = frames(1)
     shown = view(tmp_path, save(tmp_path / "run", labels(frame)))
@@ -247,6 +269,24 @@ def test_a_bag_that_was_cut_short_is_refused(
     (file,) = (path for path in bag.iterdir() if path.name != "metadata.yaml")
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
     assert "is no readable ROS 2 bag" in complaint(capsys, bag, "--save", tmp_path / "view.rrd")
+
+
+@pytest.mark.parametrize("plugin", list(StoragePlugin))
+def test_a_damaged_bag_is_read_or_refused(tmp_path: Path, plugin: StoragePlugin) -> None:
+    bag = save(tmp_path / "run", [item for frame in frames() for item in labels_with_depth(frame)], plugin)
+    (file,) = (path for path in bag.iterdir() if path.name != "metadata.yaml")
+    whole, dice, refused = file.read_bytes(), np.random.default_rng(5), 0
+    for _ in range(20):
+        damaged = bytearray(whole)
+        for place in dice.integers(len(whole), size=40):
+            damaged[place] = dice.integers(256)
+        file.write_bytes(damaged)
+        try:
+            list(read_messages(bag, topics_in(bag)))
+        except ImageError as error:
+            assert "is no readable ROS 2 bag" in str(error)
+            refused += 1
+    assert refused > 0
 
 
 @pytest.mark.parametrize(

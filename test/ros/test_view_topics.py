@@ -35,7 +35,7 @@ def roles(available: dict[str, str], wanted: Wanted | None = None, inputs: dict[
             {"/cam/image/compressed": COMPRESSED, "/cam/image": IMAGE}, {("", "image"): "/cam/image"}, id="raw first"
         ),
         pytest.param(
-            {"/a/rgb": IMAGE, "/a/aligned_depth": IMAGE},
+            {"/a/rgb": IMAGE, "/a/aligned_depth": IMAGE, "/a/aligned_depth/compressedDepth": COMPRESSED},
             {("", "image"): "/a/rgb", ("", "depth"): "/a/aligned_depth"},
             id="depth is no picture",
         ),
