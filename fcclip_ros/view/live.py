@@ -61,6 +61,7 @@ class LiveView(Node):
         self._followed: list[Following] = []
         self._problem = ""
         self._heard = time.monotonic()
+        self._receiving: set[str] = set()
         self._complained = False
         # The machine's clock: simulated time may stand still.
         self._timer = self.create_timer(_LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -89,6 +90,7 @@ class LiveView(Node):
                 self._subscribe(topic, part)
         if time.monotonic() - self._heard > _SILENCE and not self._complained:
             self._complained = True
+            self._receiving.clear()
             self.get_logger().warning(f"nothing has come for {_SILENCE:.0f} s: {self._problem or self._silent()}")
 
     def _topics(self) -> dict[str, str]:
@@ -108,6 +110,9 @@ class LiveView(Node):
     def _subscribe(self, topic: str, part: Part) -> None:
         def take(message: Any) -> None:
             self._heard, self._complained = time.monotonic(), False
+            if topic not in self._receiving:
+                self._receiving.add(topic)
+                self.get_logger().info(f"receiving {topic}")
             try:
                 self._scene.show(part, message)
             except (ImageError, DepthError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from depth_camera import DepthCamera
-from ros_harness import Peer, Process, drain, fake_node, running
+from ros_harness import Peer, Process, drain, fake_node, running, wait_until
 
 from fcclip_ros import msg
 from fcclip_ros.qos import OUTPUT
@@ -37,13 +37,12 @@ def looking(tmp_path: Path) -> Iterator[Process]:
         yield process
 
 
-def labelled(peer: Peer, topic: str, camera: DepthCamera, count: int = 10) -> set[int]:
-    """Publishes frames until so many are labelled while somebody looks; returns their stamps."""
+def labelled(peer: Peer, looking: Process, topic: str, camera: DepthCamera, life: int = 1) -> set[int]:
+    """Publishes until frames are labelled and seen, for the `life`th time; returns the stamps of ten."""
     segments = peer.listen(msg.SegmentArray, topic, OUTPUT)
-    listeners = sum(subscription.topic_name == topic for subscription in peer.node.subscriptions)
-    camera.publish_until(lambda: peer.node.count_subscribers(topic) > listeners, 60.0, rate=5.0)
+    camera.publish_until(lambda: looking.output.count(f"receiving {topic}") == life, 60.0, rate=5.0)
     drain(segments)
-    camera.publish_until(lambda: segments.qsize() >= count, 60.0, rate=10.0)
+    camera.publish_until(lambda: segments.qsize() >= 10, 60.0, rate=10.0)
     return {nanoseconds(message.header.stamp) for _, message in drain(segments)}
 
 
@@ -53,7 +52,7 @@ def test_frames_words_and_places_are_shown_until_ctrl_c(
     with node():
         camera = DepthCamera(peer)
         camera.publish_until(lambda: "reading image from /image, reliable" in looking.output, 60.0, rate=5.0)
-        stamps = labelled(peer, "/fcclip/segments", camera)
+        stamps = labelled(peer, looking, "/fcclip/segments", camera)
         assert looking.end(signal.SIGINT, timeout=30.0) == 0
     assert [path.name for path in tmp_path.glob("*.rrd")] == ["live.rrd"]
     shown = Recording(tmp_path / "live.rrd")
@@ -75,9 +74,12 @@ def test_frames_words_and_places_are_shown_until_ctrl_c(
 @pytest.mark.slow
 def test_a_node_may_end_and_come_back(node: Start, looking: Process, peer: Peer, tmp_path: Path) -> None:
     camera, lives = DepthCamera(peer), []
-    for _ in range(2):
+    for life in (1, 2):
         with node():
-            lives.append(labelled(peer, "/fcclip/segments", camera))
+            lives.append(labelled(peer, looking, "/fcclip/segments", camera, life))
+            silences = looking.output.count("nothing has come for 5 s")
+        if life == 1:
+            wait_until(lambda said=silences: looking.output.count("nothing has come for 5 s") > said, 30.0)
     assert looking.end(signal.SIGTERM, timeout=30.0) == 0
     shown = set(Recording(tmp_path / "live.rrd").at_stamps("/camera/boxes", "Boxes3D:labels"))
     assert all(stamps & shown for stamps in lives)
@@ -100,7 +102,7 @@ def test_several_cameras_of_a_node_in_a_namespace(peer: Peer, node: Start, tmp_p
     with node(*options), running((*view, "--save", str(tmp_path / "live.rrd")), tmp_path / "view.log") as process:
         cameras = {"front": DepthCamera(peer, name="/robot/front"), "left": DepthCamera(peer, name="/oak")}
         for name, camera in cameras.items():
-            stamps[name] = labelled(peer, f"/robot/fcclip/{name}/segments", camera)
+            stamps[name] = labelled(peer, process, f"/robot/fcclip/{name}/segments", camera)
         assert process.end(signal.SIGINT, timeout=30.0) == 0
     shown = Recording(tmp_path / "live.rrd")
     assert {entity.split("/")[1] for entity in shown.entities()} == {"front", "left"}
