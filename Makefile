@@ -41,7 +41,7 @@ $(prefix)/.packages: pyproject.toml requirements.txt setup.py
 	@$(PYTHON) cmake/check_host.py
 	$(PYTHON) -m venv $(prefix)
 	$(python) -m pip install --upgrade pip
-	$(python) -m pip install --editable '.[ros,ros-build,evaluation,simulation,cpu,test]'
+	$(python) -m pip install --editable '.[ros,ros-build,evaluation,simulation,view,cpu,test]'
 	$(python) -m pip install --only-binary :all: tensorrt-rtx || echo 'TensorRT-RTX has no wheel for this machine: its tests are left out'
 	@touch $@
 

@@ -11,11 +11,11 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from fcclip_core.commands import doctor, evaluate, export, segment, train, vocab, weights, world
+from fcclip_core.commands import doctor, evaluate, export, segment, train, view, vocab, weights, world
 from fcclip_core.errors import FcclipError
 from fcclip_core.resources import config_path
 
-COMMANDS = (segment, weights, vocab, train, evaluate, export, world, doctor)
+COMMANDS = (segment, view, weights, vocab, train, evaluate, export, world, doctor)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 128 + 2

@@ -42,8 +42,8 @@ PACKAGES = {
 }
 """Module -> name under which pip knows it, for what the core cannot do without."""
 
-IMAGE_SOURCE_PACKAGES = {"rosbags": "rosbags"}
-"""The same, for what only the image source of the ROS side uses."""
+ROS_SIDE_PACKAGES = {"rosbags": "rosbags", "rerun": "rerun-sdk"}
+"""The same, for what only the ROS side uses."""
 
 BACKEND_MODULES = {
     "eager": ("torch",),
@@ -330,10 +330,11 @@ def _optional_ros(apt_distribution: str) -> Iterator[Finding]:
             continue
         _, error = _probe(probe.format(module))
         yield Finding("ROS 2", name, NOTE if error else OK, f"does not work ({error}): {without}" if error else "works")
-    for module, distribution in IMAGE_SOURCE_PACKAGES.items():
+    without_package = {"rosbags": "bags cannot be read or written", "rerun": "`fcclip view` cannot show anything"}
+    for module, distribution in ROS_SIDE_PACKAGES.items():
         found = _version_of(module, distribution)
         state, fix = (OK, "") if found else (MISSING, f"pip install {distribution}")
-        yield Finding("ROS 2", distribution, state, found or "not installed: image_source cannot read bags", fix)
+        yield Finding("ROS 2", distribution, state, found or f"not installed: {without_package[module]}", fix)
 
 
 def _weights() -> Iterator[Finding]:

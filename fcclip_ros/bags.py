@@ -1,4 +1,4 @@
-"""ROS 2 bags: camera images out of one, labels as the node would publish them into another. Needs no running ROS."""
+"""ROS 2 bags: messages and images out of them, labels as the node would publish them into new ones. No running ROS."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import functools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +34,44 @@ _NODE = "/fcclip"
 def is_bag(path: Path) -> bool:
     """Whether a path is that of a ROS 2 bag: a folder with metadata.yaml, or one of its files."""
     return path.suffix.lower() in BAG_SUFFIXES or (path.is_dir() and (path / "metadata.yaml").is_file())
+
+
+def topics_in(path: Path) -> dict[str, str]:
+    """The topics of a bag and the types of their messages, such as sensor_msgs/msg/Image.
+
+    Raises:
+        ImageError: The bag cannot be read.
+    """
+    with _opened(path) as reader:
+        return {connection.topic: connection.msgtype for connection in reader.connections}
+
+
+@dataclass(frozen=True)
+class BagMessage:
+    """One message of a bag.
+
+    Attributes:
+        topic: Its topic.
+        message: With the fields of the ROS message, whatever types this machine has installed.
+        recorded: When it was recorded, in nanoseconds.
+    """
+
+    topic: str
+    message: Any
+    recorded: int
+
+
+def read_messages(path: Path, topics: Collection[str]) -> Iterator[BagMessage]:
+    """Goes through the messages of some topics, in the order they were recorded.
+
+    Raises:
+        ImageError: The bag cannot be read.
+    """
+    with _opened(path) as reader:
+        chosen = [connection for connection in reader.connections if connection.topic in topics]
+        # Asked for no connection, the reader would give all.
+        for connection, recorded, data in reader.messages(chosen) if chosen else ():
+            yield BagMessage(connection.topic, reader.deserialize(data, connection.msgtype), recorded)
 
 
 @dataclass(frozen=True)
@@ -73,18 +111,14 @@ class BagImages:
         Raises:
             ImageError: The bag cannot be read, or has no such topic.
         """
-        with _opened(self.path) as reader:
-            topic = self._choose(reader)
-            connections = [connection for connection in reader.connections if connection.topic == topic]
-            for connection, recorded, data in reader.messages(connections):
-                try:
-                    message = reader.deserialize(data, connection.msgtype)
-                    image = to_rgb(message)
-                except ImageError as error:
-                    yield error
-                    continue
-                stamp = message.header.stamp
-                yield BagImage(image, (stamp.sec, stamp.nanosec), message.header.frame_id, recorded)
+        for item in read_messages(self.path, [self._choose()]):
+            try:
+                image = to_rgb(item.message)
+            except ImageError as error:
+                yield error
+                continue
+            header = item.message.header
+            yield BagImage(image, (header.stamp.sec, header.stamp.nanosec), header.frame_id, item.recorded)
 
     def count_and_rate(self) -> tuple[int, float]:
         """How many images there are, and how many a second were recorded (0 for fewer than two).
@@ -92,15 +126,15 @@ class BagImages:
         Raises:
             ImageError: As for `frames`.
         """
+        topic = self._choose()
         with _opened(self.path) as reader:
-            topic = self._choose(reader)
             times = [time for _, time, _ in reader.messages([c for c in reader.connections if c.topic == topic])]
         seconds = 1e-9 * (times[-1] - times[0]) if times else 0.0
         return len(times), (len(times) - 1) / seconds if seconds else 0.0
 
-    def _choose(self, reader: Any) -> str:
+    def _choose(self) -> str:
         """The topic to read, of those that hold images."""
-        found = {connection.topic for connection in reader.connections if connection.msgtype in IMAGE_TYPES}
+        found = {topic for topic, kind in topics_in(self.path).items() if kind in IMAGE_TYPES}
         names = ", ".join(sorted(found)) or "none"
         if self.topic and self.topic not in found:
             raise ImageError(f"{self.path} has no images on {self.topic}; its image topics: {names}")
@@ -238,26 +272,25 @@ def _opened(path: Path) -> Iterator[Any]:
     except ImportError as error:
         raise ImageError(_MISSING) from error
     try:
-        with AnyReader([path], default_typestore=_humble_types()) as reader:
+        with AnyReader([path], default_typestore=_message_definitions("humble")) as reader:
             yield reader
-    except AnyReaderError as error:
+    except (AnyReaderError, FileNotFoundError) as error:
         raise ImageError(f"{path} is no readable ROS 2 bag: {error}") from error
+    except OSError:
+        raise  # a full disk, say
+    except Exception as error:  # What rosbags is built on raises many types for damaged files.
+        raise ImageError(f"{path} is no readable ROS 2 bag: {type(error).__name__}: {error}") from error
 
 
 @functools.cache
-def _humble_types() -> Any:
-    """Message definitions for bags that do not carry their own, as they were before Iron."""
-    from rosbags.typesys import Stores, get_typestore
+def _message_definitions(distribution: str = "jazzy") -> Any:
+    """Definitions of a distribution's common messages, and those of what the node publishes as they are installed.
 
-    return get_typestore(Stores.ROS2_HUMBLE)
-
-
-@functools.cache
-def _message_definitions() -> Any:
-    """Definitions of all messages that the node publishes; those outside ROS's common ones as they are installed."""
+    Bags from before Iron do not carry their own: they are read with those of "humble".
+    """
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-    store = get_typestore(Stores.ROS2_JAZZY)
+    store = get_typestore(Stores[f"ROS2_{distribution.upper()}"])
     for package in ("fcclip_ros", "vision_msgs"):
         found: dict[str, Any] = {}
         for path in _definition_files(package):

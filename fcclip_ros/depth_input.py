@@ -19,6 +19,7 @@ from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.depth import check_aspect, depth_in_metres
 from fcclip_ros.following import Following
 from fcclip_ros.images import to_depth
+from fcclip_ros.stamps import nanoseconds
 
 _KEPT = 8
 """Depth images that wait for their frame, the newest ones."""
@@ -158,7 +159,7 @@ class DepthInput:
         with self._changed:
             if not self._started:
                 return
-            self._found.wanted, self._found.nearest = _nanoseconds(header), None
+            self._found.wanted, self._found.nearest = nanoseconds(header.stamp), None
             for message in self._found.kept:
                 self._compare(message)
 
@@ -237,12 +238,13 @@ class DepthInput:
         """Remembers a depth image if it is nearer to the wanted frame than the one so far."""
         if self._found.wanted is None:
             return
-        off = abs(_nanoseconds(message.header) - self._found.wanted)
-        if self._found.nearest is None or off < abs(_nanoseconds(self._found.nearest.header) - self._found.wanted):
+        off = abs(nanoseconds(message.header.stamp) - self._found.wanted)
+        nearest = self._found.nearest
+        if nearest is None or off < abs(nanoseconds(nearest.header.stamp) - self._found.wanted):
             self._found.nearest = message
 
     def _is_near(self, message: Image, stamp: int) -> bool:
-        return abs(_nanoseconds(message.header) - stamp) <= self.tolerance * 1e9
+        return abs(nanoseconds(message.header.stamp) - stamp) <= self.tolerance * 1e9
 
     def _wait(self, deadline: float) -> None:
         """Waits for the frame's depth while it may still come."""
@@ -252,7 +254,7 @@ class DepthInput:
                 return True
             if self._found.nearest is not None and self._is_near(self._found.nearest, self._found.wanted):
                 return True
-            return _nanoseconds(self._found.kept[-1].header) > self._found.wanted + self.tolerance * 1e9
+            return nanoseconds(self._found.kept[-1].header.stamp) > self._found.wanted + self.tolerance * 1e9
 
         seconds = deadline - time.monotonic()
         if seconds > 0 and self._found.worth_waiting and not settled():
@@ -269,7 +271,7 @@ class DepthInput:
                 raise _NoDepth("encoding", self._found.bad)
             if message is None or wanted is None or self._is_silent():
                 raise _NoDepth("no depth", f"no depth on {self._depth_following.describe()}")
-            off = (_nanoseconds(message.header) - wanted) / 1e9
+            off = (nanoseconds(message.header.stamp) - wanted) / 1e9
             side = "later" if off > 0 else "earlier"
             raise _NoDepth(
                 "stamps",
@@ -333,7 +335,3 @@ def camera_from_info(info: CameraInfo, *, rectified: bool) -> PinholeCamera:
         roi=(info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height),
         rectified=rectified,
     )
-
-
-def _nanoseconds(header: Any) -> int:
-    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec

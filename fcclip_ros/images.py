@@ -1,4 +1,4 @@
-"""ROS images -> RGB and depth arrays.
+"""ROS images -> RGB, depth and label arrays.
 
 OpenCV does the colour arithmetic, through cv_bridge where that is installed and works. What cameras get wrong (steps,
 sizes, truncated data) is checked here first, so that the answer is a sentence and never a crash or a skewed picture.
@@ -69,6 +69,12 @@ _DEPTH_ENCODINGS = {
     "32FC1": _Encoding(1, "f4", None),
 }
 
+_LABEL_ENCODINGS = {
+    "mono8": _Encoding(1, "u1", None),
+    "mono16": _Encoding(1, "u2", None),
+    "16UC1": _Encoding(1, "u2", None),
+}
+
 _ADVICE = {
     "8UC1": "it is one channel of numbers; publish it as mono8 if it is a picture",
     "8UC3": "it does not say in which order the colours come; publish it as rgb8 or bgr8",
@@ -133,8 +139,25 @@ def to_depth(message: Image) -> np.ndarray:
             f"depth in the encoding {message.encoding[:40]!r} is not supported; expected 16UC1 (millimetres) or 32FC1 "
             "(metres)"
         )
-    pixels = _pixels(message, encoding)
-    return pixels if pixels.dtype.isnative else pixels.astype(pixels.dtype.newbyteorder("="))
+    return _native(_pixels(message, encoding))
+
+
+def to_labels(message: Image) -> np.ndarray:
+    """Reads a label image, such as ~/panoptic or ~/semantic, without a copy where the machine's byte order allows.
+
+    Args:
+        message: sensor_msgs/Image in mono8, mono16 or 16UC1.
+
+    Returns:
+        uint8 or uint16 `(H, W)`; rows may be padded.
+
+    Raises:
+        ImageError: Another encoding, no pixel, or sizes that contradict each other.
+    """
+    encoding = _LABEL_ENCODINGS.get(message.encoding)
+    if encoding is None:
+        raise ImageError(f"labels in the encoding {message.encoding[:40]!r}; expected mono8, mono16 or 16UC1")
+    return _native(_pixels(message, encoding))
 
 
 @functools.cache
@@ -189,6 +212,11 @@ def _pixels(message: Image, encoding: _Encoding) -> np.ndarray:
     shape, strides = (height, width, encoding.channels), (step, encoding.channels * dtype.itemsize, dtype.itemsize)
     pixels: np.ndarray = np.ndarray(shape, dtype, data, strides=strides)
     return pixels[:, :, 0] if encoding.channels == 1 else pixels
+
+
+def _native(pixels: np.ndarray) -> np.ndarray:
+    """The same numbers in the machine's byte order."""
+    return pixels if pixels.dtype.isnative else pixels.astype(pixels.dtype.newbyteorder("="))
 
 
 def _as_rgb(pixels: np.ndarray, encoding: _Encoding) -> np.ndarray:

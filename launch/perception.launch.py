@@ -10,6 +10,7 @@ from launch.substitutions import EnvironmentVariable
 from launch_ros.actions import Node
 
 CONFIG = os.path.join(get_package_share_directory("fcclip_ros"), "config")
+LAYOUT = os.path.join(CONFIG, "fcclip.rviz")
 
 # Parameters of the node: left empty, the value in params_file holds.
 PARAMETERS = {
@@ -30,6 +31,8 @@ ARGUMENTS = {
     "depth_topic": ("", "Topic of the camera's depth, for use_depth; of several a list (empty: depth, NAME/depth)"),
     "source": ("", "Photographs, a video, a bag or a webcam's number to publish there; empty: a camera does"),
     "rate": ("10.0", "Frames per second of the source"),
+    "rviz": ("false", "Start RViz2 with config/fcclip.rviz, a window for each camera"),
+    "fixed_frame": ("", "RViz's fixed frame (empty: camera_optical_frame, as the simulated camera's)"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
 
@@ -78,6 +81,34 @@ def remappings(name: str, topic: str) -> list[tuple[str, str]]:
     ]
 
 
+def own_name(program: str, name: str) -> str:
+    """Names the node of a program that belongs to the camera with the topic `name`, such as left/image."""
+    return "_".join([program, *name.split("/")[:-1]])
+
+
+def rviz_window(name: str, topic: str, fixed_frame: str, common: dict) -> Node:
+    """Describes RViz, with what it shows of the node `fcclip` moved to the camera's own topics.
+
+    Args:
+        name: What the node calls the camera's images: image, or CAMERA/image.
+        topic: What they are called outside.
+        fixed_frame: Instead of the layout's, unless empty.
+        common: What all nodes are started with.
+    """
+    with open(LAYOUT, encoding="utf-8") as file:
+        displays = yaml.safe_load(file)["Visualization Manager"]["Displays"]
+    shown = {display["Topic"]["Value"] for display in displays if "Topic" in display} - {"image"}
+    camera = os.path.dirname(name)
+    outputs = [(output, output.replace("/", f"/{camera}/", 1)) for output in sorted(shown)] if camera else []
+    return Node(
+        executable="rviz2",
+        name=own_name("rviz", name),
+        arguments=["-d", LAYOUT, *(["-f", fixed_frame] if fixed_frame else [])],
+        remappings=[*remappings("image", topic), *outputs],
+        **{**common, "package": "rviz2"},
+    )
+
+
 def nodes(context: LaunchContext) -> list[Node]:
     """Describes the nodes; called when the arguments' values are known."""
     given = context.launch_configurations
@@ -103,6 +134,8 @@ def nodes(context: LaunchContext) -> list[Node]:
             **common,
         )
     ]
+    if yaml.safe_load(given["rviz"]):
+        started += [rviz_window(name, topic, given["fixed_frame"], common) for name, topic in topics.items()]
     if not given["source"]:
         return started
     source = {
@@ -111,11 +144,10 @@ def nodes(context: LaunchContext) -> list[Node]:
         "compressed": parameters.get("image_transport") == "compressed",
     }
     for name, topic in topics.items():
-        own_name = "_".join(["image_source", *name.split("/")[:-1]])
         started.append(
             Node(
                 executable="image_source",
-                name=own_name,
+                name=own_name("image_source", name),
                 parameters=[source],
                 remappings=remappings("image", topic),
                 **common,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from fcclip_core.commands.inference_arguments import (
@@ -21,6 +19,7 @@ from fcclip_core.commands.inference_arguments import (
     vocabulary_from,
 )
 from fcclip_core.commands.progress import progress_bar
+from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.errors import FcclipError, ImageError
 from fcclip_core.whole_file import whole_file
 
@@ -220,7 +219,7 @@ class ResultWriter:
         """
         import numpy as np
 
-        bags = _bags()
+        bags = ros_module("fcclip_ros.bags", "labelling a bag")
         source = bags.BagImages(job.source, options.topic, option="--topic")
         count, rate = source.count_and_rate()
         files = {"bag": f"{job.stem}_bag", "frames": f"{job.stem}_frames.jsonl", "labels": f"{job.stem}_labels"}
@@ -349,22 +348,6 @@ def _output_folder(name: str) -> Path:
     if not os.access(out, os.W_OK | os.X_OK):
         raise FcclipError(f"cannot write to --out {out}; choose another folder or change its permissions")
     return out
-
-
-def _bags() -> ModuleType:
-    """What reads and writes bags: it lives with the ROS messages, which this package does without.
-
-    Raises:
-        FcclipError: There are no ROS messages here.
-    """
-    try:
-        importlib.import_module("fcclip_ros.msg")
-        return importlib.import_module("fcclip_ros.bags")
-    except ImportError as error:
-        raise FcclipError(
-            f"labelling a bag needs ROS 2's Python packages and this package's messages ({error}); `fcclip doctor` "
-            "says how to get them"
-        ) from error
 
 
 def _kind_of(source: Path) -> Literal["image", "video", "bag"]:

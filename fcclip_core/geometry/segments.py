@@ -11,13 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from fcclip_core.geometry.camera import PinholeCamera
-from fcclip_core.results import PanopticResult, Segment
+from fcclip_core.results import Segment
+
+if TYPE_CHECKING:
+    from fcclip_core.visualization import SegmentedImage
 
 MIN_POINTS = 12
 """Segments with fewer points get no geometry."""
@@ -70,7 +74,7 @@ class SegmentGeometry:
     points: int
 
 
-def segment_geometry(depth: np.ndarray, camera: PinholeCamera, result: PanopticResult) -> dict[int, SegmentGeometry]:
+def segment_geometry(depth: np.ndarray, camera: PinholeCamera, result: SegmentedImage) -> dict[int, SegmentGeometry]:
     """Measures every segment that has enough depth.
 
     Args:

@@ -9,7 +9,6 @@ from concurrent.futures import Future, TimeoutError
 from typing import Any
 
 import numpy as np
-from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -23,10 +22,11 @@ from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros.compat import optional_module
 from fcclip_ros.demo.frames import Frame, PublishedClass, SegmentList, SegmentRow, TruthRow
 from fcclip_ros.demo.ledger import Ledger
+from fcclip_ros.images import to_labels, to_rgb
 from fcclip_ros.qos import DIAGNOSTICS, LATCHED, OUTPUT, image_profile
+from fcclip_ros.stamps import nanoseconds
 
 _NODE = "/fcclip"
-_LABEL_TYPES = {"16UC1": "<u2", "mono16": "<u2", "mono8": "u1"}
 
 
 class Watcher:
@@ -117,23 +117,23 @@ class Watcher:
             subscribe(vision.LabelInfo, f"{_NODE}/label_info", self._counter("label_info"), LATCHED)
 
     def _on_image(self, message: Image) -> None:
-        stamp, image = _nanoseconds(message.header.stamp), _pixels(message, "u1", 3)
+        stamp, image = nanoseconds(message.header.stamp), to_rgb(message)
         with self.lock:
             self._note(stamp, self.ledger.image(stamp, image))
 
     def _on_truth_map(self, message: Image) -> None:
-        stamp, segment_map = _nanoseconds(message.header.stamp), _pixels(message, _LABEL_TYPES[message.encoding])
+        stamp, segment_map = nanoseconds(message.header.stamp), to_labels(message)
         with self.lock:
             self._note(stamp, self.ledger.truth_map(stamp, segment_map))
 
     def _on_truth(self, message: msg.SegmentArray) -> None:
-        stamp, rows = _nanoseconds(message.header.stamp), tuple(TruthRow(row.id, row.name) for row in message.segments)
+        stamp, rows = nanoseconds(message.header.stamp), tuple(TruthRow(row.id, row.name) for row in message.segments)
         with self.lock:
             self._note(stamp, self.ledger.truth(stamp, rows))
 
     def _label_listener(self, output: str) -> Callable[[Image], None]:
         def listen(message: Image) -> None:
-            self._on_label(message, output, _pixels(message, _LABEL_TYPES[message.encoding]))
+            self._on_label(message, output, to_labels(message))
 
         return listen
 
@@ -153,13 +153,13 @@ class Watcher:
         self._on_label(message, "segments", found)
 
     def _on_label(self, message: Any, output: str, value: np.ndarray | SegmentList) -> None:
-        stamp = _nanoseconds(message.header.stamp)
+        stamp = nanoseconds(message.header.stamp)
         latency = (self._node.get_clock().now().nanoseconds - stamp) / 1e9
         with self.lock:
             self._note(stamp, self.ledger.label(stamp, output, value, latency))
 
     def _on_overlay(self, message: Image) -> None:
-        stamp, image = _nanoseconds(message.header.stamp), _pixels(message, "u1", 3)
+        stamp, image = nanoseconds(message.header.stamp), to_rgb(message)
         with self.lock:
             self._note(stamp, self.ledger.overlay(stamp, image))
 
@@ -191,14 +191,5 @@ class Watcher:
             self.on_frame(stamp, frame)
 
 
-def _pixels(message: Image, dtype: str, channels: int = 1) -> np.ndarray:
-    shape = (message.height, message.width, channels) if channels > 1 else (message.height, message.width)
-    return np.frombuffer(message.data, dtype).reshape(shape)
-
-
 def _color(color: Any) -> tuple[int, int, int]:
     return round(255 * color.r), round(255 * color.g), round(255 * color.b)
-
-
-def _nanoseconds(stamp: Time) -> int:
-    return stamp.sec * 1_000_000_000 + stamp.nanosec

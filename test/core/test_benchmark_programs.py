@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -190,3 +191,32 @@ def test_arithmetic_is_counted_by_stage() -> None:
     assert gflop_by_stage(PRESETS["tiny"], 2, 64, 96)["backbone"] == pytest.approx(
         2 * gflop_by_stage(PRESETS["tiny"], 1, 64, 96)["backbone"]
     )
+
+
+def test_the_view_from_beside_is_upright_and_centred() -> None:
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.places_picture import SIZE, beside
+
+    # A camera that looks along the world's x axis, tipped down by 30 degrees.
+    pose = np.eye(4)
+    pose[:3, :3] = np.array([[0, -0.5, 3**0.5 / 2], [-1, 0, 0], [0, -(3**0.5) / 2, -0.5]])
+    up, target = pose[:3, :3].T @ [0, 0, 1], np.array([0.1, 0.2, 3.0])
+    for azimuth in (-50.0, 0.0, 50.0):
+        view = beside(SimpleNamespace(pose=pose), target, azimuth, 30.0, 4.0)
+        assert np.linalg.norm(view.eye - target) == pytest.approx(4.0)
+        assert (view.eye - target) @ up == pytest.approx(2.0)
+        (centre, above), depth = view.project(np.array([target, target + 0.1 * up]))
+        assert depth[0] == pytest.approx(4.0)
+        assert above[0] == pytest.approx(centre[0])
+        assert above[1] < centre[1]
+        assert centre[0] / centre[1] == pytest.approx(SIZE[0] / SIZE[1])
+    # What looks to the left stands on the right.
+    assert (beside(SimpleNamespace(pose=pose), target, 50.0, 30.0, 4.0).eye - target)[0] > 0
+
+
+@needs_gl
+@pytest.mark.slow
+def test_the_picture_of_places_is_drawn(tmp_path: Path) -> None:
+    printed = run(sys.executable, "benchmarks/places_picture.py", "--out", tmp_path / "places.png")
+    assert "yellow cylinder" in printed
+    assert (tmp_path / "places.png").stat().st_size > 10_000

@@ -92,7 +92,7 @@ def test_a_missing_package_is_a_problem_with_its_command(module: str, without) -
 
 def test_every_requirement_is_looked_for() -> None:
     names = re.findall(r"^([A-Za-z0-9_-]+)", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)
-    known = {*installation.PACKAGES.values(), *installation.IMAGE_SOURCE_PACKAGES.values()}
+    known = {*installation.PACKAGES.values(), *installation.ROS_SIDE_PACKAGES.values()}
     assert set(names) <= known
 
 

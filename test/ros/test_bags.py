@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from bag_files import save
 from builtin_interfaces.msg import Time
-from rclpy.serialization import deserialize_message, serialize_message
+from rclpy.serialization import deserialize_message
 from ros_harness import ROOT, Peer, Process, camera, publish_until, rgb_message, wait_until
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import Image
 
 from fcclip_core.cli import main
@@ -40,19 +40,6 @@ def drive_messages(count: int) -> list[Image]:
         rgb_message(pixels, "front_optical", Time(sec=100, nanosec=100_000_000 * number))
         for number, pixels in enumerate(pictures)
     ]
-
-
-def save(path: Path, recorded: list[tuple[str, object]], plugin: StoragePlugin = StoragePlugin.MCAP) -> Path:
-    """A bag with messages as a recorder would write them, 100 ms apart."""
-    store = get_typestore(Stores.ROS2_JAZZY)
-    connections = {}
-    with Writer(path, version=8, storage_plugin=plugin) as writer:
-        for number, (topic, message) in enumerate(recorded):
-            if topic not in connections:
-                kind = f"{type(message).__module__.split('.')[0]}/msg/{type(message).__name__}"
-                connections[topic] = writer.add_connection(topic, kind, typestore=store)
-            writer.write(connections[topic], 10**18 + number * 10**8, serialize_message(message))
-    return path
 
 
 def load(path: Path) -> dict[str, list[tuple[int, object]]]:
@@ -198,14 +185,7 @@ def test_a_recorded_run_is_labelled_as_it_was_live(
             while (message := messages.get(timeout=120)[1]).header.stamp != image.header.stamp:
                 assert message.header.stamp.sec == 1, "an answer to another image"
             recorded.append((f"/fcclip/{name}", message))
-    definitions = bags._message_definitions()
-    connections = {}
-    with Writer(tmp_path / "run", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
-        for number, (topic, message) in enumerate(recorded):
-            if topic not in connections:
-                kind = f"{type(message).__module__.split('.')[0]}/msg/{type(message).__name__}"
-                connections[topic] = writer.add_connection(topic, kind, typestore=definitions)
-            writer.write(connections[topic], 10**18 + number * 10**7, serialize_message(message))
+    save(tmp_path / "run", recorded)
     options = ["--topic", "/image", "--overlay", "none"]
     model = {"checkpoint": checkpoint, "shorter_side": shorter_side}
     assert segment(tmp_path / "run", tmp_path / "out", *options, **model) == 0

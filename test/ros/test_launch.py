@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import shutil
 import signal
 import time
@@ -120,6 +121,28 @@ def test_each_of_several_cameras_reads_its_own_topic(launch: Launch, peer: Peer,
     for messages in segments:
         assert messages.get(timeout=90.0)[1].width == 64
     assert peer.node.count_publishers("/zed/image") == peer.node.count_publishers("/oak/image_raw") == 1
+
+
+def test_rviz_shows_the_topics_of_each_camera(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program in the place of RViz says what it was started with."""
+    prefix = tmp_path / "prefix"
+    program = prefix / "lib" / "rviz2" / "rviz2"
+    index = prefix / "share" / "ament_index" / "resource_index" / "packages" / "rviz2"
+    for path in (program, index):
+        path.parent.mkdir(parents=True)
+    index.touch()
+    program.write_text('#!/bin/sh\necho "RVIZ $*"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"{prefix}:{os.environ['AMENT_PREFIX_PATH']}")
+    cameras = {"cameras": "[front, left]", "image_topic": "[/zed/image, /oak/image_raw]", "namespace": "robot"}
+    process = launch(**cameras, autostart="false", rviz="true", fixed_frame="base_link")
+    for name, topic in (("front", "/zed/image"), ("left", "/oak/image_raw")):
+        process.wait_for(f"__node:=rviz_{name}", 60.0)
+        (line,) = (line for line in process.output.splitlines() if "RVIZ" in line and f"rviz_{name}" in line)
+        assert f"-d {SHARE / 'config' / 'fcclip.rviz'} -f base_link " in line
+        rules = [f"image:={topic}", "__ns:=/robot"]
+        rules += [f"fcclip/{output}:=fcclip/{name}/{output}" for output in ("overlay", "points", "detections_3d")]
+        assert all(f" {rule}" in line for rule in rules)
 
 
 def test_time_and_lifecycle_are_left_to_others_on_request(launch: Launch, peer: Peer) -> None:

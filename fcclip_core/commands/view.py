@@ -1,0 +1,144 @@
+"""`fcclip view`: what a node publishes, or a bag holds, in the Rerun viewer."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from fcclip_core.commands.progress import progress_bar
+from fcclip_core.commands.ros_modules import ros_module
+from fcclip_core.errors import FcclipError
+from fcclip_core.whole_file import whole_file
+
+if TYPE_CHECKING:
+    import rerun
+
+VIEWER = "rerun+http://127.0.0.1:9876/proxy"
+"""Where a viewer listens that was started as `rerun` on this machine."""
+
+_PATIENCE = 3.0
+"""Seconds that a viewer has to answer."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command."""
+    parser = subparsers.add_parser(
+        "view",
+        help="look at a running node or at ROS 2 bags: images, labels, labelled cloud and boxes, in Rerun",
+        description="Without BAG the topics of a running node are shown until Ctrl-C. With BAG, what was recorded; "
+        "labels and camera may lie in different bags. Where frames were labelled without depth, but depth and "
+        "camera_info were recorded, cloud and boxes are worked out from those. Needs rerun-sdk.",
+    )
+    parser.add_argument("bags", nargs="*", type=Path, metavar="BAG", help="mcap or sqlite3 (default: a running node)")
+    parser.add_argument("--node", default="/fcclip", metavar="NAME", help="whose labels (default: /fcclip)")
+    parser.add_argument("--camera", action="append", default=[], metavar="NAME", help="of several; may be repeated")
+    parser.add_argument("--image", action="append", default=[], metavar="TOPIC", help="images; one for each camera")
+    parser.add_argument("--depth", action="append", default=[], metavar="TOPIC", help="depth in a bag, likewise")
+    parser.add_argument("--point-step", type=int, default=1, metavar="N", help="every Nth row and column of clouds")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--save", type=Path, metavar="FILE.rrd", help="write a recording instead of opening the viewer")
+    where.add_argument(
+        "--connect",
+        nargs="?",
+        const=VIEWER,
+        metavar="URL",
+        help=f"send to a viewer that runs already, here or on another machine (default: {VIEWER})",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command.
+
+    Returns:
+        0, or 1 if the node for looking could not be made.
+
+    Raises:
+        FcclipError: There is nothing to look at, or nothing to look with.
+    """
+    if args.point_step < 1:
+        raise FcclipError(f"--point-step is {args.point_step}; it must be at least 1")
+    topics = ros_module("fcclip_ros.view.topics", "looking at topics")
+    wanted = topics.Wanted(args.node, tuple(args.camera), tuple(args.image), tuple(args.depth))
+    with _recording(args.save, args.connect) as recording:
+        scene = ros_module("fcclip_ros.view.scene", "looking at topics").Scene(recording, args.point_step)
+        if not args.bags:
+            return ros_module("fcclip_ros.view.live", "looking at a running node").show(scene, wanted)
+        _show_bags(args.bags, scene, wanted)
+    return 0
+
+
+def _show_bags(paths: list[Path], scene: Any, wanted: Any) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    reader = ros_module("fcclip_ros.view.recorded", "looking at a bag")
+    with progress_bar(console) as progress:
+        task = progress.add_task("messages", total=None)
+        reader.show(paths, scene, wanted, say, lambda done: progress.update(task, completed=done))
+
+
+@contextlib.contextmanager
+def _recording(save: Path | None, connect: str | None) -> Iterator[rerun.RecordingStream]:
+    """What is logged goes to a file, to a viewer that runs, or to one that is started here.
+
+    Raises:
+        FcclipError: Rerun is missing, or there is no such place.
+    """
+    try:
+        rr = importlib.import_module("rerun")
+    except ImportError as error:
+        raise FcclipError(f"fcclip view shows things with Rerun ({error}): pip install rerun-sdk") from error
+    recording = rr.RecordingStream("fcclip_view")
+    with contextlib.ExitStack() as stack:
+        if save is not None:
+            if not save.expanduser().parent.is_dir():
+                raise FcclipError(f"--save {save}: there is no folder {save.parent}")
+            recording.save(stack.enter_context(whole_file(save.expanduser())))
+        elif connect:
+            _check_viewer(connect)
+            recording.connect_grpc(connect)
+        else:
+            _check_display()
+            recording.spawn()
+        # Before the file is moved to its place, also when something goes wrong.
+        stack.callback(recording.disconnect)
+        yield recording
+
+
+def _check_viewer(url: str) -> None:
+    """Somebody must listen: Rerun itself would try for a while, and say so in its log only.
+
+    Raises:
+        FcclipError: Nobody does, or this is no URL of a viewer.
+    """
+    parts = urlsplit(url)
+    with contextlib.suppress(ValueError):
+        if parts.scheme.startswith("rerun") and parts.hostname and parts.path == "/proxy":
+            try:
+                socket.create_connection((parts.hostname, parts.port or 443), _PATIENCE).close()
+            except OSError as error:
+                raise FcclipError(f"no viewer listens at --connect {url} ({error}); start one there: rerun") from error
+            return
+    raise FcclipError(f"--connect {url!r} is no URL of a viewer; expected one such as {VIEWER}")
+
+
+def _check_display() -> None:
+    """The viewer is a program of its own, whose complaints would come after this one has ended."""
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise FcclipError(
+            "there is no display here; write a recording with --save FILE.rrd, or send to a viewer on another machine: "
+            "--connect rerun+http://ITS_ADDRESS:9876/proxy"
+        )

@@ -1,0 +1,1 @@
+"""`fcclip view`: topics and bags in the Rerun viewer."""

@@ -1,0 +1,59 @@
+"""Bags -> a scene."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fcclip_core.errors import DepthError, ImageError
+from fcclip_ros.bags import read_messages, topics_in
+from fcclip_ros.view.scene import Scene
+from fcclip_ros.view.topics import SEGMENTS, Wanted, find_parts
+
+
+def show(
+    paths: Sequence[Path], scene: Scene, wanted: Wanted, say: Callable[[str], None], advance: Callable[[int], None]
+) -> None:
+    """Shows what bags hold; several are taken for parts of one recording.
+
+    Args:
+        paths: The bags.
+        scene: Where to.
+        wanted: Whose labels.
+        say: Gets what the user should know.
+        advance: Called with the number of messages that were read.
+
+    Raises:
+        ImageError: A bag cannot be read, they hold no labels of the node, or images that cannot be told apart.
+    """
+    names = ", ".join(map(str, paths))
+    found = [topics_in(path) for path in paths]
+    topics = {topic: kind for one in found for topic, kind in one.items()}
+    try:
+        parts = find_parts(topics, wanted)
+    except ImageError as error:
+        advice = "" if SEGMENTS in topics.values() else "; fcclip segment BAG makes a bag with labels"
+        raise ImageError(f"{names}: {error}{advice}") from error
+    if not any(part.role == "image" for part in parts.values()):
+        say(f"{names}: no images; name the bag that holds them, too")
+    scene.arrange(parts.values(), work_out_places=True)
+    unshown: dict[str, list[str]] = {topic: [] for topic in parts}
+    # Each bag has definitions of its own, so each is read by a reader of its own.
+    merged = heapq.merge(*(read_messages(path, parts) for path in paths), key=lambda item: item.recorded)
+    count = 0
+    for count, item in enumerate(merged, 1):
+        try:
+            scene.show(parts[item.topic], item.message)
+        except (ImageError, DepthError) as error:
+            unshown[item.topic].append(str(error))
+        advance(count)
+    if count == sum(map(len, unshown.values())):
+        raise ImageError(f"{names}: none of {count} messages can be shown" + "".join(f"; {e}" for e in _first(unshown)))
+    for complaint in _first(unshown):
+        say(complaint)
+
+
+def _first(unshown: dict[str, list[str]]) -> list[str]:
+    """A line for each topic with messages that could not be shown."""
+    return [f"{topic}: {len(said)} messages cannot be shown: {said[0]}" for topic, said in unshown.items() if said]

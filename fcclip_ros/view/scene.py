@@ -1,0 +1,230 @@
+"""Messages -> what Rerun shows: for each camera its image, labels, cloud and boxes, at the stamps of the images.
+
+Messages may come from a running node or from a bag, whose reader makes its own classes: only their fields count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import rerun as rr
+import rerun.blueprint as rrb
+from numpy.lib.recfunctions import structured_to_unstructured
+
+from fcclip_core.errors import ImageError
+from fcclip_core.geometry.camera import PinholeCamera
+from fcclip_core.geometry.cloud import POINT
+from fcclip_core.palette import Color, class_color
+from fcclip_ros.depth_input import camera_from_info
+from fcclip_ros.images import size_of, to_labels, to_rgb
+from fcclip_ros.stamps import nanoseconds
+from fcclip_ros.view.places import DepthJoin, LabelledDepth
+from fcclip_ros.view.topics import Part
+
+TIMELINE = "stamp"
+"""Rerun's timeline: when the image was taken."""
+
+_OPACITY = 0.5
+_UNLABELLED = (0, "unlabelled", (96, 96, 96))
+
+
+class Scene:
+    """Shows messages in a Rerun recording."""
+
+    def __init__(self, recording: rr.RecordingStream, point_step: int = 1) -> None:
+        """Prepares; nothing is shown yet.
+
+        Args:
+            recording: Where to.
+            point_step: Of clouds, every so many rows and columns are shown.
+        """
+        self._recording = recording
+        self._point_step = point_step
+        self._cameras: dict[str, _CameraScene] = {}
+
+    def arrange(self, parts: Iterable[Part], *, work_out_places: bool = False) -> None:
+        """Lays out the views of the cameras that `parts` belong to.
+
+        Args:
+            parts: What is going to be shown.
+            work_out_places: Whether to work out clouds and boxes of cameras that have none, from depth.
+        """
+        roles: dict[str, set[str]] = {}
+        for part in parts:
+            roles.setdefault(part.camera, set()).add(part.role)
+        for name in sorted(set(roles) - set(self._cameras)):
+            work_out = work_out_places and "depth" in roles[name] and "points" not in roles[name]
+            self._cameras[name] = _CameraScene(self._recording, name or "camera", self._point_step, work_out)
+        self._recording.send_blueprint(
+            rrb.Blueprint(
+                rrb.Vertical(*[camera.views() for _, camera in sorted(self._cameras.items())]), collapse_panels=True
+            )
+        )
+
+    def show(self, part: Part, message: Any) -> None:
+        """Shows a message.
+
+        Args:
+            part: What it is, of a camera that was arranged.
+            message: As it came.
+
+        Raises:
+            ImageError: It cannot be shown, and why.
+            DepthError: Likewise.
+        """
+        self._cameras[part.camera].show[part.role](message)
+
+
+class _CameraScene:
+    """A camera's entities, below its name: view (a pinhole camera) with image and labels in it, points, boxes."""
+
+    def __init__(self, recording: rr.RecordingStream, root: str, point_step: int, work_out: bool) -> None:
+        self._recording = recording
+        self._root = root
+        self._step = point_step
+        self._camera: PinholeCamera | None = None
+        self._words: dict[int, tuple[str, Color]] = {}
+        self._join = DepthJoin() if work_out else None
+        self.show: dict[str, Callable[[Any], None]] = {
+            "vocabulary": self._vocabulary,
+            "image": self._image,
+            "camera_info": self._camera_info,
+            "depth": self._depth,
+            "semantic": self._semantic,
+            "panoptic": self._panoptic,
+            "segments": self._segments,
+            "points": self._points,
+        }
+        # An optical frame: x right, y down, z forward.
+        recording.log(root, rr.ViewCoordinates.RDF, static=True)
+
+    def views(self) -> rrb.Horizontal:
+        """The image, the same with labels over it, and what is known in space."""
+        view = f"{self._root}/view"
+        flat = rrb.Vertical(
+            rrb.Spatial2DView(origin=view, contents=[f"{view}/image"], name=f"{self._root}: image"),
+            rrb.Spatial2DView(origin=view, name=f"{self._root}: labels"),
+        )
+        return rrb.Horizontal(flat, rrb.Spatial3DView(origin=self._root, name=f"{self._root}: places"))
+
+    # A message each
+
+    def _vocabulary(self, message: Any) -> None:
+        self._learn({item.id: (item.synonyms[0], _color(item.color)) for item in message.classes if item.synonyms})
+
+    def _image(self, message: Any) -> None:
+        self._log("view/image", _encoded(message) if hasattr(message, "format") else rr.Image(to_rgb(message)), message)
+
+    def _camera_info(self, message: Any) -> None:
+        camera = camera_from_info(message, rectified=True)
+        if camera == self._camera:
+            return
+        self._camera = camera
+        matrix = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
+        self._log("view", rr.Pinhole(image_from_camera=matrix, resolution=[camera.width, camera.height]), message)
+        if self._join is not None:
+            self._show_joined(self._join.see_camera(camera))
+
+    def _depth(self, message: Any) -> None:
+        if self._join is not None:
+            self._show_joined(self._join.see_depth(message))
+
+    def _semantic(self, message: Any) -> None:
+        self._log("view/labels", rr.SegmentationImage(to_labels(message), opacity=_OPACITY), message)
+
+    def _panoptic(self, message: Any) -> None:
+        if self._join is not None:
+            self._show_joined(self._join.see_labels("panoptic", message))
+
+    def _segments(self, message: Any) -> None:
+        # Where no vocabulary was recorded, the names are here.
+        self._learn(
+            {
+                item.class_id: (item.name, class_color(item.name))
+                for item in message.segments
+                if item.class_id not in self._words
+            }
+        )
+        places = _said_places(message)
+        if places or self._join is None:
+            self._show_boxes(message, places)
+        if self._join is not None:
+            self._show_joined(self._join.see_labels("segments", message))
+
+    def _points(self, message: Any) -> None:
+        names = tuple(field.name for field in message.fields)
+        if names != POINT.names or message.point_step != POINT.itemsize:
+            raise ImageError(f"the cloud has the fields {', '.join(names)}; expected {', '.join(POINT.names or ())}")
+        if len(message.data) != POINT.itemsize * message.height * message.width:
+            raise ImageError(f"the cloud has {len(message.data)} bytes for {message.height} x {message.width} points")
+        points = np.frombuffer(message.data, POINT).reshape(message.height, message.width)
+        self._show_cloud(message, structured_to_unstructured(points[["x", "y", "z"]]), points["semantic_id"])
+
+    # What they show
+
+    def _show_joined(self, frame: LabelledDepth | None) -> None:
+        if frame is None:
+            return
+        self._show_cloud(frame.segments, frame.points(), frame.class_ids())
+        if not _said_places(frame.segments):
+            self._show_boxes(frame.segments, frame.geometry())
+
+    def _show_cloud(self, message: Any, points: np.ndarray, class_ids: np.ndarray) -> None:
+        """Points in the colours of their classes: `(H, W, 3)`, NaN where unknown, and `(H, W)`."""
+        grid = slice(None, None, self._step), slice(None, None, self._step)
+        known = np.isfinite(points[grid][..., 2])
+        self._log("points", rr.Points3D(points[grid][known], class_ids=class_ids[grid][known]), message)
+
+    def _show_boxes(self, message: Any, places: Mapping[int, Any]) -> None:
+        """The oriented boxes of the things that have a place."""
+        things = [(item, places[item.id]) for item in message.segments if item.is_thing and item.id in places]
+        boxes = rr.Boxes3D(
+            centers=[_vector(place.oriented_center.position) for _, place in things],
+            sizes=[_vector(place.oriented_extents) for _, place in things],
+            quaternions=[_quaternion(place.oriented_center.orientation) for _, place in things],
+            labels=[f"{item.name} {item.score:.2f}" for item, _ in things],
+            class_ids=[item.class_id for item, _ in things],
+        )
+        self._log("boxes", boxes, message)
+
+    def _learn(self, words: dict[int, tuple[str, Color]]) -> None:
+        """Names and colours of class ids; for all times, because a node gives no id to another name."""
+        if words.items() <= self._words.items():
+            return
+        self._words |= words
+        known = [(number, name, color) for number, (name, color) in sorted(self._words.items())]
+        self._recording.log(self._root, rr.AnnotationContext([_UNLABELLED, *known]), static=True)
+
+    def _log(self, entity: str, what: rr.AsComponents, message: Any) -> None:
+        """Shows something from the time on at which the message's image was taken."""
+        stamp = nanoseconds(message.header.stamp)
+        self._recording.set_time(TIMELINE, timestamp=np.datetime64(stamp, "ns"))
+        self._recording.log(f"{self._root}/{entity}", what)
+
+
+def _said_places(message: Any) -> dict[int, Any]:
+    """Where segments are by their SegmentArray, by their ids; nothing from a node without depth."""
+    return {item.id: item.geometry for item in message.segments if item.geometry.valid}
+
+
+def _encoded(message: Any) -> rr.EncodedImage:
+    """A CompressedImage as it is; the viewer decodes it."""
+    if size_of(message) is None:
+        raise ImageError(f"the compressed image (format {message.format[:40]!r}) is neither JPEG nor PNG")
+    contents = bytes(message.data)
+    is_png = contents.startswith(b"\x89PNG")
+    return rr.EncodedImage(contents=contents, media_type=rr.MediaType.PNG if is_png else rr.MediaType.JPEG)
+
+
+def _vector(value: Any) -> tuple[float, float, float]:
+    return value.x, value.y, value.z
+
+
+def _quaternion(value: Any) -> tuple[float, float, float, float]:
+    return value.x, value.y, value.z, value.w
+
+
+def _color(value: Any) -> Color:
+    return round(255 * value.r), round(255 * value.g), round(255 * value.b)
