@@ -123,6 +123,19 @@ def test_speed_compares_backends_by_stage(tmp_path: Path) -> None:
     assert "backbone" in printed
 
 
+@needs_gl
+def test_single_pass_times_what_both_ways_share(tmp_path: Path) -> None:
+    """The clocks are in the model's own modules, which not every backend runs."""
+    out = tmp_path / "single_pass.json"
+    options = ["--checkpoint", "recipe:tiny", "--seed", "7", "--limit", "1", "--shorter-side", "96"]
+    run(sys.executable, "benchmarks/single_pass.py", *options, "--json", out)
+    ways = json.loads(out.read_text())["ways"]
+    shared = [tuple(way["seconds"]["cpu"][stage] for stage in ("backbone", "mask generator")) for way in ways.values()]
+    assert min(shared[0]) > 0
+    assert len(ways) > 1
+    assert set(shared) == {shared[0]}
+
+
 def test_stages_are_compared(tmp_path: Path) -> None:
     out = tmp_path / "stages.json"
     options = ["--cases", "tiny_cat_96", "--backends", "onednn:fp32", "--json", out]
