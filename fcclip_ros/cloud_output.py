@@ -23,7 +23,7 @@ class CloudOutput:
 
     def __init__(self, node: LifecycleNode, topic: str) -> None:
         """Makes the publisher; nothing is published before `start`."""
-        self._logger = node.get_logger()
+        self._node = node
         self._publisher = node.create_lifecycle_publisher(PointCloud2, topic, OUTPUT)
         self._worker: Worker[LabelledFrame] | None = None
 
@@ -48,4 +48,5 @@ class CloudOutput:
             try:
                 self._publisher.publish(points_message(frame))
             except Exception as error:  # Out of memory, a publisher that is gone: the next cloud may be fine.
-                self._logger.warning(f"cloud not published: {type(error).__name__}: {error}", throttle_duration_sec=5.0)
+                text = f"cloud not published: {type(error).__name__}: {error}"
+                self._node.get_logger().warning(text, throttle_duration_sec=5.0)

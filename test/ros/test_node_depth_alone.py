@@ -94,7 +94,7 @@ def test_what_nobody_subscribes_to_is_not_computed(peer: Peer, monkeypatch: pyte
         return called
 
     monkeypatch.setattr(pipeline, "segment_geometry", spy("places", pipeline.segment_geometry))
-    monkeypatch.setattr("fcclip_ros.outputs.points_message", spy("points", points_message))
+    monkeypatch.setattr("fcclip_ros.cloud_output.points_message", spy("points", points_message))
     monkeypatch.setattr(depth_input, "depth_in_metres", spy("metres", depth_input.depth_in_metres))
     values = {"checkpoint": "fake", "vocabulary": ["cup", "plate"], "use_depth": True}
     overrides = [Parameter(name, value=value) for name, value in values.items()]
