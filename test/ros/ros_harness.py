@@ -80,13 +80,20 @@ class Peer:
             self._clients[name] = self.node.create_client(kind, name)
         client, answered = self._clients[name], threading.Event()
         assert client.wait_for_service(timeout_sec=20.0), f"no service {name}"
-        future = client.call_async(kind.Request() if request is None else request)
-        future.add_done_callback(lambda _: answered.set())
+        futures: list[Any] = []
+
+        def send() -> None:
+            futures.append(client.call_async(kind.Request() if request is None else request))
+            futures[-1].add_done_callback(lambda _: answered.set())
 
         def result(timeout: float = 20.0) -> Any:
-            assert answered.wait(timeout), f"{name} did not answer within {timeout} s"
-            return future.result()
+            if not answered.wait(timeout / 2):
+                # On a busy machine DDS may lose what is sent while client and server are being introduced.
+                send()
+            assert answered.wait(timeout / 2), f"{name} did not answer within {timeout} s"
+            return next(future.result() for future in futures if future.done())
 
+        send()
         return result
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -249,10 +250,15 @@ class Waiter:
     def send(self, *words: str, **more: Any) -> Any:
         """Returns the handle of a goal."""
         goal = WaitFor.Goal(words=list(words), **more)
-        future = self._client.send_goal_async(goal, lambda message: self.feedback.put(message.feedback))
-        wait_until(future.done)
-        assert future.result().accepted
-        return future.result()
+        futures: list[Any] = []
+        for _ in range(2):  # As with services, a goal may get lost on a busy machine.
+            futures.append(self._client.send_goal_async(goal, lambda message: self.feedback.put(message.feedback)))
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: any(future.done() for future in futures))
+                break
+        handle = next(future.result() for future in futures if future.done())
+        assert handle.accepted
+        return handle
 
     def result(self, goal: Any, timeout: float = 10.0) -> tuple[int, WaitFor.Result]:
         future = goal.get_result_async()
