@@ -30,13 +30,22 @@ def _claim_domain() -> tuple[int, socket.socket]:
 
 
 _DOMAIN, _HOLDER = _claim_domain()
-os.environ["ROS_DOMAIN_ID"] = str(_DOMAIN)
+os.environ["ROS_DOMAIN_ID"] = str(_DOMAIN)  # For what is imported; each module of tests gets one of its own.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
     os.environ.setdefault(_name, str(_PROFILE))
 
 from ros_harness import Peer, Process  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def domain() -> Iterator[None]:
+    """A domain for each module: nodes that an earlier one left behind would be found in the place of its own."""
+    number, holder = _claim_domain()
+    with pytest.MonkeyPatch.context() as patch, holder:
+        patch.setenv("ROS_DOMAIN_ID", str(number))
+        yield
 
 
 @pytest.fixture
