@@ -113,6 +113,11 @@ class Perception(LifecycleNode):
             return False
         return self._transitions.stop(_SHUTDOWN_PATIENCE) and self._pipeline is None
 
+    def destroy_node(self) -> None:
+        """As rclpy's, which leaves action servers; one that is left keeps the node in the ROS graph."""
+        self._wait_for.destroy()
+        super().destroy_node()
+
     # Lifecycle, on the transitions' thread
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -48,6 +48,10 @@ class WaitForAction:
             callback_group=ReentrantCallbackGroup(),
         )
 
+    def destroy(self) -> None:
+        """Ends the action server."""
+        self._server.destroy()
+
     def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
         watch = self._watches.get(bytes(goal.goal_id.uuid))
         if watch is not None:

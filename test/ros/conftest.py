@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -13,22 +14,41 @@ _ROOT = Path(__file__).resolve().parents[2]
 _PROFILE = _ROOT / "config" / "fastdds.xml"
 
 
+_PARTICIPANTS = 16
+"""As many participants of a domain are looked for; of each, the port that others reach it at."""
+
+
+def _participants(domain: int) -> list[int]:
+    """Those of a domain that are on this machine, by their number there."""
+    found = []
+    for number in range(_PARTICIPANTS):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("0.0.0.0", 7_400 + 250 * domain + 10 + 2 * number))
+            except OSError:
+                found.append(number)
+    return found
+
+
 def _claim_domain() -> tuple[int, socket.socket]:
-    """Finds a DDS domain that nobody on this machine uses, and holds a port so that no other test session takes it."""
-    for domain in range(1, 100):
-        holder, probe = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    """Takes a DDS domain that nobody on this machine uses, and holds a port so that no other test session takes it.
+
+    Never the same one twice: what is left in a domain would be found in the place of what was started there later.
+    """
+    for domain in _DOMAINS:
+        holder = socket.socket()
         try:
             holder.bind(("127.0.0.1", 27_400 + domain))
-            # The port on which the first participant of a domain listens for others.
-            probe.bind(("0.0.0.0", 7_410 + 250 * domain))
-            return domain, holder
         except OSError:
             holder.close()
-        finally:
-            probe.close()
+            continue
+        if not _participants(domain):
+            return domain, holder
+        holder.close()
     raise RuntimeError("no free ROS domain")
 
 
+_DOMAINS = iter(range(1, 100))
 _DOMAIN, _HOLDER = _claim_domain()
 os.environ["ROS_DOMAIN_ID"] = str(_DOMAIN)  # For what is imported; each module of tests gets one of its own.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -41,11 +61,13 @@ from ros_harness import Peer, Process  # noqa: E402
 
 @pytest.fixture(scope="module", autouse=True)
 def domain() -> Iterator[None]:
-    """A domain for each module: nodes that an earlier one left behind would be found in the place of its own."""
+    """A domain for each module, in which nothing may be left: it would take time from all modules that follow."""
     number, holder = _claim_domain()
     with pytest.MonkeyPatch.context() as patch, holder:
         patch.setenv("ROS_DOMAIN_ID", str(number))
         yield
+        gc.collect()
+        assert not (left := _participants(number)), f"DDS participants {left} of domain {number} were not ended"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import queue
 import signal
@@ -23,7 +24,9 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters
+from rclpy.action import ActionClient
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
@@ -54,12 +57,13 @@ class Peer:
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._clients: dict[str, Any] = {}
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
     def _spin(self) -> None:
         try:
-            while self.context.ok():
+            while self.context.ok() and not self._ending.is_set():
                 self._executor.spin_once()
         except ExternalShutdownException:
             pass
@@ -97,9 +101,21 @@ class Peer:
         return result
 
     def close(self) -> None:
-        rclpy.shutdown(context=self.context, uninstall_handlers=False)
+        # As a task: merely woken, an executor goes on waiting for a callback.
+        self._executor.create_task(self._ending.set)
         self._thread.join(timeout=5.0)
+        # Before the node: a wait that has not ended holds the node's handles, and others would go on finding the node.
+        self._executor.shutdown(timeout_sec=5.0)
+        for waitable in tuple(self.node.waitables):
+            if isinstance(waitable, ActionClient):  # Left by destroy_node.
+                waitable.destroy()
         self.node.destroy_node()
+        lifecycle = isinstance(self.node, LifecycleNode)
+        del self.node
+        if lifecycle:
+            # Its state machine, which destroy_node leaves, keeps it in the ROS graph: the next one would be a second.
+            gc.collect()
+        rclpy.shutdown(context=self.context, uninstall_handlers=False)
 
 
 TRANSITIONS = {

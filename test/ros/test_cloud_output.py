@@ -18,12 +18,12 @@ from fcclip_ros.qos import OUTPUT
 
 
 @pytest.fixture
-def node() -> Iterator[LifecycleNode]:
-    """An active node."""
-    peer = Peer(lambda **options: LifecycleNode("cloudy", **options))
-    peer.node.trigger_configure()
-    yield peer.node
-    peer.close()
+def host() -> Iterator[Peer]:
+    """A configured node."""
+    host = Peer(lambda **options: LifecycleNode("cloudy", **options))
+    host.node.trigger_configure()
+    yield host
+    host.close()
 
 
 def cloud_threads() -> list[str]:
@@ -31,7 +31,7 @@ def cloud_threads() -> list[str]:
 
 
 def test_a_cloud_that_fails_is_said_and_the_next_one_comes(
-    node: LifecycleNode, peer: Peer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    host: Peer, peer: Peer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def message_of(frame: SimpleNamespace) -> PointCloud2:
         if frame.broken:
@@ -39,8 +39,8 @@ def test_a_cloud_that_fails_is_said_and_the_next_one_comes(
         return PointCloud2(width=frame.width)
 
     monkeypatch.setattr(cloud_output, "points_message", message_of)
-    clouds = CloudOutput(node, "/points")
-    node.trigger_activate()
+    clouds = CloudOutput(host.node, "/points")
+    host.node.trigger_activate()
     arrived = peer.listen(PointCloud2, "/points", OUTPUT)
     wait_until(lambda: clouds._publisher.get_subscription_count())
     clouds.put(SimpleNamespace(broken=False, width=1))  # Not started: nothing comes of it.
@@ -57,11 +57,11 @@ def test_a_cloud_that_fails_is_said_and_the_next_one_comes(
     assert arrived.empty()
 
 
-def test_nobody_subscribes_so_nothing_is_made(node: LifecycleNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_subscribes_so_nothing_is_made(host: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
     monkeypatch.setattr(cloud_output, "points_message", made.append)
-    clouds = CloudOutput(node, "/points")
-    node.trigger_activate()
+    clouds = CloudOutput(host.node, "/points")
+    host.node.trigger_activate()
     clouds.start()
     clouds.put(SimpleNamespace())
     time.sleep(0.2)  # For a thread that had something to do.
