@@ -89,5 +89,5 @@ def start_process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
     yield start
     for process in processes:
-        process.kill()
+        process.close()
         print(process.output)

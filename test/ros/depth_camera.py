@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from ros_harness import RELIABLE, Peer, camera, drain, flat_image, rgb_message
+from ros_harness import RELIABLE, Peer, camera, chosen_reliabilities, drain, flat_image, rgb_message, wait_until
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -49,6 +49,8 @@ class DepthCamera:
 
     def __init__(self, peer: Peer, depth_reliability: Any = RELIABLE, name: str = "") -> None:
         """`name` is what the topics begin with, such as "/front"."""
+        self._peer = peer
+        self._depth_reliability = depth_reliability
         self._image = camera(peer, f"{name}/image")
         self._depth = camera(peer, f"{name}/depth", depth_reliability)
         self._info = camera(peer, f"{name}/camera_info", RELIABLE, CameraInfo)
@@ -96,10 +98,17 @@ class DepthCamera:
         return stamp
 
     def publish_until(self, arrived: Callable[[], Any], timeout: float = 20.0, rate: float = 20.0, **frame: Any) -> Any:
-        """Publishes frames until `arrived` returns something true, and returns that."""
+        """Publishes frames until `arrived` returns something true, and returns that; nothing is lost from then on."""
+        wait_until(self._settled, timeout)
         end = time.monotonic() + timeout
         while not (value := arrived()):
             assert time.monotonic() < end, f"published for {timeout} s in vain"
             self.publish(**frame)
             time.sleep(1.0 / rate)
         return value
+
+    def _settled(self) -> bool:
+        """Whether the image is subscribed to, and with the reliability that is offered; before, frames may be lost."""
+        offered = {self._image: RELIABLE, self._depth: self._depth_reliability, self._info: RELIABLE}
+        chosen = {publisher: chosen_reliabilities(self._peer, publisher.topic_name) for publisher in offered}
+        return bool(chosen[self._image]) and all(chosen[publisher] <= {offered[publisher]} for publisher in offered)

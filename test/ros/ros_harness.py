@@ -167,6 +167,12 @@ class Process:
             self._process.kill()
             self._process.wait()
 
+    def close(self) -> None:
+        """Makes sure that it has ended; gently, since a killed node stays in the ROS graph for 20 s."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.end(timeout=5.0)
+        self.kill()
+
 
 @contextlib.contextmanager
 def running(command: Sequence[str], log: Path, *texts: str) -> Iterator[Process]:
@@ -177,7 +183,7 @@ def running(command: Sequence[str], log: Path, *texts: str) -> Iterator[Process]
             process.wait_for(text)
         yield process
     finally:
-        process.kill()
+        process.close()
         print(process.output)
 
 
@@ -211,6 +217,11 @@ class Camera:
 
 def camera(peer: Peer, topic: str = "/image", reliability: ReliabilityPolicy = RELIABLE, kind: type = Image) -> Any:
     return peer.node.create_publisher(kind, topic, image_profile(reliability))
+
+
+def chosen_reliabilities(peer: Peer, topic: str) -> set[ReliabilityPolicy]:
+    """What a topic's subscribers chose; while one follows a publisher that is new, frames are lost."""
+    return {info.qos_profile.reliability for info in peer.node.get_subscriptions_info_by_topic(topic)}
 
 
 def fake_node(seconds: float, *ros_arguments: str, encoding: float = 0.0) -> tuple[str, ...]:

@@ -17,11 +17,13 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameters
 from ros_harness import (
+    RELIABLE,
     WORDS,
     Camera,
     Peer,
     Process,
     camera,
+    chosen_reliabilities,
     drain,
     fake_node,
     flat_image,
@@ -106,6 +108,7 @@ def test_compressed_images_names_and_namespaces(start_process: Callable[..., Pro
     segments = peer.listen(msg.SegmentArray, "/robot/fcclip/segments", OUTPUT)
     diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
     publisher = camera(peer, "/front/image_raw/compressed", kind=CompressedImage)
+    wait_until(lambda: chosen_reliabilities(peer, "/front/image_raw/compressed") == {RELIABLE})
     buffer = io.BytesIO()
     PIL.Image.fromarray(flat_image(20, 30)).save(buffer, "jpeg")
     whole = CompressedImage(format="rgb8; jpeg compressed bgr8", data=array("B", buffer.getvalue()))

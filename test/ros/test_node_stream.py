@@ -19,6 +19,7 @@ from ros_harness import (
     Peer,
     Process,
     camera,
+    chosen_reliabilities,
     drain,
     fake_node,
     flat_image,
@@ -83,6 +84,7 @@ def test_bad_frames_are_counted_named_and_survived(quick_node: Process, peer: Pe
     segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
     diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
     publisher = camera(peer)
+    wait_until(lambda: chosen_reliabilities(peer, "/image") == {RELIABLE})
     good = rgb_message(flat_image())
     publish_until(publisher, good, lambda: not segments.empty())
     for bad, kind, complaint in (
