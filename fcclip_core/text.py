@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fcclip_core.errors import CheckpointError
 from fcclip_core.model.text_tower import TextTower
+from fcclip_core.model.token_tree import TokenTree, in_groups
 from fcclip_core.whole_file import whole_file
 
 TEMPLATES = (
@@ -54,7 +55,9 @@ Progress = Callable[[int, int], None]
 
 _TEXT_LENGTH = CONTEXT_LENGTH - 2
 _CHUNK = 16
-_BATCH = 56
+_TREE = 1200
+"""Tokens of prompts that are read together. More share more, but attention grows with the square of what is left."""
+
 _RELEASE_AFTER = 60.0
 _CACHE_FORMAT = "fcclip text row 1"
 _DIGEST_SIZE = hashlib.sha256().digest_size
@@ -104,8 +107,6 @@ class TextRows:
 
     def _learn(self, names: list[str], progress: Progress | None) -> None:
         new = [name for name in names if not self._recall(name)]
-        # Names of like length share a batch with little padding.
-        new.sort(key=len)
         for start in range(0, len(new), _CHUNK):
             chunk = new[start : start + _CHUNK]
             for name, row in zip(chunk, _template_mean(chunk, self._encode(prompts_for(chunk))), strict=True):
@@ -211,15 +212,19 @@ def tokenize(prompts: Iterable[str]) -> Tensor:
     Returns:
         int64 `(N, L)`: start token, text, end token, zeros; L is the longest prompt's length, at most 77.
     """
-    prompts = list(prompts)
+    rows = [torch.tensor(row) for row in _token_rows(list(prompts))]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+def _token_rows(prompts: list[str]) -> list[list[int]]:
+    """Start token, text and end token of each prompt."""
     texts = [_tokenizer().encode(prompt) for prompt in prompts]
     cut = [prompt for prompt, text in zip(prompts, texts, strict=True) if len(text) > _TEXT_LENGTH]
     if cut:
         what = f"{len(cut)} of {len(prompts)} prompts, the first being {cut[0][:80]!r}"
         _logger.warning("CLIP reads %d tokens; what comes after them does not count in %s", CONTEXT_LENGTH, what)
     start, end = _tokenizer().sot_token_id, _tokenizer().eot_token_id
-    rows = [torch.tensor([start, *text[:_TEXT_LENGTH], end]) for text in texts]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return [[start, *text[:_TEXT_LENGTH], end] for text in texts]
 
 
 def is_cut(name: str) -> bool:
@@ -263,11 +268,8 @@ def _template_mean(names: list[str], embeddings: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _encode(tower: TextTower, prompts: list[str], device: torch.device | str) -> Tensor:
-    """Embeds prompts in batches of like length, each cut after its own last end token."""
-    tokens = tokenize(prompts)
-    lengths = tokens.argmax(-1) + 1
+    """Embeds prompts, those that stand together as one tree."""
     embeddings = []
-    order = lengths.argsort()
-    for batch in order.split(_BATCH):
-        embeddings.append(tower(tokens[batch, : int(lengths[batch].max())].to(device)).float().cpu())
-    return torch.cat(embeddings)[order.argsort()]
+    for group in in_groups(_token_rows(prompts), _TREE):
+        embeddings.append(tower.read(TokenTree.of(group).to(device)).float().cpu())
+    return torch.cat(embeddings)

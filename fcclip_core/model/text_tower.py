@@ -10,6 +10,7 @@ from open_clip.transformer import LayerNorm, QuickGELU, Transformer
 from torch import Tensor, nn
 
 from fcclip_core.model.config import ModelConfig
+from fcclip_core.model.token_tree import TokenTree
 
 
 class TextTower(nn.Module):
@@ -47,9 +48,25 @@ class TextTower(nn.Module):
             `(N, D)`, not normalised.
         """
         length = tokens.shape[1]
-        x = self.token_embedding(tokens) + self.positional_embedding[:length]
-        causal = torch.full((length, length), -torch.inf, dtype=x.dtype, device=x.device).triu(1)
-        x = self.ln_final(self.transformer(x, attn_mask=causal))
+        follows = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+        x = self._states(tokens, torch.arange(length, device=tokens.device), follows)
         # The end token has the largest number of all.
-        at_end = x[torch.arange(len(x), device=x.device), tokens.argmax(-1)]
-        return at_end @ self.text_projection
+        return self._embedding(x[torch.arange(len(x), device=x.device), tokens.argmax(-1)])
+
+    def read(self, tree: TokenTree) -> Tensor:
+        """Embeds the prompts of a tree, as `forward` does; what they share is computed once.
+
+        Returns:
+            `(N, D)`, not normalised.
+        """
+        x = self._states(tree.tokens[None], tree.positions, tree.follows)[0]
+        return self._embedding(x[tree.ends])
+
+    def _states(self, tokens: Tensor, positions: Tensor, follows: Tensor) -> Tensor:
+        """`(N, L, width)` of tokens `(N, L)` that see those which they follow, bool `(L, L)`."""
+        x = self.token_embedding(tokens) + self.positional_embedding[positions]
+        mask = torch.zeros(follows.shape, dtype=x.dtype, device=x.device).masked_fill_(~follows, -torch.inf)
+        return self.transformer(x, attn_mask=mask)
+
+    def _embedding(self, states: Tensor) -> Tensor:
+        return self.ln_final(states) @ self.text_projection
