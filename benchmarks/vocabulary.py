@@ -86,9 +86,13 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def new_names() -> Iterator[str]:
-    """Names that sound like things, each another one."""
+    """Names that sound like things, each another one; neighbours share no word, as in a list that somebody writes."""
     nouns = Vocabulary.load(_NOUNS).names
-    return (f"{adjective} {noun}" for adjective in _ADJECTIVES for noun in nouns)
+    return (
+        f"{adjective} {nouns[(turn + place) % len(nouns)]}"
+        for turn in range(len(nouns))
+        for place, adjective in enumerate(_ADJECTIVES)
+    )
 
 
 def vocabulary_of(names: Iterator[str], count: int) -> Vocabulary:

@@ -126,6 +126,7 @@ class Segmenter:
         self.provenance = checkpoint.provenance
         self.train_vocabulary = checkpoint.train_vocabulary
         self._settings = self._with_preset(settings or InferenceSettings(shorter_side=0))
+        _limit_threads(self._settings)
         self._model = load_model(checkpoint)
         self._backend: FallbackBackend = create_backend(
             backend, self._model, resolve_device(device), precision=precision, cache_dir=cache_dir
@@ -204,6 +205,7 @@ class Segmenter:
             width: Likewise.
             progress: Called with (what is being done, units done, units in all).
         """
+        _limit_threads(self._settings)
         self._backend.prepare(1, *self.padded_size(height, width), progress)
 
     def prepare_vocabulary(
@@ -285,7 +287,7 @@ class Segmenter:
             colors=(*snapshot.colors, *added.colors),
             seen=(*snapshot.seen, *(bool(flag) for flag in seen)),
             classifier=snapshot.classifier.extended(
-                kept, self._text.rows(added.synonyms), added.synonym_counts, torch.from_numpy(seen)
+                kept, self._rows_of(added.synonyms), added.synonym_counts, torch.from_numpy(seen)
             ),
         )
 
@@ -304,7 +306,7 @@ class Segmenter:
         for name in names:
             VocabularyClass((name,))
         return TextEmbeddings(
-            rows=self._text.rows(names, progress).numpy(),
+            rows=self._rows_of(names, progress).numpy(),
             logit_scale=min(self._model.clip_logit_scale.exp().item(), MAX_LOGIT_SCALE),
             model=self._text_tower_id,
         )
@@ -435,8 +437,7 @@ class Segmenter:
 
     def _frame_settings(self, settings: InferenceSettings) -> InferenceSettings:
         """Settings with the preset's defaults filled in; sets the number of threads."""
-        if settings.num_threads and torch.get_num_threads() != settings.num_threads:
-            torch.set_num_threads(settings.num_threads)
+        _limit_threads(settings)
         return self._with_preset(settings)
 
     def _with_preset(self, settings: InferenceSettings) -> InferenceSettings:
@@ -446,11 +447,15 @@ class Segmenter:
             settings = replace(settings, shorter_side=min(self.config.shorter_side, settings.max_size))
         return settings
 
+    def _rows_of(self, names: Sequence[str], progress: Progress | None = None) -> Tensor:
+        _limit_threads(self._settings)
+        return self._text.rows(names, progress)
+
     def _text_rows(
         self, vocabulary: Vocabulary, given: np.ndarray | Tensor | None, progress: Progress | None
     ) -> Tensor:
         if given is None:
-            return self._text.rows(vocabulary.synonyms, progress)
+            return self._rows_of(vocabulary.synonyms, progress)
         rows = torch.as_tensor(given, dtype=torch.float32)
         expected = (len(vocabulary.synonyms), self.config.embed_dim)
         if tuple(rows.shape) != expected:
@@ -460,6 +465,12 @@ class Segmenter:
         if not torch.allclose(rows.norm(dim=-1), torch.ones(len(rows)), atol=1e-3):
             raise VocabularyError("text_embeddings holds rows that are not of unit length; divide each by its L2 norm")
         return rows
+
+
+def _limit_threads(settings: InferenceSettings) -> None:
+    """Sets torch's number of threads, which holds for the thread that sets it: whoever computes has to."""
+    if settings.num_threads and torch.get_num_threads() != settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
 
 
 class _StageClock:

@@ -21,7 +21,8 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from fcclip_core.errors import CheckpointError
+from fcclip_core.errors import BackendError, CheckpointError
+from fcclip_core.model.onednn import text_tower_for_processor
 from fcclip_core.model.text_tower import TextTower
 from fcclip_core.model.token_tree import TokenTree, in_groups
 from fcclip_core.whole_file import whole_file
@@ -183,7 +184,7 @@ class TextEncoder:
             if self._timer is not None:
                 self._timer.cancel()
             if self._tower is None:
-                self._tower = self._load_tower().to(self._device)
+                self._tower = _for_device(self._load_tower(), self._device)
             try:
                 return _encode(self._tower, prompts, self._device)
             finally:
@@ -264,6 +265,22 @@ def _template_mean(names: list[str], embeddings: Tensor) -> Tensor:
             "the checkpoint again"
         )
     return rows
+
+
+@torch.no_grad()
+def _for_device(tower: TextTower, device: torch.device | str) -> TextTower:
+    """The tower on its device, in the fastest form that gives its answer there."""
+    tower = tower.to(device)
+    if torch.device(device).type != "cpu":
+        return tower
+    try:
+        fused = text_tower_for_processor(tower)
+        probe = TokenTree.of(_token_rows([TEMPLATES[0].format("cup")]))
+        torch.testing.assert_close(fused.read(probe), tower.read(probe), rtol=1e-3, atol=1e-4)
+    except (BackendError, RuntimeError, AssertionError) as error:
+        _logger.warning("words are encoded without oneDNN's fused products, half as fast: %s", error)
+        return tower
+    return fused
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.mask_decoder import Attention, MaskDecoder, MaskPrediction
 from fcclip_core.model.pixel_decoder import PixelDecoderOutput
 from fcclip_core.model.precision import in_precision
+from fcclip_core.model.text_tower import TextTower
 from fcclip_core.processor import has_bfloat16
 
 
@@ -42,8 +43,7 @@ def for_processor(model: FCCLIP, dtype: torch.dtype, *, native: bool) -> FCCLIP:
     Raises:
         BackendError: torch was built without oneDNN.
     """
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        raise BackendError(f"torch {torch.__version__} was built without oneDNN's fused products")
+    _check_library()
     fused = in_precision(model, dtype)
     decoder = in_precision(model.mask_decoder, torch.float32)
     _replace(decoder, torch.float32, native)
@@ -55,6 +55,29 @@ def for_processor(model: FCCLIP, dtype: torch.dtype, *, native: bool) -> FCCLIP:
     _replace(fused, dtype, native)
     set_sampler(fused, sample_by_index)
     return fused.to(memory_format=torch.channels_last)
+
+
+def text_tower_for_processor(tower: TextTower) -> TextTower:
+    """A copy of a text tower in float32, for inference on the CPU; weights are shared, and `tower` stays as it is.
+
+    Raises:
+        BackendError: torch was built without oneDNN.
+    """
+    _check_library()
+    fused = in_precision(tower, torch.float32)
+    for block in fused.transformer.resblocks:
+        first, activation, last = block.mlp
+        if isinstance(activation, nn.GELU):
+            block.mlp = nn.Sequential(FusedLinear(first, "gelu"), FusedLinear(last))
+        else:
+            block.mlp = nn.Sequential(FusedLinear(first), activation, FusedLinear(last))
+        block.attn = FusedSelfAttention(block.attn)
+    return fused
+
+
+def _check_library() -> None:
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        raise BackendError(f"torch {torch.__version__} was built without oneDNN's fused products")
 
 
 class FusedLinear(nn.Module):
@@ -95,6 +118,24 @@ class FusedBlock(nn.Module):
         shortcut = x.permute(0, 2, 3, 1)
         summed = torch.ops.mkldnn._linear_pointwise.binary(hidden, shortcut, self.weight, self.bias, "add")
         return summed.permute(0, 3, 1, 2)
+
+
+class FusedSelfAttention(nn.Module):
+    """torch's multi-head attention of a sequence to itself, called as open_clip's transformer calls it."""
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        """Takes over the weights of `attention`."""
+        super().__init__()
+        self.weight, self.bias = attention.in_proj_weight, attention.in_proj_bias
+        self.out = FusedLinear(attention.out_proj)
+        self._heads = attention.num_heads
+
+    def forward(self, x: Tensor, *_: Tensor, need_weights: bool, attn_mask: Tensor) -> tuple[Tensor]:
+        """`(B, L, C)` and additive mask `(L, L)` -> `(B, L, C)`, alone in a tuple."""
+        projected = _project(x, self.weight, self.bias).unflatten(-1, (3, self._heads, -1))
+        query, key, value = projected.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask)
+        return (self.out(attended.transpose(1, 2).flatten(2)),)
 
 
 class MixedNorm(nn.Module):

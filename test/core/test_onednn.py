@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,14 @@ from fcclip_core.backends.onednn import OneDnnBackend
 from fcclip_core.checkpoints import load_checkpoint, load_model
 from fcclip_core.errors import BackendError
 from fcclip_core.model import deformable_native
+from fcclip_core.model.config import TINY, TextConfig
 from fcclip_core.model.deformable_attention import DeformableAttention
 from fcclip_core.model.deformable_native import NativeDeformableAttention, compile_kernel, takes
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
-from fcclip_core.model.onednn import FusedBlock, for_processor
+from fcclip_core.model.onednn import FusedBlock, FusedLinear, for_processor, text_tower_for_processor
+from fcclip_core.model.text_tower import TextTower
+from fcclip_core.model.token_tree import TokenTree
+from fcclip_core.text import tokenize
 
 CPU = torch.device("cpu")
 
@@ -126,6 +131,23 @@ def test_float32_gives_eagers_answer(kernel: None, model: FCCLIP, native: bool) 
         found = for_processor(model, torch.float32, native=native)(picture())
     assert distance(found, expected) < 1e-3
     assert torch.equal(found.mask_survives, expected.mask_survives)
+
+
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_a_text_tower_gives_the_plain_answer(quick_gelu: bool) -> None:
+    torch.manual_seed(0)
+    text = TextConfig(width=64, heads=4, layers=3, quick_gelu=quick_gelu)
+    tower = TextTower(replace(TINY, text=text, embed_dim=48)).eval().requires_grad_(False)
+    for parameter in tower.parameters():
+        parameter.mul_(5.0)  # Weights of a size at which the two activations differ visibly.
+    kinds = [type(module) for module in tower.modules()]
+    fused = text_tower_for_processor(tower)
+    assert sum(isinstance(module, FusedLinear) for module in fused.modules()) == 3 * 3
+    assert [type(module) for module in tower.modules()] == kinds
+    tokens = tokenize(["a cup", "a photo of a rather large espresso machine."])
+    tree = TokenTree.of([[7, 1, 2, 9], [7, 1, 9], [7, 3, 9]])
+    torch.testing.assert_close(fused(tokens), tower(tokens), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fused.read(tree), tower.read(tree), rtol=1e-4, atol=1e-4)
 
 
 def test_the_model_stays_as_it_is(kernel: None, model: FCCLIP) -> None:

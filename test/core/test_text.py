@@ -266,23 +266,43 @@ def test_the_encoder_returns_embeddings_in_the_order_of_the_prompts() -> None:
 
 
 def test_the_tower_is_loaded_once_for_many_words_and_released_after_them() -> None:
-    alive: list[weakref.ref] = []
+    loads: list[int] = []
 
     def load() -> TextTower:
-        tower = TextTower(TINY).eval()
-        alive.append(weakref.ref(tower))
-        return tower
+        loads.append(1)
+        return TextTower(TINY).eval()
 
-    rows = TextRows(TextEncoder(load, release_after=0.3), "tower")
-    assert not alive
+    encoder = TextEncoder(load, release_after=0.3)
+    rows = TextRows(encoder, "tower")
+    assert not loads
     rows.rows([f"name {i}" for i in range(40)])
-    assert len(alive) == 1
+    assert len(loads) == 1 and encoder._tower is not None
+    held = weakref.ref(encoder._tower)
     deadline = time.monotonic() + 20
-    while alive[0]() is not None and time.monotonic() < deadline:
+    while held() is not None and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert alive[0]() is None
+    assert held() is None
     rows.rows(["another"])
-    assert len(alive) == 2
+    assert len(loads) == 2
+
+
+@pytest.mark.parametrize("trouble", ["missing", "wrong"])
+def test_a_processor_on_which_fused_products_fail_encodes_all_the_same(
+    trouble: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    tower = TextTower(TINY).eval()
+    expected = TextEncoder(lambda: tower)(["a cup"])
+
+    def fused(given: TextTower) -> TextTower:
+        if trouble == "missing":
+            raise RuntimeError("could not create a primitive")
+        return TextTower(TINY).eval()
+
+    assert not caplog.messages
+    monkeypatch.setattr(text, "text_tower_for_processor", fused)
+    torch.testing.assert_close(TextEncoder(lambda: tower)(["a cup"]), expected)
+    assert any("without oneDNN's fused products" in message for message in caplog.messages)
 
 
 def test_a_tower_in_use_is_not_released(monkeypatch: pytest.MonkeyPatch) -> None:
