@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def first_line(said: object) -> str:
+    """The beginning of what a library or a program said; the rest is a trace, or pages of advice."""
+    return str(said).strip().partition("\n")[0][:300]
+
+
 class FcclipError(Exception):
     """Base of every error that this package raises on purpose."""
 

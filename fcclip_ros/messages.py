@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
 from fcclip_core.errors import VocabularyError
 from fcclip_core.geometry.segments import SegmentGeometry
+from fcclip_core.palette import Color
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 from fcclip_ros.message_data import blank_data
@@ -320,11 +321,15 @@ def _class_from_message(number: int, item: msg.VocabularyClass) -> VocabularyCla
         raise VocabularyError(f"class {number}: {error}") from error
 
 
-def _color_from_message(color: ColorRGBA) -> tuple[int, int, int] | None:
+def color_of(color: Any) -> Color:
+    """A std_msgs/ColorRGBA, ROS's own or a bag reader's, without alpha."""
+    return round(255 * color.r), round(255 * color.g), round(255 * color.b)
+
+
+def _color_from_message(color: ColorRGBA) -> Color | None:
     channels = (color.r, color.g, color.b)
     if color.a == 0:
         return None
     if not all(0.0 <= channel <= 1.0 for channel in channels):
         raise VocabularyError(f"color is {channels}; expected three numbers between 0 and 1, or alpha 0 to choose one")
-    red, green, blue = (round(255 * channel) for channel in channels)
-    return red, green, blue
+    return color_of(color)

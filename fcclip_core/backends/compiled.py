@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcclip_core.errors import BackendError
+from fcclip_core.errors import BackendError, first_line
 from fcclip_core.model.deformable_attention import Sampler, sample_by_grid, sample_by_index, set_sampler
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 from fcclip_core.model.precision import in_precision
@@ -156,9 +156,7 @@ def _explained(what: str) -> Iterator[None]:
             advice = "there is too little free memory: lower shorter_side, or take backend tensorrt or eager"
         else:
             advice = "torch.compile needs a C++ compiler, and Triton on a GPU; backend eager needs neither"
-        # What comes after the first line is a trace, or pages of advice.
-        said = str(cause).strip().partition("\n")[0][:300]
-        raise BackendError(f"{what}: {type(cause).__name__}: {said}; {advice}") from error
+        raise BackendError(f"{what}: {type(cause).__name__}: {first_line(cause)}; {advice}") from error
 
 
 def _innermost(error: BaseException) -> BaseException:

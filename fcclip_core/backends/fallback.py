@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fcclip_core.backends.interface import Backend, FormDeclined, Progress
-from fcclip_core.errors import BackendError
+from fcclip_core.errors import BackendError, first_line
 from fcclip_core.model.fcclip import ModelOutput
 
 _logger = logging.getLogger(__name__)
@@ -164,6 +164,5 @@ def _described(error: Exception) -> str:
     """An error in one line; ours say everything in their text."""
     if isinstance(error, BackendError):
         return str(error)
-    # What comes after the first line is a trace, or pages of advice.
-    said = str(error).strip().partition("\n")[0][:300]
+    said = first_line(error)
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fcclip_core.errors import BackendError
+from fcclip_core.errors import BackendError, first_line
 from fcclip_core.model.deformable_attention import DeformableAttention
 from fcclip_core.processor import features
 from fcclip_core.whole_file import whole_file
@@ -128,8 +128,7 @@ def compile_kernel(folder: Path | None) -> None:
     try:
         _libraries.append(_loaded(compiler.split(), folder))
     except subprocess.CalledProcessError as error:
-        said = error.stderr.strip().partition("\n")[0][:300]
-        raise BackendError(f"{compiler} cannot compile {_SOURCE.name}: {said}") from error
+        raise BackendError(f"{compiler} cannot compile {_SOURCE.name}: {first_line(error.stderr)}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendError(f"{_SOURCE.name} cannot be compiled by {compiler} and loaded: {error}") from error
 

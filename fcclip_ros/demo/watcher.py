@@ -23,6 +23,7 @@ from fcclip_ros.compat import optional_module
 from fcclip_ros.demo.frames import Frame, PublishedClass, SegmentList, SegmentRow, TruthRow
 from fcclip_ros.demo.ledger import Ledger
 from fcclip_ros.images import to_labels, to_rgb
+from fcclip_ros.messages import color_of
 from fcclip_ros.qos import DIAGNOSTICS, LATCHED, OUTPUT, image_profile
 from fcclip_ros.stamps import nanoseconds
 
@@ -165,7 +166,7 @@ class Watcher:
 
     def _on_vocabulary(self, message: msg.Vocabulary) -> None:
         classes = tuple(
-            PublishedClass(item.id, tuple(item.synonyms), item.is_thing, item.seen == item.SEEN, _color(item.color))
+            PublishedClass(item.id, tuple(item.synonyms), item.is_thing, item.seen == item.SEEN, color_of(item.color))
             for item in message.classes
         )
         with self.lock:
@@ -189,7 +190,3 @@ class Watcher:
     def _note(self, stamp: int, frame: Frame) -> None:
         if frame.whole:
             self.on_frame(stamp, frame)
-
-
-def _color(color: Any) -> tuple[int, int, int]:
-    return round(255 * color.r), round(255 * color.g), round(255 * color.b)

@@ -19,6 +19,7 @@ from fcclip_core.geometry.cloud import POINT
 from fcclip_core.palette import Color, class_color
 from fcclip_ros.depth_input import camera_from_info
 from fcclip_ros.images import size_of, to_labels, to_rgb
+from fcclip_ros.messages import color_of
 from fcclip_ros.stamps import nanoseconds
 from fcclip_ros.view.places import DepthJoin, LabelledDepth
 from fcclip_ros.view.topics import Part
@@ -112,7 +113,7 @@ class _CameraScene:
     # A message each
 
     def _vocabulary(self, message: Any) -> None:
-        self._learn({item.id: (item.synonyms[0], _color(item.color)) for item in message.classes if item.synonyms})
+        self._learn({item.id: (item.synonyms[0], color_of(item.color)) for item in message.classes if item.synonyms})
 
     def _image(self, message: Any) -> None:
         self._log("view/image", _encoded(message) if hasattr(message, "format") else rr.Image(to_rgb(message)), message)
@@ -224,7 +225,3 @@ def _vector(value: Any) -> tuple[float, float, float]:
 
 def _quaternion(value: Any) -> tuple[float, float, float, float]:
     return value.x, value.y, value.z, value.w
-
-
-def _color(value: Any) -> Color:
-    return round(255 * value.r), round(255 * value.g), round(255 * value.b)
