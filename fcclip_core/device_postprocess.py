@@ -34,7 +34,7 @@ _logger = logging.getLogger(__name__)
 TILE = (16, 64)
 """Image pixels (rows, columns) that the GPU decides at a time."""
 
-_LARGEST_PATCH = 16_384
+_LARGEST_PATCH = 4_096
 """Mask pixels under a tile that the kernel can hold; images that are tiny beside the network's input have more."""
 
 
