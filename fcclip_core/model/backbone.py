@@ -7,6 +7,7 @@ CLIP's own pooling head, applied to a mask instead of the whole image (section 3
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -43,6 +44,10 @@ class ImageTower(Protocol):
         ...
 
 
+Pool = Callable[[Tensor, Tensor], Tensor]
+"""Features `(B, C, H, W)` and bool masks `(B, Q, H, W)` -> mean feature inside each mask; see `mask_pool`."""
+
+
 def mask_pool(features: Tensor, masks: Tensor) -> Tensor:
     """Mean feature inside each mask.
 
@@ -60,7 +65,11 @@ def mask_pool(features: Tensor, masks: Tensor) -> Tensor:
 
 
 class ConvNeXtTower(nn.Module):
-    """CLIP ConvNeXt: pool the mask first, then normalise and project, as CLIP does with the whole image."""
+    """CLIP ConvNeXt: pool the mask first, then normalise and project, as CLIP does with the whole image.
+
+    Attributes:
+        pool: The form of mask pooling; a backend chooses it for its target.
+    """
 
     def __init__(self, config: ConvNeXtConfig, embed_dim: int) -> None:
         """Builds an untrained tower into a joint space of `embed_dim` dimensions."""
@@ -68,6 +77,7 @@ class ConvNeXtTower(nn.Module):
         self.trunk = ConvNeXt(depths=config.depths, dims=config.dims, num_classes=0, global_pool="")
         head = Mlp(config.dims[-1], 2 * embed_dim, embed_dim, bias=(True, False))
         self.head = nn.Sequential(OrderedDict(mlp=head))
+        self.pool: Pool = mask_pool
 
     def forward(self, image: Tensor) -> FeaturePyramid:
         """`image` `(B, 3, H, W)`, normalised, sides divisible by 32."""
@@ -81,7 +91,7 @@ class ConvNeXtTower(nn.Module):
     def embed_masks(self, res5: Tensor, masks: Tensor) -> Tensor:
         """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalised."""
         norm = cast(nn.LayerNorm, self.trunk.head.norm)
-        pooled = F.layer_norm(mask_pool(res5, masks), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        pooled = F.layer_norm(self.pool(res5, masks), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         return self.head(pooled.to(res5.dtype))
 
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcclip_core.model.backbone import mask_pool
+from fcclip_core.model.backbone import Pool, mask_pool
 from fcclip_core.model.config import ModelConfig
 from fcclip_core.model.pixel_decoder import NUM_LEVELS, PixelDecoderOutput, sine_position
+from fcclip_core.model.relu_linear import ReluLinear
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,12 @@ class MLP(nn.Module):
     def __init__(self, dim: int, out_dim: int) -> None:
         """Builds layers `dim` -> `dim` -> `dim` -> `out_dim`."""
         super().__init__()
-        self.layers = nn.ModuleList((nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, out_dim)))
+        self.layers = nn.ModuleList((ReluLinear(dim, dim), ReluLinear(dim, dim), nn.Linear(dim, out_dim)))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., dim)` -> `(..., out_dim)`."""
         first, second, last = self.layers
-        return last(F.relu(second(F.relu(first(x)))))
+        return last(second(first(x)))
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -73,13 +75,30 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Attends from `query` `(B, Q, C)` to `key`, `value` `(B, N, C)` where `allowed`, bool `(B, Q, N)`."""
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        q, k, v = (
-            self.project(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        )
+        return self.read(query, project_for([self], 1, key)[0], project_for([self], 2, value)[0], allowed)
+
+    def read(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """`forward` for a `key` and a `value` that `project_for` projected."""
+        query = project_for([self], 0, query)[0]
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
         mask = None if allowed is None else allowed.unsqueeze(1)
         return self.out_proj(self.attend(q, k, v, mask).transpose(1, 2).flatten(2))
+
+
+def project_for(attentions: Sequence[Attention], part: int, x: Tensor) -> Sequence[Tensor]:
+    """Projects `x` `(B, N, C)` for several attentions in one product.
+
+    Args:
+        attentions: Of one width.
+        part: 0 makes queries of `x`, 1 keys, 2 values.
+        x: What they all read.
+
+    Returns:
+        `(B, N, C)` for each of `attentions`.
+    """
+    weights = [attention.in_proj_weight.chunk(3)[part] for attention in attentions]
+    biases = [attention.in_proj_bias.chunk(3)[part] for attention in attentions]
+    return attentions[0].project(x, torch.cat(weights), torch.cat(biases)).chunk(len(attentions), dim=-1)
 
 
 def set_attend(model: nn.Module, attend: Attend) -> None:
@@ -100,17 +119,17 @@ class DecoderLayer(nn.Module):
         self.cross_attention_norm = nn.LayerNorm(dim)
         self.self_attention = Attention(dim, heads)
         self.self_attention_norm = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, config.decoder_ffn_dim)
+        self.linear1 = ReluLinear(dim, config.decoder_ffn_dim)
         self.linear2 = nn.Linear(config.decoder_ffn_dim, dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
 
     def forward(self, queries: Tensor, position: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
-        """`queries` `(B, Q, C)` with `position` `(Q, C)` read `key`, `value` `(B, N, C)` -> `(B, Q, C)`."""
-        attended = self.cross_attention(queries + position, key, value, allowed)
+        """`queries` `(B, Q, C)` with `position` `(Q, C)` read `key`, `value` `(B, N, C)`, projected -> `(B, Q, C)`."""
+        attended = self.cross_attention.read(queries + position, key, value, allowed)
         queries = self.cross_attention_norm(queries + attended)
         placed = queries + position
         queries = self.self_attention_norm(queries + self.self_attention(placed, placed, queries))
-        return self.feed_forward_norm(queries + self.linear2(self.linear1(queries).relu_()))
+        return self.feed_forward_norm(queries + self.linear2(self.linear1(queries)))
 
 
 class MaskDecoder(nn.Module):
@@ -120,6 +139,7 @@ class MaskDecoder(nn.Module):
 
     Attributes:
         multiply: The form of the product of `(B, Q, C)` and `(B, C, N)`; a backend chooses it for its target.
+        pool: The form of mask pooling, likewise.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -135,6 +155,7 @@ class MaskDecoder(nn.Module):
         self.mask_pooling_proj = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
         self.class_embed = MLP(dim, config.embed_dim)
         self.multiply: Callable[[Tensor, Tensor], Tensor] = torch.matmul
+        self.pool: Pool = mask_pool
         # Learned temperature of the in-vocabulary classifier, starting where CLIP started: 1 / 0.07.
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
@@ -148,7 +169,7 @@ class MaskDecoder(nn.Module):
 
     def _states(self, pixels: PixelDecoderOutput) -> list[Tensor]:
         """The queries `(B, Q, C)`, before the first layer and after each."""
-        keys, values = self._keys_and_values(pixels.levels)
+        read = self._keys_and_values(pixels.levels)
         # Resizing is linear: a resized mask equals the mask of resized features, which are resized only once.
         resized = [
             F.interpolate(pixels.mask_features, size=level.shape[-2:], mode="bilinear", align_corners=False).flatten(2)
@@ -159,7 +180,7 @@ class MaskDecoder(nn.Module):
         for index, layer in enumerate(self.layers):
             level = index % NUM_LEVELS
             allowed = self._attention_mask(states[-1], resized[level])
-            states.append(layer(states[-1], position, keys[level], values[level], allowed))
+            states.append(layer(states[-1], position, *read[index], allowed))
         return states
 
     def predict(self, queries: Tensor, mask_features: Tensor) -> MaskPrediction:
@@ -167,18 +188,22 @@ class MaskDecoder(nn.Module):
         state = self.norm(queries)
         mask_logits = self.multiply(self.mask_embed(state), mask_features.flatten(2))
         mask_logits = mask_logits.unflatten(-1, mask_features.shape[-2:])
-        pooled = self.mask_pooling_proj(mask_pool(mask_features, mask_logits.detach() > 0))
+        pooled = self.mask_pooling_proj(self.pool(mask_features, mask_logits.detach() > 0))
         return MaskPrediction(mask_logits, self.class_embed(pooled + state))
 
-    def _keys_and_values(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Tokens `(B, h*w, C)` of each level; positions join the keys only."""
-        keys, values = [], []
-        for level, embedding in zip(levels, self.level_embed.weight, strict=True):
+    def _keys_and_values(self, levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Key and value `(B, h*w, C)` of each layer, projected; positions join the keys only."""
+        read: dict[int, tuple[Tensor, Tensor]] = {}
+        for index, (level, embedding) in enumerate(zip(levels, self.level_embed.weight, strict=True)):
             _, dim, height, width = level.shape
-            value = level.flatten(2).transpose(1, 2) + embedding
-            values.append(value)
-            keys.append(value + sine_position(height, width, dim, level.device).flatten(1).T.to(value.dtype))
-        return keys, values
+            tokens = level.flatten(2).transpose(1, 2) + embedding
+            placed = tokens + sine_position(height, width, dim, level.device).flatten(1).T.to(tokens.dtype)
+            layers = range(index, len(self.layers), NUM_LEVELS)
+            attentions = [cast(DecoderLayer, self.layers[layer]).cross_attention for layer in layers]
+            if attentions:
+                keys, values = project_for(attentions, 1, placed), project_for(attentions, 2, tokens)
+                read |= dict(zip(layers, zip(keys, values, strict=True), strict=True))
+        return [read[layer] for layer in range(len(self.layers))]
 
     def _attention_mask(self, queries: Tensor, features: Tensor) -> Tensor:
         """Where each query may look: bool `(B, Q, N)`; a query whose mask is empty at this level looks everywhere."""

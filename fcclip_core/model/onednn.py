@@ -23,6 +23,7 @@ from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.mask_decoder import Attention, MaskDecoder, MaskPrediction
 from fcclip_core.model.pixel_decoder import PixelDecoderOutput
 from fcclip_core.model.precision import in_precision
+from fcclip_core.model.relu_linear import ReluLinear
 from fcclip_core.model.text_tower import TextTower
 from fcclip_core.processor import has_bfloat16
 
@@ -81,7 +82,7 @@ def _check_library() -> None:
 
 
 class FusedLinear(nn.Module):
-    """A linear layer with an activation ("gelu") in one operation; plain without one."""
+    """A linear layer with an activation ("gelu" or "relu") in one operation; plain without one."""
 
     def __init__(self, linear: nn.Linear, activation: str = "none") -> None:
         """Takes over the weights of `linear`."""
@@ -197,6 +198,8 @@ def _replace(parent: nn.Module, dtype: torch.dtype, native: bool) -> None:
             setattr(parent, name, child)
         if isinstance(child, nn.LayerNorm | nn.GroupNorm):
             setattr(parent, name, MixedNorm(child, dtype))
+        elif type(child) is ReluLinear:
+            setattr(parent, name, FusedLinear(child, "relu"))
         elif type(child) is nn.Linear:
             setattr(parent, name, FusedLinear(child))
         elif not isinstance(child, WideMaskDecoder):

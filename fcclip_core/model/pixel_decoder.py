@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fcclip_core.model.backbone import FeaturePyramid
 from fcclip_core.model.config import ModelConfig
 from fcclip_core.model.deformable_attention import DeformableAttention
+from fcclip_core.model.relu_linear import ReluLinear
 
 NUM_LEVELS = 3
 NORM_GROUPS = 32
@@ -72,14 +73,14 @@ class EncoderLayer(nn.Module):
         dim = config.hidden_dim
         self.attention = DeformableAttention(dim, config.num_heads, NUM_LEVELS, config.encoder_points)
         self.attention_norm = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, config.encoder_ffn_dim)
+        self.linear1 = ReluLinear(dim, config.encoder_ffn_dim)
         self.linear2 = nn.Linear(config.encoder_ffn_dim, dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor, position: Tensor, centres: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
         """`tokens` `(B, N, C)` -> `(B, N, C)`; positions steer where to look, not what is read."""
         tokens = self.attention_norm(tokens + self.attention(tokens + position, tokens, centres, shapes))
-        return self.feed_forward_norm(tokens + self.linear2(self.linear1(tokens).relu_()))
+        return self.feed_forward_norm(tokens + self.linear2(self.linear1(tokens)))
 
 
 class PixelDecoder(nn.Module):
