@@ -26,10 +26,9 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
-import fcclip_core.segmenter as segmenter_module  # noqa: E402
 from benchmarks import machine  # noqa: E402
 from benchmarks.authors_code import AuthorsCode, CannotRun  # noqa: E402
-from benchmarks.clocks import clocks  # noqa: E402
+from benchmarks.clocks import clocks, labeling_places  # noqa: E402
 from fcclip_core import InferenceSettings, Segmenter, load_checkpoint  # noqa: E402
 from fcclip_core.backends.fallback import FallbackBackend  # noqa: E402
 from fcclip_core.backends.onednn import OneDnnBackend  # noqa: E402
@@ -181,9 +180,7 @@ class Ours:
             (decoder, "_attention_mask", "prediction heads"),
             (decoder, "predict", "prediction heads"),
             (model.backbone, "embed_masks", "classification"),
-            (segmenter_module, "classify", "classification"),
-            (self.segmenter, "_merge", "panoptic"),
-            (segmenter_module, "_describe", "panoptic"),
+            *labeling_places(self.segmenter, "classification", "panoptic"),
         ]
         with clocks(places, trace), trace.stage("total"):
             result = self.segmenter(image)

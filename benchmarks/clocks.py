@@ -10,7 +10,9 @@ from unittest import mock
 
 import torch
 
+import fcclip_core.segmenter as segmenter_module
 from benchmarks.rates import wait
+from fcclip_core import Segmenter, device_labels
 from oracle.trace import Trace
 
 Place = tuple[object, str, str]
@@ -43,6 +45,22 @@ def clocks(places: Iterable[Place], trace: Trace) -> Iterator[None]:
         for owner, name, stage in places:
             stack.enter_context(mock.patch.object(owner, name, _timed(getattr(owner, name), trace, stage)))
         yield
+
+
+def labeling_places(segmenter: Segmenter, classifying: str, merging: str) -> tuple[Place, ...]:
+    """Where a segmenter that launches no graphs names and merges masks, for `clocks`.
+
+    Args:
+        segmenter: On whatever device; what a GPU replays as a graph passes none of these places.
+        classifying: Stage of the classification.
+        merging: Stage of everything behind it.
+    """
+    labeler: Any = segmenter._labeler
+    return (
+        (device_labels, "classify", classifying),
+        (getattr(labeler, "_plain", labeler), "_merge", merging),
+        (segmenter_module, "_describe", merging),
+    )
 
 
 def _timed(function: Callable[..., Any], trace: Trace, stage: str) -> Callable[..., Any]:

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout: `b
 from benchmarks import machine  # noqa: E402
 from benchmarks.patch_tower import FineGrid, PatchTower  # noqa: E402
 from fcclip_core.datasets.world_shards import WorldShards  # noqa: E402
+from fcclip_core.device_labels import Words  # noqa: E402
 from fcclip_core.devices import resolve_device  # noqa: E402
 from fcclip_core.evaluation.clip_masks import name_masks  # noqa: E402
 from fcclip_core.model.backbone import ImageTower  # noqa: E402
@@ -188,7 +189,9 @@ def snapshot_of(vocabulary: Vocabulary, rows: Tensor, logit_scale: Tensor) -> Vo
         in_vocab_scale=scale,
         out_vocab_scale=scale,
     )
-    return VocabularySnapshot(0, vocabulary, tuple(range(1, count + 1)), vocabulary.colors, (True,) * count, classifier)
+    things = torch.tensor([item.is_thing for item in vocabulary.classes], device=rows.device)
+    words = Words(classifier, things)
+    return VocabularySnapshot(0, vocabulary, tuple(range(1, count + 1)), vocabulary.colors, (True,) * count, words)
 
 
 def crop_accuracy(tower: ImageTower, rows: Tensor, samples: WorldShards, limit: int, size: int) -> float:

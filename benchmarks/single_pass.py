@@ -24,9 +24,8 @@ from scipy import ndimage
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
-import fcclip_core.segmenter as segmenter_module  # noqa: E402
 from benchmarks import machine  # noqa: E402
-from benchmarks.clocks import clocks  # noqa: E402
+from benchmarks.clocks import clocks, labeling_places  # noqa: E402
 from fcclip_core import Segmenter, load_checkpoint  # noqa: E402
 from fcclip_core.datasets.records import Dataset, PanopticSample  # noqa: E402
 from fcclip_core.datasets.world import WorldScenes  # noqa: E402
@@ -154,12 +153,7 @@ class Comparison:
             return self._segmenter.encode(sample.image), trace
 
     def _label(self, encoded: EncodedImage, trace: Trace) -> None:
-        places = [
-            (segmenter_module, "classify", "classification"),
-            (self._segmenter, "_merge", "merging"),
-            (segmenter_module, "_describe", "merging"),
-        ]
-        with clocks(places, trace):
+        with clocks(labeling_places(self._segmenter, "classification", "merging"), trace):
             self._segmenter.label(encoded, self.snapshot, self._settings)
 
     def _surviving(self, output: ModelOutput) -> np.ndarray:

@@ -21,10 +21,9 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
-import fcclip_core.segmenter as segmenter_module  # noqa: E402
 from benchmarks import machine  # noqa: E402
 from benchmarks.against_published import read_image, reference_words  # noqa: E402
-from benchmarks.clocks import DeviceTrace, clocks  # noqa: E402
+from benchmarks.clocks import DeviceTrace, clocks, labeling_places  # noqa: E402
 from benchmarks.rates import PRECISIONS, machine_rates  # noqa: E402
 from benchmarks.work import STAGES, gflop_by_stage  # noqa: E402
 from fcclip_core import InferenceSettings, Segmenter, load_checkpoint  # noqa: E402
@@ -157,9 +156,7 @@ class Measured:
         segmenter._backend = self  # type: ignore[assignment]
         places = [
             (segmenter, "_preprocess", "preprocess"),
-            (segmenter_module, "classify", "classify"),
-            (segmenter, "_merge", "merge"),
-            (segmenter_module, "_describe", "merge"),
+            *labeling_places(segmenter, "classify", "merge"),
             # These run in eager PyTorch alone: another backend has the network in one piece.
             (model.backbone, "forward", "backbone"),
             (model.pixel_decoder, "forward", "pixel decoder"),

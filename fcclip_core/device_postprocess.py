@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,7 +115,7 @@ class DeviceMerger:
         self._kernel = _gpu_kernel() if device.type == "cuda" else None
         self._taps = functools.lru_cache(KEPT_SIZES)(FrameTaps.of)
         self._resizer = functools.lru_cache(KEPT_SIZES)(MaskResizer)
-        self._landing = torch.empty(0, dtype=torch.uint8)
+        self._landings: list[Tensor] = []
 
     @torch.inference_mode()
     def __call__(
@@ -128,42 +128,96 @@ class DeviceMerger:
         settings: InferenceSettings,
     ) -> MergedFrame:
         """See `Merger`."""
+        return self.download(self.merge(mask_logits, class_probs, embeddings, is_thing, geometry, settings))()
+
+    def never_waits(self, mask_size: tuple[int, int], geometry: FrameGeometry) -> bool:
+        """Whether `merge` leaves the host free for such frames, so that it may become part of a CUDA graph."""
+        return self._kernel is not None and self._fits(self._taps(geometry, mask_size, self._device))
+
+    def merge(
+        self,
+        mask_logits: Tensor,
+        class_probs: Tensor,
+        embeddings: Tensor,
+        is_thing: Tensor,
+        geometry: FrameGeometry,
+        settings: InferenceSettings,
+    ) -> PackedFrame:
+        """`__call__` without the download."""
         scores, labels = class_probs.max(-1)
         kept = (labels < len(is_thing)) & (scores > settings.object_mask_threshold)
         pixels = self._owned_pixels(mask_logits, scores, kept, geometry)
         accepted = accept(pixels, kept, labels, scores, is_thing, settings.overlap_threshold)
         segment_map = torch.where(pixels.inside, accepted.segment_of_query[pixels.owner.long()], 0)
-        areas, boxes = _measure(segment_map, len(scores))
-        table = torch.cat((accepted.best_of_segment[None], areas[None], boxes.T))
+        # A segment has what its members hold; queries that were not accepted count for segment 0.
+        areas = pixels.held.new_zeros(len(scores) + 1).scatter_add_(0, accepted.segment_of_query, pixels.held)[1:]
+        table = torch.cat((accepted.best_of_segment[None], areas[None], _boxes(segment_map, len(scores)).T))
         # A best query's label is its segment's: stuff of one class shares one segment.
         columns = torch.stack((labels.float(), scores))
-        blocks = (F.normalize(embeddings.float(), dim=-1), columns, table.int(), segment_map.to(_id_type(len(scores))))
-        return self._download(*blocks)
+        unit = F.normalize(embeddings.float(), dim=-1)
+        return PackedFrame.of((unit, columns, table.int(), segment_map.to(_id_type(len(scores)))))
+
+    def download(self, packed: PackedFrame) -> Callable[[], MergedFrame]:
+        """Starts the one copy to the host; what is returned waits for it, and must be called once."""
+        size = len(packed.data)
+        landing = self._landings.pop() if self._landings else torch.empty(0, dtype=torch.uint8)
+        if len(landing) < size:
+            landing = torch.empty(size, dtype=torch.uint8, pin_memory=packed.data.is_cuda)
+        landing[:size].copy_(packed.data, non_blocking=True)
+        landed = None
+        if packed.data.is_cuda:
+            landed = torch.cuda.Event()
+            landed.record(torch.cuda.current_stream(packed.data.device))
+
+        def finish() -> MergedFrame:
+            if landed:
+                landed.synchronize()
+            frame = packed.read(landing)
+            self._landings.append(landing)
+            return frame
+
+        return finish
 
     def _owned_pixels(self, mask_logits: Tensor, scores: Tensor, kept: Tensor, geometry: FrameGeometry) -> OwnedPixels:
         mask_size = (mask_logits.shape[1], mask_logits.shape[2])
         if self._kernel:
             taps = self._taps(geometry, mask_size, self._device)
-            if taps.rows.patch * taps.columns.patch <= _LARGEST_PATCH:
+            if self._fits(taps):
                 return self._kernel(mask_logits, scores, kept, taps)
         return owned_pixels(mask_logits, scores, kept, self._resizer(geometry, mask_size, self._device))
 
-    def _download(self, embeddings: Tensor, columns: Tensor, table: Tensor, segment_map: Tensor) -> MergedFrame:
-        """One copy to the host; what is returned has left the landing buffer."""
-        blocks = (embeddings, columns, table, segment_map)
-        packed = torch.cat([block.contiguous().view(torch.uint8).flatten() for block in blocks])
-        if len(self._landing) < len(packed):
-            self._landing = torch.empty(len(packed), dtype=torch.uint8, pin_memory=packed.is_cuda)
-        landed = self._landing[: len(packed)]
-        landed.copy_(packed, non_blocking=True)
-        if packed.is_cuda:
-            torch.cuda.current_stream(packed.device).synchronize()
-        parts, start = [], 0
-        for block in blocks:
-            size = block.numel() * block.element_size()
-            parts.append(landed[start : start + size].view(block.dtype).view(block.shape).numpy())
+    @staticmethod
+    def _fits(taps: FrameTaps) -> bool:
+        return taps.rows.patch * taps.columns.patch <= _LARGEST_PATCH
+
+
+@dataclass(frozen=True)
+class PackedFrame:
+    """A merged frame as one block of bytes, on the device.
+
+    Attributes:
+        data: uint8 `(N,)`.
+        parts: Type and shape of each part of it: unit embeddings `(Q, D)`; labels and scores `(2, Q)`; best query, area
+            and box of segments `(6, Q)`; segment map `(H, W)`.
+    """
+
+    data: Tensor
+    parts: tuple[tuple[torch.dtype, torch.Size], ...]
+
+    @classmethod
+    def of(cls, blocks: Sequence[Tensor]) -> PackedFrame:
+        """Packs the parts."""
+        data = torch.cat([block.contiguous().view(torch.uint8).flatten() for block in blocks])
+        return cls(data, tuple((block.dtype, block.shape) for block in blocks))
+
+    def read(self, landed: Tensor) -> MergedFrame:
+        """The frame from a copy of `data` on the host, which is free afterwards."""
+        arrays, start = [], 0
+        for dtype, shape in self.parts:
+            size = shape.numel() * dtype.itemsize
+            arrays.append(landed[start : start + size].view(dtype).view(shape).numpy())
             start += size
-        unit, (labels, scores), (best, areas, *sides), ids = parts
+        unit, (labels, scores), (best, areas, *sides), ids = arrays
         queries = best[best >= 0].astype(np.int64)
         return MergedFrame(
             segment_map=ids.astype(np.int32),
@@ -286,21 +340,21 @@ def owned_pixels(mask_logits: Tensor, scores: Tensor, kept: Tensor, resizer: Mas
     )
 
 
-def _measure(segment_map: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Area `(Q,)` and box `(Q, 4)` of segments 1, 2, ..., for up to `count` of them."""
+def _boxes(segment_map: Tensor, count: int) -> Tensor:
+    """Box (left, top, right, bottom) of segments 1, 2, ..., for up to `count` of them: `(count, 4)`."""
     (height, width), device = segment_map.shape, segment_map.device
     y, x = torch.arange(height, device=device), torch.arange(width, device=device)
-    in_row = torch.zeros((count + 1, height), dtype=torch.int32, device=device)
-    in_column = torch.zeros((count + 1, width), dtype=torch.int32, device=device)
-    one = in_row.new_ones(1).expand(height * width)
-    in_row.view(-1).scatter_add_(0, (segment_map * height + y[:, None]).flatten(), one)
-    in_column.view(-1).scatter_add_(0, (segment_map * width + x).flatten(), one)
+    in_row = torch.zeros((count + 1, height), dtype=torch.bool, device=device)
+    in_column = torch.zeros((count + 1, width), dtype=torch.bool, device=device)
+    # Many pixels write the same answer, which needs no sum.
+    in_row.view(-1).scatter_(0, (segment_map * height + y[:, None]).flatten(), True)
+    in_column.view(-1).scatter_(0, (segment_map * width + x).flatten(), True)
     bounds = []
-    for counts, position in ((in_column[1:] > 0, x), (in_row[1:] > 0, y)):
-        start = torch.where(counts, position, len(position)).amin(1)
-        bounds.append((start, torch.where(counts, position, -1).amax(1) + 1))
+    for there, position in ((in_column[1:], x), (in_row[1:], y)):
+        start = torch.where(there, position, len(position)).amin(1)
+        bounds.append((start, torch.where(there, position, -1).amax(1) + 1))
     (left, right), (top, bottom) = bounds
-    return in_row[1:].sum(1), torch.stack((left, top, right, bottom), 1)
+    return torch.stack((left, top, right, bottom), 1)
 
 
 def _id_type(count: int) -> torch.dtype:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fcclip_core.kernels.cuda_graph import CapturedWork
 from fcclip_core.preprocess import PIXEL_MEAN, PIXEL_STD, FrameGeometry, check_image, preprocess
 from fcclip_core.settings import InferenceSettings
 
@@ -114,6 +115,9 @@ class _Frames:
         self._uploaded = torch.empty_like(self._staged, device=device) if on_gpu else self._staged
         self._arrived = torch.cuda.Event() if on_gpu else None
 
+        self._runs = 0
+        self._captured: CapturedWork[None] | None = None
+
     def prepare(self, image: np.ndarray) -> Tensor:
         """The network's input for `image`."""
         if self._arrived:
@@ -123,9 +127,20 @@ class _Frames:
         if self._arrived:
             self._uploaded.copy_(self._staged, non_blocking=True)
             self._arrived.record(torch.cuda.current_stream(self._uploaded.device))
+        self._runs += 1
+        # A single image is not worth a graph.
+        if self._uploaded.is_cuda and self._runs == 2:
+            self._captured = CapturedWork(self._resize, self._uploaded.device)
+        if self._captured:
+            self._captured.replay()
+        else:
+            self._resize()
+        return self._padded.permute(2, 0, 1).unsqueeze(0)
+
+    def _resize(self) -> None:
+        """From the uploaded pixels to the padded input."""
         pixels = self._uploaded
         # Rounded to whole numbers in between, as Pillow does, so that the order matters.
         for axis, resize in ((1, self._columns), (0, self._rows)):
             pixels = resize(pixels, axis) if resize else pixels
         self._inner.copy_((pixels.float() - self._mean) / self._std)
-        return self._padded.permute(2, 0, 1).unsqueeze(0)

@@ -229,7 +229,7 @@ def _compete_kernel(
         column = tl.program_id(1) * TILE_COLUMNS + tl.arange(0, TILE_COLUMNS)
         is_row, is_column = row < height, column < width
         is_pixel = is_row[:, None] & is_column[None, :]
-        # Enlarging a mask takes two products: with what each image row reads of the rows under the tile, then of columns.
+        # Enlarging a mask takes two products: with what each image row reads of the mask's rows, then of its columns.
         top = tl.load(row_first + tl.program_id(0) * TILE_ROWS)
         left = tl.load(column_first + tl.program_id(1) * TILE_COLUMNS)
         patch_row, patch_column = tl.arange(0, PATCH_ROWS), tl.arange(0, PATCH_COLUMNS)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from fcclip_core.backends import FallbackBackend, create_backend
 from fcclip_core.backends.interface import Progress as BuildProgress
 from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
 from fcclip_core.class_ids import ClassIds
-from fcclip_core.device_postprocess import create_merger
+from fcclip_core.device_labels import Words, create_labeler
 from fcclip_core.device_preprocess import create_preprocessor
 from fcclip_core.devices import resolve_device
 from fcclip_core.errors import ImageError, VocabularyError
@@ -36,6 +35,7 @@ from fcclip_core.postprocess import (
 from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.results import Instances, PanopticResult, Prediction, Segment
 from fcclip_core.settings import InferenceSettings
+from fcclip_core.stage_clock import StageClock
 from fcclip_core.text import Progress, TextEncoder, TextRows, default_cache_dir
 from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
@@ -50,7 +50,7 @@ class VocabularySnapshot:
         class_ids: Stable id of each class, from 1.
         colors: (r, g, b) of each class, 0..255.
         seen: Whether the ensemble treats each class as seen in training.
-        classifier: Text rows and temperatures.
+        words: Text rows, temperatures and thing flags, on the device.
     """
 
     version: int
@@ -58,7 +58,12 @@ class VocabularySnapshot:
     class_ids: tuple[int, ...]
     colors: tuple[tuple[int, int, int], ...]
     seen: tuple[bool, ...]
-    classifier: TextClassifier
+    words: Words
+
+    @property
+    def classifier(self) -> TextClassifier:
+        """Text rows and temperatures."""
+        return self.words.classifier
 
     def name_of(self, class_id: int) -> str:
         """The class's name.
@@ -76,12 +81,12 @@ class EncodedImage:
     Attributes:
         output: Masks and embeddings, a batch of one.
         geometry: The sizes that the image passed through.
-        timings: Seconds per stage: preprocess, model.
+        timings: Seconds per stage: preprocess, model; on a GPU, reading them waits for it.
     """
 
     output: ModelOutput
     geometry: FrameGeometry
-    timings: dict[str, float]
+    timings: Mapping[str, float]
 
     def resizer(self) -> MaskResizer:
         """Brings `output.mask_logits[0]` to the image's size."""
@@ -141,7 +146,7 @@ class Segmenter:
         self._snapshot: VocabularySnapshot | None = None
         self._writer = threading.Lock()
         self._preprocess = create_preprocessor(self._backend.device)
-        self._merge = create_merger(self._backend.device)
+        self._labeler = create_labeler(self._backend.device)
         self._resizer = functools.lru_cache(KEPT_SIZES)(MaskResizer)
 
     @classmethod
@@ -233,7 +238,7 @@ class Segmenter:
             class_ids=self._class_ids.resolve(vocabulary),
             colors=vocabulary.colors,
             seen=tuple(bool(flag) for flag in seen),
-            classifier=classifier,
+            words=Words(classifier, self._thing_flags(vocabulary)),
         )
 
     def set_vocabulary(
@@ -279,15 +284,19 @@ class Segmenter:
         classes = snapshot.vocabulary.classes
         kept = [index == 0 or text not in without for item in classes for index, text in enumerate(item.synonyms)]
         added = Vocabulary(tuple(further))
+        extended = Vocabulary((*classes, *added.classes))
         seen = added.seen_mask(frozenset(self.train_vocabulary.synonyms))
         return VocabularySnapshot(
             version=0,
-            vocabulary=Vocabulary((*classes, *added.classes)),
+            vocabulary=extended,
             class_ids=(*snapshot.class_ids, *(0 for _ in further)),
             colors=(*snapshot.colors, *added.colors),
             seen=(*snapshot.seen, *(bool(flag) for flag in seen)),
-            classifier=snapshot.classifier.extended(
-                kept, self._rows_of(added.synonyms), added.synonym_counts, torch.from_numpy(seen)
+            words=Words(
+                snapshot.classifier.extended(
+                    kept, self._rows_of(added.synonyms), added.synonym_counts, torch.from_numpy(seen)
+                ),
+                self._thing_flags(extended),
             ),
         )
 
@@ -345,10 +354,10 @@ class Segmenter:
         Raises:
             ImageError: One is no image, or their padded sizes differ.
         """
-        clock = _StageClock(self.device)
+        clock = StageClock(self.device)
         output, geometries = self._run_model(images, self._frame_settings(settings or self._settings), clock)
         return [
-            EncodedImage(_image_of(output, index), geometry, clock.seconds) for index, geometry in enumerate(geometries)
+            EncodedImage(_image_of(output, index), geometry, clock) for index, geometry in enumerate(geometries)
         ]
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
@@ -371,37 +380,59 @@ class Segmenter:
         Raises:
             VocabularyError: No vocabulary is in force.
         """
-        snapshot, settings = self._require(vocabulary), self._frame_settings(settings or self._settings)
+        return self.start_labeling(encoded, vocabulary, settings)()
+
+    def start_labeling(
+        self,
+        encoded: EncodedImage,
+        vocabulary: VocabularySnapshot | None = None,
+        settings: InferenceSettings | None = None,
+    ) -> Callable[[], PanopticResult]:
+        """`label` in two steps: on a GPU, the next image can be encoded while this one is computed.
+
+        Args:
+            encoded: As for `label`, like the others.
+            vocabulary: Likewise.
+            settings: Likewise.
+
+        Returns:
+            What waits for the result; to be called once.
+
+        Raises:
+            VocabularyError: No vocabulary is in force.
+        """
+        snapshot, used = self._require(vocabulary), self._frame_settings(settings or self._settings)
         output, geometry = encoded.output, encoded.geometry
-        clock = _StageClock(self.device)
-        probabilities = classify(output, snapshot.classifier, settings)
-        clock.stage("classify")
+        clock = StageClock(self.device)
+        wait = self._labeler(output, snapshot.words, geometry, used, clock)
 
-        mask_logits, class_probs = output.mask_logits[0], probabilities.ensemble[0]
-        is_thing = torch.tensor([c.is_thing for c in snapshot.vocabulary.classes], device=self.device)
-        merged = self._merge(mask_logits, class_probs, output.out_vocab_embedding[0], is_thing, geometry, settings)
-        segments = _describe(merged, snapshot)
-        clock.stage("merge")
+        def finish() -> PanopticResult:
+            labels = wait()
+            mask_logits, class_probs, merged = output.mask_logits[0], labels.class_probs, labels.merged
+            resizer = functools.partial(self._resizer, geometry, tuple(mask_logits.shape[1:]), self.device)
+            return PanopticResult(
+                segment_map=merged.segment_map,
+                segments=_describe(merged, snapshot),
+                vocabulary_version=snapshot.version,
+                timings={**encoded.timings, **clock},
+                _semantic=lambda: np.array(snapshot.class_ids, np.int32)[
+                    semantic_classes(mask_logits, class_probs, resizer())
+                ],
+                _instances=lambda: _instances(
+                    instance_masks(
+                        mask_logits, class_probs, snapshot.words.is_thing, resizer(), used.top_k_instances
+                    ),
+                    snapshot,
+                ),
+                _probabilities=lambda: class_probs[torch.from_numpy(merged.queries).to(self.device), :-1].cpu().numpy(),
+            )
 
-        resizer = functools.partial(self._resizer, geometry, tuple(mask_logits.shape[1:]), self.device)
-        return PanopticResult(
-            segment_map=merged.segment_map,
-            segments=segments,
-            vocabulary_version=snapshot.version,
-            timings=encoded.timings | clock.seconds,
-            _semantic=lambda: np.array(snapshot.class_ids, np.int32)[
-                semantic_classes(mask_logits, class_probs, resizer())
-            ],
-            _instances=lambda: _instances(
-                instance_masks(mask_logits, class_probs, is_thing, resizer(), settings.top_k_instances), snapshot
-            ),
-            _probabilities=lambda: class_probs[torch.from_numpy(merged.queries).to(self.device), :-1].cpu().numpy(),
-        )
+        return finish
 
     def predict(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> Prediction:
         """The model's answer for one image before masks are merged; arguments and errors as `__call__`."""
         snapshot, settings = self._require(vocabulary), self._frame_settings(self._settings)
-        output, _ = self._run_model([image], settings, _StageClock(self.device))
+        output, _ = self._run_model([image], settings, StageClock(self.device))
         probabilities: MaskProbabilities = classify(output, snapshot.classifier, settings)
         return Prediction(
             mask_logits=output.mask_logits[0],
@@ -412,7 +443,7 @@ class Segmenter:
         )
 
     def _run_model(
-        self, images: Sequence[np.ndarray], settings: InferenceSettings, clock: _StageClock
+        self, images: Sequence[np.ndarray], settings: InferenceSettings, clock: StageClock
     ) -> tuple[ModelOutput, list[FrameGeometry]]:
         tensors, geometries = [], []
         for image in images:
@@ -447,6 +478,9 @@ class Segmenter:
             settings = replace(settings, shorter_side=min(self.config.shorter_side, settings.max_size))
         return settings
 
+    def _thing_flags(self, vocabulary: Vocabulary) -> Tensor:
+        return torch.tensor([item.is_thing for item in vocabulary.classes], device=self.device)
+
     def _rows_of(self, names: Sequence[str], progress: Progress | None = None) -> Tensor:
         _limit_threads(self._settings)
         return self._text.rows(names, progress)
@@ -471,22 +505,6 @@ def _limit_threads(settings: InferenceSettings) -> None:
     """Sets torch's number of threads, which holds for the thread that sets it: whoever computes has to."""
     if settings.num_threads and torch.get_num_threads() != settings.num_threads:
         torch.set_num_threads(settings.num_threads)
-
-
-class _StageClock:
-    """Seconds per stage; waits for the GPU where there is one, so that each stage pays for its own work."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds: dict[str, float] = {}
-        self._device = device
-        self._last = time.perf_counter()
-
-    def stage(self, name: str) -> None:
-        """Ends the stage `name`."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        self.seconds[name], self._last = now - self._last, now
 
 
 def _image_of(output: ModelOutput, index: int) -> ModelOutput:

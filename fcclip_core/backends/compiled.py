@@ -7,21 +7,22 @@ the first `MAX_SIZES` sizes are compiled; others run through the same network as
 from __future__ import annotations
 
 import logging
-import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcclip_core.errors import BackendError, first_line
-from fcclip_core.model.deformable_attention import Sampler, sample_by_grid, sample_by_index, set_sampler
+from fcclip_core.export.constants import capture
+from fcclip_core.kernels.cuda_graph import CapturedWork
+from fcclip_core.kernels.gpu_network import for_gpu
+from fcclip_core.model.deformable_attention import sample_by_index, set_sampler
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 from fcclip_core.model.precision import in_precision
 
 MAX_SIZES = 4
-_WARM_UP_RUNS = 3
 
 Forward = Callable[[Tensor], ModelOutput]
 
@@ -64,14 +65,11 @@ class CompiledBackend:
         self._frames: dict[tuple[int, ...], Forward] = {}
         with _explained(f"torch.compile cannot be used on {device}"):
             self._compile(lambda x: x.relu() + 1)(torch.ones(64, device=device))
-            network = in_precision(model, self.dtype).to(device).to(memory_format=torch.channels_last)
-        self._network: FCCLIP = network
-        sampler = _sampler(device)
-        set_sampler(network, sampler)
+            self._network, own = _network(model, device, self.dtype)
         graphs = ", CUDA graphs" if device.type == "cuda" else ""
         how = f"torch.compile ({compiler})" if compiler else "eager"
         name = str(self.dtype).removeprefix("torch.")
-        self.description = f"{how} PyTorch {torch.__version__}, {name}, {sampler.__name__}{graphs} on {device}"
+        self.description = f"{how} PyTorch {torch.__version__}, {name}{own}{graphs} on {device}"
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> ModelOutput:
@@ -93,10 +91,11 @@ class CompiledBackend:
             return lambda image: _copied(self._network(self._input(image)))
         _log.info("preparing the network for images of %s", name)
         with _explained(f"images of {name} could not be prepared by torch.compile on {self.device}"):
-            forward = self._compile(_function_of(self._network))
+            image = self._input(torch.zeros(size, device=self.device))
+            forward = _returning_output(self._compile(capture(_Fields(self._network), image)))
             if self.device.type == "cuda":
-                return _CapturedForward(forward, torch.zeros(size, dtype=self.dtype, device=self.device))
-            forward(self._input(torch.zeros(size, device=self.device)))
+                return _CapturedForward(forward, image)
+            forward(image)
             return lambda image: _copied(forward(self._input(image)))
 
     def _compile(self, function: Callable) -> Callable:
@@ -112,24 +111,15 @@ class _CapturedForward:
     """A forward pass for one image size as a CUDA graph, with an input of its own."""
 
     def __init__(self, forward: Forward, image: Tensor) -> None:
-        """Runs `forward` a few times, so that everything is compiled and chosen, and then captures it."""
-        self._image = image.contiguous(memory_format=torch.channels_last)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(image.device), _tried_convolutions():
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UP_RUNS):
-                    forward(self._image)
-            torch.cuda.current_stream().wait_stream(stream)
-            # Words may be encoded on this GPU by another thread meanwhile: its calls must not spoil the capture.
-            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-                self._output = forward(self._image)
+        """Captures `forward` on `image`, which it keeps."""
+        self._image = image
+        with _tried_convolutions():
+            self._work = CapturedWork(lambda: forward(image), image.device)
 
     def __call__(self, image: Tensor) -> ModelOutput:
         self._image.copy_(image)
-        self._graph.replay()
-        return _copied(self._output)
+        self._work.replay()
+        return _copied(self._work.output)
 
 
 @contextmanager
@@ -173,29 +163,29 @@ def _default_type(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
-def _sampler(device: torch.device) -> Sampler:
-    """The fastest form of deformable attention on `device`."""
-    if device.type == "cpu":
-        return sample_by_index
-    try:
-        from fcclip_core.model.deformable_triton import sample_by_triton
-    except ImportError:
-        _log.warning("Triton is not installed: deformable attention runs as grid_sample, several times slower")
-        return sample_by_grid
-    return sample_by_triton
+def _network(model: FCCLIP, device: torch.device, dtype: torch.dtype) -> tuple[FCCLIP, str]:
+    """A copy of the network in its fastest form for `device`, and what to say of it."""
+    if device.type == "cuda":
+        network, kernels = for_gpu(model, device, dtype)
+        return network, f", own kernels for {', '.join(sorted(kernels))}" if kernels else ""
+    network = in_precision(model, dtype).to(device).to(memory_format=torch.channels_last)
+    set_sampler(network, sample_by_index)
+    return network, ""
 
 
-def _function_of(network: FCCLIP) -> Forward:
-    """The network as a function with code of its own.
+class _Fields(nn.Module):
+    """The network with the fields of `ModelOutput` as a tuple, which a captured graph can give."""
 
-    torch.compile counts versions per code object and gives up after a few: segmenters that come and go, and sizes,
-    would add up.
-    """
+    def __init__(self, network: FCCLIP) -> None:
+        super().__init__()
+        self.network = network
 
-    def forward(image: Tensor) -> ModelOutput:
-        return network(image)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(vars(self.network(image)).values())
 
-    return types.FunctionType(forward.__code__.replace(), globals(), forward.__name__, None, forward.__closure__)
+
+def _returning_output(graph: Callable[[Tensor], tuple[Tensor, ...]]) -> Forward:
+    return lambda image: ModelOutput(*graph(image))
 
 
 def _copied(output: ModelOutput) -> ModelOutput:

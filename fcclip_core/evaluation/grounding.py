@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from fcclip_core.device_labels import Words
 from fcclip_core.segmenter import VocabularySnapshot
 
 
@@ -26,10 +27,13 @@ def restricted(snapshot: VocabularySnapshot, classes: Sequence[int]) -> Vocabula
         class_ids=tuple(snapshot.class_ids[i] for i in classes),
         colors=tuple(snapshot.colors[i] for i in classes),
         seen=tuple(snapshot.seen[i] for i in classes),
-        classifier=replace(
-            classifier,
-            rows=classifier.rows[rows],
-            class_of_row=torch.searchsorted(kept, classifier.class_of_row[rows]),
-            seen=classifier.seen[kept],
+        words=Words(
+            replace(
+                classifier,
+                rows=classifier.rows[rows],
+                class_of_row=torch.searchsorted(kept, classifier.class_of_row[rows]),
+                seen=classifier.seen[kept],
+            ),
+            snapshot.words.is_thing[kept],
         ),
     )

@@ -1,4 +1,4 @@
-"""Constant folding in a captured graph: what does not depend on the image is computed once, before export.
+"""Capture with constant folding: what does not depend on the image is computed once.
 
 Position embeddings, pixel centres, the first queries' mask embeddings and slices of stacked weights are such things.
 """
@@ -8,7 +8,24 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Any
 
-from torch import Tensor, fx
+import torch
+from torch import Tensor, fx, nn
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def capture(module: nn.Module, image: Tensor) -> fx.GraphModule:
+    """`module` as a graph for inputs of one shape; what does not depend on the input is computed once, here.
+
+    Args:
+        module: Takes a tensor, and gives one or a tuple of them. Its weights are shared.
+        image: Of the shape, type and layout in memory that inputs will have.
+
+    Raises:
+        RuntimeError: torch cannot capture it.
+    """
+    captured = torch.export.export(module, (image,), strict=False).module()
+    return fold_constants(fx.GraphModule(captured, captured.graph))
 
 
 def fold_constants(module: fx.GraphModule) -> fx.GraphModule:

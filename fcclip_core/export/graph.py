@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from fcclip_core.errors import BackendError
-from fcclip_core.export.constants import fold_constants
+from fcclip_core.export.constants import capture
 from fcclip_core.export.form import PRECISIONS, Form
 from fcclip_core.model.deformable_attention import Sampler, sample_by_gather, set_sampler
 from fcclip_core.model.fcclip import FCCLIP
@@ -85,8 +85,7 @@ def export_onnx(model: FCCLIP, form: Form, sampler: Sampler = sample_by_gather) 
         raise BackendError("writing graphs needs the package onnx; pip install onnx")
     image = torch.zeros(form.shape, device=next(model.parameters()).device)
     try:
-        captured = torch.export.export(ExportableForm(model, form.precision, sampler), (image,), strict=False).module()
-        graph = fold_constants(fx.GraphModule(captured, captured.graph))
+        graph = capture(ExportableForm(model, form.precision, sampler), image)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             # The exporter is called deprecated, and warns of steps that it leaves to the runtimes.
             warnings.simplefilter("ignore")

@@ -1,1 +1,1 @@
-"""Hand-tuned forms of single operations, for one kind of hardware each; what they compute is said where they are used."""
+"""Hand-tuned forms of single operations, for one kind of hardware each; where they are used says what they compute."""

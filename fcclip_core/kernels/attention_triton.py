@@ -7,28 +7,38 @@ multiprocessors to fill; so the 13,600 keys of a level are shared out, too ("spl
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 _QUERIES = 64
 _KEYS = 64
+_JOINED = 4
+"""Queries that a program of the second kernel joins."""
 _PROGRAMS = 256
 """About two a multiprocessor of the largest GPUs; smaller ones run them in turn."""
 
 
-def attend_in_parts(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
+def takes_heads(channels: int) -> bool:
+    """Whether the kernels are made for heads of so many channels."""
+    return channels in (16, 32, 64, 128)
+
+
+def attend_in_parts(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
     """`scaled_dot_product_attention` with a bool mask; not differentiable.
 
     Args:
         query: `(B, heads, Q, c)`, float16 or bfloat16; c is 16, 32, 64 or 128.
         key: `(B, heads, N, c)`, likewise; the last dimension of all three is contiguous.
         value: `(B, heads, N, c)`, likewise.
-        allowed: bool `(B, 1, Q, N)`; a query that may look nowhere gets NaN, as there.
+        allowed: bool `(B, 1, Q, N)`; a query that may look nowhere gets NaN, as there. None: everywhere.
 
     Returns:
         `(B, heads, Q, c)`, a view of `(B, Q, heads, c)`.
     """
+    if allowed is None:
+        return F.scaled_dot_product_attention(query, key, value)
     return _attend_in_parts(query, key, value, allowed)
 
 
@@ -69,10 +79,6 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor)
             sums, peaks, out, parts, heads, queries, channels, _JOINED, num_warps=4
         )
     return out.transpose(1, 2)
-
-
-_JOINED = 16
-"""Queries that a program of the second kernel joins."""
 
 
 @_attend_in_parts.register_fake

@@ -16,19 +16,19 @@ KERNEL_SIZE = 7
 PIXELS_AT_ONCE = 4
 """Neighbors in a row that one thread computes together; the kernel names each of them."""
 
-_VALUES = 1024
+_VALUES = 512
 """Rows times channels that a program computes at a time."""
 
 
-def channel_blocks(channels: int) -> tuple[int, int]:
-    """(size, number) of the blocks that `channels` are computed in; sizes are powers of two.
+def takes_channels(channels: int) -> bool:
+    """Whether the kernel is made for a number of channels: 16, 32, 64, ... or three times that, as ConvNeXt's are."""
+    size, number = _channel_blocks(channels)
+    return size >= 16 and number in (1, 3)
 
-    Raises:
-        ValueError: Only powers of two and three times powers of two are supported, as ConvNeXt's widths are.
-    """
+
+def _channel_blocks(channels: int) -> tuple[int, int]:
+    """(size, number) of the blocks that `channels` are computed in; the size is a power of two."""
     size = channels & -channels
-    if channels // size not in (1, 3) or size < 16:
-        raise ValueError(f"{channels} channels are not 16, 32, ... or three times that")
     return size, channels // size
 
 
@@ -37,7 +37,7 @@ def depthwise_norm(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift
 
     Args:
         x: `(B, H, W, C)`, contiguous; float16, bfloat16 or float32.
-        weight: `(49, C)`, taps row by row, of any of these types.
+        weight: float32 `(49, C)`, taps row by row.
         bias: `(C,)` of the convolution.
         scale: `(C,)` of the normalization.
         shift: `(C,)` of the normalization.
@@ -47,9 +47,10 @@ def depthwise_norm(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift
         `(B, H, W, C)`, of the type of `x`.
 
     Raises:
-        ValueError: A number of channels that the kernel does not know; see `channel_blocks`.
+        ValueError: The kernel does not take so many channels; see `takes_channels`.
     """
-    channel_blocks(x.shape[-1])
+    if not takes_channels(x.shape[-1]):
+        raise ValueError(f"{x.shape[-1]} channels are not 16, 32, 64, ... or three times that")
     return _depthwise_norm(x, weight, bias, scale, shift, eps)
 
 
@@ -58,14 +59,13 @@ def depthwise_norm(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift
 def _depthwise_norm(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
     x = x.contiguous()
     batch, height, width, channels = x.shape
-    block, blocks = channel_blocks(channels)
+    block, blocks = _channel_blocks(channels)
     rows = max(1, _VALUES // block)
     out = torch.empty_like(x)
     grid = (triton.cdiv(width, PIXELS_AT_ONCE), triton.cdiv(height, rows), batch)
     with torch.cuda.device_of(x):
-        _kernel[grid](
-            x, weight, bias, scale, shift, out, eps, height, width, channels, block, blocks, rows, _is_packed(x), num_warps=4
-        )
+        sizes = (height, width, channels, block, blocks, rows)
+        _kernel[grid](x, weight, bias, scale, shift, out, eps, *sizes, _is_packed(x), num_warps=4)
     return out
 
 
@@ -101,16 +101,19 @@ def _kernel(
     start = tl.program_id(2).to(tl.int64) * height * width * CHANNELS
     channel = tl.arange(0, BLOCK)[None, :]
     image += start
+    # One name for each pixel and block of channels: Triton has no arrays of registers.
     a0, a1, a2, a3 = _convolve(image, weight, bias, line, column, channel, height, width, CHANNELS, PACKED)
     s0, s1, s2, s3 = tl.sum(a0, 1), tl.sum(a1, 1), tl.sum(a2, 1), tl.sum(a3, 1)
     if BLOCKS == 3:
-        b0, b1, b2, b3 = _convolve(image, weight, bias, line, column, channel + BLOCK, height, width, CHANNELS, PACKED)
-        c0, c1, c2, c3 = _convolve(image, weight, bias, line, column, channel + 2 * BLOCK, height, width, CHANNELS, PACKED)
+        second, third = channel + BLOCK, channel + 2 * BLOCK
+        b0, b1, b2, b3 = _convolve(image, weight, bias, line, column, second, height, width, CHANNELS, PACKED)
+        c0, c1, c2, c3 = _convolve(image, weight, bias, line, column, third, height, width, CHANNELS, PACKED)
         s0 += tl.sum(b0 + c0, 1)
         s1 += tl.sum(b1 + c1, 1)
         s2 += tl.sum(b2 + c2, 1)
         s3 += tl.sum(b3 + c3, 1)
-    m0, m1, m2, m3 = (s0 / CHANNELS)[:, None], (s1 / CHANNELS)[:, None], (s2 / CHANNELS)[:, None], (s3 / CHANNELS)[:, None]
+    m0, m1 = (s0 / CHANNELS)[:, None], (s1 / CHANNELS)[:, None]
+    m2, m3 = (s2 / CHANNELS)[:, None], (s3 / CHANNELS)[:, None]
     a0, a1, a2, a3 = a0 - m0, a1 - m1, a2 - m2, a3 - m3
     q0, q1, q2, q3 = tl.sum(a0 * a0, 1), tl.sum(a1 * a1, 1), tl.sum(a2 * a2, 1), tl.sum(a3 * a3, 1)
     if BLOCKS == 3:
@@ -127,10 +130,8 @@ def _kernel(
     is_line = line < height
     _store(pixel, a0 * r0, a1 * r1, a2 * r2, a3 * r3, scale, shift, channel, is_line, column, width, CHANNELS)
     if BLOCKS == 3:
-        channel += BLOCK
-        _store(pixel, b0 * r0, b1 * r1, b2 * r2, b3 * r3, scale, shift, channel, is_line, column, width, CHANNELS)
-        channel += BLOCK
-        _store(pixel, c0 * r0, c1 * r1, c2 * r2, c3 * r3, scale, shift, channel, is_line, column, width, CHANNELS)
+        _store(pixel, b0 * r0, b1 * r1, b2 * r2, b3 * r3, scale, shift, second, is_line, column, width, CHANNELS)
+        _store(pixel, c0 * r0, c1 * r1, c2 * r2, c3 * r3, scale, shift, third, is_line, column, width, CHANNELS)
 
 
 @triton.jit
@@ -176,13 +177,13 @@ def _convolve(
         v9 = _widen(tl.load(pixel + 6 * CHANNELS, mask=inside & (column + 6 < width), other=0.0), PACKED)
         # As many pointers as values: fewer would be read by other threads and passed on through shared memory.
         taps = weight + tap * 7 * CHANNELS + channel + tl.zeros_like(line)
-        w0 = tl.load(taps).to(tl.float32)
-        w1 = tl.load(taps + CHANNELS).to(tl.float32)
-        w2 = tl.load(taps + 2 * CHANNELS).to(tl.float32)
-        w3 = tl.load(taps + 3 * CHANNELS).to(tl.float32)
-        w4 = tl.load(taps + 4 * CHANNELS).to(tl.float32)
-        w5 = tl.load(taps + 5 * CHANNELS).to(tl.float32)
-        w6 = tl.load(taps + 6 * CHANNELS).to(tl.float32)
+        w0 = tl.load(taps)
+        w1 = tl.load(taps + CHANNELS)
+        w2 = tl.load(taps + 2 * CHANNELS)
+        w3 = tl.load(taps + 3 * CHANNELS)
+        w4 = tl.load(taps + 4 * CHANNELS)
+        w5 = tl.load(taps + 5 * CHANNELS)
+        w6 = tl.load(taps + 6 * CHANNELS)
         a0 = a0 + v0 * w0 + v1 * w1 + v2 * w2 + v3 * w3 + v4 * w4 + v5 * w5 + v6 * w6
         a1 = a1 + v1 * w0 + v2 * w1 + v3 * w2 + v4 * w3 + v5 * w4 + v6 * w5 + v7 * w6
         a2 = a2 + v2 * w0 + v3 * w1 + v4 * w2 + v5 * w3 + v6 * w4 + v7 * w5 + v8 * w6

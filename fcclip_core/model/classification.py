@@ -15,6 +15,9 @@ from fcclip_core.settings import InferenceSettings
 # CLIP never lets its temperature sharpen logits more than a hundredfold.
 MAX_LOGIT_SCALE = 100.0
 
+_ABSENT = -1e30
+"""Logit of a class without rows; finite, so that no share of it is undefined."""
+
 
 @dataclass(frozen=True)
 class TextClassifier:
@@ -78,10 +81,21 @@ class TextClassifier:
             seen=torch.cat((self.seen, seen.to(device))),
         )
 
+    def padded(self, rows: int, classes: int) -> TextClassifier:
+        """This classifier in `rows` rows and `classes` classes; classes beyond its own get no probability."""
+        # Repeated rows change no maximum.
+        extra = rows - len(self.rows)
+        return replace(
+            self,
+            rows=torch.cat((self.rows, self.rows[:1].expand(extra, -1))),
+            class_of_row=torch.cat((self.class_of_row, self.class_of_row[:1].expand(extra))),
+            seen=torch.cat((self.seen, self.seen.new_zeros(classes - len(self.seen)))),
+        )
+
     def logits(self, embeddings: Tensor, scale: float | Tensor) -> Tensor:
         """Scaled cosine with the best synonym of each class: `(..., D)` -> `(..., C)`."""
         cosines = (F.normalize(embeddings.float(), dim=-1) * scale) @ self.rows.T
-        best = cosines.new_full((*cosines.shape[:-1], len(self.seen)), -torch.inf)
+        best = cosines.new_full((*cosines.shape[:-1], len(self.seen)), _ABSENT)
         return best.scatter_reduce_(-1, self.class_of_row.expand_as(cosines), cosines, "amax")
 
     def void_logits(self, embeddings: Tensor) -> Tensor:
@@ -130,7 +144,8 @@ def classify(output: ModelOutput, classifier: TextClassifier, settings: Inferenc
         mixed = (in_log * (1 - weight) + out_log * weight).softmax(-1)
 
     void = torch.cat((in_logits, void_logits), dim=-1).softmax(-1)[..., -1:]
-    ensemble = torch.cat((mixed * (1 - void), void), dim=-1) + 1e-8
+    there = torch.cat((in_logits > _ABSENT, torch.ones_like(void, dtype=torch.bool)), dim=-1)
+    ensemble = torch.cat((mixed * (1 - void), void), dim=-1) + 1e-8 * there
     return MaskProbabilities(
         ensemble=ensemble / ensemble.sum(-1, keepdim=True), in_vocab=in_log.exp(), out_vocab=out_log.exp()
     )

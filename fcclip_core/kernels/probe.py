@@ -1,0 +1,92 @@
+"""Which of our Triton kernels work on a GPU: each is run once, on small numbers, before a network is built on it.
+
+Triton compiles when a kernel is first launched. What is missing or does not fit (Triton itself, a C compiler, a
+version, a driver, the GPU) shows then, as whatever error it raises, and must cost the kernel alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from fcclip_core.errors import first_line
+from fcclip_core.model.deformable_attention import sample_by_grid
+
+_logger = logging.getLogger(__name__)
+
+_TOLERANCE = 0.03
+"""Relative error above which a kernel computes something else; bfloat16 leaves a tenth of it."""
+
+
+def working_kernels(device: torch.device, dtype: torch.dtype) -> frozenset[str]:
+    """Runs every kernel of `PROBES`.
+
+    Args:
+        device: A GPU.
+        dtype: Type of the values.
+
+    Returns:
+        Names of those that work; why another does not is said in the log.
+    """
+    working = set()
+    for name, probe in PROBES.items():
+        try:
+            expected, found = probe(device, dtype)
+            error = float((expected - found.float()).norm() / expected.norm())
+            reason = "" if error < _TOLERANCE else f"its result is off by {error:.2g}"
+        except Exception as failure:  # whatever Triton, the compiler and CUDA raise
+            reason = f"{type(failure).__name__}: {first_line(failure)}"
+        if reason:
+            _logger.warning("%s runs without our Triton kernel, more slowly: %s", name, reason)
+        else:
+            working.add(name)
+    return frozenset(working)
+
+
+def _numbers(device: torch.device, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    """The same numbers in every run; not all equal, which would hide wrong indices."""
+    count = torch.Size(shape).numel()
+    return (torch.arange(count, device=device) * 0.7391).sin().view(shape).to(dtype)
+
+
+def _sampling(device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    from fcclip_core.model.deformable_triton import sample_by_triton
+
+    shapes = [(3, 4), (6, 8)]
+    value = _numbers(device, dtype, 1, 60, 2, 16)
+    locations = _numbers(device, torch.float32, 1, 60, 2, 2, 2, 2) * 0.6 + 0.5
+    weights = _numbers(device, torch.float32, 1, 60, 2, 2, 2).abs()
+    expected = sample_by_grid(value.float(), shapes, locations, weights)
+    return expected, sample_by_triton(value, shapes, locations, weights)
+
+
+def _convolution(device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    from fcclip_core.kernels.depthwise_triton import depthwise_norm
+
+    channels = 48
+    pixels, taps = _numbers(device, dtype, 1, 9, 10, channels), _numbers(device, torch.float32, 49, channels)
+    bias, scale = _numbers(device, dtype, channels), _numbers(device, torch.float32, channels)
+    convolved = F.conv2d(
+        pixels.float().permute(0, 3, 1, 2), taps.T.reshape(channels, 1, 7, 7), bias.float(), padding=3, groups=channels
+    )
+    expected = F.layer_norm(convolved.permute(0, 2, 3, 1), (channels,), scale, scale, 1e-6)
+    return expected, depthwise_norm(pixels, taps, bias, scale, scale, 1e-6)
+
+
+def _attention(device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    from fcclip_core.kernels.attention_triton import attend_in_parts
+
+    query, key = _numbers(device, dtype, 1, 2, 70, 32), _numbers(device, dtype, 1, 2, 300, 32)
+    allowed = _numbers(device, torch.float32, 1, 1, 70, 300) > 0.3
+    expected = F.scaled_dot_product_attention(query.float(), key.float(), key.float(), allowed)
+    return expected, attend_in_parts(query, key, key, allowed)
+
+
+Probe = Callable[[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor]]
+"""Device and type of values -> what should come out, and what the kernel gives."""
+
+SAMPLING, CONVOLUTION, ATTENTION = "deformable attention", "depthwise convolution", "masked attention"
+PROBES: dict[str, Probe] = {SAMPLING: _sampling, CONVOLUTION: _convolution, ATTENTION: _attention}
