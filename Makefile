@@ -42,7 +42,7 @@ $(prefix)/.packages: pyproject.toml requirements.txt setup.py
 	$(PYTHON) -m venv $(prefix)
 	$(python) -m pip install --upgrade pip
 	$(python) -m pip install --editable '.[ros,ros-build,evaluation,simulation,view,cpu,test]'
-	$(python) -m pip install --only-binary :all: tensorrt-rtx || echo 'TensorRT-RTX has no wheel for this machine: its tests are left out'
+	$(python) -m pip install --editable '.[rtx]' || echo 'TensorRT-RTX has no wheel for this machine: its tests are left out'
 	@touch $@
 
 # The generated interfaces go into the virtual environment, where the ROS wheels are. AMENT_PREFIX_PATH is that
