@@ -10,7 +10,7 @@ import torch
 
 from fcclip_core.backends import LIBRARIES
 from fcclip_core.backends.eager import EagerBackend
-from fcclip_core.backends.tensorrt import EngineBuilder
+from fcclip_core.backends.tensorrt_builder import EngineBuilder
 from fcclip_core.checkpoints import load_checkpoint, load_model
 from fcclip_core.errors import SettingsError
 from fcclip_core.export.check import TOLERANCES, Differences, Reference, check, check_picture
