@@ -40,17 +40,34 @@ def find_library(capability: tuple[int, int] | None = None) -> tuple[ModuleType,
     failures = []
     for name, title in MODULES.items():
         try:
-            module = importlib.import_module(name)
-            _check_version(module, name, title)
-            if capability is not None:
-                check_gpu(name, title, capability)
-            start(module, title, module.Runtime)
-            return module, title
+            return load_library(name, capability), title
         except BackendError as error:
             failures.append(str(error))
-        except Exception as error:  # an installation that is not whole raises whatever it happens to meet
-            failures.append(f"{name} cannot be imported: {first_line(error) or type(error).__name__}")
     raise BackendError(f"no TensorRT works here ({'; '.join(failures)}); {install_advice()}")
+
+
+def load_library(name: str, capability: tuple[int, int] | None = None) -> ModuleType:
+    """Imports one TensorRT and starts it.
+
+    Args:
+        name: Key of `MODULES`.
+        capability: As for `find_library`.
+
+    Raises:
+        BackendError: It is not there, too old, not for this GPU, or does not start.
+    """
+    title = MODULES[name]
+    try:
+        module = importlib.import_module(name)
+        _check_version(module, name, title)
+        if capability is not None:
+            check_gpu(name, title, capability)
+        start(module, title, module.Runtime)
+        return module
+    except BackendError:
+        raise
+    except Exception as error:  # an installation that is not whole raises whatever it happens to meet
+        raise BackendError(f"{name} cannot be imported: {first_line(error) or type(error).__name__}") from error
 
 
 def install_advice() -> str:
