@@ -98,3 +98,10 @@ def test_tests_of_kernels_are_collected_where_they_run(interpreted: str, collect
     ).stdout
     names = {line.partition("::")[2] for line in found.splitlines() if "::" in line}
     assert names & {"test_in_the_interpreter", "test_kernel_refuses_doubles"} == {collected}, found
+
+
+def test_setup_takes_tensorrt_rtx_as_it_comes() -> None:
+    """NVIDIA's metapackages are source archives of a few lines: `--only-binary :all:` refused them on every machine."""
+    makefile = (HERE.parent / "Makefile").read_text()
+    assert "'.[rtx]'" in makefile
+    assert "--only-binary" not in makefile

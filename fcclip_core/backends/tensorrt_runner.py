@@ -35,12 +35,13 @@ class EngineRunner:
             kernels: Where TensorRT-RTX keeps the kernels that it compiles on this GPU; None: it keeps none.
 
         Raises:
-            BackendError: It does not run, for want of memory for example.
+            BackendError: It cannot be made ready, for want of memory for example.
+            RuntimeError: It does not run.
         """
-        self._engine = engine  # must outlive its context
+        cache = _RuntimeCache(engine, kernels) if kernels else None
+        self._needed = (engine, cache)  # must outlive the context
         self._device = device
         self._log = log
-        cache = _RuntimeCache(engine, kernels) if kernels else None
         context = cache.create_context() if cache else engine.create_execution_context()
         if context is None:
             raise BackendError(f"the engine cannot be made ready to run: {log.last_error()}")
@@ -56,10 +57,7 @@ class EngineRunner:
         for name, tensor in zip((INPUT, *OUTPUTS), (self._image, *self._outputs), strict=True):
             self._context.set_tensor_address(name, tensor.data_ptr())
         self._stream.wait_stream(torch.cuda.current_stream(device))
-        try:
-            self._execute()
-        except RuntimeError as error:
-            raise BackendError(str(error)) from error
+        self._execute()
         self._stream.synchronize()
         if cache:
             cache.keep()
@@ -120,6 +118,7 @@ class _RuntimeCache:
         self._engine = engine
         self._kept = kept
         self._before = kept.read()
+        self._config: Any | None = None
         self._cache: Any | None = None
 
     def create_context(self) -> Any | None:
@@ -134,7 +133,7 @@ class _RuntimeCache:
         except Exception as error:
             _logger.warning("kernels are compiled without the runtime cache: %s", first_line(error))
             return self._engine.create_execution_context()
-        self._cache = cache
+        self._config, self._cache = config, cache
         return self._engine.create_execution_context(runtime_config=config)
 
     def keep(self) -> None:

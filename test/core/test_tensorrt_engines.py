@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -144,8 +146,9 @@ def test_an_engine_that_cannot_be_captured_is_not_tried(cuda: PlayedCuda, caplog
 
 
 def test_an_engine_that_does_not_run_is_refused_before_a_frame_comes(cuda: PlayedCuda) -> None:
+    """Not by a BackendError, for which it would be built again, for minutes; a want of memory may pass."""
     LOG.log(1, "[executionContext.cpp] out of memory")
-    with pytest.raises(BackendError, match="the engine cannot be run: .* out of memory"):
+    with pytest.raises(RuntimeError, match="the engine cannot be run: .* out of memory"):
         EngineRunner(PlayedEngine(runs=lambda count: False), CPU, LOG)
 
 
@@ -168,6 +171,23 @@ def test_kernels_are_compiled_by_the_first_process_alone(cuda: PlayedCuda, tmp_p
         compiled.append(engine.compiled)
     assert compiled == [1, 0]
     assert kept(tmp_path).read() == b"kernels"
+
+
+def test_the_runtime_cache_outlives_the_context(cuda: PlayedCuda, tmp_path: Path) -> None:
+    """The library keeps pointers to it and to its configuration, and no references."""
+    cache = PlayedRuntimeCache()
+    reference = weakref.ref(cache)
+    engine = PlayedEngine(cache=cache)
+    runner = EngineRunner(engine, CPU, LOG, kept(tmp_path))
+    engine.cache = None
+    engine.contexts.clear()
+    runner._context = None
+    del cache, engine
+    gc.collect()
+    assert reference() is not None
+    del runner
+    gc.collect()
+    assert reference() is None
 
 
 def test_kernels_for_something_else_are_compiled_again(cuda: PlayedCuda, tmp_path: Path) -> None:
