@@ -1,7 +1,8 @@
 """What this machine has for running FC-CLIP, and which command installs what it lacks.
 
 Nothing here is needed to segment: it looks, and reports. What may crash the interpreter (a ROS library built for
-another Python, cv_bridge beside a numpy it was not built for) is tried in a process of its own.
+another Python, cv_bridge beside a numpy it was not built for, a library for GPUs beside another driver) is tried in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ BACKEND_MODULES = {
     "tensorrt": ("tensorrt", "onnx"),
     "tensorrt_rtx": ("tensorrt_rtx", "onnx"),
 }
-"""What a backend can run with -> the modules that it needs, its own first; the last two are the backend tensorrt."""
+"""What a backend can run with -> the modules that it needs, its own first; the last two are the backend tensorrt.
+
+On a GPU `compiled` needs Triton, too.
+"""
 
 CPU_FEATURES = (
     *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8"),
@@ -90,6 +94,16 @@ make_context().free()
 print(json.dumps(os.environ["MUJOCO_GL"]))
 """
 _IMPORT_PROBE = "import {0}; print('true')"
+_VERSIONS_PROBE = """
+import importlib, json
+versions = [getattr(importlib.import_module(name), "__version__", "of unknown version") for name in {0!r}]
+print(json.dumps([version.split("+")[0].split("-")[0] for version in versions]))
+"""
+_TENSORRT_PROBE = """
+from fcclip_core.backends.tensorrt_library import load_library
+load_library({0!r}, {1!r})
+print("true")
+"""
 _CV_BRIDGE_PROBE = """
 import numpy, cv_bridge
 message = cv_bridge.CvBridge().cv2_to_imgmsg(numpy.zeros((2, 2, 3), numpy.uint8), "bgr8")
@@ -189,6 +203,8 @@ def _processor() -> Iterator[Finding]:
 def _graphics() -> Iterator[Finding]:
     import torch
 
+    from fcclip_core.jetson import INSTALL_TORCH, is_jetson
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(index)
@@ -199,6 +215,10 @@ def _graphics() -> Iterator[Finding]:
                 f"{about.name}, {about.total_memory / 1e9:.0f} GB, compute capability {about.major}.{about.minor}, "
                 f"CUDA {torch.version.cuda}",
             )
+    elif is_jetson():
+        # As pip leaves it that finds NVIDIA's torch too old, or none: the model would run, at a fraction of its speed.
+        detail = f"this is a Jetson, but torch {torch.__version__} does not use its GPU: it is not NVIDIA's"
+        yield Finding("hardware", "GPU", PROBLEM, detail, INSTALL_TORCH)
     elif not Path("/dev/nvidiactl").exists() and shutil.which("nvidia-smi") is None:
         yield Finding("hardware", "GPU", NOTE, "no NVIDIA GPU or no driver: the model runs on the processor")
     elif torch.version.cuda is None:
@@ -234,15 +254,62 @@ def _rendering() -> Iterator[Finding]:
 
 
 def _backends() -> Iterator[Finding]:
+    import torch
+
+    gpu = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     for name, modules in BACKEND_MODULES.items():
-        versions = {module: _version_of(module, _distribution(module)) for module in modules}
-        missing = [_distribution(module) for module, found in versions.items() if found is None]
-        if not missing:
-            yield Finding("backends", name, OK, ", ".join(f"{module} {found}" for module, found in versions.items()))
-        else:
-            detail = f"not installed: {', '.join(missing)}"
-            yield Finding("backends", name, MISSING, detail, f"pip install {' '.join(missing)}")
+        needed = (*modules, "triton") if name == "compiled" and gpu else modules
+        yield _backend(name, needed, gpu)
     yield _built_graphs()
+
+
+def _backend(name: str, modules: tuple[str, ...], gpu: tuple[int, int] | None) -> Finding:
+    """Whether a backend's modules can be imported, and whether it can run on `gpu`, given as compute capability."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        detail = f"not installed: {', '.join(map(_distribution, missing))}"
+        return Finding("backends", name, MISSING, detail + _gpus_of(name), _install(missing))
+    tried = [module for module in modules if module != "torch"]  # it runs in this process
+    versions, error = _probe(_VERSIONS_PROBE.format(tried)) if tried else ([], "")
+    if error:
+        return Finding("backends", name, MISSING, f"cannot be imported: {error}", _install(tried, again=True))
+    assert isinstance(versions, list)
+    found = dict(zip(tried, versions, strict=True))
+    detail = ", ".join(f"{module} {found.get(module) or _version_of(module, module)}" for module in modules)
+    if name == "compiled" and not shutil.which(os.environ.get("CXX", "c++")):
+        return Finding("backends", name, MISSING, f"{detail}; there is no C++ compiler", "sudo apt install g++")
+    if not name.startswith("tensorrt"):
+        return Finding("backends", name, OK, detail)
+    if gpu is None:
+        return Finding("backends", name, NOTE, f"{detail}; torch finds no GPU that it could run on{_gpus_of(name)}")
+    _, error = _probe(_TENSORRT_PROBE.format(name, gpu))
+    if error:
+        return Finding("backends", name, MISSING, f"{detail}; {_without_class(error)}")
+    return Finding("backends", name, OK, f"{detail}; starts, and runs on this GPU ({gpu[0]}.{gpu[1]})")
+
+
+def _gpus_of(name: str) -> str:
+    """What a backend's library runs on, where that is not every GPU, to be added to a sentence."""
+    from fcclip_core.backends.tensorrt_library import RTX_GPUS
+
+    return f"; it runs on {RTX_GPUS}" if name == "tensorrt_rtx" else ""
+
+
+def _install(modules: list[str], again: bool = False) -> str:
+    """The command that installs a backend's modules; empty if this machine cannot have them."""
+    from fcclip_core.jetson import INSTALL_TENSORRT, INSTALL_TORCH, is_jetson
+
+    commands = []
+    if is_jetson():
+        if "tensorrt_rtx" in modules:
+            return ""
+        theirs = {"tensorrt": INSTALL_TENSORRT, "torch": INSTALL_TORCH}
+        commands = [theirs[module] for module in modules if module in theirs]
+        modules = [module for module in modules if module not in theirs]
+    if modules:
+        option = "--force-reinstall " if again else ""
+        commands.append(f"pip install {option}{' '.join(map(_distribution, modules))}")
+    return " && ".join(commands)
 
 
 def _built_graphs() -> Finding:
@@ -370,7 +437,7 @@ def _probe(code: str) -> tuple[object, str]:
         return None, f"no answer within {PROBE_TIMEOUT:.0f} s"
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return None, last[0][:200]
+        return None, last[0][:500]
     return json.loads(done.stdout.strip().splitlines()[-1]), ""
 
 

@@ -20,6 +20,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import parse_wheel_filename
+from packaging.version import Version
+
+from fcclip_core import jetson
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -106,6 +111,43 @@ def test_every_required_distribution_is_imported() -> None:
     installed = owners()
     used = {owner for name in imported("fcclip_core", "fcclip_ros") for owner in installed[name]}
     assert required() - used - INDIRECT == set()
+
+
+def requirements(file: str) -> dict[str, Requirement]:
+    lines = (ROOT / file).read_text().splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {requirement.name: requirement for requirement in found}
+
+
+def satisfied(requirement: Requirement, version: Version | str) -> bool:
+    """As pip judges what is installed: a pre-release counts like any other version."""
+    return requirement.specifier.contains(version, prereleases=True)
+
+
+def test_nvidias_torch_for_jetsons_is_new_enough() -> None:
+    """It was not, and pip replaced it by one for processors."""
+    name, version, _, tags = parse_wheel_filename(jetson.TORCH_WHEEL.rpartition("/")[2])
+    assert name == "torch"
+    assert {str(tag) for tag in tags} == {"cp310-cp310-linux_aarch64"}
+    assert satisfied(requirements("requirements.txt")["torch"], version)
+    assert satisfied(requirements("constraints-jetson.txt")["torch"], version)
+
+
+def test_versions_for_jetsons_fit_and_keep_what_is_installed() -> None:
+    wanted, kept = requirements("requirements.txt"), requirements("constraints-jetson.txt")
+    assert satisfied(wanted["torchvision"], "0.20.0") and satisfied(kept["torchvision"], "0.20.0")
+    # Whatever else PyPI has or will have, so that pip says it cannot rather than replaces.
+    for newer in ("2.5.0", "2.5.1", "2.11.0"):
+        assert not satisfied(kept["torch"], newer), newer
+    assert satisfied(wanted["numpy"], "1.26.4") and satisfied(kept["numpy"], "1.26.4")
+    assert not satisfied(kept["numpy"], "2.0.0")
+
+
+def test_the_sequence_for_jetsons_is_documented_as_it_is_meant() -> None:
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    assert jetson.TORCH_WHEEL in text
+    assert "BUILD_VERSION=0.20.0" in text
+    assert "-c constraints-jetson.txt -r requirements.txt" in text
 
 
 def test_the_core_imports_no_ros() -> None:

@@ -76,7 +76,7 @@ def create_backend(
         if candidate == "onednn":
             onednn = OneDnnBackend(model, device, precision, answers.files.folder)
             return CheckedBackend(onednn, answers, onednn.precision, forms=1, size=_CHECKED_SIZE)
-        library = LIBRARIES[candidate](device, precision)
+        library = _library(candidate, device, precision, answers)
         return GraphBackend(model, device, library, answers, builds=candidate == name)
 
     order = _ORDER[device.type]
@@ -105,8 +105,14 @@ def create_graph_backend(
         name = _GRAPH_LIBRARY[device.type]
     if name not in LIBRARIES:
         raise SettingsError(f"{name!r} runs no exported graph; choose one of {', '.join(LIBRARIES)}")
-    library = LIBRARIES[name](device, precision)
-    return GraphBackend(model, device, library, _answers(model, device, cache_dir), builds=True)
+    answers = _answers(model, device, cache_dir)
+    return GraphBackend(model, device, _library(name, device, precision, answers), answers, builds=True)
+
+
+def _library(name: str, device: torch.device, precision: str, answers: EagerAnswers) -> Library:
+    if name == "tensorrt":  # which keeps more than its engines
+        return TensorRt(device, precision, answers.files)
+    return LIBRARIES[name](device, precision)
 
 
 def _answers(model: FCCLIP, device: torch.device, cache_dir: Path | None) -> EagerAnswers:

@@ -24,6 +24,7 @@ _Loaded = TypeVar("_Loaded")
 MAGIC = b"FCCLIP built file 1\n"
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 1 << 20
+_BUILT_AGAIN = "%s cannot be used, so it is built again: %s"
 
 Key = Mapping[str, str]
 """What a file was built from and for: name of the property -> its value."""
@@ -76,22 +77,64 @@ class BuiltFiles:
         Raises:
             BackendError: From `build`, or from `load` for content that was just built.
         """
-        path = self._path(name)
-        if path is not None:
+        content = self.kept(name, key)
+        if content is not None:
             try:
-                return load(_read(path, key))
-            except FileNotFoundError:
-                _logger.info("%s is not there yet: building it", path)
-            except (_Unusable, OSError, BackendError) as error:
-                _logger.warning("%s cannot be used, so it is built again: %s", path, error)
+                return load(content)
+            except BackendError as error:
+                _logger.warning(_BUILT_AGAIN, self._path(name), error)
         content = build()
         loaded = load(content)
+        self.keep(name, key, content)
+        return loaded
+
+    def kept(self, name: str, key: Key) -> bytes | None:
+        """The content of the file `name`; None if it is not there or not to be used, and the log says why."""
+        path = self._path(name)
+        if path is None:
+            return None
+        try:
+            return _read(path, key)
+        except FileNotFoundError:
+            _logger.info("%s is not there yet: building it", path)
+        except (_Unusable, OSError) as error:
+            _logger.warning(_BUILT_AGAIN, path, error)
+        return None
+
+    def keep(self, name: str, key: Key, content: bytes) -> None:
+        """Writes the file `name`; if it cannot be written, the log says so."""
+        path = self._path(name)
         if path is not None:
             _write(path, key, content)
-        return loaded
 
     def _path(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / name
+
+
+NOTHING_KEPT = BuiltFiles(None)
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """One file of such a folder, which a library fills as it works and can do without.
+
+    Attributes:
+        files: The folder.
+        name: File name.
+        key: What the content fits.
+    """
+
+    files: BuiltFiles
+    name: str
+    key: Key
+
+    def read(self) -> bytes:
+        """What was kept last; empty if there is nothing, or nothing to be used."""
+        return self.files.kept(self.name, self.key) or b""
+
+    def write(self, content: bytes) -> None:
+        """Keeps `content` in its place."""
+        self.files.keep(self.name, self.key, content)
 
 
 def _read(path: Path, key: Key) -> bytes:

@@ -18,11 +18,13 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAVE_TRITON = importlib.util.find_spec("triton") is not None
 DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
 
+LAUNCHES = HAVE_TRITON and (INTERPRETED or DEVICE.type == "cuda")
+"""Whether kernels can be launched in this process."""
+
 needs_triton = pytest.mark.skipif(not HAVE_TRITON, reason="Triton is not installed")
-runs_kernels = pytest.mark.skipif(
-    not HAVE_TRITON or (DEVICE.type == "cpu" and not INTERPRETED), reason="needs a GPU, or Triton's interpreter"
-)
-"""Tests that launch kernels; `interpret` runs them where there is no GPU."""
+runs_kernels = pytest.mark.launches_kernels
+"""Tests that launch kernels; where this process cannot, those marked `starts_interpreter` have another one run them."""
+starts_interpreter = pytest.mark.starts_interpreter
 
 GPUS = (80, 87, 90)
 """Compute capabilities to compile for: A100, Jetson Orin, H100 and H200."""

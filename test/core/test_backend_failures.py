@@ -23,7 +23,7 @@ import torch
 from fcclip_core import InferenceSettings, PanopticResult, Segmenter, Vocabulary
 from fcclip_core.backends import _ORDER, LIBRARIES, graph
 from fcclip_core.backends.openvino import OpenVino
-from fcclip_core.backends.tensorrt import EngineBuilder
+from fcclip_core.backends.tensorrt_builder import EngineBuilder
 from fcclip_core.export.built_files import MAGIC
 from fcclip_core.export.graph import export_onnx
 from fcclip_core.model import deformable_native

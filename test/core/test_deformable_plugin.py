@@ -15,7 +15,9 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from fcclip_core.backends.eager import EagerBackend
-from fcclip_core.backends.tensorrt import EngineBuilder, find_plugin
+from fcclip_core.backends.tensorrt import find_plugin
+from fcclip_core.backends.tensorrt_builder import EngineBuilder
+from fcclip_core.backends.tensorrt_library import log_of
 from fcclip_core.checkpoints import load_checkpoint, load_model
 from fcclip_core.errors import BackendError
 from fcclip_core.export.check import Reference, check, check_picture
@@ -169,7 +171,7 @@ def test_tensorrts_parser_asks_for_the_plugin_and_nothing_else() -> None:
     """TensorRT-RTX has the same parser and no plugins: it must miss exactly these nodes, under this name."""
     trt = pytest.importorskip("tensorrt_rtx")
     builder = EngineBuilder(trt, "TensorRT-RTX")
-    assert find_plugin(trt, builder.log) is None
+    assert find_plugin(trt, log_of(trt)) is None
     with pytest.raises(BackendError, match=f"{NAME}.*Plugin not found") as failure:
         builder.build(exported("fp16"), "fp16", lambda *_: None)
     assert str(failure.value).count("In node") == TINY.encoder_layers

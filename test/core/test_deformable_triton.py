@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu_kernels import DEVICE, GPUS, INTERPRETED, needs_triton, runs_kernels
+from gpu_kernels import DEVICE, GPUS, INTERPRETED, LAUNCHES, needs_triton, runs_kernels, starts_interpreter
 
 from fcclip_core.model.deformable_attention import DeformableAttention, sample_by_grid, set_sampler
 
-if INTERPRETED or DEVICE.type == "cuda":
+if LAUNCHES:
     from fcclip_core.model.deformable_triton import sample_by_triton
 
 
@@ -125,7 +125,7 @@ def test_kernel_refuses_doubles() -> None:
 
 
 @needs_triton
-@pytest.mark.skipif(INTERPRETED or DEVICE.type == "cuda", reason="runs the tests above where they cannot run here")
+@starts_interpreter
 @pytest.mark.slow
 def test_in_the_interpreter() -> None:
     from gpu_kernels import interpret

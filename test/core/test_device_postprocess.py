@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gpu_kernels import DEVICE, GPUS, INTERPRETED, needs_triton, runs_kernels
+from gpu_kernels import DEVICE, GPUS, INTERPRETED, LAUNCHES, needs_triton, runs_kernels, starts_interpreter
 from scipy import ndimage
 
 from fcclip_core.device_postprocess import DeviceMerger, FrameTaps, OwnedPixels, owned_pixels
@@ -17,7 +17,7 @@ from fcclip_core.postprocess import MaskResizer, panoptic_segments
 from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.settings import InferenceSettings
 
-if INTERPRETED or DEVICE.type == "cuda":
+if LAUNCHES:
     from fcclip_core.ownership_triton import owned_pixels_by_triton
 
 THINGS = (True, True, False, False, False)
@@ -210,7 +210,7 @@ def test_kernel_reads_short_logits(dtype: torch.dtype) -> None:
 
 
 @needs_triton
-@pytest.mark.skipif(INTERPRETED or DEVICE.type == "cuda", reason="runs the tests above where they cannot run here")
+@starts_interpreter
 @pytest.mark.slow
 def test_in_the_interpreter() -> None:
     from gpu_kernels import interpret

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcclip_core import cli, installation
+from fcclip_core import cli, installation, jetson
 from fcclip_core.backends import BACKENDS
 from fcclip_core.installation import MISSING, NOTE, OK, PROBLEM, Finding
 
@@ -199,6 +199,100 @@ def test_a_backend_without_its_library_is_missing_with_the_command(without) -> N
     assert findings["openvino"].state == findings["tensorrt"].state == findings["onnxruntime"].state == MISSING
     assert findings["openvino"].fix == "pip install openvino onnx"
     assert findings["tensorrt"].detail == "not installed: tensorrt, onnx"
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A machine with every module, with a GPU of some compute capability or none, that may be a Jetson."""
+
+    def pretend(gpu: tuple[int, int] | None, *, is_jetson: bool = False, **errors: str) -> dict[str, Finding]:
+        """What is found; `errors` are the last lines of probes that speak of such a module."""
+
+        def probe(code: str) -> tuple[object, str]:
+            error = next((error for module, error in errors.items() if f"'{module}'" in code), "")
+            names = re.findall(r"'(\w+)'", code.partition("for name in")[2])
+            return (None, error) if error else (["1.2"] * len(names), "")
+
+        release = tmp_path / "nv_tegra_release"
+        if is_jetson:
+            release.write_text("# R36 (release)")
+        monkeypatch.setattr(jetson, "_RELEASE", release)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: gpu)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+        monkeypatch.setattr(installation, "_probe", probe)
+        if installation.find_spec("tensorrt") is None:
+            real = installation.find_spec
+            found = ModuleSpec("tensorrt", None)
+            monkeypatch.setattr(installation, "find_spec", lambda name: found if name == "tensorrt" else real(name))
+        return by_name([*installation._backends(), *installation._graphics()])
+
+    return pretend
+
+
+def test_compiled_needs_triton_on_a_gpu_alone(machine, without) -> None:
+    assert machine((8, 9))["compiled"].detail.endswith("triton 1.2")
+    without("triton")
+    assert machine(None)["compiled"].state == OK
+    finding = machine((8, 9))["compiled"]
+    assert (finding.state, finding.detail, finding.fix) == (MISSING, "not installed: triton", "pip install triton")
+
+
+def test_compiled_needs_a_compiler(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    finding = machine(None)["compiled"]
+    assert (finding.state, finding.fix) == (MISSING, "sudo apt install g++")
+
+
+def test_a_backend_that_is_there_and_does_not_import_is_not_ok(machine) -> None:
+    """Its files were found, and nobody ever loaded them."""
+    findings = machine((8, 9), tensorrt="ImportError: libnvinfer.so.10: cannot open", openvino="exit code -11")
+    assert (findings["tensorrt"].state, findings["openvino"].state) == (MISSING, MISSING)
+    assert findings["tensorrt"].detail == "cannot be imported: ImportError: libnvinfer.so.10: cannot open"
+    assert findings["openvino"].detail == "cannot be imported: exit code -11"
+    assert findings["openvino"].fix == "pip install --force-reinstall openvino onnx"
+
+
+def test_a_library_that_does_not_start_is_quoted(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine((8, 9))
+    imported = installation._probe
+
+    def probe(code: str) -> tuple[object, str]:
+        return (None, "a.b.BackendError: TensorRT 10 does not start") if "load_library" in code else imported(code)
+
+    monkeypatch.setattr(installation, "_probe", probe)
+    finding = by_name(list(installation._backends()))["tensorrt"]
+    assert (finding.state, finding.detail) == (MISSING, "tensorrt 1.2, onnx 1.2; TensorRT 10 does not start")
+
+
+def test_tensorrt_rtx_says_which_gpus_it_runs_on(machine, without) -> None:
+    assert machine((8, 9))["tensorrt_rtx"].detail.endswith("starts, and runs on this GPU (8.9)")
+    assert "it runs on compute capability 7.5, 8.6, 8.9 or 12.x" in machine(None)["tensorrt_rtx"].detail
+    without("tensorrt_rtx")
+    assert "it runs on compute capability 7.5, 8.6, 8.9 or 12.x" in machine((9, 0))["tensorrt_rtx"].detail
+
+
+def test_the_library_itself_is_asked_about_the_gpu() -> None:
+    """Not played: the probe loads TensorRT-RTX, which is no library for an H100."""
+    pytest.importorskip("tensorrt_rtx")
+    _, error = installation._probe(installation._TENSORRT_PROBE.format("tensorrt_rtx", (9, 0)))
+    assert "TensorRT-RTX runs on" in error and "this GPU has 9.0" in error
+
+
+def test_a_jetson_is_not_sent_to_pip_for_tensorrt(machine) -> None:
+    machine((8, 7), is_jetson=True)
+    assert installation._install(["tensorrt", "onnx"]) == "sudo apt install nvidia-jetpack && pip install onnx"
+    assert installation._install(["tensorrt_rtx", "onnx"]) == ""
+    assert "pip install torch" not in installation._install(["torch"])
+
+
+def test_a_jetson_whose_torch_has_no_cuda_is_a_problem(machine) -> None:
+    """pip replaced NVIDIA's torch by one for processors; everything works, and nobody sees why it is so slow."""
+    finding = machine(None, is_jetson=True)["GPU"]
+    assert finding.state == PROBLEM
+    assert "does not use its GPU" in finding.detail
+    assert finding.fix == jetson.INSTALL_TORCH
+    assert "GPU" not in machine((8, 7), is_jetson=True)
 
 
 def test_every_backend_is_looked_for() -> None:

@@ -10,7 +10,6 @@ import torch
 
 from fcclip_core.backends import LIBRARIES
 from fcclip_core.backends.eager import EagerBackend
-from fcclip_core.backends.tensorrt import EngineBuilder
 from fcclip_core.checkpoints import load_checkpoint, load_model
 from fcclip_core.errors import SettingsError
 from fcclip_core.export.check import TOLERANCES, Differences, Reference, check, check_picture
@@ -133,49 +132,6 @@ def test_what_must_be_float32_is() -> None:
     assert {(kind, dtype) for kind, dtype in nodes if kind in wide} == {(kind, FLOAT32) for kind in wide}
     assert Counter(dtype for kind, dtype in nodes if kind in ("Conv", "Gather"))[FLOAT32] == 0
     assert Counter(dtype for kind, dtype in nodes if kind == "MatMul")[FLOAT32] == 2, "the sums of mask pooling alone"
-
-
-@pytest.mark.parametrize(
-    "precision", ["fp16", pytest.param("fp32", marks=pytest.mark.slow), pytest.param("bf16", marks=pytest.mark.slow)]
-)
-def test_tensorrt_rtx_builds_without_a_gpu(precision: str) -> None:
-    module = pytest.importorskip("tensorrt_rtx")
-    steps: list[tuple[int, int]] = []
-    engine = EngineBuilder(module, "TensorRT-RTX").build(
-        exported(precision), precision, lambda _, done, total: steps.append((done, total))
-    )
-    assert len(engine) > 1_000_000
-    assert steps[0][0] == 0
-    assert steps[-1][0] == steps[-1][1]
-
-
-def test_tensorrt_rtx_builds_the_bundled_model_for_a_camera() -> None:
-    """At the size at which it sees frames of 640x480, in the precision that GPUs run: every operation is supported."""
-    module = pytest.importorskip("tensorrt_rtx")
-    demo = load_model(load_checkpoint("demo"))
-    graph = export_onnx(demo, Form(1, 640, 864, "fp16"))
-    engine = EngineBuilder(module, "TensorRT-RTX").build(graph, "fp16", lambda *_: None)
-    assert len(engine) > len(graph) / 2
-
-
-def test_tensorrt_rtx_says_which_operation_it_lacks() -> None:
-    module = pytest.importorskip("tensorrt_rtx")
-    node = onnx.helper.make_node("NoSuchOperation", [INPUT], [OUTPUTS[0]])
-    value = [onnx.helper.make_tensor_value_info(name, FLOAT32, [1]) for name in (INPUT, OUTPUTS[0])]
-    broken = onnx.helper.make_model(onnx.helper.make_graph([node], "g", value[:1], value[1:]))
-    with pytest.raises(Exception, match="does not take the graph.*NoSuchOperation"):
-        EngineBuilder(module, "TensorRT-RTX").build(broken.SerializeToString(), "fp32", lambda *_: None)
-
-
-def test_ctrl_c_stops_a_build() -> None:
-    module = pytest.importorskip("tensorrt_rtx")
-
-    def stop(what: str, done: int, total: int) -> None:
-        if done:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        EngineBuilder(module, "TensorRT-RTX").build(exported("fp32"), "fp32", stop)
 
 
 def test_export_leaves_the_model_as_it_was() -> None:

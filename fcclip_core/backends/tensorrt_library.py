@@ -1,0 +1,172 @@
+"""Which TensorRT this machine has: `tensorrt` or `tensorrt_rtx`, whose Python interfaces are nearly one."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fcclip_core.errors import BackendError, first_line
+from fcclip_core.jetson import INSTALL_TENSORRT, is_jetson
+
+_logger = logging.getLogger(__name__)
+
+MODULES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+"""Module -> its name for people, in order of preference."""
+
+OLDEST_MAJOR = {"tensorrt": 10, "tensorrt_rtx": 1}
+"""First versions with strongly typed networks."""
+
+RTX_GPUS = "compute capability 7.5, 8.6, 8.9 or 12.x: GeForce and RTX from Turing on, not A100, H100 or Jetson"
+"""What TensorRT-RTX runs on, after the support matrices of its versions 1.0 to 1.5."""
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def find_library(capability: tuple[int, int] | None = None) -> tuple[ModuleType, str]:
+    """The first TensorRT that is installed and starts, and its name for people.
+
+    Args:
+        capability: Compute capability of the GPU that it shall run on; None: only graphs are to be built.
+
+    Raises:
+        BackendError: None is there, or none that is there is new enough, starts, and runs on this GPU.
+    """
+    failures = []
+    for name, title in MODULES.items():
+        try:
+            return load_library(name, capability), title
+        except BackendError as error:
+            failures.append(str(error))
+    raise BackendError(f"no TensorRT works here ({'; '.join(failures)}); {install_advice()}")
+
+
+def load_library(name: str, capability: tuple[int, int] | None = None) -> ModuleType:
+    """Imports one TensorRT and starts it.
+
+    Args:
+        name: Key of `MODULES`.
+        capability: As for `find_library`.
+
+    Raises:
+        BackendError: It is not there, too old, not for this GPU, or does not start.
+    """
+    title = MODULES[name]
+    try:
+        module = importlib.import_module(name)
+        _check_version(module, name, title)
+        if capability is not None:
+            check_gpu(name, title, capability)
+        start(module, title, module.Runtime)
+        return module
+    except BackendError:
+        raise
+    except Exception as error:  # an installation that is not whole raises whatever it happens to meet
+        raise BackendError(f"{name} cannot be imported: {first_line(error) or type(error).__name__}") from error
+
+
+def install_advice() -> str:
+    """How a machine like this one gets TensorRT."""
+    if is_jetson():
+        return f"on a Jetson it comes with JetPack: {INSTALL_TENSORRT}"
+    return f"pip install tensorrt, or tensorrt-rtx for {RTX_GPUS}"
+
+
+def check_gpu(name: str, title: str, capability: tuple[int, int]) -> None:
+    """Refuses a GPU that a library does not run on.
+
+    Args:
+        name: Key of `MODULES`.
+        title: Its name for people.
+        capability: Compute capability of the GPU.
+
+    Raises:
+        BackendError: It does not run there.
+    """
+    if name == "tensorrt_rtx" and capability not in ((7, 5), (8, 6), (8, 9)) and capability[0] != 12:
+        raise BackendError(f"{title} runs on {RTX_GPUS}; this GPU has {capability[0]}.{capability[1]}")
+
+
+def start(module: ModuleType, title: str, make: Callable[[Any], Any]) -> Any:
+    """Makes one of the library's first objects, a `Runtime` or a `Builder`.
+
+    Args:
+        module: The library.
+        title: Its name for people.
+        make: Makes the object, given the log.
+
+    Raises:
+        BackendError: The library does not start, most often because the driver is older than its CUDA.
+    """
+    log = log_of(module)
+    log.forget()
+    try:
+        made = make(log)
+    except TypeError as error:  # so pybind11 reports a constructor that has made nothing
+        raise BackendError(_does_not_start(module, title, log.last_error(first_line(error)))) from error
+    return made
+
+
+def driver() -> str:
+    """The driver's own line about its version, "unknown" where there is none."""
+    try:
+        return _DRIVER.read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return "unknown"
+
+
+@functools.cache
+def log_of(module: ModuleType) -> Any:
+    """The library's messages in Python's log; errors are remembered for ours.
+
+    One for each module, for the life of the process: the library keeps a pointer to the first log that it is given, and
+    writes to it after whoever gave it is gone.
+    """
+    levels = {
+        module.ILogger.INTERNAL_ERROR: logging.ERROR,
+        module.ILogger.ERROR: logging.ERROR,
+        module.ILogger.WARNING: logging.WARNING,
+    }
+
+    class Log(module.ILogger):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self._errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            level = levels.get(severity, logging.DEBUG)
+            _logger.log(level, "%s", message)
+            if level == logging.ERROR:
+                self._errors.append(message.strip())
+
+        def last_error(self, otherwise: str = "it gives no reason") -> str:
+            return self._errors[-1] if self._errors else otherwise
+
+        def forget(self) -> None:
+            self._errors.clear()
+
+    return Log()
+
+
+def _check_version(module: ModuleType, name: str, title: str) -> None:
+    if int(module.__version__.split(".")[0]) < OLDEST_MAJOR[name]:
+        raise BackendError(f"{title} {module.__version__} is too old: {OLDEST_MAJOR[name]}.0 or newer is needed")
+
+
+def _does_not_start(module: ModuleType, title: str, reason: str) -> str:
+    found = re.search(r"\b\d+\.\d+(\.\d+)?\b", driver())
+    package = module.__name__.replace("_", "-")
+    if is_jetson():
+        remedy = f"driver and library come with JetPack, together: {INSTALL_TENSORRT}"
+    else:
+        remedy = (
+            "libraries for CUDA 13 need driver 580 or newer, for CUDA 12 driver 525: install a newer driver, "
+            f"or the library for an older CUDA (pip install {package}-cu12)"
+        )
+    driven = f"with NVIDIA driver {found[0]}" if found else "without an NVIDIA driver"
+    return f"{title} {module.__version__} does not start {driven} ({reason}); {remedy}"
