@@ -6,6 +6,7 @@ has room for more of them: a change of words copies a few rows and captures noth
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fcclip_core.device_postprocess import DeviceMerger, create_merger
+from fcclip_core.errors import first_line
 from fcclip_core.kernels.cuda_graph import CapturedWork
 from fcclip_core.model.classification import TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
@@ -22,6 +24,8 @@ from fcclip_core.postprocess import KEPT_SIZES, MergedFrame, Merger
 from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.stage_clock import StageClock
+
+_logger = logging.getLogger(__name__)
 
 _SMALLEST_ROOM = 64
 """Rows and classes that a graph has room for, at least; each doubling needs a graph of its own."""
@@ -119,6 +123,7 @@ class CapturedLabeler:
         self._plain = plain
         self._merger = merger
         self._graphs: OrderedDict[_Kind, _LabelGraph | None] = OrderedDict()
+        self._failed = False
 
     @torch.inference_mode()
     def __call__(
@@ -140,9 +145,15 @@ class CapturedLabeler:
                 self._graphs.popitem(last=False)
             return self._plain(output, words, geometry, settings, clock)
         graph = self._graphs[kind]
-        if graph is None:
-            graph = self._graphs[kind] = _LabelGraph(self._merger, kind, output, words)
         self._graphs.move_to_end(kind)
+        if graph is None and not self._failed:
+            try:
+                graph = self._graphs[kind] = _LabelGraph(self._merger, kind, output, words)
+            except Exception as error:  # whatever CUDA raises; the same work runs without a graph
+                self._failed = True
+                _logger.warning("frames are labeled without a CUDA graph, more slowly: %s", first_line(error))
+        if graph is None:
+            return self._plain(output, words, geometry, settings, clock)
         return graph.start(output, words, clock)
 
 

@@ -8,6 +8,7 @@ where an image shrinks by more than twice as many rows as columns; such pixels m
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,9 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fcclip_core.errors import first_line
 from fcclip_core.kernels.cuda_graph import CapturedWork
 from fcclip_core.preprocess import PIXEL_MEAN, PIXEL_STD, FrameGeometry, check_image, preprocess
 from fcclip_core.settings import InferenceSettings
+
+_logger = logging.getLogger(__name__)
 
 _FRACTION_BITS = 22
 _KEPT_SIZES = 4
@@ -130,12 +134,20 @@ class _Frames:
         self._runs += 1
         # A single image is not worth a graph.
         if self._uploaded.is_cuda and self._runs == 2:
-            self._captured = CapturedWork(self._resize, self._uploaded.device)
+            self._captured = self._capture()
         if self._captured:
             self._captured.replay()
         else:
             self._resize()
         return self._padded.permute(2, 0, 1).unsqueeze(0)
+
+    def _capture(self) -> CapturedWork[None] | None:
+        """`_resize` as a graph; None where it cannot be captured, which costs time alone."""
+        try:
+            return CapturedWork(self._resize, self._uploaded.device)
+        except Exception as error:  # whatever CUDA raises
+            _logger.warning("images are resized without a CUDA graph, more slowly: %s", first_line(error))
+            return None
 
     def _resize(self) -> None:
         """From the uploaded pixels to the padded input."""

@@ -15,7 +15,7 @@ from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from fcclip_core.kernels.library_products import ActivatedLinear, pool_masks
-from fcclip_core.kernels.probe import ATTENTION, CONVOLUTION, SAMPLING, working_kernels
+from fcclip_core.kernels.probe import ATTENTION, CONVOLUTION, PROBES, SAMPLING, working_kernels
 from fcclip_core.model.backbone import ConvNeXtTower
 from fcclip_core.model.deformable_attention import sample_by_grid, set_sampler
 from fcclip_core.model.fcclip import FCCLIP
@@ -36,7 +36,8 @@ def for_gpu(model: FCCLIP, device: torch.device, dtype: torch.dtype) -> tuple[FC
     Returns:
         The network on `device`, channels last in memory, and which of `probe.PROBES` it runs on.
     """
-    kernels = working_kernels(device, dtype)
+    is_short = dtype != torch.float32
+    kernels = working_kernels(device, dtype, PROBES if is_short else [SAMPLING])
     fast = in_precision(model, dtype)
     if SAMPLING in kernels:
         from fcclip_core.model.deformable_triton import sample_by_triton
@@ -44,9 +45,7 @@ def for_gpu(model: FCCLIP, device: torch.device, dtype: torch.dtype) -> tuple[FC
         set_sampler(fast, sample_by_triton)
     else:
         set_sampler(fast, sample_by_grid)
-    if dtype == torch.float32:
-        kernels &= {SAMPLING}
-    else:
+    if is_short:
         _shorten(fast, kernels)
     return fast.to(device).to(memory_format=torch.channels_last), kernels
 

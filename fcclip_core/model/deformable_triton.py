@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 QUERIES_AT_ONCE = 32
+MOST_LEVELS = 4
 VALUE_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -35,7 +36,10 @@ def sample_by_triton(value: Tensor, shapes: Sequence[tuple[int, int]], locations
 
     Raises:
         TypeError: Values of another type.
+        ValueError: More than `MOST_LEVELS` levels.
     """
+    if len(shapes) > MOST_LEVELS:
+        raise ValueError(f"there are {len(shapes)} levels; the kernel takes {MOST_LEVELS}: use sample_by_grid")
     if value.dtype not in VALUE_TYPES:
         raise TypeError(f"values are {value.dtype}; the kernel takes float16, bfloat16 and float32: use sample_by_grid")
     sides = [side for shape in shapes for side in shape]
@@ -58,7 +62,9 @@ def _sample_deformably(value: Tensor, sides: Sequence[int], locations: Tensor, w
             locations,
             weights,
             sums,
-            tuple(sides),
+            # One by one: before 3.3 Triton takes no tuple.
+            *sides,
+            *(0 for _ in range(2 * MOST_LEVELS - len(sides))),
             tokens,
             queries,
             heads,
@@ -83,7 +89,14 @@ def _sample_kernel(
     locations: tl.tensor,  # (B, Q, heads, LEVELS, POINTS, 2)
     weights: tl.tensor,  # (B, Q, heads, LEVELS, POINTS)
     sums: tl.tensor,  # (B, Q, heads, C)
-    sides: tl.tensor,  # H, W of each level
+    height_0: tl.tensor,  # of each level; levels that are not there are never read
+    width_0: tl.tensor,
+    height_1: tl.tensor,
+    width_1: tl.tensor,
+    height_2: tl.tensor,
+    width_2: tl.tensor,
+    height_3: tl.tensor,
+    width_3: tl.tensor,
     tokens: tl.tensor,
     queries: tl.tensor,
     heads: tl.tensor,
@@ -106,7 +119,14 @@ def _sample_kernel(
 
     total = tl.zeros((QUERY_BLOCK, CHANNEL_BLOCK), tl.float32)
     for level in tl.static_range(LEVELS):
-        height, width = sides[2 * level], sides[2 * level + 1]
+        if level == 0:
+            height, width = height_0, width_0
+        elif level == 1:
+            height, width = height_1, width_1
+        elif level == 2:
+            height, width = height_2, width_2
+        else:
+            height, width = height_3, width_3
         for point in tl.static_range(POINTS):
             index = point_row + (level * POINTS + point)
             weight = tl.load(weights + index, mask=is_query, other=0.0)

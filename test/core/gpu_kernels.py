@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +29,50 @@ runs_kernels = pytest.mark.launches_kernels
 """Tests that launch kernels; where this process cannot, those marked `starts_interpreter` have another one run them."""
 starts_interpreter = pytest.mark.starts_interpreter
 
-GPUS = (80, 87, 90)
-"""Compute capabilities to compile for: A100, Jetson Orin, H100 and H200."""
+GPUS = (80, 87, 89, 90, 100, 120)
+"""Compute capabilities to compile for: A100, Jetson Orin, RTX 40, H100 and H200, B200, RTX 50."""
+
+
+MOST_SPILLED = 128
+"""Bytes a thread that a kernel may keep in memory for want of registers; more is a kernel that does not fit."""
+
+
+def compile_for(
+    capability: int, kernel: Any, types: dict[str, str], constants: dict[str, Any], *, warps: int = 4
+) -> tuple[str, int, int]:
+    """Compiles a kernel for a GPU that need not be here, whose pointers are aligned as torch's are.
+
+    Args:
+        capability: One of `GPUS`.
+        kernel: Of `triton.jit`.
+        types: Triton's type of each argument that is no constant.
+        constants: The others.
+        warps: That run a program.
+
+    Returns:
+        Its PTX, registers a thread, and bytes a thread that did not fit into registers.
+    """
+    import triton.backends.nvidia
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    names = kernel.arg_names
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in types.items() if kind[0] == "*"}
+    signature = {name: types.get(name, "constexpr") for name in names}
+    compiled = compile(
+        ASTSource(kernel, signature, constants, aligned),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": warps},
+    )
+    reader = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [str(reader), "-res-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", said.stdout + said.stderr)
+    assert found, said.stdout + said.stderr
+    return compiled.asm["ptx"], int(found[1]), int(found[2])
 
 
 def interpret(test_file: str) -> None:

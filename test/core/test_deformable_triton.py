@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu_kernels import DEVICE, GPUS, INTERPRETED, LAUNCHES, needs_triton, runs_kernels, starts_interpreter
+from gpu_kernels import (
+    DEVICE,
+    GPUS,
+    INTERPRETED,
+    LAUNCHES,
+    MOST_SPILLED,
+    compile_for,
+    needs_triton,
+    runs_kernels,
+    starts_interpreter,
+)
 
 from fcclip_core.model.deformable_attention import DeformableAttention, sample_by_grid, set_sampler
 
@@ -124,11 +134,20 @@ def test_kernel_refuses_doubles() -> None:
         sample_by_triton(inputs[0], case.shapes, *inputs[1:])
 
 
+@runs_kernels
+def test_kernel_refuses_more_levels_than_it_has_arguments_for() -> None:
+    case = Case(((1, 1),) * 5, queries=5)
+    inputs = draw(case, spread=0.0, dtype=torch.float32)
+    with pytest.raises(ValueError, match="5 levels; the kernel takes 4"):
+        sample_by_triton(inputs[0], case.shapes, *inputs[1:])
+
+
 @needs_triton
 @starts_interpreter
-@pytest.mark.slow
 def test_in_the_interpreter() -> None:
-    from gpu_kernels import interpret
+    from gpu_kernels import (
+    interpret,
+)
 
     interpret(str(Path(__file__)))
 
@@ -140,15 +159,12 @@ def test_in_the_interpreter() -> None:
 @pytest.mark.parametrize(("dtype", "loads"), [("fp16", 48), ("bf16", 48), ("fp32", 96)])
 def test_compiles_for_a_gpu_that_is_not_here(capability: int, dtype: str, loads: int) -> None:
     # The interpreter checks no types. Each neighbour is one 16-byte load a thread: 12 points, 4 neighbours.
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
-
-    from fcclip_core.model.deformable_triton import _sample_kernel
+    from fcclip_core.model.deformable_triton import MOST_LEVELS, _sample_kernel
 
     constants = {"LEVELS": 3, "POINTS": 4, "CHANNELS": 32, "CHANNEL_BLOCK": 32, "QUERY_BLOCK": 32}
-    signature = {"value": f"*{dtype}", "locations": "*fp32", "weights": "*fp32", "sums": f"*{dtype}"}
-    signature |= {"sides": ("i32",) * 6, "tokens": "i32", "queries": "i32", "heads": "i32"}
-    aligned = {(index,): [["tt.divisibility", 16]] for index in range(4)}
-    source = ASTSource(_sample_kernel, signature | dict.fromkeys(constants, "constexpr"), constants, aligned)
-    ptx = compile(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"]
+    types = {"value": f"*{dtype}", "locations": "*fp32", "weights": "*fp32", "sums": f"*{dtype}"}
+    sides = [f"{side}_{level}" for level in range(MOST_LEVELS) for side in ("height", "width")]
+    types |= dict.fromkeys([*sides, "tokens", "queries", "heads"], "i32")
+    ptx, _, stack = compile_for(capability, _sample_kernel, types, constants)
     assert ptx.count("ld.global.v4.b32") == loads
+    assert stack <= MOST_SPILLED

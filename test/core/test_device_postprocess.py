@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gpu_kernels import DEVICE, GPUS, INTERPRETED, LAUNCHES, needs_triton, runs_kernels, starts_interpreter
+from gpu_kernels import (
+    DEVICE,
+    GPUS,
+    INTERPRETED,
+    LAUNCHES,
+    MOST_SPILLED,
+    compile_for,
+    needs_triton,
+    runs_kernels,
+    starts_interpreter,
+)
 from scipy import ndimage
 
 from fcclip_core.device_postprocess import DeviceMerger, FrameTaps, OwnedPixels, owned_pixels
@@ -211,9 +221,10 @@ def test_kernel_reads_short_logits(dtype: torch.dtype) -> None:
 
 @needs_triton
 @starts_interpreter
-@pytest.mark.slow
 def test_in_the_interpreter() -> None:
-    from gpu_kernels import interpret
+    from gpu_kernels import (
+    interpret,
+)
 
     interpret(str(Path(__file__)))
 
@@ -224,16 +235,23 @@ def test_in_the_interpreter() -> None:
 @pytest.mark.parametrize("capability", GPUS)
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
 def test_compiles_for_a_gpu_that_is_not_here(capability: int, dtype: str) -> None:
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
+    import fcclip_core.ownership_triton as module
 
-    from fcclip_core.ownership_triton import _own_kernel
-
-    taps = {"ROW_TAPS": 3, "COLUMN_TAPS": 3, "PATCH_ROWS": 16, "PATCH_COLUMNS": 32}
-    constants = taps | {"TILE_ROWS": 16, "TILE_COLUMNS": 64}
-    floats = dict.fromkeys(("scores", "row_weights", "column_weights"), "*fp32")
-    ints = dict.fromkeys(("order", "survivors", "row_first", "column_first", "owners", "counts"), "*i32")
-    sizes = dict.fromkeys(("queries", "mask_height", "mask_width", "height", "width"), "i32")
-    types = floats | ints | sizes | {"logits": f"*{dtype}", "insides": "*u8"} | dict.fromkeys(constants, "constexpr")
-    signature = {name: types[name] for name in _own_kernel.arg_names}
-    assert compile(ASTSource(_own_kernel, signature, constants), target=GPUTarget("cuda", capability, 32)).asm["cubin"]
+    taps = {"ROW_TAPS": 3, "COLUMN_TAPS": 3}
+    constants = taps | {"PATCH_ROWS": 16, "PATCH_COLUMNS": 32, "TILE_ROWS": 16, "TILE_COLUMNS": 64}
+    constants |= {"CELL": 8, "COLUMNS": 64, "QUERIES": 256, "GROUPS": 8, "BINS": 256}
+    types = dict.fromkeys(("scores", "row_weights", "column_weights", "extremes"), "*fp32")
+    types |= dict.fromkeys(("row_first", "column_first", "listed", "owners", "counts"), "*i32")
+    types |= dict.fromkeys(("mask_height", "mask_width", "cell_rows", "cell_columns", "height", "width"), "i32")
+    types |= {"queries": "i32", "logits": f"*{dtype}", "kept": "*u8", "insides": "*u8", "bests": "*i64"}
+    for kernel, warps in (
+        (module._cell_kernel, 4),
+        (module._list_kernel, 4),
+        (module._compete_kernel, 4),
+        (module._settle_kernel, 8),
+    ):
+        names = kernel.arg_names
+        mine = {name: kind for name, kind in types.items() if name in names}
+        own = {name: value for name, value in constants.items() if name in names}
+        _, _, stack = compile_for(capability, kernel, mine, own, warps=warps)
+        assert stack <= MOST_SPILLED, kernel.__name__
