@@ -106,7 +106,7 @@ class GraphBackend:
         self._model = model
         self._runners: OrderedDict[Form, Runner] = OrderedDict()
         self._ready: tuple[Form, ...] = ()  # read without the lock, which is held while an image runs
-        self._declined: dict[Form, FormDeclined] = {}
+        self._declined: dict[Form, str] = {}  # why; an error that is kept would keep the images it passed, too
         self._built = 0
         self._lock = threading.RLock()
 
@@ -153,12 +153,13 @@ class GraphBackend:
         Raises:
             FormDeclined: It is not.
         """
-        if form in self._declined:
-            raise self._declined[form]
-        if not self._is_kept(form):
-            if not self._builds or self._built == RUNNERS:
+        if form not in self._declined and not self._is_kept(form):
+            if self._builds and self._built < RUNNERS:
+                self._built += 1
+            else:
                 self._decline(form)
-            self._built += 1
+        if form in self._declined:
+            raise FormDeclined(self._declined[form])
         self._keep(form, self._load(form, _log_progress()))
 
     def _is_kept(self, form: Form) -> bool:
@@ -168,10 +169,9 @@ class GraphBackend:
 
     def _decline(self, form: Form) -> None:
         command = f"fcclip export CHECKPOINT --size {form.height}x{form.width} --batch {form.batch} --precision "
-        error = FormDeclined(f"no graph for {form} is there; `{command}{form.precision} --engine` makes it")
-        _logger.log(logging.WARNING if self._builds else logging.INFO, "%s: %s", self._library.name, error)
-        self._declined[form] = error
-        raise error
+        self._declined[form] = f"no graph for {form} is there; `{command}{form.precision} --engine` makes it"
+        level = logging.WARNING if self._builds else logging.INFO
+        _logger.log(level, "%s: %s", self._library.name, self._declined[form])
 
     def _keep(self, form: Form, runner: Runner) -> None:
         self._runners[form] = runner

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,6 +185,26 @@ def test_a_batch_without_a_graph_goes_through_the_graph_for_one_image(
     assert equal(together, tuple(torch.cat([tensor] * 3) for tensor in single))
     # The first of them loads the graph, which is checked then.
     assert len(ran) == 4
+
+
+def declined_images(run: Callable[[Tensor], object], count: int = 3) -> list[weakref.ref[Tensor]]:
+    """Runs images of a form that has no graph, and keeps none of them."""
+    seen = []
+    for _ in range(count):
+        image = torch.zeros(1, 3, 32, 64)
+        seen.append(weakref.ref(image))
+        with contextlib.suppress(FormDeclined):
+            run(image)
+    return seen
+
+
+def test_declined_images_are_not_kept(library: FakeLibrary, model: FCCLIP, tmp_path: Path, no_collector: None) -> None:
+    answers = EagerAnswers(model, CPU, BuiltFiles(tmp_path))
+    declining = GraphBackend(model, CPU, library, answers, builds=False)
+    assert not any(image() is not None for image in declined_images(declining))
+    with_eager = make("auto", model, tmp_path)
+    assert not any(image() is not None for image in declined_images(with_eager))
+    assert "not openvino: no graph for 1x32x64-fp32" in with_eager.description
 
 
 def test_progress_is_told(backend: GraphBackend) -> None:
