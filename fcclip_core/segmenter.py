@@ -21,7 +21,7 @@ from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
 from fcclip_core.class_ids import ClassIds
 from fcclip_core.device_postprocess import create_merger
 from fcclip_core.device_preprocess import create_preprocessor
-from fcclip_core.devices import resolve_device
+from fcclip_core.devices import resolve_device, watches_device
 from fcclip_core.errors import ImageError, VocabularyError
 from fcclip_core.model.classification import MAX_LOGIT_SCALE, MaskProbabilities, TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
@@ -197,6 +197,7 @@ class Segmenter:
         """Which backend should run and does not any more, and why; empty while nothing is wrong."""
         return self._backend.problem
 
+    @watches_device
     def prepare(self, height: int, width: int, progress: BuildProgress | None = None) -> None:
         """Makes ready what the first image of a size would have to wait for; may take minutes.
 
@@ -208,6 +209,7 @@ class Segmenter:
         _limit_threads(self._settings)
         self._backend.prepare(1, *self.padded_size(height, width), progress)
 
+    @watches_device
     def prepare_vocabulary(
         self,
         vocabulary: Vocabulary,
@@ -261,6 +263,7 @@ class Segmenter:
             self._snapshot = replace(prepared, version=version)
             return self._snapshot
 
+    @watches_device
     def extend_vocabulary(
         self, snapshot: VocabularySnapshot, further: Sequence[VocabularyClass], without: Collection[str] = ()
     ) -> VocabularySnapshot:
@@ -291,6 +294,7 @@ class Segmenter:
             ),
         )
 
+    @watches_device
     def embed_text(self, names: Sequence[str], progress: Progress | None = None) -> TextEmbeddings:
         """Embeds names as a vocabulary's are: what segments' embeddings compare with.
 
@@ -330,6 +334,7 @@ class Segmenter:
         """Runs the network alone, at the size that `settings` say; `image` and errors as `__call__`."""
         return self.encode_batch([image], settings)[0]
 
+    @watches_device
     def encode_batch(
         self, images: Sequence[np.ndarray], settings: InferenceSettings | None = None
     ) -> list[EncodedImage]:
@@ -355,6 +360,7 @@ class Segmenter:
         """(height, width) at which the network sees an image under the present settings; equal ones fit one batch."""
         return FrameGeometry.of(height, width, self._settings).padded
 
+    @watches_device
     def label(
         self,
         encoded: EncodedImage,
@@ -398,6 +404,7 @@ class Segmenter:
             _probabilities=lambda: class_probs[torch.from_numpy(merged.queries).to(self.device), :-1].cpu().numpy(),
         )
 
+    @watches_device
     def predict(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> Prediction:
         """The model's answer for one image before masks are merged; arguments and errors as `__call__`."""
         snapshot, settings = self._require(vocabulary), self._frame_settings(self._settings)
@@ -484,7 +491,7 @@ class _StageClock:
     def stage(self, name: str) -> None:
         """Ends the stage `name`."""
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            torch.cuda.current_stream(self._device).synchronize()
         now = time.perf_counter()
         self.seconds[name], self._last = now - self._last, now
 

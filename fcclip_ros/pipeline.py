@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from fcclip_core.errors import ImageError, VocabularyError
+from fcclip_core.errors import DeviceLostError, ImageError, VocabularyError
 from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
 from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import EncodedImage, Segmenter, TextEmbeddings, VocabularySnapshot
@@ -114,6 +114,7 @@ class Pipeline:
         streams: Sequence[Stream],
         *,
         announce: Callable[[VocabularySnapshot], None],
+        lost: Callable[[DeviceLostError], None],
         max_batch: int,
     ) -> None:
         """Starts the threads.
@@ -123,11 +124,13 @@ class Pipeline:
             streams: The cameras.
             announce: Called on the inference thread with each vocabulary that came into force for all cameras, after it
                 was announced to each.
+            lost: Called on the inference thread when a frame met a device that answers no more.
             max_batch: Frames that go through the network together, at most.
         """
         self._segmenter = segmenter
         self._streams = tuple(streams)
         self._announce = announce
+        self._lost = lost
         self._common: VocabularySnapshot | None = None
         self._snapshots: dict[Stream, VocabularySnapshot] = {}
         self.encoding_classes = 0
@@ -299,8 +302,9 @@ class Pipeline:
         try:
             encoded = self._segmenter.encode_batch([frame.image for frame in frames], settings)
         except Exception as error:
-            if len(frames) == 1:
-                _failed(frames[0].stream, error)
+            if len(frames) == 1 or isinstance(error, DeviceLostError):
+                for frame in frames:
+                    self._failed(frame.stream, error)
                 return
             reason = _described(error)
         else:
@@ -336,7 +340,7 @@ class Pipeline:
             labelled = time.monotonic()
             stream.publish(LabelledFrame(frame.header, frame.image, result, snapshot, encoded, frame.arrival_time))
         except Exception as error:  # Out of memory, a driver's fault: the next frame may be fine.
-            _failed(stream, error)
+            self._failed(stream, error)
             return
         done = time.monotonic()
         latencies = {
@@ -346,6 +350,11 @@ class Pipeline:
             "total": done - frame.arrival_time,
         }
         stream.statistics.labelled(latencies, together)
+
+    def _failed(self, stream: Stream, error: Exception) -> None:
+        _failed(stream, error)
+        if isinstance(error, DeviceLostError):
+            self._lost(error)
 
 
 def _fit(one: _Arrival, other: _Arrival) -> bool:

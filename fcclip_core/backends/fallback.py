@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fcclip_core.backends.interface import Backend, FormDeclined, Progress
-from fcclip_core.errors import BackendError, first_line
+from fcclip_core.devices import free_memory, watched
+from fcclip_core.errors import BackendError, DeviceLostError, first_line
 from fcclip_core.model.fcclip import ModelOutput
 
 _logger = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ class FallbackBackend:
         """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32.
 
         Raises:
+            DeviceLostError: The device answers none of them any more.
             Exception: The last candidate's own. Or a batch failed on a candidate that works: it may be too large, and
                 its images can be tried one by one.
         """
@@ -108,7 +109,10 @@ class FallbackBackend:
                 if candidate.failed:
                     continue
                 try:
-                    answer = action(candidate)
+                    with watched(self.device):
+                        answer = action(candidate)
+                except DeviceLostError:  # to the other candidates, too
+                    raise
                 except FormDeclined as error:
                     candidate.note = str(error)
                     continue
@@ -119,8 +123,8 @@ class FallbackBackend:
                 else:
                     candidate.note, self._answered_last = "", candidate
                     return answer
-                # Outside the handler: an error keeps alive what filled the memory.
-                self._free_memory()
+                # Outside the handler: an error keeps alive what filled the memory. The next one may not be torch's.
+                free_memory(self.device)
         raise BackendError(f"no backend works here: {self.description}")
 
     def _made(self, candidate: Candidate) -> Backend:
@@ -143,7 +147,7 @@ class FallbackBackend:
         else:
             candidate.proven = True
             return output
-        self._free_memory()
+        free_memory(self.device)
         return backend(image)
 
     def _leave_out(self, candidate: Candidate, error: Exception) -> None:
@@ -152,12 +156,6 @@ class FallbackBackend:
         candidate.missed = is_fault
         level = logging.ERROR if is_fault else logging.INFO
         _logger.log(level, "backend %s does not work here, so the next one is used: %s", candidate.name, candidate.note)
-
-    def _free_memory(self) -> None:
-        """Gives back what torch holds for nobody: the next candidate may not be torch's."""
-        if self.device.type == "cuda":
-            gc.collect()
-            torch.cuda.empty_cache()
 
 
 def _described(error: Exception) -> str:

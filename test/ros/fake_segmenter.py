@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fcclip_core.class_ids import ClassIds
-from fcclip_core.errors import CheckpointError, VocabularyError
+from fcclip_core.errors import CheckpointError, DeviceLostError, VocabularyError
 from fcclip_core.palette import class_color
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.segmenter import TextEmbeddings, VocabularySnapshot
@@ -21,6 +21,9 @@ from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
 POISON = (255, 0, 255)
 """An image whose first pixel has this colour makes the model fail."""
+
+FATAL = (0, 255, 255)
+"""One with this colour makes it lose its device."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class FakeSegmenter:
     def encode_batch(
         self, images: Sequence[np.ndarray], settings: InferenceSettings | None = None
     ) -> list[FakeEncodedImage]:
+        if any(tuple(image[0, 0]) == FATAL for image in images):
+            raise DeviceLostError("cuda is lost to this process")
         if any(tuple(image[0, 0]) == POISON for image in images) or len(images) > self.most_at_once:
             raise RuntimeError("CUDA out of memory")
         assert len({image.shape for image in images}) == 1

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_segmenter import POISON, FakeSegmenter
+from fake_segmenter import FATAL, POISON, FakeSegmenter
 from ros_harness import wait_until
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from fcclip_core.errors import ImageError, VocabularyError
+from fcclip_core.errors import DeviceLostError, ImageError, VocabularyError
 from fcclip_core.segmenter import VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import Vocabulary
@@ -76,11 +76,13 @@ class Bench:
     ) -> None:
         self.cameras = [Eye() for _ in range(cameras)]
         self.common: list[VocabularySnapshot] = []
+        self.lost: list[DeviceLostError] = []
         self.segmenter = FakeSegmenter(InferenceSettings(), seconds, encoding_seconds)
         self.pipeline = Pipeline(
             self.segmenter,  # type: ignore[arg-type]
             self.cameras,
             announce=self.common.append,
+            lost=self.lost.append,
             max_batch=max_batch,
         )
         eye = self.cameras[0]
@@ -330,6 +332,17 @@ def test_a_camera_with_bad_frames_does_not_disturb_the_others(bench: Any) -> Non
     assert "encoding 'nonsense' is not supported" in b.cameras[1].warnings[0]
     assert not b.warnings and not b.cameras[2].warnings
     assert b.statistics.report().last_error is None
+
+
+def test_a_lost_device_is_told_and_nothing_is_tried_again(bench: Any) -> None:
+    b = bench(cameras=2)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    with busy(b):
+        b.put(image(value=FATAL), 0)
+        b.put(image(), 1)
+    wait_until(lambda: b.lost and b.cameras[1].counts.failed == 1)
+    assert [camera.counts.failed for camera in b.cameras] == [1, 1]
+    assert b.segmenter.batches == [1], "what had been begun before"
 
 
 def test_an_image_that_fails_the_model_fails_alone(bench: Any) -> None:
