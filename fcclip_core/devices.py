@@ -42,6 +42,14 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """The kind of a device, for what is computed or built on it: "cpu", or a GPU's name and generation."""
+    if device.type != "cuda":
+        return device.type
+    about = torch.cuda.get_device_properties(device)
+    return f"{about.name} sm_{about.major}{about.minor}"
+
+
 def fault(device: torch.device) -> str:
     """Why a device will never answer this process again, in CUDA's words; empty while it answers.
 

@@ -228,7 +228,9 @@ class Segmenter:
         """
         rows = self._text_rows(vocabulary, text_embeddings, progress)
         seen = vocabulary.seen_mask(frozenset(self.train_vocabulary.synonyms))
-        classifier = TextClassifier.build(self._model, rows, vocabulary.synonym_counts, torch.from_numpy(seen))
+        classifier = TextClassifier.build(
+            self._model, rows, vocabulary.synonym_counts, torch.from_numpy(seen), self.device
+        )
         return VocabularySnapshot(
             version=0,
             vocabulary=vocabulary,

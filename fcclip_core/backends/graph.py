@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fcclip_core.backends.interface import FormDeclined, Progress
 from fcclip_core.backends.reference import EagerAnswers
+from fcclip_core.devices import free_memory
 from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import Key
 from fcclip_core.export.check import check, check_picture
@@ -21,6 +22,7 @@ from fcclip_core.export.form import Form
 from fcclip_core.export.graph import export_onnx
 from fcclip_core.model.deformable_attention import Sampler
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
+from fcclip_core.model.precision import movable_copy
 
 _logger = logging.getLogger(__name__)
 
@@ -93,7 +95,7 @@ class GraphBackend:
         """Prepares nothing yet.
 
         Args:
-            model: The network.
+            model: The network; it stays where it is.
             device: Where images are expected and outputs lie.
             library: What runs the graphs.
             answers: What graphs are held against, and where they are kept.
@@ -186,10 +188,12 @@ class GraphBackend:
         began = time.monotonic()
         what = f"{self._library.name} for {form}"
         reference = self._answers.to_picture(form)
+        free_memory(self.device)  # libraries do not get what torch keeps
 
         def export(sampler: Sampler) -> bytes:
             progress(f"{what}: exporting the network", 0, 1)
-            onnx = export_onnx(self._model, form, sampler)
+            onnx = export_onnx(movable_copy(self._model).to(self.device), form, sampler)
+            free_memory(self.device)
             progress(f"{what}: exporting the network", 1, 1)
             return onnx
 

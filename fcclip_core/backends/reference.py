@@ -9,11 +9,13 @@ from torch import Tensor
 
 from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.backends.interface import Network, Progress
+from fcclip_core.devices import device_name
 from fcclip_core.export.built_files import BuiltFiles, Key
 from fcclip_core.export.check import Reference, check, check_picture
 from fcclip_core.export.form import Form
 from fcclip_core.export.identity import code_digest, weights_digest
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
+from fcclip_core.model.precision import exact_products, movable_copy
 
 
 class EagerAnswers:
@@ -35,15 +37,18 @@ class EagerAnswers:
         return {"weights": self._weights, "code": code_digest(), "form": str(form)}
 
     def to_picture(self, form: Form) -> Reference:
-        """Eager's answer to the check picture of `form`, whatever the precision of `form`."""
+        """Eager's float32 answer to the check picture of `form`, on this device, whatever the precision of `form`."""
         exact = Form(form.batch, form.height, form.width, "fp32")
-        return self.files.get(
-            f"{self.name}-{exact}.reference", self.key(exact), lambda: self._answer(exact), Reference.from_bytes
-        )
+        name = f"{self.name}-{exact}-{self._device.type}.reference"
+        key = {**self.key(exact), "device": device_name(self._device)}
+        return self.files.get(name, key, lambda: self._answer(exact), Reference.from_bytes)
 
     def _answer(self, form: Form) -> bytes:
         picture = check_picture(form).to(self._device)
-        return Reference.of(EagerBackend(self._model, self._device)(picture)).to_bytes()
+        # On the device for as long as it is needed: there may be no room for it beside an engine that is built.
+        network = movable_copy(self._model)
+        with exact_products():
+            return Reference.of(EagerBackend(network, self._device)(picture)).to_bytes()
 
     @cached_property
     def _weights(self) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fcclip_core.backends.graph import Exporter, Runner, check_device
 from fcclip_core.backends.interface import Progress
+from fcclip_core.devices import device_name
 from fcclip_core.errors import BackendError
 from fcclip_core.export.deformable_plugin import PLUGIN, PLUGIN_VERSIONS, plugin_sampler
 from fcclip_core.export.form import Form
@@ -57,7 +58,7 @@ class TensorRt:
         self._plugin = find_plugin(module, self._builder.log)
         self.key = {
             "library": f"{title} {module.__version__}",
-            "gpu": _gpu(device),
+            "gpu": device_name(device),
             "driver": _driver(),
             "deformable attention": f"{PLUGIN} {self._plugin}" if self._plugin else "gathers",
         }
@@ -269,11 +270,6 @@ def _make_monitor(trt: Any, what: str, progress: Progress) -> Any:
                 self.stopped_by = error
 
     return Monitor()
-
-
-def _gpu(device: torch.device) -> str:
-    about = torch.cuda.get_device_properties(device)
-    return f"{about.name} sm_{about.major}{about.minor}"
 
 
 def _driver() -> str:

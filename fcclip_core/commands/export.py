@@ -124,7 +124,7 @@ def _build_engines(
 
     device = resolve_device(args.device)
     with watched(device):
-        backend = create_graph_backend(args.backend, model.to(device), device, precision=args.precision or "auto")
+        backend = create_graph_backend(args.backend, model, device, precision=args.precision or "auto")
         for height, width in sizes:
             backend.prepare(args.batch, height, width, progress)
     folder = BuiltFiles.default().folder

@@ -89,7 +89,7 @@ def cut(path: Path, size: int) -> None:
 
 
 def reference_of(graph: Path) -> Path:
-    (path,) = graph.parent.glob("*-fp32.reference")
+    (path,) = graph.parent.glob("*-fp32-cpu.reference")
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import sys
 import threading
@@ -205,6 +206,60 @@ def test_declined_images_are_not_kept(library: FakeLibrary, model: FCCLIP, tmp_p
     with_eager = make("auto", model, tmp_path)
     assert not any(image() is not None for image in declined_images(with_eager))
     assert "not openvino: no graph for 1x32x64-fp32" in with_eager.description
+
+
+def test_the_reference_is_float32_and_leaves_the_model_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shortened: list[bool] = []
+
+    class Watched(FakeEager):
+        def __init__(self, model: FCCLIP, device: torch.device) -> None:
+            super().__init__(model.to("meta"), device)
+
+        def __call__(self, image: Tensor) -> ModelOutput:
+            shortened.append(torch.backends.cudnn.allow_tf32)
+            return super().__call__(image)
+
+    monkeypatch.setattr(reference, "EagerBackend", Watched)
+    mine = FCCLIP(TINY)
+    EagerAnswers(mine, CPU, BuiltFiles(tmp_path)).to_picture(Form(1, 32, 32, "fp16"))
+    assert shortened == [False] and torch.backends.cudnn.allow_tf32
+    assert {parameter.device for parameter in mine.parameters()} == {CPU}
+
+
+def test_an_answer_of_another_device_is_not_taken_for_this_one_s(
+    library: FakeLibrary, model: FCCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[str] = []
+    for name in ("cpu", "cpu", "NVIDIA Thor sm_110", "NVIDIA Thor sm_110", "NVIDIA H200 sm_90"):
+        monkeypatch.setattr(reference, "device_name", lambda device, name=name: name)
+        answers = EagerAnswers(model, CPU, BuiltFiles(tmp_path))
+        answer = answers._answer
+        monkeypatch.setattr(answers, "_answer", lambda form, a=answer, n=name: computed.append(n) or a(form))
+        answers.to_picture(Form(1, 32, 32, "fp32"))
+    assert computed == ["cpu", "NVIDIA Thor sm_110", "NVIDIA H200 sm_90"]
+
+
+def test_the_device_is_free_of_the_network_while_a_graph_is_built(
+    backend: GraphBackend, model: FCCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    exported: list[weakref.ref[FCCLIP]] = []
+
+    def export(network: FCCLIP, form: Form, sampler: object) -> bytes:
+        assert network is not model
+        exported.append(weakref.ref(network))
+        return str(form).encode()
+
+    def free(device: torch.device) -> None:
+        gc.collect()
+        steps.append("freed" if exported and exported[0]() is None else "freed first")
+
+    monkeypatch.setattr(graph, "export_onnx", export)
+    monkeypatch.setattr(graph, "free_memory", free)
+    backend.prepare(1, 32, 32, lambda what, done, total: steps.append(what.rpartition(": ")[2]))
+    assert steps == ["freed first", "exporting the network", "freed", "exporting the network", "building"]
 
 
 def test_progress_is_told(backend: GraphBackend) -> None:
