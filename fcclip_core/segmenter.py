@@ -198,16 +198,40 @@ class Segmenter:
         return self._backend.problem
 
     @watches_device
-    def prepare(self, height: int, width: int, progress: BuildProgress | None = None) -> None:
-        """Makes ready what the first image of a size would have to wait for; may take minutes.
+    def prepare(self, height: int, width: int, batch: int = 1, progress: BuildProgress | None = None) -> None:
+        """Makes ready what the first images of a size would have to wait for; may take minutes.
 
         Args:
             height: Of the images to come, in pixels, as the camera gives them.
             width: Likewise.
+            batch: Images that come together.
             progress: Called with (what is being done, units done, units in all).
         """
         _limit_threads(self._settings)
-        self._backend.prepare(1, *self.padded_size(height, width), progress)
+        self._backend.prepare(batch, *self.padded_size(height, width), progress)
+
+    def prepare_beside(self, height: int, width: int, batches: int = 1, *, asked: bool = True) -> None:
+        """Makes images of a size ready, alone and together, while others are segmented; returns at once.
+
+        Args:
+            height: Of the images to come, in pixels, as the camera gives them.
+            width: Likewise.
+            batches: Images that come together at most.
+            asked: Build whatever they need. If not: what is built for those who ask alone is left, such as engines.
+        """
+        _limit_threads(self._settings)
+        self._backend.prepare_beside(batches, *self.padded_size(height, width), asked=asked)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Makes nothing ready beside any more; images can be segmented as before.
+
+        Args:
+            timeout: Seconds to wait for what is being made; None: as long as it takes.
+
+        Returns:
+            False if it is still being made.
+        """
+        return self._backend.close(timeout)
 
     @watches_device
     def prepare_vocabulary(

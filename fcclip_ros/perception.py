@@ -233,6 +233,9 @@ class Perception(LifecycleNode):
             f"colours are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}"
         )
         self._pipeline.set_vocabulary(vocabulary).result()
+        if configuration.camera_size:
+            most_together = min(configuration.max_batch, len(self._cameras))
+            segmenter.prepare_beside(*configuration.camera_size, most_together)
 
     def _stop_stream(self) -> None:
         self._active = False

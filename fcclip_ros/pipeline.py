@@ -131,6 +131,8 @@ class Pipeline:
         self._streams = tuple(streams)
         self._announce = announce
         self._lost = lost
+        self._most_together = min(max_batch, len(self._streams))
+        self._expected: set[tuple[int, int]] = set()
         self._common: VocabularySnapshot | None = None
         self._snapshots: dict[Stream, VocabularySnapshot] = {}
         self.encoding_classes = 0
@@ -226,7 +228,7 @@ class Pipeline:
         return self._words.submit(self._with_text, names, then)
 
     def close(self, timeout: float) -> bool:
-        """Ends both threads; what they have not begun is cancelled.
+        """Ends both threads, and what the segmenter makes ready beside them; what has not begun is cancelled.
 
         Args:
             timeout: Seconds to wait for what they are doing now.
@@ -237,7 +239,8 @@ class Pipeline:
         deadline = time.monotonic() + timeout
         # Frames first: a vocabulary that waits for its turn there is cancelled, which frees the other thread.
         stopped = self._frames.stop(timeout)
-        return self._words.stop(max(deadline - time.monotonic(), 0.0)) and stopped
+        stopped = self._words.stop(max(deadline - time.monotonic(), 0.0)) and stopped
+        return self._segmenter.close(max(deadline - time.monotonic(), 0.0)) and stopped
 
     # On the thread for words
 
@@ -289,9 +292,18 @@ class Pipeline:
         frames = [frame for arrival in arrivals if (frame := _read(arrival)) is not None]
         for frame in frames:
             frame.stream.expect(frame.header)
+            self._prepare_for(frame.image)
         if frames:
             for frame, encoded, together in self._encode(frames, settings):
                 self._finish(frame, encoded, settings, together)
+
+    def _prepare_for(self, image: np.ndarray) -> None:
+        """Has the forms made ready, beside the stream, in which images of a new size can come."""
+        height, width = image.shape[:2]
+        size = self._segmenter.padded_size(height, width)
+        if size not in self._expected:
+            self._expected.add(size)
+            self._segmenter.prepare_beside(height, width, self._most_together, asked=False)
 
     def _encode(self, frames: list[_Frame], settings: InferenceSettings) -> Iterator[tuple[_Frame, EncodedImage, bool]]:
         """Runs the network; a frame on which it fails is counted and left out.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fcclip_core.backends.eager import EagerBackend
-from fcclip_core.backends.interface import Network, Progress
+from fcclip_core.backends.interface import Backend, Progress
 from fcclip_core.devices import device_name
 from fcclip_core.export.built_files import BuiltFiles, Key
 from fcclip_core.export.check import Reference, check, check_picture
@@ -60,11 +60,11 @@ class CheckedBackend:
 
     def __init__(
         self,
-        backend: Network,
+        backend: Backend,
         answers: EagerAnswers,
         precision: str,
         *,
-        forms: int,
+        sizes: int,
         size: tuple[int, int] | None = None,
     ) -> None:
         """Checks nothing yet.
@@ -73,15 +73,17 @@ class CheckedBackend:
             backend: What is checked.
             answers: What it is held against.
             precision: What it computes in, a key of `TOLERANCES`.
-            forms: Forms to check, from the first; a folder of photographs of all sizes is not checked one by one.
-            size: Height and width of the picture; None takes the image's: some backends make code for each size.
+            sizes: Sizes of images to check, from the first; a folder of photographs of all sizes is not checked one by
+                one.
+            size: Height and width of the one picture that stands for all forms; None: some backends make code for each.
         """
         self.device = backend.device
         self._backend = backend
         self._answers = answers
         self._precision = precision
-        self._left = forms
+        self._most = sizes
         self._size = size
+        self._sizes: set[tuple[int, int]] = set()
         self._checked: set[Form] = set()
 
     @property
@@ -99,15 +101,34 @@ class CheckedBackend:
         self._check(batch, height, width)
         return self._backend(image)
 
-    def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:
-        """Runs the check picture of one form; see `Backend`."""
+    def lacks(self, batch: int, height: int, width: int) -> str:
+        """What the backend lacks, and the check that follows; see `Backend`."""
+        if self._size is not None or not self._is_due(self._picture(batch, height, width)):
+            return self._backend.lacks(batch, height, width)
+        return self._backend.lacks(batch, height, width) or f"{batch}x{height}x{width} is being checked"
+
+    def prepare(
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+    ) -> None:
+        """Makes the backend ready and runs the check picture of one form; see `Backend`."""
+        self._backend.prepare(batch, height, width, progress, asked=asked)
         self._check(batch, height, width)
 
     def _check(self, batch: int, height: int, width: int) -> None:
-        form = Form(batch, *(self._size or (height, width)), self._precision)
-        if form in self._checked or not self._left:
+        form = self._picture(batch, height, width)
+        if not self._is_due(form):
             return
         output = self._backend(check_picture(form).to(self.device))
         check(self._backend.description, self._answers.to_picture(form), output, self._precision)
+        self._sizes.add((form.height, form.width))
         self._checked.add(form)
-        self._left -= 1
+
+    def _picture(self, batch: int, height: int, width: int) -> Form:
+        """The form of the picture that stands for a form of images."""
+        return (
+            Form(batch, height, width, self._precision) if self._size is None else Form(1, *self._size, self._precision)
+        )
+
+    def _is_due(self, form: Form) -> bool:
+        is_among = (form.height, form.width) in self._sizes or len(self._sizes) < self._most
+        return is_among and form not in self._checked

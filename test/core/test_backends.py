@@ -7,6 +7,7 @@ import gc
 import logging
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fcclip_core import backends
-from fcclip_core.backends import create_backend, graph, reference, tensorrt
+from fcclip_core.backends import create_backend, graph, readiness, reference, tensorrt
 from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.backends.fallback import Candidate, FallbackBackend
 from fcclip_core.backends.graph import RUNNERS, Exporter, GraphBackend
@@ -82,7 +83,10 @@ class FakeEager:
     def __call__(self, image: Tensor) -> ModelOutput:
         return ModelOutput(*output(Form.of(image, "fp32")))
 
-    def prepare(self, *_: object) -> None:
+    def lacks(self, *_: int) -> str:
+        return ""
+
+    def prepare(self, *_: object, **__: object) -> None:
         pass
 
 
@@ -106,6 +110,14 @@ def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
 @pytest.fixture
 def backend(library: FakeLibrary, model: FCCLIP, tmp_path: Path) -> GraphBackend:
     return GraphBackend(model, CPU, library, EagerAnswers(model, CPU, BuiltFiles(tmp_path)), builds=True)
+
+
+def wait_for(done: Callable[[], object]) -> None:
+    """Waits for another thread."""
+    end = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def equal(one: ModelOutput, other: tuple[Tensor, ...]) -> bool:
@@ -172,20 +184,37 @@ def test_no_more_forms_are_built_than_are_held(backend: GraphBackend, library: F
 
 
 def test_a_batch_without_a_graph_goes_through_the_graph_for_one_image(
-    backend: GraphBackend, library: FakeLibrary, model: FCCLIP, tmp_path: Path
+    library: FakeLibrary, model: FCCLIP, tmp_path: Path
 ) -> None:
-    backend(IMAGE)
-    again = GraphBackend(model, CPU, library, EagerAnswers(model, CPU, BuiltFiles(tmp_path)), builds=False)
-    with pytest.raises(FormDeclined, match="--size 32x64 --batch 1"):
-        again(torch.zeros(3, 3, 32, 64))
+    make("openvino", model, tmp_path)(IMAGE)
     ran: list[None] = []
     library.when_run = lambda: ran.append(None)
-    together = again(IMAGE.expand(3, -1, -1, -1))
+    together = make("auto", model, tmp_path)(IMAGE.expand(3, -1, -1, -1))
     assert library.built == [b"1x32x32-fp32"]
     single = output(Form(1, 32, 32, "fp32"))
     assert equal(together, tuple(torch.cat([tensor] * 3) for tensor in single))
     # The first of them loads the graph, which is checked then.
     assert len(ran) == 4
+
+
+def test_images_run_while_a_graph_is_built(backend: GraphBackend, library: FakeLibrary) -> None:
+    backend(IMAGE)
+    building, go_on = threading.Event(), threading.Event()
+
+    def report(*_: object) -> None:
+        building.set()
+        assert go_on.wait(30)
+
+    thread = threading.Thread(target=backend.prepare, args=(1, 64, 32, report))
+    thread.start()
+    assert building.wait(30)
+    ran = threading.Event()
+    threading.Thread(target=lambda: (backend(IMAGE), ran.set())).start()
+    assert ran.wait(30)
+    assert backend.lacks(1, 64, 32)
+    go_on.set()
+    thread.join()
+    assert not backend.lacks(1, 64, 32)
 
 
 def declined_images(run: Callable[[Tensor], object], count: int = 3) -> list[weakref.ref[Tensor]]:
@@ -378,9 +407,20 @@ def test_auto_uses_graphs_that_are_there_and_waits_for_none(
     later(IMAGE)
     assert later.description == "Fake 1.0 on cpu, ready for 1x32x32-fp32"
     assert len(library.built) == 1
+
+
+def test_auto_builds_a_graph_that_is_out_of_date_again_beside_the_images(
+    library: FakeLibrary, model: FCCLIP, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make("openvino", model, tmp_path)(IMAGE)
     library.key = {"library": "Fake 2.0"}
-    make("auto", model, tmp_path)(IMAGE)
-    assert len(library.built) == 2, "a graph that was wanted before and is out of date is built again"
+    created = make("auto", model, tmp_path)
+    for _ in range(readiness.RECURS):
+        created(IMAGE)
+        assert created.description.startswith("eager stand-in")
+    wait_for(lambda: len(library.built) == 2 and created.close())
+    created(IMAGE)
+    assert created.description == "Fake 1.0 on cpu, ready for 1x32x32-fp32"
     assert "its library is Fake 1.0; needed is Fake 2.0" in caplog.text
 
 
@@ -418,7 +458,7 @@ class Wrong(FakeEager):
 
 def test_a_checked_backend_is_checked_once_for_each_form(library: FakeLibrary, model: FCCLIP, tmp_path: Path) -> None:
     answers = EagerAnswers(model, CPU, BuiltFiles(tmp_path))
-    checked = CheckedBackend(Wrong(model, CPU), answers, "fp32", forms=2)
+    checked = CheckedBackend(Wrong(model, CPU), answers, "fp32", sizes=2)
     checked(IMAGE)
     checked(IMAGE)
     with pytest.raises(BackendError, match="does not give eager PyTorch's answer"):

@@ -49,7 +49,10 @@ class Runs:
         self.runs += 1
         return self.action()
 
-    def prepare(self, *_: object) -> None:
+    def lacks(self, *_: int) -> str:
+        return ""
+
+    def prepare(self, *_: object, **__: object) -> None:
         self.action()
 
 

@@ -43,6 +43,7 @@ class FakeSegmenter:
         most_at_once: Batches of more images fail.
         batches: Sizes of the batches that went through.
         begun: Batches that were begun.
+        prepared: What was to be made ready beside the stream: height, width, batches, whether somebody asked.
         gate: While it is cleared, a batch that was begun does not end.
     """
 
@@ -56,6 +57,7 @@ class FakeSegmenter:
         self.most_at_once = 64
         self.batches: list[int] = []
         self.begun = 0
+        self.prepared: list[tuple[int, int, int, bool]] = []
         self.gate = threading.Event()
         self.gate.set()
         self._seconds = seconds
@@ -80,6 +82,12 @@ class FakeSegmenter:
         version = self.vocabulary.version + 1 if self.vocabulary else 1
         self.vocabulary = replace(self.prepare_vocabulary(vocabulary), version=version)
         return self.vocabulary
+
+    def prepare_beside(self, height: int, width: int, batches: int = 1, *, asked: bool = True) -> None:
+        self.prepared.append((height, width, batches, asked))
+
+    def close(self, timeout: float | None = None) -> bool:
+        return True
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         return height, width

@@ -307,6 +307,16 @@ def test_no_more_frames_than_max_batch_go_together(bench: Any) -> None:
     assert b.segmenter.batches == [1, 2, 2]
 
 
+def test_the_batches_that_can_come_are_made_ready_once_for_each_size(bench: Any) -> None:
+    b = bench(cameras=3, max_batch=2)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    for camera, width in ((0, 8), (1, 8), (2, 16), (0, 8)):
+        before = sum(labelled(b))
+        b.put(image(width=width), camera)
+        wait_until(lambda n=before: sum(labelled(b)) == n + 1)
+    assert b.segmenter.prepared == [(4, 8, 2, False), (4, 16, 2, False)]
+
+
 def test_frames_of_other_sizes_go_after_one_another(bench: Any) -> None:
     b = bench(cameras=3)
     b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
