@@ -98,7 +98,8 @@ class Preparations:
         return thread is None or not thread.is_alive()
 
     def _work(self, threads: int) -> None:
-        torch.set_num_threads(threads)
+        if torch.get_num_threads() != threads:  # asked first, because a thread's first question sets it to a default
+            torch.set_num_threads(threads)
         while (work := self._next()) is not None:
             shape, asked = work
             try:

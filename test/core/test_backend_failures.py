@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from waiting import wait_for
 
 from fcclip_core import InferenceSettings, PanopticResult, Segmenter, Vocabulary
 from fcclip_core.backends import _ORDER, LIBRARIES, graph
 from fcclip_core.backends.openvino import OpenVino
+from fcclip_core.backends.readiness import RECURS
 from fcclip_core.backends.tensorrt import EngineBuilder
 from fcclip_core.export.built_files import MAGIC
 from fcclip_core.export.graph import export_onnx
@@ -145,10 +147,13 @@ def test_auto_builds_a_truncated_graph_again_too(
     whole = path.stat().st_size
     cut(path, whole - 1)
     made = segmenter("auto", cache)
-    assert_same(made(PICTURE), expected)
+    for _ in range(RECURS):
+        assert_same(made(PICTURE), expected)
+        assert made.backend_description.startswith("eager PyTorch")
+    wait_for(lambda: path.stat().st_size == whole and made.close())
     assert "truncated" in caplog.text
+    assert_same(made(PICTURE), expected)
     assert made.backend_description.startswith("OpenVINO")
-    assert path.stat().st_size == whole
 
 
 def test_a_cache_that_cannot_be_written_costs_time_alone(
@@ -415,12 +420,14 @@ def test_a_batch_that_fails_is_the_callers_to_split(
     cache: Path, expected: PanopticResult, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two images at once may be too many for a backend that is fine."""
+    # After the check and an image, and the check of the batch.
+    calls = Failing(monkeypatch, range(4, 6))
     made = segmenter("openvino", cache)
     assert_same(made(PICTURE), expected)
-    with monkeypatch.context() as patch:
-        patch.setattr(openvino.Core, "compile_model", raising(RuntimeError("out of memory")))
-        with pytest.raises(Exception, match="out of memory"):
-            made.encode_batch([PICTURE, PICTURE])
+    made.prepare(*PICTURE.shape[:2], 2)
+    with pytest.raises(Exception, match="out of memory"):
+        made.encode_batch([PICTURE, PICTURE])
+    assert calls.count == 5
     assert_same(made(PICTURE), expected)
     assert made.backend_description.startswith("OpenVINO") and made.backend_problem == ""
 

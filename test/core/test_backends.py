@@ -7,7 +7,6 @@ import gc
 import logging
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from waiting import wait_for
 
 from fcclip_core import backends
 from fcclip_core.backends import create_backend, graph, readiness, reference, tensorrt
@@ -110,14 +110,6 @@ def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
 @pytest.fixture
 def backend(library: FakeLibrary, model: FCCLIP, tmp_path: Path) -> GraphBackend:
     return GraphBackend(model, CPU, library, EagerAnswers(model, CPU, BuiltFiles(tmp_path)), builds=True)
-
-
-def wait_for(done: Callable[[], object]) -> None:
-    """Waits for another thread."""
-    end = time.monotonic() + 30
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def equal(one: ModelOutput, other: tuple[Tensor, ...]) -> bool:

@@ -6,13 +6,12 @@ import logging
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from waiting import wait_for
 
 from fcclip_core.backends.compiled import MAX_SIZES, CompiledBackend
 from fcclip_core.backends.eager import EagerBackend
@@ -31,14 +30,6 @@ Shape = tuple[int, int, int]
 
 def image(batch: int = 1, height: int = 32, width: int = 32) -> Tensor:
     return torch.zeros(batch, 3, height, width)
-
-
-def wait_for(done: Callable[[], object]) -> None:
-    """Waits for another thread."""
-    end = time.monotonic() + 30
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 class Slow:
