@@ -175,6 +175,17 @@ def test_no_more_forms_are_built_than_are_held(backend: GraphBackend, library: F
     assert len(library.built) == RUNNERS + 1, "the oldest was dropped from memory, not from disk"
 
 
+def test_batches_of_one_size_do_not_push_each_other_out_of_memory(backend: GraphBackend) -> None:
+    """They take turns from frame to frame."""
+    for width in (32, 64):
+        for batch in range(1, RUNNERS + 1):
+            backend.prepare(batch, 32, width)
+    assert len(backend._runners) == 2 * RUNNERS
+    for width in range(96, 96 + 32 * RUNNERS, 32):
+        backend.prepare(1, 32, width)
+    assert len(backend._runners) == RUNNERS
+
+
 def test_a_batch_without_a_graph_goes_through_the_graph_for_one_image(
     library: FakeLibrary, model: FCCLIP, tmp_path: Path
 ) -> None:
