@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,9 @@ class Slow:
         if (batch, height, width) in self.ready:
             return
         self.begun.append((batch, height, width))
+        end = time.monotonic() + 20
         while not self.gate.wait(0.005):
+            assert time.monotonic() < end, "an image waits for what only the test lets go on"
             if progress is not None and self.reports:
                 progress("building", 0, 1)
         if batch > self.largest:
