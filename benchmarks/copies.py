@@ -77,7 +77,7 @@ class _Stream:
 def _copies_in(message: Image) -> float:
     for _ in range(2):  # The first time modules and tables are made.
         probe, stream = _Probe(), cast(Any, _Stream())
-        pipeline = Pipeline(cast(Any, probe), [stream], announce=lambda _: None, max_batch=1)
+        pipeline = Pipeline(cast(Any, probe), [stream], announce=lambda _: None, lost=lambda _: None, max_batch=1)
         tracemalloc.start()
         pipeline.put(stream, message)
         peak = probe.peak.result(_PATIENCE)

@@ -17,8 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -52,7 +51,7 @@ from fcclip_core.model.classification import TextClassifier, classify  # noqa: E
 from fcclip_core.model.config import PRESETS  # noqa: E402
 from fcclip_core.model.deformable_attention import Sampler, sample_by_grid, sample_by_index, set_sampler  # noqa: E402
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput  # noqa: E402
-from fcclip_core.model.precision import in_precision  # noqa: E402
+from fcclip_core.model.precision import exact_products, in_precision  # noqa: E402
 from fcclip_core.postprocess import MaskResizer, panoptic_segments  # noqa: E402
 from fcclip_core.preprocess import FrameGeometry, preprocess  # noqa: E402
 from fcclip_core.whole_file import whole_file  # noqa: E402
@@ -677,20 +676,6 @@ def fastest_sampler(run: Run) -> Sampler:
 def relative(expected: torch.Tensor, found: torch.Tensor) -> float:
     """Length of the difference over the length of what was expected."""
     return float((expected - found.double()).norm() / expected.norm())
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Float32 products and convolutions without TF32."""
-    settings: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in settings]
-    for place in settings:
-        place.allow_tf32 = False
-    try:
-        yield
-    finally:
-        for place, value in zip(settings, before, strict=True):
-            place.allow_tf32 = value
 
 
 def share(run: Run, milliseconds: float, precision: str) -> float | None:

@@ -28,7 +28,7 @@ from benchmarks.rates import PRECISIONS, machine_rates  # noqa: E402
 from benchmarks.work import STAGES, gflop_by_stage  # noqa: E402
 from fcclip_core import InferenceSettings, Segmenter, load_checkpoint  # noqa: E402
 from fcclip_core.backends import BACKENDS, create_backend  # noqa: E402
-from fcclip_core.backends.interface import Backend  # noqa: E402
+from fcclip_core.backends.interface import Network  # noqa: E402
 from fcclip_core.devices import resolve_device  # noqa: E402
 from fcclip_core.errors import FcclipError  # noqa: E402
 from fcclip_core.model.config import PRESETS  # noqa: E402
@@ -124,7 +124,7 @@ def backend_name(text: str) -> str:
 class Measured:
     """A backend inside the segmenter, with a clock at every stage."""
 
-    def __init__(self, segmenter: Segmenter, backend: Backend, precision: str) -> None:
+    def __init__(self, segmenter: Segmenter, backend: Network, precision: str) -> None:
         """Takes a segmenter whose vocabulary is set; its backend is exchanged for each run."""
         self.device, self.description = backend.device, backend.description
         self._segmenter, self._backend, self._precision = segmenter, backend, precision
@@ -145,7 +145,7 @@ class Measured:
         return cls(segmenter, backend, precision or "fp32")
 
     def __call__(self, image: torch.Tensor) -> ModelOutput:
-        """The network with a clock around it; see `Backend`."""
+        """The network with a clock around it; see `Network`."""
         with self._trace.stage("network"):
             return self._backend(image)
 

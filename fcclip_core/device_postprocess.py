@@ -34,6 +34,9 @@ _logger = logging.getLogger(__name__)
 TILE = (16, 64)
 """Image pixels (rows, columns) that the GPU decides at a time."""
 
+OLDEST_TRITON = (3, 3)
+"""First version whose compiler takes the kernel's small products."""
+
 _LARGEST_PATCH = 4_096
 """Mask pixels under a tile that the kernel can hold; images that are tiny beside the network's input have more."""
 
@@ -363,8 +366,12 @@ def _id_type(count: int) -> torch.dtype:
 
 
 def _gpu_kernel() -> Callable[[Tensor, Tensor, Tensor, FrameTaps], OwnedPixels] | None:
-    """The kernel, where Triton is installed."""
+    """The kernel, where a Triton is installed that can compile it: older ones end the process instead of refusing."""
     try:
+        import triton
+
+        if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST_TRITON:
+            return None
         from fcclip_core.ownership_triton import owned_pixels_by_triton
     except ImportError:
         return None

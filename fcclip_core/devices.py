@@ -1,10 +1,26 @@
-"""Where to compute."""
+"""Where to compute, and what becomes of a process whose GPU is lost to it."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
+from collections.abc import Callable, Iterator
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
 import torch
 
-from fcclip_core.errors import SettingsError
+from fcclip_core.errors import DeviceLostError, SettingsError, first_line
+
+
+class _OnDevice(Protocol):
+    @property
+    def device(self) -> torch.device: ...
+
+
+_Owner = TypeVar("_Owner", bound=_OnDevice)
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -24,3 +40,71 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SettingsError(f"device is {name!r}, but torch finds no GPU; use cpu, or run `fcclip doctor` to see why")
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """The kind of a device, for what is computed or built on it: "cpu", or a GPU's name and generation."""
+    if device.type != "cuda":
+        return device.type
+    about = torch.cuda.get_device_properties(device)
+    return f"{about.name} sm_{about.major}{about.minor}"
+
+
+def fault(device: torch.device) -> str:
+    """Why a device will never answer this process again, in CUDA's words; empty while it answers.
+
+    After an illegal address, a failed launch, an assertion in a kernel and the like, every call fails with that error.
+    """
+    if device.type != "cuda" or not torch.cuda.is_initialized():
+        return ""
+    try:
+        # Not the whole device: that must not be waited for while another thread captures a graph.
+        torch.cuda.current_stream(device).synchronize()
+    except torch.OutOfMemoryError:
+        return ""
+    except RuntimeError as error:
+        return first_line(error)
+    return ""
+
+
+@contextlib.contextmanager
+def watched(device: torch.device) -> Iterator[None]:
+    """Where what fails inside failed because the device is lost, it says so instead.
+
+    Kernels run behind the calls that launch them, so the error of one is met anywhere, by whoever waits first.
+
+    Raises:
+        DeviceLostError: The device answers no more.
+    """
+    try:
+        yield
+    except DeviceLostError:
+        raise
+    except Exception as error:
+        if not (said := fault(device)):
+            raise
+        raise DeviceLostError(
+            f"{device} is lost to this process, which must be started again: {said} "
+            f"(first met as {type(error).__name__}: {first_line(error)})"
+        ) from error
+
+
+def watches_device(
+    method: Callable[Concatenate[_Owner, _Arguments], _Answer],
+) -> Callable[Concatenate[_Owner, _Arguments], _Answer]:
+    """Runs a method of something that has a device as `watched` does."""
+
+    @functools.wraps(method)
+    def run(self: _Owner, *arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Answer:
+        with watched(self.device):
+            return method(self, *arguments, **options)
+
+    return run
+
+
+def free_memory(device: torch.device) -> None:
+    """Gives back what nobody needs any more, and what torch keeps of a GPU's memory for later; a lost GPU keeps it."""
+    gc.collect()
+    if device.type == "cuda":
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()

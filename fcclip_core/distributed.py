@@ -10,26 +10,33 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fcclip_core.devices import watched
+
 
 @contextlib.contextmanager
 def workers(device: torch.device) -> Iterator[torch.device]:
-    """Joins the processes that `torchrun` started, for the length of the block; does nothing in a process alone.
+    """Joins the processes that `torchrun` started, for the length of the block; a process alone joins nobody.
 
     Args:
         device: Where this process should compute. "cuda" without a number becomes the process's own GPU.
 
     Yields:
         The device of this process.
+
+    Raises:
+        DeviceLostError: It is lost to this process.
     """
     if "RANK" not in os.environ or dist.is_initialized():
-        yield device
+        with watched(device):
+            yield device
         return
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield device
+        with watched(device):
+            yield device
     finally:
         dist.destroy_process_group()
 

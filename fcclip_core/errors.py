@@ -40,6 +40,10 @@ class BackendError(FcclipError):
     """A way to run the network does not work here: its library is missing, it cannot build, or its answers are off."""
 
 
+class DeviceLostError(FcclipError):
+    """A GPU answers this process no more, whatever it is asked: only a new process can use it."""
+
+
 class SimulationError(FcclipError):
     """The simulated world cannot be rendered here: MuJoCo or a GL library is missing or does not work."""
 

@@ -20,7 +20,7 @@ from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
 from fcclip_core.class_ids import ClassIds
 from fcclip_core.device_labels import Words, create_labeler
 from fcclip_core.device_preprocess import create_preprocessor
-from fcclip_core.devices import resolve_device
+from fcclip_core.devices import resolve_device, watched, watches_device
 from fcclip_core.errors import ImageError, VocabularyError
 from fcclip_core.model.classification import MAX_LOGIT_SCALE, MaskProbabilities, TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
@@ -202,17 +202,43 @@ class Segmenter:
         """Which backend should run and does not any more, and why; empty while nothing is wrong."""
         return self._backend.problem
 
-    def prepare(self, height: int, width: int, progress: BuildProgress | None = None) -> None:
-        """Makes ready what the first image of a size would have to wait for; may take minutes.
+    @watches_device
+    def prepare(self, height: int, width: int, batch: int = 1, progress: BuildProgress | None = None) -> None:
+        """Makes ready what the first images of a size would have to wait for; may take minutes.
 
         Args:
             height: Of the images to come, in pixels, as the camera gives them.
             width: Likewise.
+            batch: Images that come together.
             progress: Called with (what is being done, units done, units in all).
         """
         _limit_threads(self._settings)
-        self._backend.prepare(1, *self.padded_size(height, width), progress)
+        self._backend.prepare(batch, *self.padded_size(height, width), progress)
 
+    def prepare_beside(self, height: int, width: int, batches: int = 1, *, asked: bool = True) -> None:
+        """Makes images of a size ready, alone and together, while others are segmented; returns at once.
+
+        Args:
+            height: Of the images to come, in pixels, as the camera gives them.
+            width: Likewise.
+            batches: Images that come together at most.
+            asked: Build whatever they need. If not: what is built for those who ask alone is left, such as engines.
+        """
+        _limit_threads(self._settings)
+        self._backend.prepare_beside(batches, *self.padded_size(height, width), asked=asked)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Makes nothing ready beside any more; images can be segmented as before.
+
+        Args:
+            timeout: Seconds to wait for what is being made; None: as long as it takes.
+
+        Returns:
+            False if it is still being made.
+        """
+        return self._backend.close(timeout)
+
+    @watches_device
     def prepare_vocabulary(
         self,
         vocabulary: Vocabulary,
@@ -231,7 +257,9 @@ class Segmenter:
         """
         rows = self._text_rows(vocabulary, text_embeddings, progress)
         seen = vocabulary.seen_mask(frozenset(self.train_vocabulary.synonyms))
-        classifier = TextClassifier.build(self._model, rows, vocabulary.synonym_counts, torch.from_numpy(seen))
+        classifier = TextClassifier.build(
+            self._model, rows, vocabulary.synonym_counts, torch.from_numpy(seen), self.device
+        )
         return VocabularySnapshot(
             version=0,
             vocabulary=vocabulary,
@@ -266,6 +294,7 @@ class Segmenter:
             self._snapshot = replace(prepared, version=version)
             return self._snapshot
 
+    @watches_device
     def extend_vocabulary(
         self, snapshot: VocabularySnapshot, further: Sequence[VocabularyClass], without: Collection[str] = ()
     ) -> VocabularySnapshot:
@@ -300,6 +329,7 @@ class Segmenter:
             ),
         )
 
+    @watches_device
     def embed_text(self, names: Sequence[str], progress: Progress | None = None) -> TextEmbeddings:
         """Embeds names as a vocabulary's are: what segments' embeddings compare with.
 
@@ -339,6 +369,7 @@ class Segmenter:
         """Runs the network alone, at the size that `settings` say; `image` and errors as `__call__`."""
         return self.encode_batch([image], settings)[0]
 
+    @watches_device
     def encode_batch(
         self, images: Sequence[np.ndarray], settings: InferenceSettings | None = None
     ) -> list[EncodedImage]:
@@ -382,6 +413,7 @@ class Segmenter:
         """
         return self.start_labeling(encoded, vocabulary, settings)()
 
+    @watches_device
     def start_labeling(
         self,
         encoded: EncodedImage,
@@ -407,7 +439,8 @@ class Segmenter:
         wait = self._labeler(output, snapshot.words, geometry, used, clock)
 
         def finish() -> PanopticResult:
-            labels = wait()
+            with watched(self.device):
+                labels = wait()
             mask_logits, class_probs, merged = output.mask_logits[0], labels.class_probs, labels.merged
             resizer = functools.partial(self._resizer, geometry, tuple(mask_logits.shape[1:]), self.device)
             return PanopticResult(
@@ -429,6 +462,7 @@ class Segmenter:
 
         return finish
 
+    @watches_device
     def predict(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> Prediction:
         """The model's answer for one image before masks are merged; arguments and errors as `__call__`."""
         snapshot, settings = self._require(vocabulary), self._frame_settings(self._settings)

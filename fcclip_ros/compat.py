@@ -42,7 +42,10 @@ async def result_of(future: Future, executor: Executor | None) -> Any:
 
     future.add_done_callback(tell)
     await done
-    return future.result()
+    try:
+        return future.result()
+    finally:
+        del future  # an error would know this call, and the call the error: a circle that keeps a frame alive
 
 
 def run_transitions_in(node: LifecycleNode, submit: Callable[..., Future], refused: Callable[[str], None]) -> None:

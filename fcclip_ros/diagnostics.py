@@ -64,7 +64,7 @@ class DiagnosticsPublisher:
 
         Args:
             node: The node.
-            describe: Asked each time, in the executor: title of a status -> what it is about.
+            describe: Asked each time: title of a status -> what it is about.
         """
         self._node = node
         self._describe = describe

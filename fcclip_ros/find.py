@@ -6,6 +6,7 @@ import math
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -44,15 +45,14 @@ class Access:
     def watch(self, camera: Camera, query: Query, look: Look) -> Watch:
         """Looks at a camera's next frames once the words are known, and until the watch ends."""
         pipeline, watch = self.pipeline(), Watch(query, look)
-        ready = pipeline.with_text(query.names, lambda: camera.search.add(watch))
 
-        def check(_: object) -> None:
+        def check(ready: Future) -> None:
             if ready.cancelled():
                 watch.fail(FcclipError("the node is being shut down or cleaned up"))
             elif (error := ready.exception()) is not None:
                 watch.fail(error)
 
-        ready.add_done_callback(check)
+        pipeline.with_text(query.names, lambda: camera.search.add(watch)).add_done_callback(check)
         return watch
 
     def fill(

@@ -29,6 +29,7 @@ class Task:
             self.future.set_result(self.function(*self.arguments))
         except BaseException as error:
             self.future.set_exception(error)
+            del self  # the error knows this call: together they would keep images and tensors alive, in a circle
 
 
 class Mailbox(Generic[Frame]):

@@ -101,8 +101,8 @@ PARAMETERS: tuple[Declaration, ...] = (
     Declaration(
         "camera_size",
         "",
-        "HEIGHTxWIDTH of the camera's frames, for example 480x640: what such frames need is built while the node is "
-        "configured, not when the first one comes; empty: nothing is built beforehand.",
+        "HEIGHTxWIDTH of the cameras' frames, for example 480x640: what single ones need is built while the node is "
+        "configured, what batches of them need beside the stream; empty: nothing is built beforehand.",
     ),
     Declaration(
         "cameras",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import gc
 import sys
+import threading
 import time
 import traceback
 from array import array
@@ -13,7 +13,6 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
-import torch
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -22,7 +21,8 @@ from std_srvs.srv import SetBool
 
 import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
-from fcclip_core.errors import FcclipError, SettingsError
+from fcclip_core.devices import free_memory
+from fcclip_core.errors import DeviceLostError, FcclipError, SettingsError
 from fcclip_core.segmenter import Segmenter, VocabularySnapshot
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros import parameters
@@ -55,11 +55,17 @@ class Perception(LifecycleNode):
     transitions, words and frames each have a thread of their own, so that nothing keeps it waiting.
     """
 
-    def __init__(self, load_segmenter: Callable[..., Segmenter] = Segmenter.from_checkpoint, **options: Any) -> None:
+    def __init__(
+        self,
+        load_segmenter: Callable[..., Segmenter] = Segmenter.from_checkpoint,
+        stop: threading.Event | None = None,
+        **options: Any,
+    ) -> None:
         """Declares parameters and makes publishers and services; loads nothing.
 
         Args:
             load_segmenter: Makes the segmenter, called as `Segmenter.from_checkpoint`.
+            stop: Is set when the process should end by itself, with `exit_status`.
             **options: For rclpy's LifecycleNode.
 
         Raises:
@@ -67,6 +73,7 @@ class Perception(LifecycleNode):
         """
         super().__init__("fcclip", **options)
         self.exit_status = 0
+        self._stop = stop or threading.Event()
         self._load_segmenter = load_segmenter
         self._pipeline: Pipeline | None = None
         self._vocabulary: msg.Vocabulary | None = None
@@ -136,6 +143,7 @@ class Perception(LifecycleNode):
             self.get_logger().error(f"{self._problem}; put that right, then: ros2 lifecycle set {name} configure")
             if not isinstance(error, FcclipError):
                 self.get_logger().error(traceback.format_exc())
+            self._end_if_lost(error)
             return TransitionCallbackReturn.FAILURE
         self._lifecycle = "inactive"
         return TransitionCallbackReturn.SUCCESS
@@ -210,7 +218,13 @@ class Perception(LifecycleNode):
             segmenter.prepare(*configuration.camera_size)
         for camera in self._cameras:
             camera.configure(configuration)
-        self._pipeline = Pipeline(segmenter, self._cameras, announce=self._announce, max_batch=configuration.max_batch)
+        self._pipeline = Pipeline(
+            segmenter,
+            self._cameras,
+            announce=self._announce,
+            lost=self._end_if_lost,
+            max_batch=configuration.max_batch,
+        )
         self.get_logger().info(
             f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: {self._pipeline.backend}"
         )
@@ -219,6 +233,9 @@ class Perception(LifecycleNode):
             f"colours are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}"
         )
         self._pipeline.set_vocabulary(vocabulary).result()
+        if configuration.camera_size:
+            most_together = min(configuration.max_batch, len(self._cameras))
+            segmenter.prepare_beside(*configuration.camera_size, most_together)
 
     def _stop_stream(self) -> None:
         self._active = False
@@ -234,10 +251,10 @@ class Perception(LifecycleNode):
         if pipeline is None:
             return
         if pipeline.close(patience):
+            device = pipeline.segmenter.device
             self._pipeline = pipeline = None
             # Threads and callbacks refer to each other; without this the weights would stay for a while.
-            gc.collect()
-            torch.cuda.empty_cache()
+            free_memory(device)
         else:
             self.get_logger().warning(f"the model still works on a frame or a vocabulary after {patience:.0f} s")
 
@@ -347,6 +364,7 @@ class Perception(LifecycleNode):
         for concerned in (camera,) if camera else self._cameras:
             concerned.statistics.refused(f"{what}: {reason}")
         self.get_logger().warning(f"{what}: {reason}")
+        self._end_if_lost(error)
         return reason
 
     def _describe(self) -> dict[str, tuple[NodeState, Report]]:
@@ -371,6 +389,18 @@ class Perception(LifecycleNode):
             problem=self._problem,
         )
 
+    # On any thread
+
+    def _end_if_lost(self, error: BaseException) -> None:
+        """Ends the process if the device is lost to it: whoever starts it again has a node that works."""
+        if not isinstance(error, DeviceLostError) or self.exit_status:
+            return
+        self.exit_status = 1
+        self._problem = str(error)
+        self.get_logger().fatal(f"the node ends: {error}")
+        self._stop.set()
+        self._diagnostics.publish()
+
     # On the pipeline's threads
 
     def _announce(self, snapshot: VocabularySnapshot) -> None:
@@ -384,9 +414,8 @@ class Perception(LifecycleNode):
 
 
 def main(args: Sequence[str] | None = None, load_segmenter: Callable[..., Segmenter] | None = None) -> int:
-    """Runs the node until SIGINT or SIGTERM."""
-    options = {} if load_segmenter is None else {"load_segmenter": load_segmenter}
-    return run(lambda stop: Perception(**options), args)
+    """Runs the node until SIGINT or SIGTERM, or until its device is lost; then the exit status is 1."""
+    return run(lambda stop: Perception(load_segmenter or Segmenter.from_checkpoint, stop), args)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from fcclip_core.errors import ImageError, VocabularyError
+from fcclip_core.errors import DeviceLostError, ImageError, VocabularyError
 from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
 from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import EncodedImage, Segmenter, TextEmbeddings, VocabularySnapshot
@@ -114,6 +114,7 @@ class Pipeline:
         streams: Sequence[Stream],
         *,
         announce: Callable[[VocabularySnapshot], None],
+        lost: Callable[[DeviceLostError], None],
         max_batch: int,
     ) -> None:
         """Starts the threads.
@@ -123,11 +124,15 @@ class Pipeline:
             streams: The cameras.
             announce: Called on the inference thread with each vocabulary that came into force for all cameras, after it
                 was announced to each.
+            lost: Called on the inference thread when a frame met a device that answers no more.
             max_batch: Frames that go through the network together, at most.
         """
         self._segmenter = segmenter
         self._streams = tuple(streams)
         self._announce = announce
+        self._lost = lost
+        self._most_together = min(max_batch, len(self._streams))
+        self._expected: set[tuple[int, int]] = set()
         self._common: VocabularySnapshot | None = None
         self._snapshots: dict[Stream, VocabularySnapshot] = {}
         self.encoding_classes = 0
@@ -223,7 +228,7 @@ class Pipeline:
         return self._words.submit(self._with_text, names, then)
 
     def close(self, timeout: float) -> bool:
-        """Ends both threads; what they have not begun is cancelled.
+        """Ends both threads, and what the segmenter makes ready beside them; what has not begun is cancelled.
 
         Args:
             timeout: Seconds to wait for what they are doing now.
@@ -234,7 +239,8 @@ class Pipeline:
         deadline = time.monotonic() + timeout
         # Frames first: a vocabulary that waits for its turn there is cancelled, which frees the other thread.
         stopped = self._frames.stop(timeout)
-        return self._words.stop(max(deadline - time.monotonic(), 0.0)) and stopped
+        stopped = self._words.stop(max(deadline - time.monotonic(), 0.0)) and stopped
+        return self._segmenter.close(max(deadline - time.monotonic(), 0.0)) and stopped
 
     # On the thread for words
 
@@ -286,9 +292,18 @@ class Pipeline:
         frames = [frame for arrival in arrivals if (frame := _read(arrival)) is not None]
         for frame in frames:
             frame.stream.expect(frame.header)
+            self._prepare_for(frame.image)
         if frames:
             for frame, encoded, together in self._encode(frames, settings):
                 self._finish(frame, encoded, settings, together)
+
+    def _prepare_for(self, image: np.ndarray) -> None:
+        """Has the forms made ready, beside the stream, in which images of a new size can come."""
+        height, width = image.shape[:2]
+        size = self._segmenter.padded_size(height, width)
+        if size not in self._expected:
+            self._expected.add(size)
+            self._segmenter.prepare_beside(height, width, self._most_together, asked=False)
 
     def _encode(self, frames: list[_Frame], settings: InferenceSettings) -> Iterator[tuple[_Frame, EncodedImage, bool]]:
         """Runs the network; a frame on which it fails is counted and left out.
@@ -299,8 +314,9 @@ class Pipeline:
         try:
             encoded = self._segmenter.encode_batch([frame.image for frame in frames], settings)
         except Exception as error:
-            if len(frames) == 1:
-                _failed(frames[0].stream, error)
+            if len(frames) == 1 or isinstance(error, DeviceLostError):
+                for frame in frames:
+                    self._failed(frame.stream, error)
                 return
             reason = _described(error)
         else:
@@ -336,7 +352,7 @@ class Pipeline:
             labelled = time.monotonic()
             stream.publish(LabelledFrame(frame.header, frame.image, result, snapshot, encoded, frame.arrival_time))
         except Exception as error:  # Out of memory, a driver's fault: the next frame may be fine.
-            _failed(stream, error)
+            self._failed(stream, error)
             return
         done = time.monotonic()
         latencies = {
@@ -346,6 +362,11 @@ class Pipeline:
             "total": done - frame.arrival_time,
         }
         stream.statistics.labelled(latencies, together)
+
+    def _failed(self, stream: Stream, error: Exception) -> None:
+        _failed(stream, error)
+        if isinstance(error, DeviceLostError):
+            self._lost(error)
 
 
 def _fit(one: _Arrival, other: _Arrival) -> bool:

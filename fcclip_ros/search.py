@@ -53,6 +53,7 @@ class Watch:
             outcome = self.look(frame, _found(self.query, frame, segmenter))
         except Exception as error:  # The watch's fault must not be the stream's.
             self.fail(error)
+            del self  # the error knows this call: together they would keep the frame alive, in a circle
             return
         if outcome is not None:
             with contextlib.suppress(InvalidStateError):

@@ -33,6 +33,8 @@ ARGUMENTS = {
     "rate": ("10.0", "Frames per second of the source"),
     "rviz": ("false", "Start RViz2 with config/fcclip.rviz, a window for each camera"),
     "fixed_frame": ("", "RViz's fixed frame (empty: camera_optical_frame, as the simulated camera's)"),
+    "respawn": ("false", "Start the node again when it ends, as it does when its GPU is lost to the process"),
+    "respawn_delay": ("5.0", "Seconds until then"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
 
@@ -131,6 +133,8 @@ def nodes(context: LaunchContext) -> list[Node]:
                 *(pair for name, topic in topics.items() for pair in remappings(name, topic)),
                 *depth_topics.items(),
             ],
+            respawn=yaml.safe_load(given["respawn"]),
+            respawn_delay=float(given["respawn_delay"]),
             **common,
         )
     ]

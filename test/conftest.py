@@ -5,7 +5,9 @@ A conftest here also makes pytest put test/ on sys.path, so that tests import `o
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -38,3 +40,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         entry = allowed(reason)
         verdict = f"allowed: {entry.why}" if entry else "NOT ALLOWED in CI: install what is missing"
         terminalreporter.line(f"{count} x {reason}  [{verdict}]", red=entry is None)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What dies now dies at once; memory of a GPU cannot wait until Python looks for circles."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

@@ -37,6 +37,9 @@ LIBRARIES: dict[str, Callable[[torch.device, str], Library]] = {
 _ORDER = {"cuda": ("tensorrt", "compiled", "eager"), "cpu": ("onednn", "eager")}
 """Type of device -> backends, the fastest first; the last one runs everywhere."""
 
+_NOTHING_TO_BUILD = ("onednn", "eager")
+"""Backends that run images of any form at once."""
+
 _GRAPH_LIBRARY = {"cuda": "tensorrt", "cpu": "openvino"}
 """Type of device -> the fastest of `LIBRARIES`."""
 
@@ -50,9 +53,10 @@ def create_backend(
     """Builds a backend, and has the next ones of the device's order ready for when it fails.
 
     Args:
-        name: One of `BACKENDS`. `auto` takes the fastest for each form of image; of exported graphs it takes those that
-            are there, and never makes anybody wait for one. A backend that is named builds what it lacks. `eager`, the
-            reference, has nothing to fall back to.
+        name: One of `BACKENDS`. `auto` takes the fastest that is ready for each form of image, and makes nobody wait:
+            forms that recur are compiled beside the images, and of exported graphs those are taken that are there. A
+            backend that is named builds what it lacks when the first image of a form comes; batches are made ready
+            beside. `eager`, the reference, has nothing to fall back to.
         model: The network; it is not copied, and eager PyTorch moves it to `device`.
         device: Where images will be and outputs shall be.
         precision: "auto" leaves it to the backend, or a key of `PRECISIONS`. Eager PyTorch is always fp32.
@@ -72,16 +76,24 @@ def create_backend(
             return EagerBackend(model, device)
         if candidate == "compiled":
             compiled = CompiledBackend(model, device, dtype=PRECISIONS.get(precision))
-            return CheckedBackend(compiled, answers, precision_of(compiled.dtype), forms=MAX_SIZES)
+            return CheckedBackend(compiled, answers, precision_of(compiled.dtype), sizes=MAX_SIZES)
         if candidate == "onednn":
             onednn = OneDnnBackend(model, device, precision, answers.files.folder)
-            return CheckedBackend(onednn, answers, onednn.precision, forms=1, size=_CHECKED_SIZE)
+            return CheckedBackend(onednn, answers, onednn.precision, sizes=1, size=_CHECKED_SIZE)
         library = _library(candidate, device, precision, answers)
         return GraphBackend(model, device, library, answers, builds=candidate == name)
 
     order = _ORDER[device.type]
     names = order if name == "auto" else (name, *(other for other in order if name not in ("eager", other)))
-    candidates = [Candidate(other, functools.partial(make, other), wanted=other == name) for other in names]
+    candidates = [
+        Candidate(
+            other,
+            functools.partial(make, other),
+            wanted=other == name,
+            waits=other == name or other in _NOTHING_TO_BUILD,
+        )
+        for other in names
+    ]
     return FallbackBackend(candidates, device)
 
 

@@ -1,7 +1,7 @@
 """torch.compile: fused kernels made for this network and image size; on a GPU replayed as one CUDA graph.
 
-A size costs a minute or more when it is first met (less when Inductor finds its kernels in its cache on disk), so only
-the first `MAX_SIZES` sizes are compiled; others run through the same network as it is.
+A form of image costs a minute or more when it is first met (less when Inductor finds its kernels in its cache on disk),
+so only those of the first `MAX_SIZES` sizes are compiled; others run through the same network as it is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fcclip_core.backends.interface import Progress
 from fcclip_core.errors import BackendError, first_line
 from fcclip_core.export.constants import capture
 from fcclip_core.kernels.cuda_graph import CapturedWork
@@ -63,6 +64,7 @@ class CompiledBackend:
         if compiler == "inductor" and device.type == "cuda":
             self._options = {"triton.cudagraphs": False}  # the graph is captured here, with an input of its own
         self._frames: dict[tuple[int, ...], Forward] = {}
+        self._sizes: set[tuple[int, ...]] = set()  # height and width of what is compiled, in whatever batch
         with _explained(f"torch.compile cannot be used on {device}"):
             self._compile(lambda x: x.relu() + 1)(torch.ones(64, device=device))
             self._network, own = _network(model, device, self.dtype)
@@ -78,17 +80,35 @@ class CompiledBackend:
         Raises:
             BackendError: A size that was not met before could not be compiled.
         """
-        size = tuple(image.shape)
+        self.prepare(image.shape[0], image.shape[2], image.shape[3])
+        return self._frames[tuple(image.shape)](image)
+
+    def lacks(self, batch: int, height: int, width: int) -> str:
+        """The compiled network, unless such images run uncompiled; see `Backend`."""
+        if (batch, 3, height, width) in self._frames or not self._is_compiled(height, width):
+            return ""
+        return f"{batch}x{height}x{width} is not compiled yet"
+
+    @torch.inference_mode()
+    def prepare(
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+    ) -> None:
+        """Compiles the network for images of one form; see `Backend`."""
+        size = (batch, 3, height, width)
         if size not in self._frames:
             self._frames[size] = self._prepare(size)
-        return self._frames[size](image)
+
+    def _is_compiled(self, height: int, width: int) -> bool:
+        """Whether images of a size are compiled, now or when they come."""
+        return (height, width) in self._sizes or len(self._sizes) < MAX_SIZES
 
     def _prepare(self, size: tuple[int, ...]) -> Forward:
         """How frames of one size run from now on."""
         name = "x".join(map(str, size))
-        if len(self._frames) >= MAX_SIZES:
+        if not self._is_compiled(*size[2:]):
             _log.warning("%d image sizes are compiled already; %s runs uncompiled", MAX_SIZES, name)
             return lambda image: _copied(self._network(self._input(image)))
+        self._sizes.add(size[2:])
         _log.info("preparing the network for images of %s", name)
         with _explained(f"images of {name} could not be prepared by torch.compile on {self.device}"):
             image = self._input(torch.zeros(size, device=self.device))

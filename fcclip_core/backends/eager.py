@@ -25,5 +25,11 @@ class EagerBackend:
         """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32."""
         return self._model(image.contiguous(memory_format=torch.channels_last))
 
-    def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:
+    def lacks(self, batch: int, height: int, width: int) -> str:
+        """Nothing."""
+        return ""
+
+    def prepare(
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+    ) -> None:
         """Nothing has to be made ready."""

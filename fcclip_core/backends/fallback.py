@@ -1,19 +1,20 @@
-"""Several backends as one: each image goes to the first that works and takes it."""
+"""Several backends as one: each image goes to the first that works and is ready for it."""
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fcclip_core.backends.interface import Backend, FormDeclined, Progress
-from fcclip_core.errors import BackendError, first_line
+from fcclip_core.backends.readiness import LARGEST_BATCH, Abandoned, Preparations, Shape
+from fcclip_core.devices import free_memory, watched
+from fcclip_core.errors import BackendError, DeviceLostError, first_line
 from fcclip_core.model.fcclip import ModelOutput
 
 _logger = logging.getLogger(__name__)
@@ -28,21 +29,26 @@ class Candidate:
         name: As the user writes it.
         make: Makes it; raises `BackendError` where it cannot be had.
         wanted: Whether the user named it; one that nobody named may be missing without anything being wrong.
+        waits: Whether single images may wait until it is made and ready for them. Otherwise the next candidate answers
+            them, and it is made ready beside.
         backend: What was made; None before.
         proven: Whether it has ever done what it was asked for.
         note: Why it does not run, or did not run the last image; empty if it did.
         failed: Whether it is out of the question from now on.
         missed: Whether that is a fault that somebody should look at.
+        making: Held while it is made.
     """
 
     name: str
     make: Callable[[], Backend]
     wanted: bool = False
+    waits: bool = True
     backend: Backend | None = None
     proven: bool = False
     note: str = ""
     failed: bool = False
     missed: bool = False
+    making: threading.Lock = field(default_factory=threading.Lock)
 
 
 class FallbackBackend:
@@ -51,6 +57,8 @@ class FallbackBackend:
     A graph may turn out not to build, or not to give eager's answer, when the first image comes, and whatever ran for
     days may fail all at once: then the next candidate runs that image and all that follow. A candidate may also leave
     images of some forms to the next. The last candidate is never given up: what is wrong may pass.
+
+    A batch waits for nothing: where its form is not ready, it goes through the network in pieces that are.
     """
 
     def __init__(self, candidates: Sequence[Candidate], device: torch.device) -> None:
@@ -65,14 +73,16 @@ class FallbackBackend:
         """
         self.device = device
         self._candidates = tuple(candidates)
-        self._lock = threading.RLock()
+        self._running = threading.RLock()
+        self._preparing = threading.RLock()  # of its own, so that images run meanwhile
+        self._preparations = Preparations(self._prepare)
         self._answered_last = self._candidates[-1]
-        self._first_of(self._made)
+        self._answered_last, _ = self._first_of(self._made)
 
     @property
     def description(self) -> str:
         """What ran the last image where, and why nothing better did, for people."""
-        # Without the lock, which is held while an image runs: diagnostics must not wait for that.
+        # Without a lock, which is held while an image runs: diagnostics must not wait for that.
         backend = self._answered_last.backend
         notes = [f"not {other.name}: {other.note}" for other in self._candidates if other.note]
         return "; ".join([backend.description if backend else "nothing", *notes])
@@ -88,50 +98,105 @@ class FallbackBackend:
         """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32.
 
         Raises:
+            DeviceLostError: The device answers none of them any more.
             Exception: The last candidate's own. Or a batch failed on a candidate that works: it may be too large, and
                 its images can be tried one by one.
         """
-        return self._first_of(lambda candidate: self._answer(candidate, image), images=len(image))
+        lacking: list[str] = []
+        with self._running:
+            self._answered_last, output = self._first_of(
+                lambda candidate: self._answer(candidate, image, lacking), images=len(image)
+            )
+            self._answered_last.note = ""
+        if lacking:
+            self._preparations.meet((image.shape[0], *image.shape[2:]))
+        return output
 
     def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:
         """Makes the first candidate that works ready for images of one form; see `Backend`."""
+        self._answered_last = self._prepare((batch, height, width), True, progress)
+        self._answered_last.note = ""
 
+    def prepare_beside(self, batches: int, height: int, width: int, *, asked: bool) -> None:
+        """Makes images of one size ready, alone and together, while others run; returns at once.
+
+        Args:
+            batches: Images that may come together at most.
+            height: Pixels, padding included; divisible by 32.
+            width: Pixels, padding included; divisible by 32.
+            asked: See `Backend.prepare`.
+        """
+        for batch in range(1, min(batches, LARGEST_BATCH) + 1):
+            self._preparations.expect((batch, height, width), asked=asked)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Makes nothing ready any more; see `Preparations.close`."""
+        return self._preparations.close(timeout)
+
+    def _prepare(self, shape: Shape, asked: bool, progress: Progress | None) -> Candidate:
         def prepare(candidate: Candidate) -> None:
-            self._made(candidate).prepare(batch, height, width, progress)
+            self._made(candidate).prepare(*shape, progress, asked=asked)
             candidate.proven = True
 
-        self._first_of(prepare)
+        with self._preparing:
+            return self._first_of(prepare, images=shape[0])[0]
 
-    def _first_of(self, action: Callable[[Candidate], _Answer], images: int = 1) -> _Answer:
-        with self._lock:
-            for candidate in self._candidates:
-                if candidate.failed:
-                    continue
-                try:
-                    answer = action(candidate)
-                except FormDeclined as error:
-                    candidate.note = str(error)
-                    continue
-                except Exception as error:  # whatever torch, CUDA and the libraries raise
-                    if candidate is self._candidates[-1] or (candidate.proven and images > 1):
-                        raise
-                    self._leave_out(candidate, error)
-                else:
-                    candidate.note, self._answered_last = "", candidate
-                    return answer
-                # Outside the handler: an error keeps alive what filled the memory.
-                self._free_memory()
+    def _first_of(self, action: Callable[[Candidate], _Answer], images: int = 1) -> tuple[Candidate, _Answer]:
+        """The first candidate with which `action` succeeds, and what it gives."""
+        for candidate in self._candidates:
+            if candidate.failed:
+                continue
+            try:
+                with watched(self.device):
+                    return candidate, action(candidate)
+            except (DeviceLostError, Abandoned):  # to the other candidates, too
+                raise
+            except FormDeclined as error:
+                candidate.note = str(error)
+                continue
+            except Exception as error:  # whatever torch, CUDA and the libraries raise
+                if candidate is self._candidates[-1] or (candidate.proven and images > 1):
+                    raise
+                self._leave_out(candidate, error)
+            # Outside the handler: an error keeps alive what filled the memory. The next one may not be torch's.
+            free_memory(self.device)
         raise BackendError(f"no backend works here: {self.description}")
 
     def _made(self, candidate: Candidate) -> Backend:
-        if candidate.backend is None:
-            candidate.backend = candidate.make()
-            _logger.info("backend %s: %s", candidate.name, candidate.backend.description)
-        return candidate.backend
+        with candidate.making:
+            if candidate.backend is None:
+                candidate.backend = candidate.make()
+                _logger.info("backend %s: %s", candidate.name, candidate.backend.description)
+            return candidate.backend
 
-    def _answer(self, candidate: Candidate, image: Tensor) -> ModelOutput:
-        """The candidate's answer; one that worked before gets a second try, because a want of memory may pass."""
+    def _answer(self, candidate: Candidate, image: Tensor, lacking: list[str]) -> ModelOutput:
+        """The candidate's answer, for the whole batch or for pieces of it that are ready.
+
+        Args:
+            candidate: Who is asked.
+            image: See `__call__`.
+            lacking: Takes what the form of the image lacks, if it lacks something.
+
+        Raises:
+            FormDeclined: The candidate is not ready, and images do not wait for it.
+        """
+        if candidate.backend is None and not candidate.waits:
+            lacking.append("it is not there yet")
+            raise FormDeclined(lacking[-1])
         backend = self._made(candidate)
+        batch, _, height, width = image.shape
+        if not (lacks := backend.lacks(batch, height, width)):
+            return self._run(candidate, backend, image)
+        if batch == 1 and candidate.waits:
+            return self._run(candidate, backend, image)
+        lacking.append(lacks)
+        if batch > 1 and (candidate.waits or not backend.lacks(1, height, width)):
+            pieces = image.split(_pieces(batch, lambda size: not backend.lacks(size, height, width)))
+            return _joined([self._run(candidate, backend, piece) for piece in pieces])
+        raise FormDeclined(lacks)
+
+    def _run(self, candidate: Candidate, backend: Backend, image: Tensor) -> ModelOutput:
+        """The backend's answer; one that worked before gets a second try, because a want of memory may pass."""
         try:
             output = backend(image)
         except BackendError:  # its own verdict, and perhaps after minutes of building
@@ -143,21 +208,35 @@ class FallbackBackend:
         else:
             candidate.proven = True
             return output
-        self._free_memory()
+        free_memory(self.device)
         return backend(image)
 
     def _leave_out(self, candidate: Candidate, error: Exception) -> None:
+        if candidate.failed:  # said by the thread that prepares, or by the one that runs images
+            return
         is_fault = candidate.wanted or candidate.backend is not None
         candidate.note, candidate.failed, candidate.backend = _described(error), True, None
         candidate.missed = is_fault
         level = logging.ERROR if is_fault else logging.INFO
         _logger.log(level, "backend %s does not work here, so the next one is used: %s", candidate.name, candidate.note)
 
-    def _free_memory(self) -> None:
-        """Gives back what torch holds for nobody: the next candidate may not be torch's."""
-        if self.device.type == "cuda":
-            gc.collect()
-            torch.cuda.empty_cache()
+
+def _pieces(batch: int, is_ready: Callable[[int], bool]) -> list[int]:
+    """Sizes of the batches that a batch is taken apart into: the largest that are ready, or single images."""
+    pieces: list[int] = []
+    while left := batch - sum(pieces):
+        pieces.append(next((size for size in range(left, 1, -1) if is_ready(size)), 1))
+    return pieces
+
+
+def _joined(outputs: Sequence[ModelOutput]) -> ModelOutput:
+    """Answers for the pieces of a batch as the answer for the batch."""
+    return ModelOutput(
+        mask_logits=torch.cat([output.mask_logits for output in outputs]),
+        in_vocab_embedding=torch.cat([output.in_vocab_embedding for output in outputs]),
+        out_vocab_embedding=torch.cat([output.out_vocab_embedding for output in outputs]),
+        mask_survives=torch.cat([output.mask_survives for output in outputs]),
+    )
 
 
 def _described(error: Exception) -> str:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fcclip_core.backends.interface import FormDeclined, Progress
 from fcclip_core.backends.reference import EagerAnswers
+from fcclip_core.devices import free_memory
 from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import Key
 from fcclip_core.export.check import check, check_picture
@@ -21,11 +22,12 @@ from fcclip_core.export.form import Form
 from fcclip_core.export.graph import export_onnx
 from fcclip_core.model.deformable_attention import Sampler
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
+from fcclip_core.model.precision import movable_copy
 
 _logger = logging.getLogger(__name__)
 
 RUNNERS = 4
-"""Forms that are held in memory at a time, and that are built without being asked for."""
+"""Sizes of images whose graphs are held in memory at a time, and that graphs are built for without being asked."""
 
 Exporter = Callable[[Sampler], bytes]
 """Writes the network as an ONNX file with the form of deformable attention that is given; see `export_onnx`."""
@@ -81,10 +83,10 @@ class Library(Protocol):
 class GraphBackend:
     """Runs a graph for each form of image.
 
-    A graph has one shape. For images of a form without one, it is built when the first of them comes (`builds`, for up
-    to `RUNNERS` forms), or they are declined: a folder of photographs of all sizes would otherwise build one graph a
-    photograph. Images are never padded further than `preprocess` does, because padding takes part in the picture and
-    changes the answer.
+    A graph has one shape. Unasked, graphs are built for up to `RUNNERS` sizes (`builds`), or none: a folder of
+    photographs of all sizes would otherwise build one graph a photograph. What was asked for before and is kept on disk
+    is loaded, and built again if it is out of date. Images are never padded further than `preprocess` does, because
+    padding takes part in the picture and changes the answer.
     """
 
     def __init__(
@@ -93,11 +95,11 @@ class GraphBackend:
         """Prepares nothing yet.
 
         Args:
-            model: The network.
+            model: The network; it stays where it is.
             device: Where images are expected and outputs lie.
             library: What runs the graphs.
             answers: What graphs are held against, and where they are kept.
-            builds: Build a graph when the first image of its form comes; else only `prepare` builds.
+            builds: Build graphs that nobody asked for; else only `prepare` builds, when it is asked to.
         """
         self.device = device
         self._library = library
@@ -105,10 +107,10 @@ class GraphBackend:
         self._builds = builds
         self._model = model
         self._runners: OrderedDict[Form, Runner] = OrderedDict()
-        self._ready: tuple[Form, ...] = ()  # read without the lock, which is held while an image runs
-        self._declined: dict[Form, FormDeclined] = {}
-        self._built = 0
-        self._lock = threading.RLock()
+        self._ready: tuple[Form, ...] = ()  # read without a lock
+        self._built: set[tuple[int, int]] = set()  # sizes, unasked
+        self._running = threading.RLock()
+        self._loading = threading.RLock()  # of its own, so that images run meanwhile
 
     @property
     def description(self) -> str:
@@ -129,67 +131,66 @@ class GraphBackend:
             BackendError: The graph cannot be built, fails its check, or cannot be run.
         """
         form = Form.of(image, self._library.precision)
-        with self._lock:
-            try:
-                if form not in self._runners:
-                    self._find(form)
-            except FormDeclined:
-                if form.batch == 1:
-                    raise
-                return _joined([self(one) for one in image.split(1)])
-            self._runners.move_to_end(form)
-            return ModelOutput(*self._runners[form](image))
+        while True:
+            with self._running:
+                if form in self._runners:
+                    self._runners.move_to_end(form)
+                    return ModelOutput(*self._runners[form](image))
+            self.prepare(form.batch, form.height, form.width, asked=False)
 
-    def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:
+    def lacks(self, batch: int, height: int, width: int) -> str:
+        """A graph in memory, or one on disk that is up to date; see `Backend`."""
+        form = Form(batch, height, width, self._library.precision)
+        return "" if form in self._ready or self._is_kept(form, current=True) else self._lacking(form)
+
+    def prepare(
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+    ) -> None:
         """Makes the graph for images of one form ready, and builds it if need be; see `Backend`."""
         form = Form(batch, height, width, self._library.precision)
-        with self._lock:
-            if form not in self._runners:
-                self._keep(form, self._load(form, progress or _log_progress()))
+        with self._loading:
+            if form in self._ready:
+                return
+            if not asked and not self._is_kept(form):
+                sizes = self._built | {(height, width)}
+                if not self._builds or len(sizes) > RUNNERS:
+                    raise FormDeclined(self._lacking(form))
+                self._built = sizes
+            self._keep(form, self._load(form, progress or log_progress()))
 
-    def _find(self, form: Form) -> None:
-        """Loads the graph for `form`, and builds it if that is allowed.
+    def _is_kept(self, form: Form, *, current: bool = False) -> bool:
+        """Whether somebody wanted this graph before, and, if need be, whether it can be used as it is."""
+        files = self._answers.files
+        if files.is_empty():  # names have the weights' hash in them, which takes a second for a large model
+            return False
+        name, key = self._file(form)
+        return files.is_current(name, key) if current else files.holds(name)
 
-        Raises:
-            FormDeclined: It is not.
-        """
-        if form in self._declined:
-            raise self._declined[form]
-        if not self._is_kept(form):
-            if not self._builds or self._built == RUNNERS:
-                self._decline(form)
-            self._built += 1
-        self._keep(form, self._load(form, _log_progress()))
-
-    def _is_kept(self, form: Form) -> bool:
-        """Whether somebody wanted this graph before; if it is out of date by now, it is built again."""
-        # Names have the weights' hash in them, which takes a second for a large model.
-        return not self._answers.files.is_empty() and self._answers.files.holds(self._file(form)[0])
-
-    def _decline(self, form: Form) -> None:
+    def _lacking(self, form: Form) -> str:
         command = f"fcclip export CHECKPOINT --size {form.height}x{form.width} --batch {form.batch} --precision "
-        error = FormDeclined(f"no graph for {form} is there; `{command}{form.precision} --engine` makes it")
-        _logger.log(logging.WARNING if self._builds else logging.INFO, "%s: %s", self._library.name, error)
-        self._declined[form] = error
-        raise error
+        return f"no graph for {form} is there; `{command}{form.precision} --engine` makes it"
 
     def _keep(self, form: Form, runner: Runner) -> None:
-        self._runners[form] = runner
-        self._declined.pop(form, None)
-        if len(self._runners) > RUNNERS:
-            dropped, _ = self._runners.popitem(last=False)
-            _logger.info("%s: dropped the graph for %s from memory", self._library.name, dropped)
-        self._ready = tuple(self._runners)
+        with self._running:
+            self._runners[form] = runner
+            newest_first = dict.fromkeys((one.height, one.width) for one in reversed(self._runners))
+            oldest = list(newest_first)[RUNNERS:]
+            for dropped in [one for one in self._runners if (one.height, one.width) in oldest]:
+                del self._runners[dropped]
+                _logger.info("%s: dropped the graph for %s from memory", self._library.name, dropped)
+            self._ready = tuple(self._runners)
 
     def _load(self, form: Form, progress: Progress) -> Runner:
         """Loads the graph for `form`, built before or now, and checks it against eager."""
         began = time.monotonic()
         what = f"{self._library.name} for {form}"
         reference = self._answers.to_picture(form)
+        free_memory(self.device)  # libraries do not get what torch keeps
 
         def export(sampler: Sampler) -> bytes:
             progress(f"{what}: exporting the network", 0, 1)
-            onnx = export_onnx(self._model, form, sampler)
+            onnx = export_onnx(movable_copy(self._model).to(self.device), form, sampler)
+            free_memory(self.device)
             progress(f"{what}: exporting the network", 1, 1)
             return onnx
 
@@ -212,16 +213,6 @@ class GraphBackend:
         )
 
 
-def _joined(outputs: Sequence[ModelOutput]) -> ModelOutput:
-    """Answers for single images as the answer for a batch."""
-    return ModelOutput(
-        mask_logits=torch.cat([output.mask_logits for output in outputs]),
-        in_vocab_embedding=torch.cat([output.in_vocab_embedding for output in outputs]),
-        out_vocab_embedding=torch.cat([output.out_vocab_embedding for output in outputs]),
-        mask_survives=torch.cat([output.mask_survives for output in outputs]),
-    )
-
-
 def check_device(library: str, device: torch.device, wanted: str) -> None:
     """Refuses a device that a library does not run on.
 
@@ -232,7 +223,7 @@ def check_device(library: str, device: torch.device, wanted: str) -> None:
         raise BackendError(f"{library} runs on {wanted} here, but the device is {device}")
 
 
-def _log_progress() -> Progress:
+def log_progress() -> Progress:
     """Says every tenth of what is being done."""
     said: dict[str, int] = {}
 

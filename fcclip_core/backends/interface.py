@@ -45,19 +45,33 @@ class Network(Protocol):
 
 
 class Backend(Network, Protocol):
-    """A network that can be made ready before the first image comes."""
+    """A network that can be made ready before the first image comes, and while images of other forms run."""
 
-    def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:
+    def lacks(self, batch: int, height: int, width: int) -> str:
+        """What images of a form would have to wait for longer than a stream can; empty if there is nothing.
+
+        Args:
+            batch: Images at a time.
+            height: Pixels, padding included; divisible by 32.
+            width: Pixels, padding included; divisible by 32.
+        """
+        ...
+
+    def prepare(
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+    ) -> None:
         """Does beforehand what the first image of a form would have to wait for, which may take minutes.
 
         Args:
             batch: Images at a time.
             height: Pixels, padding included; divisible by 32.
             width: Pixels, padding included; divisible by 32.
-            progress: Told how far it is.
+            progress: Told how far it is; what it raises ends the work.
+            asked: Whether somebody asked for this form; if not, what is built for those who ask alone is not.
 
         Raises:
             SettingsError: No images can have such a form.
+            FormDeclined: Nobody asked for it.
             BackendError: It turns out not to work here.
         """
         ...

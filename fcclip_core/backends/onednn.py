@@ -65,7 +65,13 @@ class OneDnnBackend:
             mask_survives=output.mask_survives,
         )
 
-    def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:
+    def lacks(self, batch: int, height: int, width: int) -> str:
+        """Nothing."""
+        return ""
+
+    def prepare(
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+    ) -> None:
         """Nothing has to be made ready."""
 
 

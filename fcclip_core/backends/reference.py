@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from fcclip_core.backends.eager import EagerBackend
-from fcclip_core.backends.interface import Network, Progress
+from fcclip_core.backends.interface import Backend, Progress
+from fcclip_core.devices import device_name
 from fcclip_core.export.built_files import BuiltFiles, Key
 from fcclip_core.export.check import Reference, check, check_picture
 from fcclip_core.export.form import Form
 from fcclip_core.export.identity import code_digest, weights_digest
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
+from fcclip_core.model.precision import exact_products, movable_copy
 
 
 class EagerAnswers:
@@ -35,15 +37,18 @@ class EagerAnswers:
         return {"weights": self._weights, "code": code_digest(), "form": str(form)}
 
     def to_picture(self, form: Form) -> Reference:
-        """Eager's answer to the check picture of `form`, whatever the precision of `form`."""
+        """Eager's float32 answer to the check picture of `form`, on this device, whatever the precision of `form`."""
         exact = Form(form.batch, form.height, form.width, "fp32")
-        return self.files.get(
-            f"{self.name}-{exact}.reference", self.key(exact), lambda: self._answer(exact), Reference.from_bytes
-        )
+        name = f"{self.name}-{exact}-{self._device.type}.reference"
+        key = {**self.key(exact), "device": device_name(self._device)}
+        return self.files.get(name, key, lambda: self._answer(exact), Reference.from_bytes)
 
     def _answer(self, form: Form) -> bytes:
         picture = check_picture(form).to(self._device)
-        return Reference.of(EagerBackend(self._model, self._device)(picture)).to_bytes()
+        # On the device for as long as it is needed: there may be no room for it beside an engine that is built.
+        network = movable_copy(self._model)
+        with exact_products():
+            return Reference.of(EagerBackend(network, self._device)(picture)).to_bytes()
 
     @cached_property
     def _weights(self) -> str:
@@ -55,11 +60,11 @@ class CheckedBackend:
 
     def __init__(
         self,
-        backend: Network,
+        backend: Backend,
         answers: EagerAnswers,
         precision: str,
         *,
-        forms: int,
+        sizes: int,
         size: tuple[int, int] | None = None,
     ) -> None:
         """Checks nothing yet.
@@ -68,15 +73,17 @@ class CheckedBackend:
             backend: What is checked.
             answers: What it is held against.
             precision: What it computes in, a key of `TOLERANCES`.
-            forms: Forms to check, from the first; a folder of photographs of all sizes is not checked one by one.
-            size: Height and width of the picture; None takes the image's: some backends make code for each size.
+            sizes: Sizes of images to check, from the first; a folder of photographs of all sizes is not checked one by
+                one.
+            size: Height and width of the one picture that stands for all forms; None: some backends make code for each.
         """
         self.device = backend.device
         self._backend = backend
         self._answers = answers
         self._precision = precision
-        self._left = forms
+        self._most = sizes
         self._size = size
+        self._sizes: set[tuple[int, int]] = set()
         self._checked: set[Form] = set()
 
     @property
@@ -94,15 +101,34 @@ class CheckedBackend:
         self._check(batch, height, width)
         return self._backend(image)
 
-    def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:
-        """Runs the check picture of one form; see `Backend`."""
+    def lacks(self, batch: int, height: int, width: int) -> str:
+        """What the backend lacks, and the check that follows; see `Backend`."""
+        if self._size is not None or not self._is_due(self._picture(batch, height, width)):
+            return self._backend.lacks(batch, height, width)
+        return self._backend.lacks(batch, height, width) or f"{batch}x{height}x{width} is being checked"
+
+    def prepare(
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+    ) -> None:
+        """Makes the backend ready and runs the check picture of one form; see `Backend`."""
+        self._backend.prepare(batch, height, width, progress, asked=asked)
         self._check(batch, height, width)
 
     def _check(self, batch: int, height: int, width: int) -> None:
-        form = Form(batch, *(self._size or (height, width)), self._precision)
-        if form in self._checked or not self._left:
+        form = self._picture(batch, height, width)
+        if not self._is_due(form):
             return
         output = self._backend(check_picture(form).to(self.device))
         check(self._backend.description, self._answers.to_picture(form), output, self._precision)
+        self._sizes.add((form.height, form.width))
         self._checked.add(form)
-        self._left -= 1
+
+    def _picture(self, batch: int, height: int, width: int) -> Form:
+        """The form of the picture that stands for a form of images."""
+        return (
+            Form(batch, height, width, self._precision) if self._size is None else Form(1, *self._size, self._precision)
+        )
+
+    def _is_due(self, form: Form) -> bool:
+        is_among = (form.height, form.width) in self._sizes or len(self._sizes) < self._most
+        return is_among and form not in self._checked

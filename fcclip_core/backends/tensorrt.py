@@ -13,6 +13,7 @@ from fcclip_core.backends.interface import Progress
 from fcclip_core.backends.tensorrt_builder import EngineBuilder
 from fcclip_core.backends.tensorrt_library import driver, find_library, log_of, start
 from fcclip_core.backends.tensorrt_runner import EngineRunner
+from fcclip_core.devices import device_name
 from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import NOTHING_KEPT, BuiltFiles, KeptFile
 from fcclip_core.export.deformable_plugin import PLUGIN, PLUGIN_VERSIONS, plugin_sampler
@@ -46,7 +47,7 @@ class TensorRt:
         self._device = device
         self._log = log_of(module)
         self._plugin = find_plugin(module, self._log)
-        gpu = _gpu(device)
+        gpu = device_name(device)
         self.key = {
             "library": f"{title} {module.__version__}",
             "gpu": gpu,
@@ -97,6 +98,3 @@ def find_plugin(trt: Any, log: Any) -> str | None:
     return next((version for version in PLUGIN_VERSIONS if (PLUGIN, version) in there), None)
 
 
-def _gpu(device: torch.device) -> str:
-    about = torch.cuda.get_device_properties(device)
-    return f"{about.name} sm_{about.major}{about.minor}"

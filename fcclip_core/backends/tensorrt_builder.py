@@ -61,7 +61,7 @@ class EngineBuilder:
         measured = self._attach_timings(config)  # must outlive the build
         engine = builder.build_serialized_network(network, config)
         if monitor.stopped_by is not None:
-            raise monitor.stopped_by
+            raise monitor.let_go()
         if engine is None:
             raise BackendError(f"{self._title} cannot build the engine: {log.last_error()}")
         if measured is not None:
@@ -116,6 +116,11 @@ def _make_monitor(trt: Any, what: str, progress: Progress) -> Any:
             if phase_name in self._steps:
                 self._report(phase_name, self._steps[phase_name])
                 del self._steps[phase_name]
+
+        def let_go(self) -> BaseException | None:
+            # An error that is raised by one who still holds it keeps the whole graph alive, in a circle.
+            error, self.stopped_by = self.stopped_by, None
+            return error
 
         def _report(self, phase: str, done: int) -> None:
             try:

@@ -119,13 +119,14 @@ def _build_engines(
 ) -> str:
     """Builds what is not there yet; returns the precision, which the backend may have chosen."""
     from fcclip_core.backends import create_graph_backend
-    from fcclip_core.devices import resolve_device
+    from fcclip_core.devices import resolve_device, watched
     from fcclip_core.export.built_files import BuiltFiles
 
     device = resolve_device(args.device)
-    backend = create_graph_backend(args.backend, model.to(device), device, precision=args.precision or "auto")
-    for height, width in sizes:
-        backend.prepare(args.batch, height, width, progress)
+    with watched(device):
+        backend = create_graph_backend(args.backend, model, device, precision=args.precision or "auto")
+        for height, width in sizes:
+            backend.prepare(args.batch, height, width, progress)
     folder = BuiltFiles.default().folder
     console.print(f"{backend.description}; kept in {folder}" if folder else f"{backend.description}; not kept anywhere")
     return backend.precision

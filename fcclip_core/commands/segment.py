@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         FcclipError: Nothing can be done at all: no input, no words, no weights, nowhere to write.
+        DeviceLostError: The GPU is lost; what was written until then is whole and stays.
     """
     vocabulary = vocabulary_from(args.vocab, args.stuff)
     settings = settings_from(args)
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     # Slow to import, and none of it is needed to find out that an argument is wrong.
     from rich.console import Console
 
+    from fcclip_core.devices import watched
     from fcclip_core.segmenter import Segmenter
 
     console = Console(stderr=True)
@@ -107,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
             vocabulary, progress=lambda done, new: progress.update(words, completed=done, total=new)
         )
     writer = ResultWriter(out, segmenter, snapshot, str(args.checkpoint), args.overlay, args.opacity)
-    failed = _segment_all(jobs, writer, BagOptions(args.topic, args.with_input), console)
+    with watched(segmenter.device):
+        failed = _segment_all(jobs, writer, BagOptions(args.topic, args.with_input), console)
     console.print(
         f"{len(jobs) - len(failed)} of {len(jobs)} inputs segmented into {out} ({segmenter.backend_description})",
         highlight=False,

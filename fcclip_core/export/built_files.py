@@ -62,6 +62,19 @@ class BuiltFiles:
         path = self._path(name)
         return path is not None and path.is_file()
 
+    def is_current(self, name: str, key: Key) -> bool:
+        """Whether the file `name` was built from `key` and is whole, as far as its header and its length tell."""
+        path = self._path(name)
+        try:
+            if path is None:
+                return False
+            with path.open("rb") as file:
+                header = _read_header(file)
+                _require(header, key)
+                return file.tell() + header["size"] == path.stat().st_size
+        except (OSError, _Unusable):
+            return False
+
     def get(self, name: str, key: Key, build: Callable[[], bytes], load: Callable[[bytes], _Loaded]) -> _Loaded:
         """Loads the file `name`, and builds it first if it is not there or not to be used.
 
@@ -147,16 +160,25 @@ def _read(path: Path, key: Key) -> bytes:
     """
     with path.open("rb") as file:
         header = _read_header(file)
-        found = header["key"]
-        for name in [*key, *found]:
-            if found.get(name) != key.get(name):
-                raise _Unusable(f"its {name} is {found.get(name, 'not said')}; needed is {key.get(name, 'none')}")
+        _require(header, key)
         content = file.read()
     if len(content) != header["size"]:
         raise _Unusable(f"it is truncated or was changed: {len(content):,} bytes, not {header['size']:,}")
     if blake2b(content).hexdigest() != header["blake2b"]:
         raise _Unusable("it is damaged: its checksum does not fit its content")
     return content
+
+
+def _require(header: dict, key: Key) -> None:
+    """Refuses the header of a file that was built from something else than `key`.
+
+    Raises:
+        _Unusable: It was.
+    """
+    found = header["key"]
+    for name in [*key, *found]:
+        if found.get(name) != key.get(name):
+            raise _Unusable(f"its {name} is {found.get(name, 'not said')}; needed is {key.get(name, 'none')}")
 
 
 def _read_header(file: BinaryIO) -> dict:

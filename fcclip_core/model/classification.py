@@ -40,7 +40,14 @@ class TextClassifier:
     out_vocab_scale: float | Tensor
 
     @classmethod
-    def build(cls, model: FCCLIP, rows: Tensor, synonym_counts: Sequence[int], seen: Tensor) -> TextClassifier:
+    def build(
+        cls,
+        model: FCCLIP,
+        rows: Tensor,
+        synonym_counts: Sequence[int],
+        seen: Tensor,
+        device: torch.device | None = None,
+    ) -> TextClassifier:
         """Joins unit text `rows` `(T, D)` with the model's void embedding and temperatures.
 
         Args:
@@ -48,12 +55,13 @@ class TextClassifier:
             rows: Unit text embeddings, one a synonym, class by class.
             synonym_counts: Rows of each class; sums to T.
             seen: bool `(C,)`.
+            device: Where the embeddings to classify lie; None: where the model is.
         """
-        device = model.void_embedding.weight.device
+        device = device or model.void_embedding.weight.device
         counts = torch.tensor(synonym_counts)
         return cls(
             rows=rows.to(device, torch.float32),
-            void=F.normalize(model.void_embedding.weight.detach().float(), dim=-1),
+            void=F.normalize(model.void_embedding.weight.detach().to(device, torch.float32), dim=-1),
             class_of_row=torch.arange(len(counts)).repeat_interleave(counts).to(device),
             seen=seen.to(device),
             in_vocab_scale=min(model.mask_decoder.logit_scale.exp().item(), MAX_LOGIT_SCALE),

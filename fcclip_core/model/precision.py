@@ -1,4 +1,4 @@
-"""Precision of a network: which numbers may be short, and which stay float32 whatever the rest is.
+"""Precision of a network: which numbers may be short, which stay float32 whatever the rest is, and what float32 means.
 
 Layer and group normalisation, softmax, the sums of mask pooling and sampling coordinates are computed in float32. The
 modules widen what needs it themselves (`at_least_float32`), so that a network in float32 or float64 is left as it is.
@@ -7,7 +7,9 @@ modules widen what needs it themselves (`at_least_float32`), so that a network i
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,43 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def movable_copy(model: _Module) -> _Module:
+    """A copy of `model` that shares its memory until it is moved or converted, which leaves `model` where it is."""
+    # deepcopy takes what it finds here; `Module.to` changes parameters in place, but replaces buffers.
+    memo: dict[int, Tensor] = {id(buffer): buffer for buffer in model.buffers()}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Computes float32 products and convolutions in float32, for the length of the block and in the whole process.
+
+    A GPU's tensor cores shorten them to TF32 otherwise: torch lets cuDNN do so unless it is told.
+    """
+    backends: Any = torch.backends
+    places, switch, exact = _switches(backends)
+    before = [getattr(place, switch) for place in places]
+    try:
+        for place in places:
+            setattr(place, switch, exact)
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            setattr(place, switch, value)
+
+
+def _switches(backends: Any) -> tuple[tuple[Any, ...], str, Any]:
+    """What decides between float32 and TF32: where, the attribute's name, and its value for float32."""
+    places, switch = (backends.cuda.matmul, backends.cudnn), "allow_tf32"
+    try:
+        _ = [getattr(place, switch) for place in places]
+    except RuntimeError:  # somebody used the switches of torch 2.9 and later, after which these cannot be read
+        return (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn), "fp32_precision", "ieee"
+    return places, switch, False
+
+
 def in_precision(model: _Module, dtype: torch.dtype) -> _Module:
     """A copy of `model` for inference whose weights and activations are `dtype`; normalisation stays float32.
 
@@ -31,9 +70,7 @@ def in_precision(model: _Module, dtype: torch.dtype) -> _Module:
         model: The network, or a part of it.
         dtype: torch.float32, float16 or bfloat16.
     """
-    # deepcopy leaves alone what it finds here.
-    memo = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    lowered = copy.deepcopy(model, memo).eval()
+    lowered = movable_copy(model).eval()
     for module in list(lowered.modules()):
         _fold_batch_norms(module)
     for module in lowered.modules():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from waiting import wait_for
 
 from fcclip_core import backends
-from fcclip_core.backends import create_backend, graph, reference
+from fcclip_core.backends import create_backend, graph, readiness, reference
 from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.backends.fallback import Candidate, FallbackBackend
 from fcclip_core.backends.graph import RUNNERS, Exporter, GraphBackend
@@ -79,7 +83,10 @@ class FakeEager:
     def __call__(self, image: Tensor) -> ModelOutput:
         return ModelOutput(*output(Form.of(image, "fp32")))
 
-    def prepare(self, *_: object) -> None:
+    def lacks(self, *_: int) -> str:
+        return ""
+
+    def prepare(self, *_: object, **__: object) -> None:
         pass
 
 
@@ -168,21 +175,123 @@ def test_no_more_forms_are_built_than_are_held(backend: GraphBackend, library: F
     assert len(library.built) == RUNNERS + 1, "the oldest was dropped from memory, not from disk"
 
 
+def test_batches_of_one_size_do_not_push_each_other_out_of_memory(backend: GraphBackend) -> None:
+    """They take turns from frame to frame."""
+    for width in (32, 64):
+        for batch in range(1, RUNNERS + 1):
+            backend.prepare(batch, 32, width)
+    assert len(backend._runners) == 2 * RUNNERS
+    for width in range(96, 96 + 32 * RUNNERS, 32):
+        backend.prepare(1, 32, width)
+    assert len(backend._runners) == RUNNERS
+
+
 def test_a_batch_without_a_graph_goes_through_the_graph_for_one_image(
-    backend: GraphBackend, library: FakeLibrary, model: FCCLIP, tmp_path: Path
+    library: FakeLibrary, model: FCCLIP, tmp_path: Path
 ) -> None:
-    backend(IMAGE)
-    again = GraphBackend(model, CPU, library, EagerAnswers(model, CPU, BuiltFiles(tmp_path)), builds=False)
-    with pytest.raises(FormDeclined, match="--size 32x64 --batch 1"):
-        again(torch.zeros(3, 3, 32, 64))
+    make("openvino", model, tmp_path)(IMAGE)
     ran: list[None] = []
     library.when_run = lambda: ran.append(None)
-    together = again(IMAGE.expand(3, -1, -1, -1))
+    together = make("auto", model, tmp_path)(IMAGE.expand(3, -1, -1, -1))
     assert library.built == [b"1x32x32-fp32"]
     single = output(Form(1, 32, 32, "fp32"))
     assert equal(together, tuple(torch.cat([tensor] * 3) for tensor in single))
     # The first of them loads the graph, which is checked then.
     assert len(ran) == 4
+
+
+def test_images_run_while_a_graph_is_built(backend: GraphBackend, library: FakeLibrary) -> None:
+    backend(IMAGE)
+    building, go_on = threading.Event(), threading.Event()
+
+    def report(*_: object) -> None:
+        building.set()
+        assert go_on.wait(30)
+
+    thread = threading.Thread(target=backend.prepare, args=(1, 64, 32, report))
+    thread.start()
+    assert building.wait(30)
+    ran = threading.Event()
+    threading.Thread(target=lambda: (backend(IMAGE), ran.set())).start()
+    assert ran.wait(30)
+    assert backend.lacks(1, 64, 32)
+    go_on.set()
+    thread.join()
+    assert not backend.lacks(1, 64, 32)
+
+
+def declined_images(run: Callable[[Tensor], object], count: int = 3) -> list[weakref.ref[Tensor]]:
+    """Runs images of a form that has no graph, and keeps none of them."""
+    seen = []
+    for _ in range(count):
+        image = torch.zeros(1, 3, 32, 64)
+        seen.append(weakref.ref(image))
+        with contextlib.suppress(FormDeclined):
+            run(image)
+    return seen
+
+
+def test_declined_images_are_not_kept(library: FakeLibrary, model: FCCLIP, tmp_path: Path, no_collector: None) -> None:
+    answers = EagerAnswers(model, CPU, BuiltFiles(tmp_path))
+    declining = GraphBackend(model, CPU, library, answers, builds=False)
+    assert not any(image() is not None for image in declined_images(declining))
+    with_eager = make("auto", model, tmp_path)
+    assert not any(image() is not None for image in declined_images(with_eager))
+    assert "not openvino: no graph for 1x32x64-fp32" in with_eager.description
+
+
+def test_the_reference_is_float32_and_leaves_the_model_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shortened: list[bool] = []
+
+    class Watched(FakeEager):
+        def __init__(self, model: FCCLIP, device: torch.device) -> None:
+            super().__init__(model.to("meta"), device)
+
+        def __call__(self, image: Tensor) -> ModelOutput:
+            shortened.append(torch.backends.cudnn.allow_tf32)
+            return super().__call__(image)
+
+    monkeypatch.setattr(reference, "EagerBackend", Watched)
+    mine = FCCLIP(TINY)
+    EagerAnswers(mine, CPU, BuiltFiles(tmp_path)).to_picture(Form(1, 32, 32, "fp16"))
+    assert shortened == [False] and torch.backends.cudnn.allow_tf32
+    assert {parameter.device for parameter in mine.parameters()} == {CPU}
+
+
+def test_an_answer_of_another_device_is_not_taken_for_this_one_s(
+    library: FakeLibrary, model: FCCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[str] = []
+    for name in ("cpu", "cpu", "NVIDIA Thor sm_110", "NVIDIA Thor sm_110", "NVIDIA H200 sm_90"):
+        monkeypatch.setattr(reference, "device_name", lambda device, name=name: name)
+        answers = EagerAnswers(model, CPU, BuiltFiles(tmp_path))
+        answer = answers._answer
+        monkeypatch.setattr(answers, "_answer", lambda form, a=answer, n=name: computed.append(n) or a(form))
+        answers.to_picture(Form(1, 32, 32, "fp32"))
+    assert computed == ["cpu", "NVIDIA Thor sm_110", "NVIDIA H200 sm_90"]
+
+
+def test_the_device_is_free_of_the_network_while_a_graph_is_built(
+    backend: GraphBackend, model: FCCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    exported: list[weakref.ref[FCCLIP]] = []
+
+    def export(network: FCCLIP, form: Form, sampler: object) -> bytes:
+        assert network is not model
+        exported.append(weakref.ref(network))
+        return str(form).encode()
+
+    def free(device: torch.device) -> None:
+        gc.collect()
+        steps.append("freed" if exported and exported[0]() is None else "freed first")
+
+    monkeypatch.setattr(graph, "export_onnx", export)
+    monkeypatch.setattr(graph, "free_memory", free)
+    backend.prepare(1, 32, 32, lambda what, done, total: steps.append(what.rpartition(": ")[2]))
+    assert steps == ["freed first", "exporting the network", "freed", "exporting the network", "building"]
 
 
 def test_progress_is_told(backend: GraphBackend) -> None:
@@ -289,9 +398,20 @@ def test_auto_uses_graphs_that_are_there_and_waits_for_none(
     later(IMAGE)
     assert later.description == "Fake 1.0 on cpu, ready for 1x32x32-fp32"
     assert len(library.built) == 1
+
+
+def test_auto_builds_a_graph_that_is_out_of_date_again_beside_the_images(
+    library: FakeLibrary, model: FCCLIP, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make("openvino", model, tmp_path)(IMAGE)
     library.key = {"library": "Fake 2.0"}
-    make("auto", model, tmp_path)(IMAGE)
-    assert len(library.built) == 2, "a graph that was wanted before and is out of date is built again"
+    created = make("auto", model, tmp_path)
+    for _ in range(readiness.RECURS):
+        created(IMAGE)
+        assert created.description.startswith("eager stand-in")
+    wait_for(lambda: len(library.built) == 2 and created.close())
+    created(IMAGE)
+    assert created.description == "Fake 1.0 on cpu, ready for 1x32x32-fp32"
     assert "its library is Fake 1.0; needed is Fake 2.0" in caplog.text
 
 
@@ -329,7 +449,7 @@ class Wrong(FakeEager):
 
 def test_a_checked_backend_is_checked_once_for_each_form(library: FakeLibrary, model: FCCLIP, tmp_path: Path) -> None:
     answers = EagerAnswers(model, CPU, BuiltFiles(tmp_path))
-    checked = CheckedBackend(Wrong(model, CPU), answers, "fp32", forms=2)
+    checked = CheckedBackend(Wrong(model, CPU), answers, "fp32", sizes=2)
     checked(IMAGE)
     checked(IMAGE)
     with pytest.raises(BackendError, match="does not give eager PyTorch's answer"):

@@ -53,6 +53,17 @@ def path(shop: Shop) -> Path:
     return shop.files.folder / "x.engine"
 
 
+def test_what_can_be_loaded_at_once_is_known_without_reading_it(shop: Shop, path: Path) -> None:
+    assert shop.files.is_current("x.engine", KEY)
+    assert not shop.files.is_current("x.engine", KEY | {"library": "TensorRT 10.4"})
+    assert not shop.files.is_current("y.engine", KEY)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not shop.files.is_current("x.engine", KEY)
+    path.write_bytes(b"something else")
+    assert not shop.files.is_current("x.engine", KEY)
+    assert not BuiltFiles(None).is_current("x.engine", KEY)
+
+
 def test_built_once_and_then_read(shop: Shop, path: Path) -> None:
     assert shop.get() == CONTENT
     assert shop.builds == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from fcclip_core.model.backbone import build_backbone, mask_pool
 from fcclip_core.model.config import RN50
 from fcclip_core.model.deformable_attention import DeformableAttention
-from fcclip_core.model.precision import in_precision
+from fcclip_core.model.precision import exact_products, in_precision, movable_copy
 
 
 def test_original_keeps_its_weights_and_types() -> None:
@@ -71,3 +73,36 @@ def test_folded_batch_norms_give_the_same_pyramid() -> None:
     with torch.no_grad():
         expected, found = tower(image).res5, folded(image).res5
     torch.testing.assert_close(found, expected, atol=1e-3 * float(expected.abs().max()), rtol=1e-3)
+
+
+def test_a_copy_is_moved_and_the_original_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+    copied = movable_copy(model)
+    assert copied[0].weight.data_ptr() == model[0].weight.data_ptr()
+    copied.to("meta")
+    assert {tensor.device.type for tensor in copied.state_dict().values()} == {"meta"}
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
+
+
+def test_products_are_exact_inside_the_block_and_as_they_were_after_it() -> None:
+    assert torch.backends.cudnn.allow_tf32, "torch's default: convolutions in TF32"
+    with pytest.raises(ValueError, match="inside"), exact_products():
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+        raise ValueError("inside")
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_products_are_exact_for_somebody_who_uses_the_newer_switches(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Newer(SimpleNamespace):
+        @property
+        def allow_tf32(self) -> bool:
+            raise RuntimeError("a mix of the legacy and new APIs")
+
+    conv, rnn = SimpleNamespace(fp32_precision="tf32"), SimpleNamespace(fp32_precision="none")
+    matmul = Newer(fp32_precision="tf32")
+    cudnn = Newer(conv=conv, rnn=rnn)
+    monkeypatch.setattr(torch, "backends", SimpleNamespace(cuda=SimpleNamespace(matmul=matmul), cudnn=cudnn))
+    with exact_products():
+        assert [place.fp32_precision for place in (matmul, conv, rnn)] == ["ieee"] * 3
+    assert [place.fp32_precision for place in (matmul, conv, rnn)] == ["tf32", "tf32", "none"]

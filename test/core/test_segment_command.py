@@ -11,8 +11,10 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from fcclip_core import cli, devices
 from fcclip_core.commands import segment
 from fcclip_core.commands.inference_arguments import settings_from, vocabulary_from
 from fcclip_core.errors import FcclipError, SettingsError, VocabularyError
@@ -26,6 +28,7 @@ class FakeSegmenter:
 
     on_frame: Callable[[int], None] = staticmethod(lambda index: None)
     backend_description = "fake"
+    device = torch.device("cpu")
 
     def __init__(self, settings: InferenceSettings) -> None:
         self.settings = settings
@@ -89,6 +92,26 @@ def save_video(path: Path, frames: int = 7, height: int = 48, width: int = 64) -
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_gpu_that_is_lost_ends_the_run_and_keeps_what_was_written(
+    tmp_path: Path,
+    fake_segmenter: type[FakeSegmenter],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(frame: int) -> None:
+        if frame == 2:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(fake_segmenter, "on_frame", staticmethod(fail))
+    monkeypatch.setattr(devices, "fault", lambda device: "CUDA error: unspecified launch failure")
+    photos = [save_image(tmp_path / f"{name}.png") for name in ("first", "second", "third")]
+    out = tmp_path / "out"
+    command = ["segment", *photos, "--out", out, "--vocab", "cup", "--checkpoint", "weights", "--overlay", "none"]
+    assert cli.main([str(part) for part in command]) == cli.EXIT_ERROR
+    assert "fcclip: cpu is lost to this process, which must be started again: CUDA" in capsys.readouterr().err
+    assert names_in(out) == ["first.json", "first_labels.png", "first_semantic.png"]
 
 
 def test_image_gives_labels_semantic_overlay_and_json(tmp_path: Path) -> None:

@@ -224,6 +224,7 @@ def library(monkeypatch: pytest.MonkeyPatch, module: object, files: BuiltFiles =
     for name in tensorrt_library.MODULES:
         monkeypatch.setitem(sys.modules, name, module if name == module.__name__ else None)  # type: ignore[attr-defined]
     monkeypatch.setattr(tensorrt, "check_device", lambda *_: None)
+    monkeypatch.setattr(tensorrt, "device_name", lambda _: "Played 4090 sm_89")
     return TensorRt(CPU, "fp16", files)
 
 

@@ -156,7 +156,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(tensorrt, "check_device", lambda *_: None)
     monkeypatch.setattr(tensorrt, "find_library", lambda capability: (trt, "TensorRT-RTX"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (about.major, about.minor))
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
+    monkeypatch.setattr(tensorrt, "device_name", lambda device: f"{about.name} sm_{about.major}{about.minor}")
     monkeypatch.setattr(torch.cuda, "device", lambda device: torch.inference_mode())
     return about
 

@@ -15,7 +15,9 @@ import torch
 
 from fcclip_core import text
 from fcclip_core.errors import CheckpointError
+from fcclip_core.model.classification import TextClassifier
 from fcclip_core.model.config import TINY
+from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.text_tower import TextTower
 from fcclip_core.text import TEMPLATES, TextEncoder, TextRows, default_cache_dir, is_cut, prompts_for, tokenize
 from fcclip_core.whole_file import whole_file
@@ -351,3 +353,11 @@ def test_a_file_is_whole_or_untouched(tmp_path: Path) -> None:
         part.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_words_lie_where_the_network_answers_wherever_the_model_is() -> None:
+    """Engines and compiled networks leave the model on the processor."""
+    model, rows = FCCLIP(TINY), torch.eye(3, TINY.embed_dim)
+    classifier = TextClassifier.build(model, rows, (2, 1), torch.ones(2, dtype=torch.bool), torch.device("meta"))
+    parts = (classifier.rows, classifier.void, classifier.class_of_row, classifier.seen)
+    assert [part.device.type for part in parts] == ["meta"] * 4

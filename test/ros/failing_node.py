@@ -1,8 +1,8 @@
 """The perception node with a backend that fails: failing_node.py FAULT [ROS arguments].
 
 FAULT is `missing` (OpenVINO is not installed), `memory` (it runs out of memory while it compiles the graph), `wrong`
-(it computes something else), `later` (it fails from the third frame on), `once` (it fails on the third frame alone), or
-`none`.
+(it computes something else), `later` (it fails from the third frame on), `once` (it fails on the third frame alone),
+`lost` (with the third frame the device is lost to the process, as a GPU after an illegal address), or `none`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from fcclip_core import devices  # noqa: E402
 from fcclip_core.backends import graph  # noqa: E402
 from fcclip_core.model.fcclip import FCCLIP  # noqa: E402
 from fcclip_ros.perception import main  # noqa: E402
@@ -47,7 +48,7 @@ def wrong() -> None:
     graph.export_onnx = export_other_weights
 
 
-def fail_in(runs: Container[int]) -> None:
+def fail_in(runs: Container[int], said: str = "Exception from infer_request.cpp:223:\nout of memory") -> None:
     import openvino
 
     count = 0
@@ -61,10 +62,16 @@ def fail_in(runs: Container[int]) -> None:
             nonlocal count
             count += 1
             if count in runs:
-                raise RuntimeError("Exception from infer_request.cpp:223:\nout of memory")
+                raise RuntimeError(said)
             return self._request.infer(*args, **options)
 
     openvino.CompiledModel.create_infer_request = lambda model: Request(model)
+
+
+def lose_device() -> None:
+    said = "CUDA error: an illegal memory access was encountered"
+    fail_in(range(_THIRD_FRAME, sys.maxsize), said)
+    devices.fault = lambda device: said
 
 
 FAULTS: dict[str, Callable[[], None]] = {
@@ -73,6 +80,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "wrong": wrong,
     "later": lambda: fail_in(range(_THIRD_FRAME, sys.maxsize)),
     "once": lambda: fail_in((_THIRD_FRAME,)),
+    "lost": lose_device,
     "none": lambda: None,
 }
 

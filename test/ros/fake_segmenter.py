@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fcclip_core.class_ids import ClassIds
-from fcclip_core.errors import CheckpointError, VocabularyError
+from fcclip_core.errors import CheckpointError, DeviceLostError, VocabularyError
 from fcclip_core.palette import class_color
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.segmenter import TextEmbeddings, VocabularySnapshot
@@ -21,6 +21,9 @@ from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
 POISON = (255, 0, 255)
 """An image whose first pixel has this colour makes the model fail."""
+
+FATAL = (0, 255, 255)
+"""One with this colour makes it lose its device."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class FakeSegmenter:
         most_at_once: Batches of more images fail.
         batches: Sizes of the batches that went through.
         begun: Batches that were begun.
+        prepared: What was to be made ready beside the stream: height, width, batches, whether somebody asked.
         gate: While it is cleared, a batch that was begun does not end.
     """
 
@@ -53,6 +57,7 @@ class FakeSegmenter:
         self.most_at_once = 64
         self.batches: list[int] = []
         self.begun = 0
+        self.prepared: list[tuple[int, int, int, bool]] = []
         self.gate = threading.Event()
         self.gate.set()
         self._seconds = seconds
@@ -78,12 +83,20 @@ class FakeSegmenter:
         self.vocabulary = replace(self.prepare_vocabulary(vocabulary), version=version)
         return self.vocabulary
 
+    def prepare_beside(self, height: int, width: int, batches: int = 1, *, asked: bool = True) -> None:
+        self.prepared.append((height, width, batches, asked))
+
+    def close(self, timeout: float | None = None) -> bool:
+        return True
+
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         return height, width
 
     def encode_batch(
         self, images: Sequence[np.ndarray], settings: InferenceSettings | None = None
     ) -> list[FakeEncodedImage]:
+        if any(tuple(image[0, 0]) == FATAL for image in images):
+            raise DeviceLostError("cuda is lost to this process")
         if any(tuple(image[0, 0]) == POISON for image in images) or len(images) > self.most_at_once:
             raise RuntimeError("CUDA out of memory")
         assert len({image.shape for image in images}) == 1

@@ -62,9 +62,13 @@ def parameter(peer: Peer, name: str, node: str = "/fcclip") -> object:
         assert time.monotonic() < end, f"{node} does not answer"
 
 
-def environment_of_child(process: Process) -> dict[str, str]:
+def children_of(process: Process) -> list[int]:
     parent = process._process.pid
-    (child,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def environment_of_child(process: Process) -> dict[str, str]:
+    (child,) = children_of(process)
     entries = Path(f"/proc/{child}/environ").read_text().split("\0")
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 
@@ -143,6 +147,19 @@ def test_rviz_shows_the_topics_of_each_camera(launch: Launch, tmp_path: Path, mo
         rules = [f"image:={topic}", "__ns:=/robot"]
         rules += [f"fcclip/{output}:=fcclip/{name}/{output}" for output in ("overlay", "points", "detections_3d")]
         assert all(f" {rule}" in line for rule in rules)
+
+
+@pytest.mark.parametrize("respawn", [True, False])
+def test_a_node_that_ended_is_started_again_on_request(launch: Launch, peer: Peer, respawn: bool) -> None:
+    process = launch(autostart="false", respawn=str(respawn).lower(), respawn_delay="0.5")
+    parameter(peer, "autostart")
+    (first,) = children_of(process)
+    os.kill(first, signal.SIGKILL)
+    process.wait_for("process has died")
+    if respawn:
+        wait_until(lambda: children_of(process) not in ([], [first]), timeout=30.0)
+    else:
+        assert process.wait(30.0) is not None, "nothing is left to launch"
 
 
 def test_time_and_lifecycle_are_left_to_others_on_request(launch: Launch, peer: Peer) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import weakref
 from concurrent.futures import CancelledError
 
 import pytest
 from ros_harness import wait_until
 
+from fcclip_core.finding import Query
+from fcclip_ros.compat import result_of
 from fcclip_ros.mailbox import Mailbox, Task
+from fcclip_ros.search import Watch
 from fcclip_ros.worker import Worker
 
 
@@ -153,3 +158,35 @@ def test_stopping_waits_for_the_present_task_and_cancels_the_others() -> None:
     gate.set()
     assert worker.stop(5)
     assert present.result(0) is True
+
+
+def test_what_a_failed_task_worked_on_dies_with_its_answer(no_collector: None) -> None:
+    class Frame:
+        pass
+
+    def fail(frame: Frame) -> None:
+        raise RuntimeError("out of memory")
+
+    frame = Frame()
+    seen = weakref.ref(frame)
+    task = Task(fail, (frame,))
+    task.run()
+    answer = result_of(task.future, None)
+    del frame, task
+    with contextlib.suppress(RuntimeError):
+        answer.send(None)  # as the executor does with a service's callback
+    del answer
+    assert seen() is None
+
+
+def test_the_frame_on_which_a_search_failed_dies_with_the_answer(no_collector: None) -> None:
+    class Frame:
+        pass
+
+    frame = Frame()
+    seen = weakref.ref(frame)
+    watch = Watch(Query.of(["cup"]), lambda *_: None)
+    watch.see(frame, object())  # type: ignore[arg-type]
+    assert watch.future.exception(0) is not None
+    del frame, watch
+    assert seen() is None

@@ -84,6 +84,13 @@ class Stream:
         wait_until(lambda: publisher.get_subscription_count() == 1, 30.0)
         wait_until(lambda: not self._diagnostics.empty(), 30.0)
 
+    def send(self, count: int) -> None:
+        """Sends frames, each as soon as the one before it is labelled."""
+        for number in range(1, count + 1):
+            self._publisher.publish(rgb_message(PICTURE, stamp=Time(sec=number)))
+            if number < count:
+                self._panoptic.get(timeout=60.0)
+
     def run(self, expected: np.ndarray) -> tuple[DiagnosticStatus, dict[str, str]]:
         """Sends each frame as soon as the one before it is labelled, and looks at all of them.
 
@@ -171,6 +178,14 @@ def test_a_graph_that_is_not_to_be_used_is_built_again_and_nothing_is_wrong(
     assert values["backend"].startswith("OpenVINO") and "; not " not in values["backend"]
     assert status.level == DiagnosticStatus.OK
     assert says in stream.node.output and "so it is built again" in stream.node.output
+
+
+def test_a_device_that_is_lost_ends_the_process(start_process: Callable[..., Process], peer: Peer, cache: Path) -> None:
+    stream = Stream(peer, start_process, "lost")
+    stream.send(3)
+    assert stream.node.wait(30.0) == 1
+    assert "the node ends: cpu is lost to this process, which must be started again: CUDA error" in stream.node.output
+    assert "backend openvino does not work here" not in stream.node.output
 
 
 @SLOW

@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
+from fake_segmenter import FATAL
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameters
 from ros_harness import (
@@ -176,6 +177,28 @@ def test_a_wrong_parameter_at_start_ends_the_process_with_a_reason(start_process
     assert node.wait() == 1
     assert "cannot start: " in node.output
     assert "alpha out of range Min: 0.0, Max: 1.0, value: 2.0" in node.output
+    assert "Traceback" not in node.output
+
+
+@pytest.mark.parametrize("met_by", ["frame", "service"])
+def test_a_node_that_lost_its_gpu_says_so_and_ends_for_somebody_to_start_it_again(
+    start_process: Callable[..., Process], peer: Peer, met_by: str
+) -> None:
+    node = start_process(*fake_node(0.0))
+    node.wait_for("reading images from")
+    diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
+    wait_until(lambda: not diagnostics.empty())
+    fatal = rgb_message(flat_image(value=FATAL))
+    if met_by == "frame":
+        publisher = camera(peer)
+        wait_until(lambda: publisher.get_subscription_count() == 1)
+        publisher.publish(fatal)
+    else:
+        answer = peer.call(srv.SegmentImage, "/fcclip/segment_image", srv.SegmentImage.Request(image=fatal))
+        assert not answer.success and answer.message == "cuda is lost to this process"
+    status_of(diagnostics, lambda s, v: s.level == b"\2" and "cuda is lost to this process" in s.message)
+    assert node.wait() == 1
+    assert node.output.count("[FATAL]") == 1 and "the node ends: cuda is lost to this process" in node.output
     assert "Traceback" not in node.output
 
 

@@ -37,3 +37,30 @@ def test_cleaning_up_lets_go_of_the_model_and_configuring_again_starts_afresh(pe
         assert alive[1]() is None
     finally:
         host.close()
+
+
+def test_what_the_cameras_frames_need_is_made_ready_one_at_configuring_and_the_others_beside() -> None:
+    made: list[FakeSegmenter] = []
+    waited_for: list[tuple[int, int]] = []
+
+    def load(*arguments: Any, **options: Any) -> FakeSegmenter:
+        made.append(fake_loader()(*arguments, **options))
+        made[0].prepare = lambda height, width: waited_for.append((height, width))  # type: ignore[attr-defined]
+        return made[0]
+
+    values = {
+        "checkpoint": "fake",
+        "vocabulary": ["cup"],
+        "cameras": ["front", "left", "right"],
+        "camera_size": "480x640",
+    }
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+    host = Peer(lambda **options: Perception(load, parameter_overrides=overrides, **options))
+    try:
+        host.node.begin()
+        wait_until(lambda: made and made[0].prepared)
+        assert waited_for == [(480, 640)]
+        assert made[0].prepared == [(480, 640, 3, True)]
+        assert host.node.finish()
+    finally:
+        host.close()

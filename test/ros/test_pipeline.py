@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_segmenter import POISON, FakeSegmenter
+from fake_segmenter import FATAL, POISON, FakeSegmenter
 from ros_harness import wait_until
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from fcclip_core.errors import ImageError, VocabularyError
+from fcclip_core.errors import DeviceLostError, ImageError, VocabularyError
 from fcclip_core.segmenter import VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import Vocabulary
@@ -76,11 +76,13 @@ class Bench:
     ) -> None:
         self.cameras = [Eye() for _ in range(cameras)]
         self.common: list[VocabularySnapshot] = []
+        self.lost: list[DeviceLostError] = []
         self.segmenter = FakeSegmenter(InferenceSettings(), seconds, encoding_seconds)
         self.pipeline = Pipeline(
             self.segmenter,  # type: ignore[arg-type]
             self.cameras,
             announce=self.common.append,
+            lost=self.lost.append,
             max_batch=max_batch,
         )
         eye = self.cameras[0]
@@ -305,6 +307,16 @@ def test_no_more_frames_than_max_batch_go_together(bench: Any) -> None:
     assert b.segmenter.batches == [1, 2, 2]
 
 
+def test_the_batches_that_can_come_are_made_ready_once_for_each_size(bench: Any) -> None:
+    b = bench(cameras=3, max_batch=2)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    for camera, width in ((0, 8), (1, 8), (2, 16), (0, 8)):
+        before = sum(labelled(b))
+        b.put(image(width=width), camera)
+        wait_until(lambda n=before: sum(labelled(b)) == n + 1)
+    assert b.segmenter.prepared == [(4, 8, 2, False), (4, 16, 2, False)]
+
+
 def test_frames_of_other_sizes_go_after_one_another(bench: Any) -> None:
     b = bench(cameras=3)
     b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
@@ -330,6 +342,17 @@ def test_a_camera_with_bad_frames_does_not_disturb_the_others(bench: Any) -> Non
     assert "encoding 'nonsense' is not supported" in b.cameras[1].warnings[0]
     assert not b.warnings and not b.cameras[2].warnings
     assert b.statistics.report().last_error is None
+
+
+def test_a_lost_device_is_told_and_nothing_is_tried_again(bench: Any) -> None:
+    b = bench(cameras=2)
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    with busy(b):
+        b.put(image(value=FATAL), 0)
+        b.put(image(), 1)
+    wait_until(lambda: b.lost and b.cameras[1].counts.failed == 1)
+    assert [camera.counts.failed for camera in b.cameras] == [1, 1]
+    assert b.segmenter.batches == [1], "what had been begun before"
 
 
 def test_an_image_that_fails_the_model_fails_alone(bench: Any) -> None:
