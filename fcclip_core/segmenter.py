@@ -193,6 +193,11 @@ class Segmenter:
         return self._backend.device
 
     @property
+    def computes_beside(self) -> bool:
+        """Whether `encode` and `start_labeling` return before a GPU has done what they launched."""
+        return self.device.type == "cuda"
+
+    @property
     def backend_description(self) -> str:
         """What runs where, for people."""
         return self._backend.description

@@ -47,6 +47,8 @@ class Mailbox(Generic[Frame]):
         self._turns = itertools.count()
         self._served: dict[object, int] = {}
         self._closed = False
+        self.changes = 0
+        """How often something was left."""
 
     def put(self, stream: object, frame: Frame) -> Frame | None:
         """Leaves a frame and returns the one of its stream that it replaced, if nobody had taken that.
@@ -58,7 +60,7 @@ class Mailbox(Generic[Frame]):
                 return frame
             replaced = self._frames.get(stream)
             self._frames[stream] = frame
-            self._changed.notify()
+            self._notify()
         return replaced
 
     def put_task(self, task: Task) -> None:
@@ -66,29 +68,58 @@ class Mailbox(Generic[Frame]):
         with self._changed:
             if not self._closed:
                 self._tasks.append(task)
-                self._changed.notify()
+                self._notify()
                 return
         task.future.cancel()
 
-    def take(self, limit: int = 1, fit: Callable[[Frame, Frame], bool] = lambda one, other: True) -> Task | list[Frame]:
-        """Waits for something to do: the oldest task, else frames; an empty list once the mailbox is closed.
+    def take(
+        self, limit: int = 1, fit: Callable[[Frame, Frame], bool] = lambda one, other: True, *, wait: bool = True
+    ) -> Task | list[Frame]:
+        """Takes something to do: the oldest task, else frames; an empty list if there is nothing.
 
         Args:
             limit: Frames to take at most, at least one.
             fit: Whether two frames may be taken together; those that do not fit the first one stay, and may still be
                 replaced by newer ones.
+            wait: Wait until there is something, or the mailbox is closed.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._tasks or self._frames)
-            if self._closed:
+            if wait:
+                self._changed.wait_for(lambda: self._closed or self._tasks or self._frames)
+            if self._closed or not (self._tasks or self._frames):
                 return []
             if self._tasks:
                 return self._tasks.popleft()
-            first, *others = sorted(self._frames, key=lambda stream: self._served.get(stream, -1))
-            fitting = [stream for stream in others if fit(self._frames[first], self._frames[stream])]
-            taken = [first, *fitting[: limit - 1]]
+            taken = self._next(limit, fit)
             self._served.update((stream, next(self._turns)) for stream in taken)
             return [self._frames.pop(stream) for stream in taken]
+
+    def waiting(self, limit: int = 1, fit: Callable[[Frame, Frame], bool] = lambda one, other: True) -> list[Frame]:
+        """The frames that `take` would give if nothing newer came; they stay. None while a task goes before them."""
+        with self._changed:
+            if self._closed or self._tasks or not self._frames:
+                return []
+            return [self._frames[stream] for stream in self._next(limit, fit)]
+
+    def wait_for_change(self, since: int, done: Callable[[], bool]) -> None:
+        """Waits until something is left after `changes` were `since`, or something is done, which `wake` tells."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.changes != since or done())
+
+    def wake(self) -> None:
+        """Has those who wait look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _notify(self) -> None:
+        self.changes += 1
+        self._changed.notify_all()
+
+    def _next(self, limit: int, fit: Callable[[Frame, Frame], bool]) -> list[object]:
+        """Whose turn it is: streams with frames that go together."""
+        first, *others = sorted(self._frames, key=lambda stream: self._served.get(stream, -1))
+        fitting = [stream for stream in others if fit(self._frames[first], self._frames[stream])]
+        return [first, *fitting[: limit - 1]]
 
     def discard(self, stream: object) -> Frame | None:
         """Takes the waiting frame of a stream away, if there is one."""
@@ -99,6 +130,7 @@ class Mailbox(Generic[Frame]):
         """Cancels the waiting tasks, lets `take` return nothing from now on, and returns the frames left behind."""
         with self._changed:
             self._closed = True
+            self.changes += 1
             tasks, self._tasks = self._tasks, deque()
             frames, self._frames = list(self._frames.values()), {}
             self._changed.notify_all()

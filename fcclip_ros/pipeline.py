@@ -86,6 +86,17 @@ class _Arrival:
     time: float
     size: tuple[int, int] | None
 
+    @functools.cached_property
+    def frame(self) -> _Frame | Exception:
+        """The message as an image, or why it is none; read when first asked for."""
+        began = time.monotonic()
+        try:
+            image = to_rgb(self.message)
+        except Exception as error:  # a converter's own fault must not end the thread either
+            return error.with_traceback(None)
+        latencies = {"wait": began - self.time, "convert": time.monotonic() - began}
+        return _Frame(self.stream, self.time, self.message.header, image, latencies)
+
 
 @dataclass(frozen=True)
 class _Frame:
@@ -98,11 +109,50 @@ class _Frame:
     latencies: dict[str, float]
 
 
+@dataclass(frozen=True)
+class _InFlight:
+    """A frame that the network and the merging were launched for.
+
+    Attributes:
+        frame: What was read.
+        snapshot: The vocabulary that it is labelled with.
+        encoded: The network's answer.
+        answer: Waits for the result; raises what failed.
+        together: Whether other frames went through the network at the same time.
+    """
+
+    frame: _Frame
+    snapshot: VocabularySnapshot
+    encoded: EncodedImage
+    answer: Callable[[], PanopticResult]
+    together: bool
+
+
+class _Flight:
+    """Frames that were started together; see `worker.Started`."""
+
+    def __init__(self, frames: list[_InFlight], pipeline: Pipeline) -> None:
+        self._frames = frames
+        self._pipeline = pipeline
+        self._results: list[tuple[_InFlight, PanopticResult]] = []
+
+    def wait(self) -> None:
+        for frame in self._frames:
+            try:
+                self._results.append((frame, frame.answer()))
+            except Exception as error:  # Out of memory, a driver's fault: the next frame may be fine.
+                self._pipeline._failed(frame.frame.stream, error)
+
+    def finish(self) -> None:
+        for result in self._results:
+            self._pipeline._publish(*result)
+
+
 class Pipeline:
     """Runs a segmenter beside the executor, on two threads: one for frames, one for words.
 
     Cameras take turns. Frames of different cameras that wait together and have one size, as the network sees them, go
-    through it together; each is published as soon as it is labelled.
+    through it together; each is published as soon as it is labelled, on a GPU while it computes the next frame.
 
     A vocabulary is encoded on the second thread and comes into force on the first, between two frames, which also is
     where it is announced: no frame labelled with an older vocabulary is published after that.
@@ -137,7 +187,9 @@ class Pipeline:
         self._snapshots: dict[Stream, VocabularySnapshot] = {}
         self.encoding_classes = 0
         """Number of classes of the vocabulary that is being made ready; 0 for none."""
-        self._frames: Worker[_Arrival] = Worker("inference", self._label_and_publish, _fit, max_batch)
+        self._frames: Worker[_Arrival] = Worker(
+            "inference", self._start, _fit, max_batch, look_ahead=lambda arrival: arrival.frame
+        )
         self._words: Worker[None] = Worker("vocabulary")
 
     @property
@@ -286,16 +338,29 @@ class Pipeline:
         result = self._segmenter.label(encoded, used, settings)
         return then(LabelledFrame(message.header, image, result, used, encoded, arrived))
 
-    def _label_and_publish(self, arrivals: list[_Arrival]) -> None:
+    def _start(self, arrivals: list[_Arrival]) -> _Flight | None:
+        """Launches frames; where the segmenter has done all when it returns, they are published at once."""
         # Read once: a frame is labelled with one set of settings.
         settings = self._segmenter.settings
         frames = [frame for arrival in arrivals if (frame := _read(arrival)) is not None]
         for frame in frames:
             frame.stream.expect(frame.header)
             self._prepare_for(frame.image)
-        if frames:
-            for frame, encoded, together in self._encode(frames, settings):
-                self._finish(frame, encoded, settings, together)
+        started = []
+        for frame, encoded, together in self._encode(frames, settings) if frames else ():
+            try:
+                # Only this thread changes vocabularies.
+                snapshot = _existing(self._snapshots.get(frame.stream))
+                answer = self._segmenter.start_labeling(encoded, snapshot, settings)
+            except Exception as error:
+                self._failed(frame.stream, error)
+                continue
+            started.append(_InFlight(frame, snapshot, encoded, answer, together))
+            if not self._segmenter.computes_beside:
+                flight = _Flight([started.pop()], self)
+                flight.wait()
+                flight.finish()
+        return _Flight(started, self) if started else None
 
     def _prepare_for(self, image: np.ndarray) -> None:
         """Has the forms made ready, beside the stream, in which images of a new size can come."""
@@ -342,26 +407,27 @@ class Pipeline:
                 frame.stream.statistics.error(f"{text}: {reason}")
                 frame.stream.warn(f"{text}: {reason}")
 
-    def _finish(self, frame: _Frame, encoded: EncodedImage, settings: InferenceSettings, together: bool) -> None:
-        """Labels and publishes one frame."""
-        stream = frame.stream
+    def _publish(self, started: _InFlight, result: PanopticResult) -> None:
+        """Publishes a frame."""
+        frame = started.frame
+        began = time.monotonic()
         try:
-            # Only this thread changes vocabularies.
-            snapshot = _existing(self._snapshots.get(stream))
-            result = self._segmenter.label(encoded, snapshot, settings)
-            labelled = time.monotonic()
-            stream.publish(LabelledFrame(frame.header, frame.image, result, snapshot, encoded, frame.arrival_time))
-        except Exception as error:  # Out of memory, a driver's fault: the next frame may be fine.
-            self._failed(stream, error)
+            frame.stream.publish(
+                LabelledFrame(
+                    frame.header, frame.image, result, started.snapshot, started.encoded, frame.arrival_time
+                )
+            )
+        except Exception as error:
+            self._failed(frame.stream, error)
             return
         done = time.monotonic()
         latencies = {
             **frame.latencies,
             **result.timings,
-            "publish": done - labelled,
+            "publish": done - began,
             "total": done - frame.arrival_time,
         }
-        stream.statistics.labelled(latencies, together)
+        frame.stream.statistics.labelled(latencies, started.together)
 
     def _failed(self, stream: Stream, error: Exception) -> None:
         _failed(stream, error)
@@ -381,18 +447,15 @@ def _existing(snapshot: VocabularySnapshot | None) -> VocabularySnapshot:
 
 def _read(arrival: _Arrival) -> _Frame | None:
     """The image of a message; None if it is none, which is counted and said."""
-    began = time.monotonic()
-    try:
-        image = to_rgb(arrival.message)
-    except ImageError as error:
-        arrival.stream.statistics.bad(str(error))
-        arrival.stream.warn(f"frame not labelled: {error}")
+    frame = arrival.frame
+    if isinstance(frame, ImageError):
+        arrival.stream.statistics.bad(str(frame))
+        arrival.stream.warn(f"frame not labelled: {frame}")
         return None
-    except Exception as error:  # A converter's own fault must not end the thread.
-        _failed(arrival.stream, error)
+    if isinstance(frame, Exception):
+        _failed(arrival.stream, frame)
         return None
-    latencies = {"wait": began - arrival.time, "convert": time.monotonic() - began}
-    return _Frame(arrival.stream, arrival.time, arrival.message.header, image, latencies)
+    return frame
 
 
 def _failed(stream: Stream, error: Exception) -> None:

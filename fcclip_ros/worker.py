@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, Protocol, TypeVar
 
 from fcclip_ros.mailbox import Mailbox, Task
 
 Frame = TypeVar("Frame")
 
 
+class Started(Protocol):
+    """Frames that something else computes, a GPU for example, while this thread does more."""
+
+    def wait(self) -> None:
+        """Waits until they are computed; must not raise."""
+
+    def finish(self) -> None:
+        """Does what is left; must not raise."""
+
+
 class Worker(Generic[Frame]):
     """Works on the newest frames of streams, which take turns, and before them on tasks, in the order they came.
+
+    Frames may be started and finished apart. Then the next ones are looked at while these are computed, taken when
+    they are (so that no frame is started while a newer one of its stream waits), and started before these are finished.
 
     Attributes:
         limit: Frames to work on at once, at most.
@@ -22,23 +35,28 @@ class Worker(Generic[Frame]):
     def __init__(
         self,
         name: str,
-        handle_frames: Callable[[list[Frame]], None] | None = None,
+        handle_frames: Callable[[list[Frame]], Started | None] | None = None,
         fit: Callable[[Frame, Frame], bool] = lambda one, other: True,
         limit: int = 1,
+        look_ahead: Callable[[Frame], object] = lambda frame: None,
     ) -> None:
         """Starts the thread.
 
         Args:
             name: Of the thread.
-            handle_frames: Called with frames of different streams; must not raise. None for a worker that gets tasks
-                alone.
+            handle_frames: Called with frames of different streams, which it works on, or starts; must not raise. None
+                for a worker that gets tasks alone.
             fit: Whether two frames can be worked on at once.
             limit: See the attribute.
+            look_ahead: Called with a frame that may be next, while others are computed; must not raise.
         """
         self.limit = limit
         self._mailbox: Mailbox[Frame] = Mailbox()
         self._handle_frames = handle_frames
         self._fit = fit
+        self._look_ahead = look_ahead
+        # Its thread starts with the first work.
+        self._waiter = ThreadPoolExecutor(1, f"{name} waits")
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -70,8 +88,29 @@ class Worker(Generic[Frame]):
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        while work := self._mailbox.take(self.limit, self._fit):
+        started: Started | None = None
+        while True:
+            if started:
+                self._look_ahead_until_computed(started)
+            work = self._mailbox.take(self.limit, self._fit, wait=started is None)
+            following = None
+            if isinstance(work, list) and work and self._handle_frames:
+                following = self._handle_frames(work)
+            if started:
+                started.finish()
+            elif not work:
+                self._waiter.shutdown(wait=False)
+                return
             if isinstance(work, Task):
                 work.run()
-            elif self._handle_frames is not None:
-                self._handle_frames(work)
+            started = following
+            del work, following  # not kept while there is nothing to do
+
+    def _look_ahead_until_computed(self, started: Started) -> None:
+        computed = self._waiter.submit(started.wait)
+        computed.add_done_callback(lambda _: self._mailbox.wake())
+        while not computed.done():
+            changes = self._mailbox.changes
+            for frame in self._mailbox.waiting(self.limit, self._fit):
+                self._look_ahead(frame)
+            self._mailbox.wait_for_change(changes, computed.done)

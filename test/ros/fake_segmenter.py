@@ -50,6 +50,7 @@ class FakeSegmenter:
     backend_description = "a fake model"
     backend_problem = ""
     device = torch.device("cpu")
+    computes_beside = False
 
     def __init__(self, settings: InferenceSettings, seconds: float = 0.0, encoding_seconds: float = 0.0) -> None:
         self.settings = settings
@@ -75,7 +76,7 @@ class FakeSegmenter:
             class_ids=self._ids.resolve(vocabulary),
             colors=tuple(item.color or class_color(item.name) for item in vocabulary.classes),
             seen=tuple(item.seen is not False for item in vocabulary.classes),
-            classifier=None,
+            words=None,
         )
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> VocabularySnapshot:
@@ -130,6 +131,14 @@ class FakeSegmenter:
         time.sleep(self._encoding_seconds * len(set(names) - self._known))
         self._known |= set(names)
         return TextEmbeddings(np.eye(4, dtype=np.float32)[[len(name) % 4 for name in names]], 100.0, "fake tower")
+
+    def start_labeling(
+        self,
+        encoded: FakeEncodedImage,
+        vocabulary: VocabularySnapshot | None = None,
+        settings: InferenceSettings | None = None,
+    ) -> Callable[[], PanopticResult]:
+        return lambda: self.label(encoded, vocabulary, settings)
 
     def label(
         self,

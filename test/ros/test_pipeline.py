@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 import threading
 import time
 from array import array
@@ -22,6 +23,7 @@ from fcclip_core.errors import DeviceLostError, ImageError, VocabularyError
 from fcclip_core.segmenter import VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import Vocabulary
+from fcclip_ros import pipeline
 from fcclip_ros.frame_statistics import Counts, Statistics
 from fcclip_ros.pipeline import LabelledFrame, Pipeline
 
@@ -456,3 +458,120 @@ def test_only_the_frame_of_one_camera_is_discarded(bench: Any) -> None:
     wait_until(lambda: b.cameras[1].frames)
     assert [camera.counts.dropped for camera in b.cameras] == [1, 0]
     assert b.segmenter.batches == [1, 1]
+
+
+# --- a GPU, which computes a frame while the thread does more -------------------------------------------------------
+
+
+class Computing(FakeSegmenter):
+    """Launches frames as a GPU does: they are computed when `done` is set.
+
+    Attributes:
+        log: What was launched, by the first pixel of the image.
+        done: While it is cleared, nobody gets an answer.
+    """
+
+    computes_beside = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.log: list[str] = []
+        self.done = threading.Event()
+
+    def start_labeling(self, encoded: Any, vocabulary: Any = None, settings: Any = None) -> Any:
+        self.log.append(f"start {encoded.image[0, 0, 0]}")
+
+        def answer() -> Any:
+            assert self.done.wait(20)
+            if tuple(encoded.image[0, 0]) == LATE_POISON:
+                raise RuntimeError("CUDA error: an illegal instruction was encountered")
+            return self.label(encoded, vocabulary, settings)
+
+        return answer
+
+
+LATE_POISON = (13, 13, 13)
+
+
+@pytest.fixture
+def gpu(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """A bench whose segmenter computes beside the thread, with words."""
+    monkeypatch.setattr(sys.modules[__name__], "FakeSegmenter", Computing)
+    made = bench()
+    made.pipeline.set_vocabulary(Vocabulary.from_names(["one", "two"])).result(20)
+    publish = made.cameras[0].publish
+
+    def logged(frame: LabelledFrame) -> None:
+        made.segmenter.log.append(f"publish {frame.image[0, 0, 0]}")
+        publish(frame)
+
+    made.cameras[0].publish = logged  # type: ignore[method-assign]
+    yield made
+    made.segmenter.done.set()
+
+
+def test_the_newest_frame_is_started_before_the_last_one_is_published(gpu: Bench) -> None:
+    # Never an older frame than the newest: what waits while a frame is computed may still be replaced.
+    gpu.put(image(value=(1, 1, 1)))
+    wait_until(lambda: gpu.segmenter.log == ["start 1"])
+    gpu.put(image(value=(2, 2, 2)))
+    gpu.put(image(value=(3, 3, 3)))
+    gpu.segmenter.done.set()
+    wait_until(lambda: len(gpu.frames) == 2)
+    assert gpu.segmenter.log == ["start 1", "start 3", "publish 1", "publish 3"]
+    assert gpu.cameras[0].counts.dropped == 1
+
+
+def test_a_frame_is_published_at_once_where_no_other_waits(gpu: Bench) -> None:
+    gpu.segmenter.done.set()
+    gpu.put(image(value=(1, 1, 1)))
+    wait_until(lambda: len(gpu.frames) == 1)
+
+
+def test_the_next_image_is_decoded_while_a_frame_is_computed(gpu: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Any] = []
+    itself = pipeline.to_rgb
+
+    def to_rgb(message: Any) -> np.ndarray:
+        decoded.append(message)
+        return itself(message)
+
+    monkeypatch.setattr(pipeline, "to_rgb", to_rgb)
+    gpu.put(image(value=(1, 1, 1)))
+    wait_until(lambda: gpu.segmenter.log == ["start 1"])
+    for value in (2, 3):
+        gpu.put(image(value=(value,) * 3))
+        wait_until(lambda count=value: len(decoded) == count)
+    gpu.segmenter.done.set()
+    wait_until(lambda: len(gpu.frames) == 2)
+    # Once each: what was looked at ahead is not read again.
+    assert len(decoded) == 3
+
+
+def test_a_frame_under_way_is_published_before_the_words_change(gpu: Bench) -> None:
+    gpu.put(image(value=(1, 1, 1)))
+    wait_until(lambda: gpu.segmenter.log == ["start 1"])
+    change = gpu.pipeline.set_vocabulary(Vocabulary.from_names(["other"]))
+    gpu.segmenter.done.set()
+    change.result(20)
+    kinds = [kind for kind, _ in gpu.events]
+    assert kinds == ["vocabulary", "frame", "vocabulary"]
+
+
+def test_what_fails_on_the_gpu_later_is_counted_and_the_stream_goes_on(gpu: Bench) -> None:
+    gpu.segmenter.done.set()
+    gpu.put(image(value=LATE_POISON))
+    wait_until(lambda: gpu.cameras[0].counts.failed == 1)
+    gpu.put(image(value=(2, 2, 2)))
+    wait_until(lambda: len(gpu.frames) == 1)
+    assert "illegal instruction" in gpu.cameras[0].warnings[0]
+
+
+def test_closing_publishes_the_frame_under_way(gpu: Bench) -> None:
+    gpu.put(image(value=(1, 1, 1)))
+    wait_until(lambda: gpu.segmenter.log == ["start 1"])
+    closing = threading.Thread(target=gpu.pipeline.close, args=(20,))
+    closing.start()
+    gpu.segmenter.done.set()
+    closing.join(20)
+    assert len(gpu.frames) == 1
