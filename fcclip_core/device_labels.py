@@ -207,6 +207,8 @@ class _LabelGraph:
             lambda: classify(self._output, self._words.classifier, kind.settings).ensemble[0], device
         )
         masks, embeddings = self._output.mask_logits[0], self._output.out_vocab_embedding[0]
+        # The merger forgets the taps of sizes that it did not meet for long, and the graph goes on reading them.
+        self._taps = merger.taps_of((masks.shape[1], masks.shape[2]), kind.geometry)
         rest = (embeddings, self._words.is_thing, kind.geometry, kind.settings)
         self._merge = CapturedWork(lambda: merger.merge(masks, self._classify.output, *rest), device)
 

@@ -135,7 +135,11 @@ class DeviceMerger:
 
     def never_waits(self, mask_size: tuple[int, int], geometry: FrameGeometry) -> bool:
         """Whether `merge` leaves the host free for such frames, so that it may become part of a CUDA graph."""
-        return self._kernel is not None and self._fits(self._taps(geometry, mask_size, self._device))
+        return self._kernel is not None and self._fits(self.taps_of(mask_size, geometry))
+
+    def taps_of(self, mask_size: tuple[int, int], geometry: FrameGeometry) -> FrameTaps:
+        """What `merge` reads of masks (height, width) for each pixel; the same object until sizes changed often."""
+        return self._taps(geometry, mask_size, self._device)
 
     def merge(
         self,
@@ -184,7 +188,7 @@ class DeviceMerger:
     def _owned_pixels(self, mask_logits: Tensor, scores: Tensor, kept: Tensor, geometry: FrameGeometry) -> OwnedPixels:
         mask_size = (mask_logits.shape[1], mask_logits.shape[2])
         if self._kernel:
-            taps = self._taps(geometry, mask_size, self._device)
+            taps = self.taps_of(mask_size, geometry)
             if self._fits(taps):
                 return self._kernel(mask_logits, scores, kept, taps)
         return owned_pixels(mask_logits, scores, kept, self._resizer(geometry, mask_size, self._device))

@@ -23,12 +23,13 @@ class CapturedWork(Generic[_Output]):
         """Runs `work` a few times, so that everything is compiled and chosen, and then captures it.
 
         Args:
-            work: Must not wait for the GPU, nor read memory that will be freed.
+            work: Must not wait for the GPU. It is kept, and with it what it reads: replays read the same memory.
             device: The GPU.
 
         Raises:
             RuntimeError: Something in it cannot be captured, or fails.
         """
+        self._work = work
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(device):
             stream = torch.cuda.Stream()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -252,3 +253,14 @@ def test_a_frame_is_downloaded_once_and_waited_for_once(monkeypatch: pytest.Monk
     for found in (first(), second()):
         np.testing.assert_array_equal(found.segment_map, expected.segment_map)
     assert calls == ["copy", "record"] * 2 + ["wait"] * 2
+
+
+def test_a_graph_keeps_what_it_reads(captured: CapturedLabeler, no_collector: None) -> None:
+    # Frames of other sizes make the merger forget the taps; the graph of the first size still reads their memory.
+    for seed in range(2):
+        start(captured, output(seed), words(5))()
+    merger = captured._merger
+    taps = weakref.ref(merger.taps_of(MASK, GEOMETRY))
+    for height in range(40, 50):
+        merger.taps_of(MASK, FrameGeometry((height, 75), (64, 96), (64, 96)))
+    assert taps() is not None
