@@ -33,27 +33,31 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
-from benchmarks import machine  # noqa: E402
+from benchmarks import machine, product  # noqa: E402
 from benchmarks.against_published import read_image, reference_words  # noqa: E402
 from benchmarks.clocks import DeviceTrace  # noqa: E402
+from benchmarks.kernel_profile import profile  # noqa: E402
 from benchmarks.rates import machine_rates, median_seconds, wait  # noqa: E402
+from benchmarks.training_step import measure  # noqa: E402
 from benchmarks.work import gflop_by_stage  # noqa: E402
 from fcclip_core import InferenceSettings, load_checkpoint  # noqa: E402
 from fcclip_core.backends.compiled import CompiledBackend  # noqa: E402
 from fcclip_core.backends.eager import EagerBackend  # noqa: E402
 from fcclip_core.backends.interface import Network  # noqa: E402
 from fcclip_core.checkpoints import load_model  # noqa: E402
+from fcclip_core.device_labels import PlainLabeler, Words, create_labeler  # noqa: E402
 from fcclip_core.device_postprocess import DeviceMerger, FrameTaps, owned_pixels  # noqa: E402
 from fcclip_core.device_preprocess import DevicePreprocessor  # noqa: E402
 from fcclip_core.errors import BackendError  # noqa: E402
 from fcclip_core.export.check import TOLERANCES, Differences, Reference  # noqa: E402
-from fcclip_core.model.classification import TextClassifier, classify  # noqa: E402
+from fcclip_core.model.classification import TextClassifier  # noqa: E402
 from fcclip_core.model.config import PRESETS  # noqa: E402
 from fcclip_core.model.deformable_attention import Sampler, sample_by_grid, sample_by_index, set_sampler  # noqa: E402
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput  # noqa: E402
 from fcclip_core.model.precision import exact_products, in_precision  # noqa: E402
 from fcclip_core.postprocess import MaskResizer, panoptic_segments  # noqa: E402
 from fcclip_core.preprocess import FrameGeometry, preprocess  # noqa: E402
+from fcclip_core.stage_clock import StageClock  # noqa: E402
 from fcclip_core.whole_file import whole_file  # noqa: E402
 from oracle import pipeline  # noqa: E402
 
@@ -87,7 +91,6 @@ class Run:
         found: The record so far.
         wrong: What decides that the run failed.
         reference: The answer of eager float32.
-        answers: The answers of the ways that were timed.
     """
 
     device: torch.device
@@ -102,7 +105,6 @@ class Run:
     found: dict[str, Any] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     reference: ModelOutput | None = None
-    answers: dict[str, Reference] = field(default_factory=dict)
 
     @property
     def on_gpu(self) -> bool:
@@ -417,6 +419,47 @@ def check_kernels(run: Run) -> None:
     )
 
 
+def check_network_kernels(run: Run) -> None:
+    """The network's own kernels at a large model's sizes, against their plain forms; and both forms' speed."""
+    if not run.on_gpu:
+        raise NoTime("only on a GPU")
+    from fcclip_core.kernels.attention_triton import attend_in_parts
+    from fcclip_core.kernels.depthwise_triton import depthwise_norm
+
+    generator = torch.Generator(run.device).manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, device=run.device)
+
+    (height, width), times = run.geometry.padded, run.found.setdefault("network_kernels_ms", {})
+    for side, channels in ((4, 192), (8, 384), (16, 768), (32, 1536)):
+        x, weight = normal(1, height // side, width // side, channels).bfloat16(), normal(channels, 1, 7, 7) / 7
+        bias, scale, shift = normal(channels).bfloat16(), normal(channels), normal(channels)
+        taps, short = weight.flatten(1).T.contiguous(), weight.bfloat16()
+        image = x.permute(0, 3, 1, 2)
+        convolved = F.conv2d(image.float(), weight, bias.float(), padding=3, groups=channels).permute(0, 2, 3, 1)
+        expected = F.layer_norm(convolved, (channels,), scale, shift, 1e-6)
+        own = functools.partial(depthwise_norm, x, taps, bias, scale, shift, 1e-6)
+        run.verdict(f"convolution and norm, {channels} channels", relative(expected.double(), own()), 1e-2)
+        times[f"convolution and norm, {channels}"] = 1e3 * run.seconds(own)
+        plain = functools.partial(F.conv2d, image, short, bias, padding=3, groups=channels)
+        times[f"cuDNN's convolution alone, {channels}"] = 1e3 * run.seconds(plain)
+    config = run.model.config
+    for side in (8, 16, 32):
+        keys, channels = (height // side) * (width // side), config.hidden_dim // config.num_heads
+        query, key, value = (
+            normal(1, config.num_heads, count, channels).bfloat16() for count in (config.num_queries, keys, keys)
+        )
+        allowed = normal(1, 1, config.num_queries, keys) > 1
+        allowed[..., 0] = True
+        expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), allowed)
+        own = functools.partial(attend_in_parts, query, key, value, allowed)
+        run.verdict(f"attention to {keys} keys", relative(expected, own()), 1e-2)
+        times[f"attention to {keys} keys"] = 1e3 * run.seconds(own)
+        plain = functools.partial(F.scaled_dot_product_attention, query, key, value, allowed)
+        times[f"torch's attention to {keys} keys"] = 1e3 * run.seconds(plain)
+
+
 def check_frames(run: Run) -> None:
     """Pre-processing on the device, bit for bit, and its speed."""
     prepare_frame = DevicePreprocessor(run.device)
@@ -534,7 +577,7 @@ class UncompiledNetwork:
         }
 
 
-def time_way(run: Run, name: str, precision: str, make: Callable[[], Network], *, same_as: str | None = None) -> None:
+def time_way(run: Run, name: str, precision: str, make: Callable[[], Network]) -> None:
     """One way of running the network: is it right, how long does the network take, how long a whole frame.
 
     Args:
@@ -542,7 +585,6 @@ def time_way(run: Run, name: str, precision: str, make: Callable[[], Network], *
         name: Of the way.
         precision: Of weights and activations.
         make: Makes the way.
-        same_as: A way that runs the same kernels, whose answers must be the same.
     """
     if run.on_gpu:
         torch.cuda.empty_cache()
@@ -559,12 +601,10 @@ def time_way(run: Run, name: str, precision: str, make: Callable[[], Network], *
         for key, limit in vars(TOLERANCES[precision]).items():
             # Seeded weights amplify rounding: short numbers, and TF32, may miss the limits of trained weights.
             run.verdict(f"{name}, {key}", getattr(differences, key), limit, binding=False)
-    answer = run.answers[name] = Reference.of(output)
+    answer = Reference.of(output)
     way(image.flip(-1))
     repeated = Differences.between(answer, way(image))
     run.verdict(f"{name}, the same image again", repeated.mask, 1e-3)
-    if same_as in run.answers:
-        run.verdict(f"{name} and {same_as}", Differences.between(run.answers[same_as], output).mask, 1e-3)
     record["network_ms"] = 1e3 * run.seconds(lambda: way(image))
     if isinstance(way, UncompiledNetwork):
         with torch.inference_mode():
@@ -579,17 +619,74 @@ def time_way(run: Run, name: str, precision: str, make: Callable[[], Network], *
 
 def frame(run: Run, way: Network) -> Callable[[], Any]:
     """A whole frame, from the camera's bytes to segments on the host."""
-    prepare_frame, merge, classifier = DevicePreprocessor(run.device), DeviceMerger(run.device), run.classifier()
-    is_thing = torch.tensor(run.words.is_thing, device=run.device)
+    prepare_frame = DevicePreprocessor(run.device)
+    label = create_labeler(run.device) if run.on_gpu else PlainLabeler(DeviceMerger(run.device))
+    words = Words(run.classifier(), torch.tensor(run.words.is_thing, device=run.device))
 
     @torch.inference_mode()
     def run_frame() -> Any:
         tensor, geometry = prepare_frame(run.image, run.settings)
-        output = way(tensor)
-        probs = classify(output, classifier, run.settings).ensemble[0]
-        return merge(output.mask_logits[0], probs, output.out_vocab_embedding[0], is_thing, geometry, run.settings)
+        return label(way(tensor), words, geometry, run.settings, StageClock(run.device))()
 
     return run_frame
+
+
+def check_capture(run: Run) -> None:
+    """The captured network against itself uncaptured, with the convolutions that cuDNN chose for both."""
+    way, image = CompiledBackend(run.model, run.device, dtype=torch.bfloat16, compiler=None), run.input()
+    captured = Reference.of(way(image))
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        plain = way.uncaptured(image)
+    finally:
+        torch.backends.cudnn.benchmark = before
+    run.verdict("captured and uncaptured", Differences.between(captured, plain).mask, 1e-3)
+
+
+def profile_network(run: Run) -> None:
+    """Which kernels the compiled network is made of."""
+    way, image = compiled(run, "bf16")(), run.input()
+    for _ in range(2):
+        way(image)
+    run.found["profile"] = found = profile(lambda: way(image), run.device)
+    print(f"  {found['kernels']} kernels, busy {found['busy_us'] / 1e3:.2f} of {found['span_us'] / 1e3:.2f} ms")
+
+
+def use_product(run: Run) -> None:
+    """The public face, with the bundled model and with a large one."""
+    small = replace(run.settings, shorter_side=96) if run.is_dry else InferenceSettings()
+    chosen = {"demo": small, f"recipe:{run.model.config.name}": run.settings}
+    for checkpoint, settings in chosen.items():
+        found = product.use(checkpoint, run.image, settings, device=run.device.type, repeat=run.repeat)
+        run.found.setdefault("product", {})[checkpoint] = found
+        print(f"  {checkpoint}: {found['frame_ms']:.2f} ms a frame; {found['description']} {found['problem']}")
+        # Seeded weights give masks without margins: there rounding moves many pixels.
+        binding = checkpoint == "demo"
+        for nth, apart in enumerate(found["classes_apart"]):
+            run.verdict(f"{checkpoint}, words {nth}, classes apart", apart, 0.02, binding=binding)
+        run.verdict(f"{checkpoint}, pairs apart", found["pair_apart"], 0.02, binding=binding)
+
+
+def time_training(run: Run) -> None:
+    """Steps of the full recipe, at as many images as fit."""
+    options = {"preset": run.model.config.name, "precision": "auto", "train_backbone": False}
+    batch, crop, steps = (1, 64, 1) if run.is_dry else (16, 1024, 3)
+    run.model.to("cpu")
+    while batch:
+        if run.on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            found = measure(argparse.Namespace(**options, crop=crop, batch_size=batch, steps=steps), run.device)
+        except torch.OutOfMemoryError:
+            print(f"  {batch} images do not fit", flush=True)
+            batch //= 2
+            continue
+        run.found["training"] = found
+        print(f"  {batch} images of {crop}: {found['images_per_second']:.2f} a second, {found['peak_gib']:.1f} GiB")
+        return
+    raise NoTime("not one image fits into memory")
 
 
 def time_pieces(run: Run) -> None:
@@ -720,24 +817,30 @@ class Part:
         return 300.0 if dry else 2 * self.needs_s + 30
 
 
-def _way(name: str, needs_s: float, make: Callable[[Run], Callable[[], Network]], **options: Any) -> Part:
+def _way(
+    name: str, needs_s: float, make: Callable[[Run], Callable[[], Network]], *, like_another: bool = False
+) -> Part:
     """The part that times a way; the last word of its name is the precision."""
-    like_another = options.pop("like_another", False)
-    return Part(name, needs_s, lambda run: time_way(run, name, name.split()[-1], make(run), **options), like_another)
+    return Part(name, needs_s, lambda run: time_way(run, name, name.split()[-1], make(run)), like_another)
 
 
 PARTS = (
     Part("rates", 10, measure_rates),
     Part("kernels", 30, check_kernels),
+    Part("network kernels", 20, check_network_kernels),
     Part("frames", 15, check_frames),
     Part("reference", 20, compute_reference),
+    Part("capture", 20, check_capture),
+    _way("graph bf16", 20, lambda run: compiled(run, "bf16", None)),
+    _way("compiled bf16", 120, lambda run: compiled(run, "bf16")),
+    Part("profile", 100, profile_network, like_another=True),
+    Part("product", 200, use_product),
+    Part("pieces", 15, time_pieces),
+    Part("training", 60, time_training),
     Part("published", 30, time_published),
     _way("eager fp32", 20, lambda run: eager(run, "fp32", sample_by_grid)),
     _way("eager bf16", 15, lambda run: eager(run, "bf16", sample_by_grid)),
     _way("Triton bf16", 15, lambda run: eager(run, "bf16", fastest_sampler(run))),
-    _way("graph bf16", 20, lambda run: compiled(run, "bf16", None), same_as="Triton bf16"),
-    _way("compiled bf16", 120, lambda run: compiled(run, "bf16")),
-    Part("pieces", 15, time_pieces),
     _way("compiled fp16", 90, lambda run: compiled(run, "fp16"), like_another=True),
     Part("batch of 4", 100, time_batch, like_another=True),
     Part("tensorrt fp16", 150, time_tensorrt),

@@ -98,6 +98,11 @@ class CompiledBackend:
         if size not in self._frames:
             self._frames[size] = self._prepare(size)
 
+    @torch.inference_mode()
+    def uncaptured(self, image: Tensor) -> ModelOutput:
+        """The answer of the network as it is, neither compiled nor captured; `image` as for `__call__`."""
+        return _copied(self._network(self._input(image)))
+
     def _is_compiled(self, height: int, width: int) -> bool:
         """Whether images of a size are compiled, now or when they come."""
         return (height, width) in self._sizes or len(self._sizes) < MAX_SIZES
@@ -107,7 +112,7 @@ class CompiledBackend:
         name = "x".join(map(str, size))
         if not self._is_compiled(*size[2:]):
             _log.warning("%d image sizes are compiled already; %s runs uncompiled", MAX_SIZES, name)
-            return lambda image: _copied(self._network(self._input(image)))
+            return self.uncaptured
         self._sizes.add(size[2:])
         _log.info("preparing the network for images of %s", name)
         with _explained(f"images of {name} could not be prepared by torch.compile on {self.device}"):

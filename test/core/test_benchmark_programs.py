@@ -35,13 +35,43 @@ def test_gpu_script_dry_runs(tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     statuses = {name: part["status"] for name, part in found["parts"].items()}
     tensorrt = statuses.pop("tensorrt fp16")
+    assert statuses.pop("network kernels") == "only on a GPU"
     assert set(statuses.values()) == {"done"}, statuses
     assert "TensorRT" in tensorrt or "tensorrt" in tensorrt
-    assert all(check["right"] for name, check in found["correctness"].items() if "bf16" not in name)
+    checks = found["correctness"]
+    assert all(check["right"] for name, check in checks.items() if "bf16" not in name and "recipe:" not in name)
+    assert {"captured and uncaptured", "demo, words 2, classes apart", "demo, pairs apart"} <= set(checks)
+    used = found["product"]["demo"]
+    assert used["problem"] == "" and used["frame_ms"] > 0 and used["waits"] == []
+    assert list(used["timings_ms"]) == ["preprocess", "model", "classify", "merge"]
+    assert set(used["words_ms"]) == {"1 cold", "1 warm", "19 cold", "19 warm"}
+    assert found["training"]["images_per_second"] > 0
     ways = found["ways"]
     assert {"published fp32", "eager fp32", "Triton bf16", "graph bf16", "compiled bf16"} <= set(ways)
     assert all(way["network_ms"] > 0 and way["frame_ms"] > 0 for way in ways.values())
     assert set(ways["eager fp32"]["stages_ms"]) == set(found["gflop"])
+
+
+@needs_gl
+@pytest.mark.slow
+def test_gpu_training_dry_runs() -> None:
+    printed = run(ROOT / "benchmarks" / "gpu_train.sh", "--dry-run", "--python", sys.executable)
+    assert "dry run: trained, stopped and resumed" in printed
+
+
+def test_kernels_are_summed_up_by_name_for_one_run() -> None:
+    from benchmarks.kernel_profile import summarize
+
+    def kernel(name: str, at: float, took: float, kind: str = "kernel") -> dict:
+        return {"cat": kind, "name": name, "ts": at, "dur": took, "args": {"registers per thread": 40}}
+
+    events = [kernel("slow warm-up", 0, 900), kernel("copy", 900, 5, "gpu_memcpy"), kernel("tiny", 905, 1)]
+    events += [kernel("tiny", 1010, 2), kernel("gemm", 1000, 8), kernel("tiny", 1014, 1)]
+    events += [{"cat": "cuda_runtime", "name": name, "ts": 1} for name in ("cudaGraphLaunch",) * 4 + ("cudaMalloc",)]
+    found = summarize(events, runs=2)
+    assert (found["kernels"], found["busy_us"], found["span_us"]) == (3, 11, 15)
+    assert [(row["name"], row["calls"], row["us"]) for row in found["top"]] == [("gemm", 1, 8), ("tiny", 2, 3)]
+    assert found["runtime_calls"] == {"cudaGraphLaunch": 2, "cudaMalloc": 0.5}
 
 
 def test_gpu_script_says_what_is_missing(tmp_path: Path) -> None:
