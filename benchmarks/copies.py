@@ -49,12 +49,19 @@ class _Probe:
     """Stands in for the segmenter: takes note when a picture arrives there."""
 
     settings = None
+    computes_beside = False
 
     def __init__(self) -> None:
         self.peak: Future[int] = Future()
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         return height, width
+
+    def prepare_beside(self, height: int, width: int, batches: int, *, asked: bool) -> None:
+        """Has nothing to make ready."""
+
+    def close(self, timeout: float) -> bool:
+        return True
 
     def encode_batch(self, images: Sequence[np.ndarray], settings: object) -> list[object]:
         self.peak.set_result(tracemalloc.get_traced_memory()[1])

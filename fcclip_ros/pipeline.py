@@ -342,10 +342,7 @@ class Pipeline:
         """Launches frames; where the segmenter has done all when it returns, they are published at once."""
         # Read once: a frame is labelled with one set of settings.
         settings = self._segmenter.settings
-        frames = [frame for arrival in arrivals if (frame := _read(arrival)) is not None]
-        for frame in frames:
-            frame.stream.expect(frame.header)
-            self._prepare_for(frame.image)
+        frames = [frame for arrival in arrivals if (frame := _read(arrival)) is not None and self._expect(frame)]
         started = []
         for frame, encoded, together in self._encode(frames, settings) if frames else ():
             try:
@@ -361,6 +358,16 @@ class Pipeline:
                 flight.wait()
                 flight.finish()
         return _Flight(started, self) if started else None
+
+    def _expect(self, frame: _Frame) -> bool:
+        """Tells who has to know of a frame before the network takes it; whether it may be taken."""
+        try:
+            frame.stream.expect(frame.header)
+            self._prepare_for(frame.image)
+        except Exception as error:
+            self._failed(frame.stream, error)
+            return False
+        return True
 
     def _prepare_for(self, image: np.ndarray) -> None:
         """Has the forms made ready, beside the stream, in which images of a new size can come."""

@@ -575,3 +575,21 @@ def test_closing_publishes_the_frame_under_way(gpu: Bench) -> None:
     gpu.segmenter.done.set()
     closing.join(20)
     assert len(gpu.frames) == 1
+
+
+def test_a_frame_that_nothing_can_be_prepared_for_does_not_end_the_stream(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench()
+    made.pipeline.set_vocabulary(Vocabulary.from_names(["one"])).result(20)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(made.segmenter, "prepare_beside", refuse)
+        made.put(image(width=8))
+        wait_until(lambda: made.cameras[0].counts.failed == 1)
+    made.put(image(width=16))
+    wait_until(lambda: len(made.frames) == 1)
+    assert "can't start new thread" in made.warnings[0]
