@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fcclip_core.device_postprocess import DeviceMerger, create_merger
 from fcclip_core.errors import first_line
-from fcclip_core.kernels.cuda_graph import CapturedWork
+from fcclip_core.kernels.cuda_graph import ATTEMPTS, CapturedWork
 from fcclip_core.model.classification import TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.postprocess import KEPT_SIZES, MergedFrame, Merger
@@ -123,7 +123,7 @@ class CapturedLabeler:
         self._plain = plain
         self._merger = merger
         self._graphs: OrderedDict[_Kind, _LabelGraph | None] = OrderedDict()
-        self._failed = False
+        self._failures = 0
 
     @torch.inference_mode()
     def __call__(
@@ -146,12 +146,13 @@ class CapturedLabeler:
             return self._plain(output, words, geometry, settings, clock)
         graph = self._graphs[kind]
         self._graphs.move_to_end(kind)
-        if graph is None and not self._failed:
+        if graph is None and self._failures < ATTEMPTS:
             try:
                 graph = self._graphs[kind] = _LabelGraph(self._merger, kind, output, words)
             except Exception as error:  # whatever CUDA raises; the same work runs without a graph
-                self._failed = True
-                _logger.warning("frames are labeled without a CUDA graph, more slowly: %s", first_line(error))
+                self._failures += 1
+                if self._failures == ATTEMPTS:
+                    _logger.warning("frames are labeled without a CUDA graph, more slowly: %s", first_line(error))
         if graph is None:
             return self._plain(output, words, geometry, settings, clock)
         return graph.start(output, words, clock)
@@ -206,6 +207,8 @@ class _LabelGraph:
         self._classify = CapturedWork(
             lambda: classify(self._output, self._words.classifier, kind.settings).ensemble[0], device
         )
+        # Captured work has computed nothing yet, and merging reads its answer.
+        self._classify.replay()
         masks, embeddings = self._output.mask_logits[0], self._output.out_vocab_embedding[0]
         # The merger forgets the taps of sizes that it did not meet for long, and the graph goes on reading them.
         self._taps = merger.taps_of((masks.shape[1], masks.shape[2]), kind.geometry)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fcclip_core.errors import first_line
-from fcclip_core.kernels.cuda_graph import CapturedWork
+from fcclip_core.kernels.cuda_graph import ATTEMPTS, CapturedWork
 from fcclip_core.preprocess import PIXEL_MEAN, PIXEL_STD, FrameGeometry, check_image, preprocess
 from fcclip_core.settings import InferenceSettings
 
@@ -133,7 +133,7 @@ class _Frames:
             self._arrived.record(torch.cuda.current_stream(self._uploaded.device))
         self._runs += 1
         # A single image is not worth a graph.
-        if self._uploaded.is_cuda and self._runs == 2:
+        if self._uploaded.is_cuda and not self._captured and 1 < self._runs <= 1 + ATTEMPTS:
             self._captured = self._capture()
         if self._captured:
             self._captured.replay()
@@ -146,7 +146,8 @@ class _Frames:
         try:
             return CapturedWork(self._resize, self._uploaded.device)
         except Exception as error:  # whatever CUDA raises
-            _logger.warning("images are resized without a CUDA graph, more slowly: %s", first_line(error))
+            if self._runs > ATTEMPTS:
+                _logger.warning("images are resized without a CUDA graph, more slowly: %s", first_line(error))
             return None
 
     def _resize(self) -> None:

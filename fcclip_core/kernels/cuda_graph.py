@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -10,6 +11,12 @@ import torch
 _Output = TypeVar("_Output")
 
 WARM_UP_RUNS = 3
+
+ATTEMPTS = 3
+"""How often a capture may fail before it is given up: what another thread does at that moment can spoil one."""
+
+_one_at_a_time = threading.Lock()
+"""Before it captures torch waits for the device, which must not be while another thread captures."""
 
 
 class CapturedWork(Generic[_Output]):
@@ -31,7 +38,7 @@ class CapturedWork(Generic[_Output]):
         """
         self._work = work
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device):
+        with _one_at_a_time, torch.cuda.device(device):
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fcclip_core import InferenceSettings, device_labels, device_postprocess
 from fcclip_core.device_labels import CapturedLabeler, Labels, PlainLabeler, Words
 from fcclip_core.device_postprocess import DeviceMerger, FrameTaps, OwnedPixels, PackedFrame, owned_pixels
+from fcclip_core.kernels.cuda_graph import ATTEMPTS
 from fcclip_core.model.classification import TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.postprocess import MaskResizer
@@ -147,16 +148,35 @@ def test_a_frame_may_be_read_after_the_next_was_started(captured: CapturedLabele
 def test_what_cannot_be_captured_is_labeled_plainly(
     captured: CapturedLabeler, plain: PlainLabeler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*_: object) -> None:
+    attempts: list[object] = []
+
+    def refuse(work: object, device: torch.device) -> None:
+        attempts.append(work)
         raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors ...")
 
     monkeypatch.setattr(device_labels, "CapturedWork", refuse)
-    for seed in range(4):
+    for seed in range(6):
         assert_same(start(captured, output(seed), words(5))(), start(plain, output(seed), words(5))())
+    # More than once, because another thread may have been in the way, and not for ever.
+    assert len(attempts) == ATTEMPTS
     said = [record.getMessage() for record in caplog.records]
     assert said == [
         "frames are labeled without a CUDA graph, more slowly: operation not permitted when stream is capturing"
     ]
+
+
+def test_a_capture_that_another_thread_spoiled_is_tried_again(
+    captured: CapturedLabeler, plain: PlainLabeler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start(captured, output(0), words(5))()
+    with monkeypatch.context() as spoiled:
+        spoiled.setattr(device_labels, "CapturedWork", lambda *_: 1 / 0)
+        assert_same(start(captured, output(1), words(5))(), start(plain, output(1), words(5))())
+    assert PlayedGraph.captured == 0
+    for seed in (2, 3):
+        assert_same(start(captured, output(seed), words(5))(), start(plain, output(seed), words(5))())
+    assert PlayedGraph.captured == 2
+    assert not caplog.records
 
 
 class Reads(TorchDispatchMode):
