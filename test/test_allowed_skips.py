@@ -84,20 +84,21 @@ def test_make_test_is_strict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interpreted", "collected"), [("0", "test_in_the_interpreter"), ("1", "test_kernel_refuses_doubles")]
+    ("interpreted", "collected"), [("0", "test_kernels_in_the_interpreter"), ("1", "test_kernel_refuses_doubles")]
 )
 def test_tests_of_kernels_are_collected_where_they_run(interpreted: str, collected: str) -> None:
     """Both in one process, and one of them would be skipped, as if it had not run."""
     pytest.importorskip("triton")
+    files = ("core/test_deformable_triton.py", "core/test_interpreted_kernels.py")
     found = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", "core/test_deformable_triton.py"],
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", *files],
         cwd=HERE,
         env=os.environ | {"TRITON_INTERPRET": interpreted, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     ).stdout
     names = {line.partition("::")[2] for line in found.splitlines() if "::" in line}
-    assert names & {"test_in_the_interpreter", "test_kernel_refuses_doubles"} == {collected}, found
+    assert names & {"test_kernels_in_the_interpreter", "test_kernel_refuses_doubles"} == {collected}, found
 
 
 def test_setup_takes_tensorrt_rtx_as_it_comes() -> None:

@@ -75,10 +75,10 @@ def compile_for(
     return compiled.asm["ptx"], int(found[1]), int(found[2])
 
 
-def interpret(test_file: str) -> None:
-    """Runs the tests of `test_file` that launch kernels in Triton's interpreter."""
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", "-k", "kernel", test_file]
+def interpret(*test_files: str) -> None:
+    """Runs the tests of files beside this one that launch kernels, in Triton's interpreter."""
+    root, files = Path(__file__).resolve().parents[2], [str(Path(__file__).with_name(name)) for name in test_files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", "-k", "kernel", *files]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False

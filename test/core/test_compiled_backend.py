@@ -109,7 +109,11 @@ def test_results_survive_the_next_frame(model: FCCLIP) -> None:
         assert torch.equal(getattr(first, name), value)
 
 
-def test_further_sizes_run_uncompiled(model: FCCLIP, caplog: pytest.LogCaptureFixture) -> None:
+def test_further_sizes_run_uncompiled(
+    model: FCCLIP, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is captured is another test's matter, and takes seconds a size.
+    monkeypatch.setattr(compiled, "capture", lambda network, image: network)
     compilations = 0
 
     class Counting(CompiledBackend):

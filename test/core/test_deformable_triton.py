@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from gpu_kernels import (
     compile_for,
     needs_triton,
     runs_kernels,
-    starts_interpreter,
 )
 
 from fcclip_core.model.deformable_attention import DeformableAttention, sample_by_grid, set_sampler
@@ -140,16 +138,6 @@ def test_kernel_refuses_more_levels_than_it_has_arguments_for() -> None:
     inputs = draw(case, spread=0.0, dtype=torch.float32)
     with pytest.raises(ValueError, match="5 levels; the kernel takes 4"):
         sample_by_triton(inputs[0], case.shapes, *inputs[1:])
-
-
-@needs_triton
-@starts_interpreter
-def test_in_the_interpreter() -> None:
-    from gpu_kernels import (
-    interpret,
-)
-
-    interpret(str(Path(__file__)))
 
 
 @needs_triton

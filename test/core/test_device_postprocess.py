@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from gpu_kernels import (
     compile_for,
     needs_triton,
     runs_kernels,
-    starts_interpreter,
 )
 from scipy import ndimage
 
@@ -228,16 +226,6 @@ def test_a_triton_whose_compiler_would_end_the_process_is_not_asked(monkeypatch:
     for version, is_asked in (("3.2.0", False), ("3.3.0", True), ("3.10.1", True)):
         monkeypatch.setattr(triton, "__version__", version)
         assert (device_postprocess._gpu_kernel() is not None) == is_asked
-
-
-@needs_triton
-@starts_interpreter
-def test_in_the_interpreter() -> None:
-    from gpu_kernels import (
-    interpret,
-)
-
-    interpret(str(Path(__file__)))
 
 
 @needs_triton

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +14,6 @@ from gpu_kernels import (
     compile_for,
     needs_triton,
     runs_kernels,
-    starts_interpreter,
 )
 from torch import nn
 
@@ -116,16 +113,6 @@ def test_kernel_network_answers_as_the_plain_one(model: FCCLIP) -> None:
     for name in ("mask_logits", "in_vocab_embedding", "out_vocab_embedding"):
         allowed = 2 * relative(getattr(short, name), getattr(exact, name)) + 1e-3
         assert relative(getattr(found, name), getattr(exact, name)) < allowed, name
-
-
-@needs_triton
-@starts_interpreter
-def test_in_the_interpreter() -> None:
-    from gpu_kernels import (
-    interpret,
-)
-
-    interpret(str(Path(__file__)))
 
 
 @needs_triton
