@@ -131,8 +131,8 @@ def test_compiles_for_a_gpu_that_is_not_here(capability: int, dtype: str) -> Non
         constants = {"CHANNELS": channels, "BLOCK": block, "BLOCKS": 3, "ROWS": max(1, depthwise._VALUES // block)}
         constants["PACKED"] = dtype == "bf16"
         _, registers, stack = compile_for(capability, depthwise._kernel, types, constants)
-        # Four programs of 128 threads a multiprocessor.
-        assert registers <= 128 and stack <= MOST_SPILLED, channels
+        # Three programs of 128 threads a multiprocessor, at least.
+        assert registers <= 168 and stack <= MOST_SPILLED, channels
 
     sizes = ("heads", "queries", "keys", "keys_a_part", "parts")
     steps = [f"{kind}_{axis}" for kind in ("query", "key", "value") for axis in ("batch", "head", "row")]
