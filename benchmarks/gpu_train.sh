@@ -71,6 +71,7 @@ if [[ -n $clip ]]; then
 else
   timeout -k 10 "$((budget - 20))" "$python" -m fcclip_core.cli train world-clip "$shards" "${options[@]}" || status=$?
 fi
+rm -f "$out"/run.tar.*
 tar -cf - -C "$scratch/run" . | split -b 15000000 -d -a 3 - "$out/run.tar."
 ls -l "$out"
 # The time was up: that is no failure, and the next call goes on.

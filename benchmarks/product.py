@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -38,7 +40,14 @@ def use(checkpoint: str, image: np.ndarray, settings: InferenceSettings, *, devi
         words_ms: 1 and 19 new words, cold and warm; calls: what a frame asks of CUDA; waits: what torch calls a
         synchronization in a frame.
     """
-    segmenter = Segmenter.from_checkpoint(checkpoint, device=device, settings=settings)
+    with tempfile.TemporaryDirectory() as cache:  # words that an earlier run kept on disk would not be cold
+        return _use(checkpoint, image, settings, device, repeat, Path(cache))
+
+
+def _use(
+    checkpoint: str, image: np.ndarray, settings: InferenceSettings, device: str, repeat: int, cache: Path
+) -> dict[str, Any]:
+    segmenter = Segmenter.from_checkpoint(checkpoint, device=device, settings=settings, cache_dir=cache)
     began = time.perf_counter()
     height, width = image.shape[:2]
     for batch in (1, 2):
