@@ -11,6 +11,7 @@ from torch import Tensor
 from fcclip_core.errors import BackendError, first_line
 from fcclip_core.export.built_files import KeptFile
 from fcclip_core.export.graph import INPUT, OUTPUTS
+from fcclip_core.kernels.cuda_graph import capturing
 
 _logger = logging.getLogger(__name__)
 
@@ -97,8 +98,7 @@ class EngineRunner:
             if asked is not None and not asked(self._stream.cuda_stream):
                 raise RuntimeError("the library does not capture this engine")
             graph = torch.cuda.CUDAGraph()
-            # Words may be encoded on this GPU by another thread meanwhile: its calls must not spoil the capture.
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            with capturing(graph, self._stream):
                 self._execute()
         except Exception as error:
             _logger.warning("the engine runs without a CUDA graph, a little slower: %s", first_line(error))

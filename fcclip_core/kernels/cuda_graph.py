@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
@@ -17,6 +18,14 @@ ATTEMPTS = 3
 
 _one_at_a_time = threading.Lock()
 """Before it captures torch waits for the device, which must not be while another thread captures."""
+
+
+@contextmanager
+def capturing(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> Iterator[None]:
+    """Captures what is launched inside, on `stream`, into `graph`; work that may compile has to have run before."""
+    # Words may be encoded on this GPU by another thread meanwhile: its calls must not spoil the capture.
+    with _one_at_a_time, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        yield
 
 
 class CapturedWork(Generic[_Output]):
@@ -38,15 +47,14 @@ class CapturedWork(Generic[_Output]):
         """
         self._work = work
         self._graph = torch.cuda.CUDAGraph()
-        with _one_at_a_time, torch.cuda.device(device):
+        with torch.cuda.device(device):
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP_RUNS):
                     work()
             torch.cuda.current_stream().wait_stream(stream)
-            # Words may be encoded on this GPU by another thread meanwhile: its calls must not spoil the capture.
-            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            with capturing(self._graph, stream):
                 self.output = work()
 
     def replay(self) -> None:

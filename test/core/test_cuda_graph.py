@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from fcclip_core.kernels import cuda_graph
 from fcclip_core.kernels.cuda_graph import WARM_UP_RUNS, CapturedWork
 
 
@@ -22,6 +23,8 @@ class Work:
 
     def __call__(self) -> torch.Tensor:
         self.runs += 1
+        # The first runs may compile for a minute, in which other threads must be able to capture; not so the last.
+        assert cuda_graph._one_at_a_time.locked() == (self.runs > WARM_UP_RUNS)
         return self.constant * 2
 
 
