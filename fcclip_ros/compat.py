@@ -80,6 +80,17 @@ def run_transitions_in(node: LifecycleNode, submit: Callable[..., Future], refus
     service.callback_group = ReentrantCallbackGroup()
 
 
+def destroy_state_machine(node: LifecycleNode) -> None:
+    """What rclpy's `destroy_node` leaves of a lifecycle node.
+
+    The state machine holds the node's handle, and with it the DDS participant, for as long as anything holds the node
+    object: an executor that ended with a timer's callback still in its list does.
+    """
+    machine = getattr(node, "_state_machine", None)
+    if hasattr(machine, "destroy_when_not_in_use"):
+        machine.destroy_when_not_in_use()
+
+
 def given_parameters(node: Node) -> Mapping[str, Parameter]:
     """The parameters given at start (command line, files), declared or not; empty where rclpy does not tell."""
     return dict(getattr(node, "_parameter_overrides", {}))

@@ -27,7 +27,7 @@ from fcclip_core.segmenter import Segmenter, VocabularySnapshot
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros import parameters
 from fcclip_ros.camera import Camera
-from fcclip_ros.compat import RCLError, given_parameters, result_of, run_transitions_in
+from fcclip_ros.compat import RCLError, destroy_state_machine, given_parameters, result_of, run_transitions_in
 from fcclip_ros.diagnostics import DiagnosticsPublisher, NodeState
 from fcclip_ros.find import Access, FindServices
 from fcclip_ros.frame_statistics import Report
@@ -121,9 +121,10 @@ class Perception(LifecycleNode):
         return self._transitions.stop(_SHUTDOWN_PATIENCE) and self._pipeline is None
 
     def destroy_node(self) -> None:
-        """As rclpy's, which leaves action servers; one that is left keeps the node in the ROS graph."""
+        """As rclpy's, which leaves action servers and state machines; what is left keeps the node in the ROS graph."""
         self._wait_for.destroy()
         super().destroy_node()
+        destroy_state_machine(self)
 
     # Lifecycle, on the transitions' thread
 

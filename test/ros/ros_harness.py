@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import queue
 import signal
@@ -34,6 +33,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from fcclip_ros.compat import destroy_state_machine
 from fcclip_ros.qos import image_profile
 
 
@@ -110,11 +110,8 @@ class Peer:
             if isinstance(waitable, ActionClient):  # Left by destroy_node.
                 waitable.destroy()
         self.node.destroy_node()
-        lifecycle = isinstance(self.node, LifecycleNode)
-        del self.node
-        if lifecycle:
-            # Its state machine, which destroy_node leaves, keeps it in the ROS graph: the next one would be a second.
-            gc.collect()
+        if isinstance(self.node, LifecycleNode):
+            destroy_state_machine(self.node)
         rclpy.shutdown(context=self.context, uninstall_handlers=False)
 
 

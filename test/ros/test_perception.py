@@ -64,3 +64,16 @@ def test_what_the_cameras_frames_need_is_made_ready_one_at_configuring_and_the_o
         assert host.node.finish()
     finally:
         host.close()
+
+
+def test_a_node_that_ended_leaves_the_ros_graph_though_something_still_holds_it(peer: Peer) -> None:
+    overrides = [Parameter("checkpoint", value="fake"), Parameter("vocabulary", value=["cup"])]
+    host = Peer(lambda **options: Perception(fake_loader(), parameter_overrides=overrides, **options))
+    held = host.node  # as an executor does in whose list a timer's callback was left
+    try:
+        held.begin()
+        wait_until(lambda: "fcclip" in peer.node.get_node_names())
+        assert held.finish()
+    finally:
+        host.close()
+    wait_until(lambda: "fcclip" not in peer.node.get_node_names())
