@@ -184,6 +184,16 @@ def running(command: Sequence[str], log: Path, *texts: str) -> Iterator[Process]
         print(process.output)
 
 
+class Published:
+    """Takes a publisher's place and keeps what is published."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+
+    def publish(self, message: Any) -> None:
+        self.messages.append(message)
+
+
 class Camera:
     """Publishes one image at a rate, each with the time at which it is sent."""
 
