@@ -34,6 +34,30 @@ class FakeEncodedImage:
     timings: dict[str, float]
 
 
+class Gate:
+    """What comes to it waits while it is closed; it begins open.
+
+    Attributes:
+        reached: Set as soon as something has come since it was closed.
+    """
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._opened = threading.Event()
+        self._opened.set()
+
+    def close(self) -> None:
+        self.reached.clear()
+        self._opened.clear()
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def pass_through(self) -> None:
+        self.reached.set()
+        self._opened.wait()
+
+
 class FakeSegmenter:
     """Cuts an image into as many upright bands as there are classes, one segment each, and 0 where it is black.
 
@@ -45,6 +69,7 @@ class FakeSegmenter:
         begun: Batches that were begun.
         prepared: What was to be made ready beside the stream: height, width, batches, whether somebody asked.
         gate: While it is cleared, a batch that was begun does not end.
+        words_gate: New words pass through it while they are encoded.
     """
 
     backend_description = "a fake model"
@@ -52,7 +77,13 @@ class FakeSegmenter:
     device = torch.device("cpu")
     computes_beside = False
 
-    def __init__(self, settings: InferenceSettings, seconds: float = 0.0, encoding_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        settings: InferenceSettings,
+        seconds: float = 0.0,
+        encoding_seconds: float = 0.0,
+        words_gate: Gate | None = None,
+    ) -> None:
         self.settings = settings
         self.vocabulary: VocabularySnapshot | None = None
         self.most_at_once = 64
@@ -61,6 +92,7 @@ class FakeSegmenter:
         self.prepared: list[tuple[int, int, int, bool]] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.words_gate = words_gate or Gate()
         self._seconds = seconds
         self._encoding_seconds = encoding_seconds
         self._ids = ClassIds()
@@ -68,8 +100,7 @@ class FakeSegmenter:
 
     def prepare_vocabulary(self, vocabulary: Vocabulary) -> VocabularySnapshot:
         new = set(vocabulary.synonyms) - self._known
-        time.sleep(self._encoding_seconds * len(new))
-        self._known |= new
+        self._encode(new)
         return VocabularySnapshot(
             version=0,
             vocabulary=vocabulary,
@@ -128,9 +159,14 @@ class FakeSegmenter:
             VocabularyClass((name,))
         if not names:
             raise VocabularyError("there is no name to embed")
-        time.sleep(self._encoding_seconds * len(set(names) - self._known))
-        self._known |= set(names)
+        self._encode(set(names) - self._known)
         return TextEmbeddings(np.eye(4, dtype=np.float32)[[len(name) % 4 for name in names]], 100.0, "fake tower")
+
+    def _encode(self, new: set[str]) -> None:
+        if new:
+            time.sleep(self._encoding_seconds * len(new))
+            self.words_gate.pass_through()
+            self._known |= new
 
     def start_labeling(
         self,
@@ -190,12 +226,14 @@ def _bands(image: np.ndarray, snapshot: VocabularySnapshot) -> tuple[np.ndarray,
     return segment_map, segments
 
 
-def fake_loader(seconds: float = 0.0, encoding_seconds: float = 0.0) -> Callable[..., FakeSegmenter]:
+def fake_loader(
+    seconds: float = 0.0, encoding_seconds: float = 0.0, words_gate: Gate | None = None
+) -> Callable[..., FakeSegmenter]:
     """Something to use instead of `Segmenter.from_checkpoint`; the checkpoint must be called "fake"."""
 
     def load(source: str, *, settings: InferenceSettings, **_: Any) -> FakeSegmenter:
         if source != "fake":
             raise CheckpointError(f"there is no checkpoint {source!r}; expected 'fake'")
-        return FakeSegmenter(settings, seconds, encoding_seconds)
+        return FakeSegmenter(settings, seconds, encoding_seconds, words_gate)
 
     return load

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from depth_camera import HEIGHT, DepthCamera, valid_segments
-from fake_segmenter import fake_loader
+from fake_segmenter import Gate, fake_loader
 from rclpy.action import ActionClient
 from ros_harness import Peer, camera, drain, flat_image, rgb_message, set_parameters, transition, wait_until
 from sensor_msgs.msg import Image
@@ -32,9 +32,9 @@ def start() -> Iterator[Callable[..., Peer]]:
     """Starts `fcclip` with a fake model, which cuts pictures into one upright band a class."""
     nodes: list[Peer] = []
 
-    def start(*arguments: str, seconds: float = 0.0, encoding: float = 0.0) -> Peer:
+    def start(*arguments: str, seconds: float = 0.0, encoding: float = 0.0, words_gate: Gate | None = None) -> Peer:
         def make(**options: Any) -> Perception:
-            return Perception(fake_loader(seconds, encoding), **options)
+            return Perception(fake_loader(seconds, encoding, words_gate), **options)
 
         nodes.append(Peer(make, ["--ros-args", "-p", "checkpoint:=fake", *WORDS, *arguments]))
         nodes[-1].node.begin()
@@ -182,15 +182,17 @@ def test_what_was_seen_before_the_node_was_deactivated_is_forgotten(start: Calla
 
 
 def test_new_words_do_not_hold_up_the_stream(start: Callable[..., Peer], peer: Peer) -> None:
-    active(start(encoding=1.0))
+    gate = Gate()
+    active(start(words_gate=gate))
+    gate.close()
     heard = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
     with Shutter(peer):
         wait_until(lambda: not heard.empty())
         answer = peer.call_async(srv.Find, "/fcclip/find", srv.Find.Request(words=["never heard of"]))
-        time.sleep(0.2)
-        before = heard.qsize()
-        time.sleep(0.5)
-        assert heard.qsize() - before > 5
+        assert gate.reached.wait(10.0)
+        drain(heard)
+        wait_until(lambda: heard.qsize() > 5)
+        gate.open()
         assert answer(10.0).success
 
 
@@ -348,17 +350,18 @@ def test_a_goal_that_makes_no_sense_is_answered_with_a_reason(
 
 
 def test_executor_answers_while_goals_wait_and_words_are_encoded(start: Callable[..., Peer], peer: Peer) -> None:
-    waiter = Waiter(peer, active(start(seconds=0.3, encoding=0.5)))
+    gate = Gate()
+    waiter = Waiter(peer, active(start(words_gate=gate)))
+    gate.close()
     with Shutter(peer):
         goal = waiter.send("cup", minimum_score=0.9)
         waiter.feedback.get(timeout=10)
-        peer.call_async(srv.Find, "/fcclip/find", srv.Find.Request(words=["new word"]))
-        waits = []
-        for _ in range(20):
-            began = time.monotonic()
-            set_parameters(peer, publish_overlay_rate=3.0)
-            waits.append(time.monotonic() - began)
-        assert np.median(waits) < 0.15
+        answer = peer.call_async(srv.Find, "/fcclip/find", srv.Find.Request(words=["new word"]))
+        assert gate.reached.wait(10.0)
+        for _ in range(5):
+            assert set_parameters(peer, publish_overlay_rate=3.0)[0].successful
+        gate.open()
+        assert answer(10.0).success
         goal.cancel_goal_async()
         assert waiter.result(goal)[0] == GoalStatus.STATUS_CANCELED
 
