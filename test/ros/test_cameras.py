@@ -177,7 +177,6 @@ def test_frames_of_both_cameras_share_the_network(start_process: Start, peer: Pe
     publishers = {name: camera(peer, f"/{name}/image") for name in segments}
     wait_until(lambda: all(publisher.get_subscription_count() for publisher in publishers.values()))
 
-
     def together() -> bool:
         for publisher in publishers.values():
             publisher.publish(PLAIN)

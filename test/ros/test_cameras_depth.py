@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,17 +24,17 @@ PARAMETERS = ("checkpoint:=fake", "cameras:=[front, left]", "vocabulary:=[cup, p
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., FakeSegmenter]]:
-    """Starts `fcclip` for the cameras front and left, and returns its model."""
+def start() -> Iterator[Callable[..., tuple[FakeSegmenter, Perception]]]:
+    """Starts `fcclip` for the cameras front and left, and returns its model and the node."""
     nodes: list[Peer] = []
 
-    def start(*more: str) -> FakeSegmenter:
+    def start(*more: str) -> tuple[FakeSegmenter, Perception]:
         segmenter = FakeSegmenter(InferenceSettings())
         given = [argument for parameter in (*PARAMETERS, *more) for argument in ("-p", parameter)]
         nodes.append(Peer(lambda **options: Perception(lambda *_, **__: segmenter, **options), ["--ros-args", *given]))
         nodes[-1].node.begin()
         wait_until(lambda: nodes[-1].node._lifecycle == "active")
-        return segmenter
+        return segmenter, nodes[-1].node
 
     yield start
     for node in nodes:
@@ -47,7 +46,9 @@ def segments_of(peer: Peer, name: str) -> queue.Queue:
     return peer.listen(msg.SegmentArray, f"/fcclip/{name}/segments", OUTPUT)
 
 
-def test_one_camera_with_depth_and_one_without(start: Callable[..., FakeSegmenter], peer: Peer) -> None:
+def test_one_camera_with_depth_and_one_without(
+    start: Callable[..., tuple[FakeSegmenter, Perception]], peer: Peer
+) -> None:
     start("track:=true")
     front, left = segments_of(peer, "front"), segments_of(peer, "left")
     points = {name: peer.listen(PointCloud2, f"/fcclip/{name}/points", OUTPUT) for name in ("front", "left")}
@@ -95,8 +96,11 @@ def test_one_camera_with_depth_and_one_without(start: Callable[..., FakeSegmente
     assert (values["requests refused"], status("left")["requests refused"]) == ("1", "2")
 
 
-def test_frames_of_one_batch_get_their_own_depth(start: Callable[..., FakeSegmenter], peer: Peer) -> None:
-    model = start()
+def test_frames_of_one_batch_get_their_own_depth(
+    start: Callable[..., tuple[FakeSegmenter, Perception]], peer: Peer
+) -> None:
+    model, node = start()
+    received = {camera.name: lambda c=camera: c.statistics.report().counts.received for camera in node._cameras}
     heard = {name: segments_of(peer, name) for name in ("front", "left")}
     distances = {"front": 1.0, "left": 3.0}
     eyes = {name: DepthCamera(peer, name=f"/{name}") for name in heard}
@@ -111,8 +115,9 @@ def test_frames_of_one_batch_get_their_own_depth(start: Callable[..., FakeSegmen
     eyes["front"].publish(**frames["front"])
     wait_until(lambda: model.begun > begun)
     for name, eye in eyes.items():
+        before = received[name]()
         eye.publish(**frames[name])
-    time.sleep(0.3)
+        wait_until(lambda name=name, before=before: received[name]() > before)
     for messages in heard.values():
         drain(messages)
     model.gate.set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -257,25 +256,25 @@ def test_diagnostics_say_everything_once_a_second(node: Process, peer: Peer) -> 
     for stage in ("wait", "convert", "preprocess", "model", "classify", "merge", "publish", "total"):
         assert float(values[f"latency {stage} (ms)"].split()[0]) >= 0, stage
     drain(heard.diagnostics)
-    times = [heard.diagnostics.get(timeout=5)[0] for _ in range(3)]
-    assert 1.5 < times[2] - times[0] < 3.5
+    # A busy machine may be late, never early.
+    stamps = [heard.diagnostics.get(timeout=10)[1].header.stamp for _ in range(4)]
+    assert stamps[3].sec + 1e-9 * stamps[3].nanosec - stamps[0].sec - 1e-9 * stamps[0].nanosec > 1.9
 
 
 @pytest.mark.slow
 def test_services_answer_while_the_real_model_works(node: Process, peer: Peer) -> None:
     assert all(result.successful for result in set_parameters(peer, shorter_side=480))
-    answers = []
+    segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
+    answered = 0
     with Camera(peer, 30.0, np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)):
-        end = time.monotonic() + 10.0
-        while time.monotonic() < end:
-            began = time.monotonic()
+        wait_until(lambda: not segments.empty(), 60.0)
+        drain(segments)
+        while segments.qsize() < 10:
             peer.call(srv.GetVocabulary, "/fcclip/get_vocabulary")
-            answers.append(time.monotonic() - began)
-            time.sleep(0.02)
+            answered += 1
     assert set_parameters(peer, shorter_side=96)[0].successful
-    assert len(answers) > 100
-    # One in fifty may meet a moment in which this machine is busy with something else.
-    assert sorted(answers)[int(0.98 * len(answers))] < 0.05, sorted(answers)[-10:]
+    # Behind the model no more than one would be answered a frame.
+    assert answered > 20
 
 
 def test_lifecycle_by_service(node: Process, peer: Peer) -> None:

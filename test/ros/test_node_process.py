@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import random
 import signal
 import time
 from array import array
@@ -42,63 +41,31 @@ from fcclip_ros import msg, srv
 from fcclip_ros.qos import OUTPUT
 
 
-def test_latency_stays_below_two_inference_times_and_services_answer_at_once(
+def test_services_answer_and_the_newest_frame_is_labelled_while_the_model_works(
     start_process: Callable[..., Process], peer: Peer
 ) -> None:
-    seconds = 0.15
-    node = start_process(*fake_node(seconds))
+    """The model takes five periods of the camera; how long answers and frames take is for benchmarks/node.py."""
+    node = start_process(*fake_node(0.15))
     node.wait_for("reading images from")
     segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
     panoptic = peer.listen(Image, "/fcclip/panoptic", OUTPUT)
+    diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
     photo = np.random.default_rng(0).integers(1, 256, (480, 640, 3), np.uint8)
+    answered = 0
     with Camera(peer, 30.0, photo):
         wait_until(lambda: not segments.empty(), 20)
-        time.sleep(1.0)
         drain(segments)
-        answers = []
-        end = time.monotonic() + 6.0
-        while time.monotonic() < end:
+        while segments.qsize() < 10:
             for kind, name in ((srv.GetVocabulary, "get_vocabulary"), (GetState, "get_state")):
-                began = time.monotonic()
                 peer.call(kind, f"/fcclip/{name}")
-                answers.append(time.monotonic() - began)
-            began = time.monotonic()
             peer.call(GetParameters, "/fcclip/get_parameters", GetParameters.Request(names=["alpha"]))
-            answers.append(time.monotonic() - began)
-            time.sleep(random.random() * 0.05)
-        offset = time.time() - time.monotonic()
-    ages = [at + offset - m.header.stamp.sec - 1e-9 * m.header.stamp.nanosec for at, m in drain(segments)]
-    assert len(ages) > 20
-    assert max(ages) < 2 * seconds, sorted(ages)[-5:]
-    assert len(answers) > 100
-    # One in fifty may meet a moment in which this machine is busy with something else.
-    assert sorted(answers)[int(0.98 * len(answers))] < 0.05, sorted(answers)[-10:]
+            answered += 3
+        status_of(diagnostics, lambda s, v: int(v["frames dropped"]) > int(v["frames labelled"]) > 10)
+    stamps = [(m.header.stamp.sec, m.header.stamp.nanosec) for _, m in drain(segments)]
+    assert stamps == sorted(set(stamps))
+    # Behind the model no more than one would be answered a frame.
+    assert answered > 20
     assert not panoptic.empty()
-
-
-def test_a_vocabulary_that_takes_long_holds_up_neither_frames_nor_services(
-    start_process: Callable[..., Process], peer: Peer
-) -> None:
-    node = start_process(*fake_node(0.02, encoding=0.1))
-    node.wait_for("reading images from")
-    segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
-    diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
-    classes = [msg.VocabularyClass(synonyms=[f"name {number}"]) for number in range(25)]
-    with Camera(peer, 20.0, flat_image()):
-        wait_until(lambda: not segments.empty(), 20)
-        answer = peer.call_async(
-            srv.SetVocabulary, "/fcclip/set_vocabulary", srv.SetVocabulary.Request(classes=classes)
-        )
-        status_of(diagnostics, lambda s, v: v["vocabulary being encoded, classes"] == "25")
-        drain(segments)
-        for _ in range(20):
-            began = time.monotonic()
-            assert peer.call(srv.GetVocabulary, "/fcclip/get_vocabulary").vocabulary.version == 1
-            assert time.monotonic() - began < 0.25
-        assert wait_until(lambda: segments.qsize() >= 5, 1.5)
-        assert {m.vocabulary_version for _, m in drain(segments)} == {1}
-        assert answer(20.0).version == 2
-        wait_until(lambda: any(m.vocabulary_version == 2 for _, m in drain(segments)))
 
 
 def test_compressed_images_names_and_namespaces(start_process: Callable[..., Process], peer: Peer) -> None:
