@@ -87,7 +87,7 @@ def destroy_state_machine(node: LifecycleNode) -> None:
     object: an executor that ended with a timer's callback still in its list does.
     """
     machine = getattr(node, "_state_machine", None)
-    if hasattr(machine, "destroy_when_not_in_use"):
+    if machine is not None and hasattr(machine, "destroy_when_not_in_use"):
         machine.destroy_when_not_in_use()
 
 
