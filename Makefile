@@ -11,7 +11,7 @@ prefix := $(abspath $(VENV))
 python := $(prefix)/bin/python
 interfaces := $(prefix)/build/fcclip_ros
 
-.PHONY: help setup test lint test-fast test-all demo clean
+.PHONY: help setup test lint test-fast test-all demo fuzz clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,6 +33,9 @@ test-all: lint ## Lint and all tests, slow ones too
 
 demo: setup ## Drive a simulated robot, label its camera, change the words twice; film and report go to demo_output/
 	$(python) -m fcclip_ros.demo
+
+fuzz: setup ## Ten minutes of inputs that nobody made on purpose: messages, vocabularies, checkpoints, cache, bags
+	$(python) test/fuzz
 
 clean: ## Remove the virtual environment and everything that was built
 	rm -rf $(VENV) build install log demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -143,6 +143,7 @@ class Camera:
     """Publishes pictures and notes when which output of each comes back, in a process without the node.
 
     Attributes:
+        node: What else talks to the node in this process may use it.
         lost: Pictures that were waited for in vain.
     """
 
@@ -158,11 +159,11 @@ class Camera:
         self._arrived: dict[str, dict[int, float]] = {}
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = Node("benchmark", context=self._context)
-        self._publisher = self._node.create_publisher(Image, "image", image_profile(ReliabilityPolicy.RELIABLE))
-        self._words = self._node.create_client(srv.SetVocabulary, f"{_NAME}/set_vocabulary")
+        self.node = Node("benchmark", context=self._context)
+        self._publisher = self.node.create_publisher(Image, "image", image_profile(ReliabilityPolicy.RELIABLE))
+        self._words = self.node.create_client(srv.SetVocabulary, f"{_NAME}/set_vocabulary")
         self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
+        self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, name="camera", daemon=True)
         self._thread.start()
 
@@ -170,13 +171,13 @@ class Camera:
         """Leaves ROS."""
         rclpy.shutdown(context=self._context, uninstall_handlers=False)
         self._thread.join(timeout=5.0)
-        self._node.destroy_node()
+        self.node.destroy_node()
 
     def listen(self, outputs: Iterable[str]) -> None:
         """Subscribes to some of `OUTPUTS`."""
         for output in outputs:
             self._arrived[output] = {}
-            self._node.create_subscription(OUTPUTS[output], f"{_NAME}/{output}", self._note(output), OUTPUT)
+            self.node.create_subscription(OUTPUTS[output], f"{_NAME}/{output}", self._note(output), OUTPUT)
 
     def is_watched(self) -> bool:
         """Whether somebody subscribes to the pictures."""

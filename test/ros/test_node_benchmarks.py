@@ -95,3 +95,14 @@ def test_endurance_goes_through_core_and_node(tmp_path: Path) -> None:
 @pytest.mark.parametrize("program", ["node.py", "vocabulary.py", "endurance.py"])
 def test_every_program_explains_its_options(program: str) -> None:
     assert "--json FILE" in run(program, "--help")
+
+
+@pytest.mark.slow
+def test_a_soak_asks_for_everything_and_tells_what_came_back(tmp_path: Path) -> None:
+    out = tmp_path / "soak.json"
+    options = ("--checkpoint", "recipe:tiny", "--shorter-side", "96", "--size", "64x48", "--kill-every", "10")
+    run("soak.py", *options, "--minutes", "0.5", "--json", out)
+    record = json.loads(out.read_text())
+    assert record["wrong"] == [] and record["frames_of_unannounced_versions"] == 0
+    for kind in ("set_vocabulary answered", "find answered", "segment_image answered", "clients killed", "frames"):
+        assert record["counts"][kind] > 1, kind

@@ -1,0 +1,78 @@
+"""Image and CompressedImage messages, serialized; the first byte says which."""
+
+from __future__ import annotations
+
+import io
+from array import array
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from hypothesis import strategies as st
+from mutations import NUMBERS, mutated
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CompressedImage, Image
+
+from fcclip_core.errors import FcclipError
+from fcclip_ros.images import size_of, to_depth, to_labels, to_rgb
+
+_ENCODINGS = (
+    *("rgb8", "bgr8", "rgba8", "bgra8", "mono8", "mono16", "8UC1", "8UC3", "16UC1", "32FC1", "32SC1", "rgb16"),
+    *("yuv422", "yuv422_yuy2", "uyvy", "yuyv", "nv21", "nv24", "bayer_rggb8", "bayer_gbrg16", "64FC4", ""),
+)
+_FORMATS = ("jpeg", "png", "rgb8; jpeg compressed bgr8", "16UC1; compressedDepth png", "webp", "tiff", "bmp", "")
+
+
+def _pictures() -> list[bytes]:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
+    found = []
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"):
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(pixels).save(buffer, kind)
+        found.append(buffer.getvalue())
+    return found
+
+
+@st.composite
+def _raw(draw: st.DrawFn) -> bytes:
+    sides = st.one_of(st.integers(0, 40), st.sampled_from([number for number in NUMBERS if number < 2**32]))
+    height, width = draw(sides), draw(sides)
+    per_pixel = draw(st.integers(1, 4))
+    # As many bytes as the numbers ask for, where those are few.
+    asked = height * width * per_pixel
+    data = bytes(asked) if asked < 100_000 and draw(st.integers(0, 3)) else draw(st.binary(max_size=200))
+    message = Image(
+        height=height,
+        width=width,
+        step=draw(st.one_of(st.just(min(width * per_pixel, 2**32 - 1)), sides)),
+        encoding=draw(st.one_of(st.sampled_from(_ENCODINGS), st.text("abc8UFC1_", max_size=8))),
+        is_bigendian=draw(st.sampled_from([0, 1, 255])),
+        data=array("B", data),
+    )
+    return b"\0" + serialize_message(message)
+
+
+def _compressed(format_: str, data: bytes) -> bytes:
+    return b"\1" + serialize_message(CompressedImage(format=format_, data=array("B", data)))
+
+
+def inputs() -> st.SearchStrategy[bytes]:
+    """Fields that do not fit each other, and damaged pictures."""
+    return st.one_of(_raw(), st.builds(_compressed, st.sampled_from(_FORMATS), mutated(_pictures())))
+
+
+def read(data: bytes, folder: Path) -> None:
+    """Reads it in every way that a node would."""
+    kind = CompressedImage if data[:1] == b"\1" else Image
+    try:
+        message = deserialize_message(data[1:], kind)
+    except Exception:  # such a message reaches no node
+        return
+    size = size_of(message)
+    ways = (to_rgb,) if kind is CompressedImage else (to_rgb, to_depth, to_labels)
+    for way in ways:
+        try:
+            pixels = way(message)
+        except FcclipError:
+            continue
+        assert size is None or pixels.shape[:2] == size
