@@ -27,7 +27,9 @@ class DatasetEntry:
         reader: The function in it: from a root folder and a split to the dataset.
         split: The split that the paper evaluates.
         is_panoptic: Whether its truth has segments.
-        vocabulary: The bundled vocabulary with its classes, in order; None where there is none.
+        vocabulary: The bundled vocabulary with its classes; None where there is none.
+        category_ids: Ids that its files have for the classes of that vocabulary, in its order; empty where ids are no
+            help.
         paper: Name of the dataset's scores in `model_zoo.PublishedModel`; empty where the paper has none.
         paper_list: The paper's list of class names, a file in the authors' repository, which must be given where there
             is no bundled one; without either the dataset's own names are the words.
@@ -39,6 +41,7 @@ class DatasetEntry:
     split: str
     is_panoptic: bool = False
     vocabulary: str | None = None
+    category_ids: tuple[int, ...] = ()
     paper: str = ""
     paper_list: str = ""
 
@@ -51,6 +54,12 @@ class DatasetEntry:
         return getattr(import_module(f"fcclip_core.datasets.{self.module}"), self.reader)(root, split)
 
 
+_NO_THINGS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+_STUFF = (92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148, 149, 151)
+_MORE_STUFF = (154, 155, 156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181, *range(184, 201))
+_COCO_IDS = (*(number for number in range(1, 91) if number not in _NO_THINGS), *_STUFF, *_MORE_STUFF)
+"""COCO's 80 things and 53 stuff classes; it left out ten of the ids that it had planned for things."""
+
 DATASETS: dict[str, DatasetEntry] = {
     "coco": DatasetEntry(
         title="COCO panoptic, 133 classes, all of them trained on",
@@ -59,6 +68,7 @@ DATASETS: dict[str, DatasetEntry] = {
         split="val2017",
         is_panoptic=True,
         vocabulary="coco_panoptic",
+        category_ids=_COCO_IDS,
         paper="coco",
     ),
     "folder": DatasetEntry(
@@ -75,6 +85,7 @@ DATASETS: dict[str, DatasetEntry] = {
         split="validation",
         is_panoptic=True,
         vocabulary="ade20k_150",
+        category_ids=tuple(range(150)),
         paper="ade20k",
     ),
     "ade20k_150": DatasetEntry(
@@ -162,8 +173,21 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 
-def dataset_vocabulary(entry: DatasetEntry, classes: ClassList, given: Vocabulary | None = None) -> Vocabulary:
-    """The words for a dataset's classes, which are matched by position, as the paper does.
+@dataclass(frozen=True)
+class DatasetWords:
+    """The words for a dataset's classes, in the order of its class indices.
+
+    Attributes:
+        vocabulary: One class for each of the dataset's.
+        how: Whose words they are and how they were matched with the classes, for people.
+    """
+
+    vocabulary: Vocabulary
+    how: str
+
+
+def dataset_words(entry: DatasetEntry, classes: ClassList, given: Vocabulary | None = None) -> DatasetWords:
+    """The words for a dataset's classes, matched by name wherever both sides have names.
 
     Args:
         entry: The dataset.
@@ -171,32 +195,43 @@ def dataset_vocabulary(entry: DatasetEntry, classes: ClassList, given: Vocabular
         given: Words to use; None takes the bundled ones where they fit, else the dataset's own names.
 
     Raises:
-        VocabularyError: Words must be given, or there are not as many as the dataset has classes.
+        VocabularyError: Words must be given, there are not as many as the dataset has classes, or they stand in another
+            order and cannot all be matched by name.
     """
-    vocabulary = given or _default_vocabulary(entry, classes)
+    vocabulary, how = _words(entry, classes, given)
     if len(vocabulary) != len(classes):
         raise VocabularyError(
-            f"the vocabulary has {len(vocabulary)} classes, but the dataset has {len(classes)}; they are matched by "
-            "position: give one class for each of the dataset's, in its order"
+            f"the vocabulary has {len(vocabulary)} classes, but the dataset has {len(classes)}; its files have no "
+            "names, so they are matched by position: give one class for each of the dataset's, in its order"
         )
     if not classes.names:
-        return vocabulary
+        return DatasetWords(vocabulary, how)
     paired = zip(vocabulary.classes, classes.things, strict=True)
-    return replace(vocabulary, classes=tuple(replace(item, is_thing=thing) for item, thing in paired))
+    return DatasetWords(
+        replace(vocabulary, classes=tuple(replace(item, is_thing=thing) for item, thing in paired)), how
+    )
 
 
-def _default_vocabulary(entry: DatasetEntry, classes: ClassList) -> Vocabulary:
+def _words(entry: DatasetEntry, classes: ClassList, given: Vocabulary | None) -> tuple[Vocabulary, str]:
+    from fcclip_core.class_matching import match_classes, match_in_order
     from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
+    if given is not None:
+        matching = match_in_order(classes.names, given, "the dataset")
+        return replace(given, classes=matching.classes), f"the given words, {matching.how}"
     if entry.vocabulary is not None:
         bundled = Vocabulary.load(entry.vocabulary)
-        # Somebody's own labels may lie in the same layout, with other classes.
-        if not classes.names or bundled.things == classes.things:
-            return bundled
+        if not classes.names:
+            return bundled, f"{entry.vocabulary}, by position"
+        found = match_classes(classes.names, bundled, classes.ids, entry.category_ids)
+        if found is not None:
+            return replace(bundled, classes=found.classes), f"{entry.vocabulary}, {found.how}"
     if entry.paper_list:
         raise VocabularyError(
             f"{entry.title}: no list of its class names is bundled; pass --vocabulary with the paper's "
             f"{entry.paper_list} (fcclip/data/datasets/ in {AUTHORS}), or a list of your own in that order"
         )
-    # One class a name, commas and all.
-    return Vocabulary(tuple(VocabularyClass((name,)) for name in classes.names), description="the dataset's own names")
+    # Somebody's own labels may lie in a known layout, with other classes. One class a name, commas and all.
+    own = "the dataset's own names"
+    how = own if entry.vocabulary is None else f"{own}, since most of them are not in {entry.vocabulary}"
+    return Vocabulary(tuple(VocabularyClass((name,)) for name in classes.names), description=own), how

@@ -192,7 +192,7 @@ def _categories(document: Any) -> tuple[dict[int, int], ClassList]:
         index_of[number] = position
     names = tuple(str(_field(entry, "name", str, f"category {entry['id']}")) for entry in entries)
     things = tuple(bool(_field(entry, "isthing", int, f"category {entry['id']}")) for entry in entries)
-    return index_of, ClassList(names, things)
+    return index_of, ClassList(names, things, tuple(index_of))
 
 
 def _records(document: Any, index_of: Mapping[int, int], image_path: ImagePath | None) -> tuple[ImageRecord, ...]:

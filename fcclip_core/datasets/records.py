@@ -69,15 +69,17 @@ class SemanticSample:
 
 @dataclass(frozen=True)
 class ClassList:
-    """The classes of a dataset, in the order that vocabularies are matched with: by position.
+    """The classes of a dataset, in the order that the truth's class indices count.
 
     Attributes:
         names: The dataset's own names; empty where its files hold none.
         things: Whether each class is a countable object; its length is the number of classes.
+        ids: The dataset's own ids; empty where its files hold none.
     """
 
     names: tuple[str, ...]
     things: tuple[bool, ...]
+    ids: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """Number of classes."""
