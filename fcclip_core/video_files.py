@@ -77,14 +77,14 @@ class VideoFile:
         return cls(path, rate, len(times), codec.to_bytes(4, "little").decode("latin-1") not in _HIDDEN_FRAMES)
 
     def frames(self) -> Iterator[VideoFrame]:
-        """Goes through the frames until the file ends, or cannot be read any further.
+        """Goes through the frames that can be read.
 
         Raises:
             ImageError: There is no frame.
         """
         with _captured(self.path) as capture:
             first, last = None, 0.0
-            for _ in _indices(capture):
+            for _ in _indices(capture, self.packets):
                 good, frame = capture.retrieve()
                 if not good:
                     continue
@@ -183,12 +183,17 @@ def _captured(path: Path) -> Iterator[cv2.VideoCapture]:
             capture.release()
 
 
-def _indices(capture: cv2.VideoCapture) -> Iterator[int]:
-    """Counts while there is something more."""
-    index = 0
-    while capture.grab():
-        yield index
-        index += 1
+def _indices(capture: cv2.VideoCapture, expected: int = 0) -> Iterator[int]:
+    """Counts what can be read; what cannot is passed over while fewer than `expected` have been met."""
+    index = failed = 0
+    while True:
+        if capture.grab():
+            yield index
+            index += 1
+        elif index + failed < expected:
+            failed += 1
+        else:
+            return
 
 
 def _packet_times(capture: cv2.VideoCapture) -> list[float]:
