@@ -9,17 +9,21 @@ from pathlib import Path
 from fcclip_core.errors import FcclipError
 
 
-def expanded(path: str | os.PathLike[str]) -> Path:
+def expanded(path: str | os.PathLike[str], error: type[FcclipError] = FcclipError) -> Path:
     """The path with `~` and `~user` at its beginning replaced, as a shell does it.
 
     What begins with the name of no user stays as it is: `~draft.yaml` is a file name.
+
+    Args:
+        path: As the user wrote it.
+        error: What to raise.
 
     Raises:
         FcclipError: It begins with `~/`, and there is no home folder here.
     """
     text = os.path.expanduser(path)
     if text == "~" or text.startswith("~/"):
-        raise FcclipError(
+        raise error(
             f"{os.fspath(path)}: there is no home folder here (HOME is not set, and this user has no entry in the "
             "system's list); write the path in full"
         )
@@ -40,7 +44,10 @@ def refuse_overwriting(what: str, outputs: Iterable[Path], inputs: Iterable[Path
     files: dict[object, Path] = {}
     folders: dict[Path, Path] = {}
     for path in inputs:
-        place = Path(os.path.realpath(path))
+        try:
+            place = Path(os.path.realpath(path))
+        except ValueError:  # no file has such a name
+            continue
         files |= {place: path, _identity(path) or place: path}
         folders |= dict.fromkeys(place.parents, path)
     for output in outputs:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fcclip_core.commands.inference_arguments import add_model_arguments, settings_from, vocabulary_from
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.errors import FcclipError, SettingsError
+from fcclip_core.paths import expanded
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.whole_file import whole_file
 
@@ -154,7 +155,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         from fcclip_core.datasets.catalogue import DATASETS
 
         split = DATASETS[name].split
-        parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset's root folder")
+        parser.add_argument("--data", type=expanded, required=True, metavar="DIR", help="the dataset's root folder")
         parser.add_argument(
             "--split", default=split, help=f"part of the dataset (default: {split or 'the folder itself'})"
         )
@@ -169,7 +170,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     # Figures are to be of the weights, whatever backends a machine has.
     add_model_arguments(parser, backend="eager")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number to this file")
+    parser.add_argument("--json", type=expanded, metavar="FILE", help="write every number to this file")
 
 
 def _add_form_arguments(parser: argparse.ArgumentParser) -> None:
@@ -191,7 +192,7 @@ def _prepared(args: argparse.Namespace) -> Iterator[tuple[Dataset, Vocabulary, t
     """Opens the dataset and joins the other processes, for the length of the block."""
     if args.limit is not None and args.limit < 1:
         raise SettingsError(f"--limit is {args.limit}; expected 1 or more")
-    if args.json is not None and not args.json.expanduser().absolute().parent.is_dir():
+    if args.json is not None and not args.json.absolute().parent.is_dir():
         raise FcclipError(f"--json {args.json}: there is no such folder; make it first")
 
     missing = [name for name in ("torchmetrics", "pycocotools") if find_spec(name) is None]
@@ -224,7 +225,7 @@ def _open(args: argparse.Namespace) -> tuple[Dataset, Vocabulary]:
     from fcclip_core.datasets.catalogue import DATASETS, dataset_vocabulary
 
     entry = DATASETS[args.dataset]
-    dataset = entry.open(args.data.expanduser(), args.split)
+    dataset = entry.open(args.data, args.split)
     return dataset, dataset_vocabulary(entry, dataset.classes, given)
 
 
@@ -299,7 +300,6 @@ def _progress(console: Console, what: str, total: int) -> Iterator[Callable[[], 
 def _write(path: Path | None, document: dict[str, Any], console: Console) -> None:
     if path is None:
         return
-    path = path.expanduser()
     try:
         with whole_file(path) as part:
             part.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.errors import BackendError, SettingsError
+from fcclip_core.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
         "mask, and whether it survives at stride 32. Every size, batch and precision is a graph of its own.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="weights: a file, a bundled name, or recipe:NAME")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write NAME-BATCHxHEIGHTxWIDTH-PRECISION.onnx here")
+    parser.add_argument("--out", type=expanded, metavar="DIR", help="write NAME-BATCHxHEIGHTxWIDTH-PRECISION.onnx here")
     parser.add_argument(
         "--engine", action="store_true", help="build for this machine, into the program's cache, where backends look"
     )

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcclip_core.paths import expanded
+
 if TYPE_CHECKING:
     from fcclip_core.datasets.world_shards import WorldShards
     from fcclip_core.vocabulary import Vocabulary
@@ -31,7 +33,7 @@ def add_actions(actions: Any) -> None:
     )
     _add_common(world, "shards of `fcclip world render --shards --split train`")
     world.add_argument(
-        "--clip", required=True, metavar="FILE", type=Path, help="clip.safetensors of `fcclip train world-clip`"
+        "--clip", required=True, metavar="FILE", type=expanded, help="clip.safetensors of `fcclip train world-clip`"
     )
     world.add_argument(
         "--train-backbone", action="store_true", help="train CLIP's image tower too, as in the paper's Table 6"
@@ -92,8 +94,8 @@ def run_world(args: argparse.Namespace) -> int:
 
 
 def _add_common(parser: argparse.ArgumentParser, scenes: str) -> None:
-    parser.add_argument("scenes", metavar="SCENES", type=Path, help=f"folder with {scenes}")
-    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="states, log and result")
+    parser.add_argument("scenes", metavar="SCENES", type=expanded, help=f"folder with {scenes}")
+    parser.add_argument("--out", required=True, metavar="DIR", type=expanded, help="states, log and result")
     parser.add_argument("--steps", type=int, metavar="N", help="optimizer steps in all (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, another run (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.errors import FcclipError
+from fcclip_core.paths import expanded
 from fcclip_core.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -37,14 +38,14 @@ def add_parser(subparsers: Any) -> None:
         "labels and camera may lie in different bags. Where frames were labelled without depth, but depth and "
         "camera_info were recorded, cloud and boxes are worked out from those. Needs rerun-sdk.",
     )
-    parser.add_argument("bags", nargs="*", type=Path, metavar="BAG", help="mcap or sqlite3 (default: a running node)")
+    parser.add_argument("bags", nargs="*", type=expanded, metavar="BAG", help="mcap or sqlite3 (default: a running node)")
     parser.add_argument("--node", default="/fcclip", metavar="NAME", help="whose labels (default: /fcclip)")
     parser.add_argument("--camera", action="append", default=[], metavar="NAME", help="of several; may be repeated")
     parser.add_argument("--image", action="append", default=[], metavar="TOPIC", help="images; one for each camera")
     parser.add_argument("--depth", action="append", default=[], metavar="TOPIC", help="depth in a bag, likewise")
     parser.add_argument("--point-step", type=int, default=1, metavar="N", help="every Nth row and column of clouds")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--save", type=Path, metavar="FILE.rrd", help="write a recording instead of opening the viewer")
+    where.add_argument("--save", type=expanded, metavar="FILE.rrd", help="write a recording instead of opening the viewer")
     where.add_argument(
         "--connect",
         nargs="?",
@@ -104,9 +105,9 @@ def _recording(save: Path | None, connect: str | None) -> Iterator[rerun.Recordi
     recording = rr.RecordingStream("fcclip_view")
     with contextlib.ExitStack() as stack:
         if save is not None:
-            if not save.expanduser().parent.is_dir():
+            if not save.parent.is_dir():
                 raise FcclipError(f"--save {save}: there is no folder {save.parent}")
-            recording.save(stack.enter_context(whole_file(save.expanduser())))
+            recording.save(stack.enter_context(whole_file(save)))
         elif connect:
             _check_viewer(connect)
             recording.connect_grpc(connect)

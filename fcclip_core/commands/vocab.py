@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.errors import FcclipError, VocabularyError
 from fcclip_core.model_zoo import TRAINED_ON
+from fcclip_core.paths import expanded
 from fcclip_core.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
 
     convert = _add_action(actions, "convert", convert_list, "turn one of the paper's `id:name,synonym` lists into YAML")
     convert.add_argument("source", metavar="FILE.txt")
-    convert.add_argument("target", metavar="OUT.yaml")
+    convert.add_argument("target", metavar="OUT.yaml", type=expanded)
     convert.add_argument(
         "--like", metavar="NAME|FILE", help="vocabulary of as many classes from which to take, in order, what is stuff"
     )
@@ -118,7 +118,7 @@ def convert_list(args: argparse.Namespace) -> int:
     """
     from fcclip_core.vocabulary import Vocabulary
 
-    target = Path(args.target)
+    target = args.target
     if target.suffix.lower() not in (".yaml", ".yml"):
         raise FcclipError(f"{target} is not the name of a .yaml file")
     if target.exists() and not args.force:

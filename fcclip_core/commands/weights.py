@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands.inference_arguments import vocabulary_from
 from fcclip_core.errors import CheckpointError
+from fcclip_core.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,11 +37,11 @@ def add_parser(subparsers: Any) -> None:
         "origin inside.",
     )
     importing.add_argument("source", metavar="SRC", help="file, bundled name or recipe:NAME")
-    importing.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", type=Path)
+    importing.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", type=expanded)
     importing.add_argument(
         "--clip",
         metavar="FILE",
-        type=Path,
+        type=expanded,
         help="CLIP's weights as open_clip saves them, if SRC has none (default: open_clip's cache or download)",
     )
     importing.add_argument("--preset", help="fail unless SRC fits this preset (default: recognise it)")
@@ -57,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
     importing.set_defaults(run=run_import)
 
     inspecting = actions.add_parser("inspect", help="say what a file of weights holds, and check it")
-    inspecting.add_argument("file", metavar="FILE", type=Path)
+    inspecting.add_argument("file", metavar="FILE", type=expanded)
     inspecting.set_defaults(run=run_inspect)
 
 

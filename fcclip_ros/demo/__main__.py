@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.live import Live
 
 from fcclip_core.errors import FcclipError
+from fcclip_core.paths import expanded
 from fcclip_core.resources import config_path
 from fcclip_ros.demo.children import Children, unused_domain_id
 from fcclip_ros.demo.film import FILM, Film
@@ -236,9 +237,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=4.0, help="camera frames per second (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=START_SEED, help="another seed, other rooms (default: %(default)s)")
     parser.add_argument(
-        "--recording", type=Path, metavar="DIR", help="play a drive that `fcclip world drive` recorded, not a live one"
+        "--recording", type=expanded, metavar="DIR", help="play a drive that `fcclip world drive` recorded, not a live one"
     )
-    parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--out", type=expanded, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
     return parser
 
 

@@ -68,7 +68,9 @@ def test_big_endian_tiffs_and_16_bit_pngs_are_read_alike(tmp_path: Path) -> None
     values = (BYTES * 257).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "i.png")
     Image.frombytes("I;16B", (16, 16), values.astype(">u2").tobytes()).save(tmp_path / "i.tif")
-    assert grey(read_image(tmp_path / "i.png")).tolist() == grey(read_image(tmp_path / "i.tif")).tolist() == BYTES.tolist()
+    assert (
+        grey(read_image(tmp_path / "i.png")).tolist() == grey(read_image(tmp_path / "i.tif")).tolist() == BYTES.tolist()
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,9 @@ def test_damaged_exif_data_is_no_damaged_picture(tmp_path: Path, monkeypatch: py
     assert read_image(tmp_path / "a.png").shape == (40, 60, 3)
 
 
-@pytest.mark.parametrize("error", [IndexError("x"), NotImplementedError("pixel format"), KeyError("f"), RuntimeError("y")])
+@pytest.mark.parametrize(
+    "error", [IndexError("x"), NotImplementedError("pixel format"), KeyError("f"), RuntimeError("y")]
+)
 def test_whatever_a_decoder_raises_is_an_image_error(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -465,7 +465,13 @@ def test_names_that_a_usb_stick_takes_for_one_do_not_overwrite_each_other(tmp_pa
 def test_names_of_any_bytes_and_length_are_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
-    names = [b"caf\xe9.png", b"n" * 230 + b".png", b"m" * 251 + b".png", "ü".encode() * 125 + b".png", b"[red]x[bold]\x1b[31m.png"]
+    names = [
+        b"caf\xe9.png",
+        b"n" * 230 + b".png",
+        b"m" * 251 + b".png",
+        "ü".encode() * 125 + b".png",
+        b"[red]x[bold]\x1b[31m.png",
+    ]
     picture = save_image(tmp_path / "p.png").read_bytes()
     for name in names:
         (photos / os.fsdecode(name)).write_bytes(picture)

@@ -16,7 +16,9 @@ from fcclip_core.video_files import FALLBACK_RATE, VideoFile, movie, plainly_nam
 
 
 def element(number: int, content: bytes) -> bytes:
-    return number.to_bytes((number.bit_length() + 7) // 8, "big") + (len(content) | 1 << 56).to_bytes(8, "big") + content
+    return (
+        number.to_bytes((number.bit_length() + 7) // 8, "big") + (len(content) | 1 << 56).to_bytes(8, "big") + content
+    )
 
 
 def whole_number(value: int) -> bytes:
@@ -64,7 +66,9 @@ def test_frames_without_times_of_their_own_follow_by_the_rate(tmp_path: Path) ->
 
 def test_the_stated_rate_stands_where_the_times_agree(tmp_path: Path) -> None:
     assert VideoFile.open(save_mp4(tmp_path / "a.mp4")).rate == 10.0
-    assert [frame.time for frame in VideoFile.open(tmp_path / "a.mp4").frames()] == pytest.approx([i / 10 for i in range(7)])
+    assert [frame.time for frame in VideoFile.open(tmp_path / "a.mp4").frames()] == pytest.approx(
+        [i / 10 for i in range(7)]
+    )
 
 
 def test_the_announced_number_of_frames_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,8 +101,9 @@ def test_rates_that_mpeg4_cannot_store_are_rounded(tmp_path: Path, rate: float, 
 
 @pytest.mark.parametrize("size", [(1, 1), (48, 8200)])
 def test_sizes_that_mpeg4_cannot_store_are_named_before_the_first_frame(tmp_path: Path, size: tuple[int, int]) -> None:
-    with pytest.raises(ImageError, match="MPEG-4 has 2 to 8191 on a side.*--overlay none"), movie(
-        tmp_path / "a.mp4", 10.0, size
+    with (
+        pytest.raises(ImageError, match="MPEG-4 has 2 to 8191 on a side.*--overlay none"),
+        movie(tmp_path / "a.mp4", 10.0, size),
     ):
         raise AssertionError("there is no such video")
     assert not list(tmp_path.iterdir())
@@ -111,7 +116,8 @@ def test_odd_sizes_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [b"caf\xe9.mp4", b"12:30.mp4", b"file:a.mp4", b"a%03d.mp4", b"\x1b[31m.mp4", "\u00fc.mp4".encode(), b"a\nb.mp4"]
+    "name",
+    [b"caf\xe9.mp4", b"12:30.mp4", b"file:a.mp4", b"a%03d.mp4", b"\x1b[31m.mp4", "\u00fc.mp4".encode(), b"a\nb.mp4"],
 )
 def test_names_that_opencv_would_not_take_are_read_and_written(
     tmp_path: Path, name: bytes, monkeypatch: pytest.MonkeyPatch
