@@ -57,7 +57,7 @@ def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> 
 
     parser = recipes.add_parser(dataset, help=title, description=f"The paper's recipe on {title}.")
     parser.add_argument("--data", type=expanded, required=True, metavar="DIR", help="root folder of the dataset")
-    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="states, log and checkpoints go here")
+    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="for states, log and checkpoints")
     parser.add_argument("--split", default=split, help=f"part of the dataset (default: {split})")
     parser.add_argument(
         "--vocabulary", metavar="V", help="names of the dataset's classes, in its order (default: see docs/training.md)"
@@ -92,11 +92,10 @@ def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> 
 
 def run(args: argparse.Namespace) -> int:
     """Trains on a panoptic dataset."""
-    from rich.console import Console
-
     from fcclip_core import distributed
     from fcclip_core.datasets.catalogue import DATASETS, dataset_vocabulary
     from fcclip_core.devices import resolve_device
+    from fcclip_core.terminal import Terminal
     from fcclip_core.training.trainer import Trainer
 
     entry, config = DATASETS[args.dataset], config_from(args)
@@ -105,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         given = None if args.vocabulary is None else vocabulary_from(args.vocabulary)
         checkpoint = _starting_point(args, dataset_vocabulary(entry, dataset.classes, given))
         trainer = Trainer(config, checkpoint, dataset, args.out, device=device)
-        console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not distributed.is_first())
+        console = Terminal(stderr=True, soft_wrap=True, quiet=not distributed.is_first())
         console.print(
             f"{checkpoint.config.name} on {len(dataset):,} images, {config.batch_size} a step, {device}: "
             + (f"resuming at step {trainer.step:,}" if trainer.step else "a new run")

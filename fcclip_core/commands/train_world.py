@@ -52,6 +52,7 @@ def run_clip(args: argparse.Namespace) -> int:
     from fcclip_core import distributed
     from fcclip_core.devices import resolve_device
     from fcclip_core.simulation.names import world_vocabulary
+    from fcclip_core.terminal import Terminal
     from fcclip_core.training.world_clip import CLIP_FILE, ClipRecipe, ClipTraining, export_clip
 
     vocabulary = world_vocabulary()
@@ -64,7 +65,7 @@ def run_clip(args: argparse.Namespace) -> int:
         training.run()
         if distributed.is_first():
             export_clip(args.out / CLIP_FILE, training.model)
-            print(args.out / CLIP_FILE)
+            Terminal(soft_wrap=True).print(args.out / CLIP_FILE)
     return 0
 
 
@@ -78,6 +79,7 @@ def run_world(args: argparse.Namespace) -> int:
     from fcclip_core.checkpoints import save_checkpoint
     from fcclip_core.devices import resolve_device
     from fcclip_core.simulation.names import train_vocabulary
+    from fcclip_core.terminal import Terminal
     from fcclip_core.training.trainer import Trainer
     from fcclip_core.training.world import DEFAULT_STEPS, starting_point, world_config
 
@@ -89,7 +91,7 @@ def run_world(args: argparse.Namespace) -> int:
         trainer.run()
         if distributed.is_first():
             save_checkpoint(args.out / DEMO_FILE, trainer.checkpoint(), dtype="float16")
-            print(args.out / DEMO_FILE)
+            Terminal(soft_wrap=True).print(args.out / DEMO_FILE)
     return 0
 
 
@@ -102,12 +104,12 @@ def _add_common(parser: argparse.ArgumentParser, scenes: str) -> None:
 
 
 def _shards(folder: Path, vocabulary: Vocabulary) -> WorldShards:
-    from rich.console import Console
     from rich.progress import Progress
 
     from fcclip_core.datasets.world_shards import WorldShards
+    from fcclip_core.terminal import Terminal
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Terminal(stderr=True), transient=True) as progress:
         task = progress.add_task("reading scenes", total=None)
         return WorldShards(
             folder, vocabulary, advance=lambda done, total: progress.update(task, completed=done, total=total)

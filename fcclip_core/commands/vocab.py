@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcclip_core.errors import FcclipError, VocabularyError
 from fcclip_core.model_zoo import TRAINED_ON
-from fcclip_core.paths import expanded
+from fcclip_core.paths import expanded, refuse_overwriting
 from fcclip_core.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -98,12 +98,12 @@ def check_file(args: argparse.Namespace) -> int:
     try:
         vocabulary = Vocabulary.load(args.vocabulary)
     except VocabularyError as error:
-        print(f"wrong: {error}")
+        _say(f"wrong: {error}")
         return 1
     for doubt in doubts(vocabulary):
-        print(f"doubtful: {doubt}")
+        _say(f"doubtful: {doubt}")
     things = sum(vocabulary.things)
-    print(
+    _say(
         f"usable: {len(vocabulary)} classes ({things} things, {len(vocabulary) - things} stuff), "
         f"{len(vocabulary.synonyms)} names"
     )
@@ -123,6 +123,7 @@ def convert_list(args: argparse.Namespace) -> int:
         raise FcclipError(f"{target} is not the name of a .yaml file")
     if target.exists() and not args.force:
         raise FcclipError(f"{target} exists; add --force to replace it")
+    refuse_overwriting("the result", [target], map(expanded, filter(None, [args.source, args.like])))
     things = Vocabulary.load(args.like).things if args.like else None
     vocabulary = Vocabulary.load(args.source, things=things)
     try:
@@ -130,7 +131,7 @@ def convert_list(args: argparse.Namespace) -> int:
             part.write_text(vocabulary.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise FcclipError(f"cannot write {target}: {error.strerror or error}") from error
-    print(f"{len(vocabulary)} classes written to {target}")
+    _say(f"{len(vocabulary)} classes written to {target}")
     return 0
 
 
@@ -159,15 +160,21 @@ def _add_action(
     return parser
 
 
+def _say(line: str) -> None:
+    from fcclip_core.terminal import Terminal
+
+    Terminal(soft_wrap=True).print(line)
+
+
 def _print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     from rich import box
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from fcclip_core.terminal import Terminal
 
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
-        table.add_column(escape(column), overflow="fold")
+        table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    Console().print(table)
+        table.add_row(*map(str, row))
+    Terminal().print(table)

@@ -61,15 +61,15 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FcclipError: A value out of range, no GL library, nowhere to write, or a folder with something else in it.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from fcclip_core.simulation.dataset import WorldPlan, write_coco, write_shards
+    from fcclip_core.terminal import Terminal
 
     plan = WorldPlan(args.scenes, args.seed, args.split, args.size, args.views)
     out = args.out
     columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Terminal(stderr=True)) as progress:
         task = progress.add_task("frames", total=plan.frames)
         write = write_shards if args.shards else write_coco
         try:
@@ -85,13 +85,13 @@ def run_drive(args: argparse.Namespace) -> int:
     Raises:
         FcclipError: No GL library, nowhere to write, or a folder with something in it.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
     from fcclip_core.simulation.recording import record_drive
+    from fcclip_core.terminal import Terminal
 
     out = args.out
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Terminal(stderr=True)) as progress:
         task = progress.add_task("frames", total=args.frames)
         try:
             record_drive(
