@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 from scipy.spatial.transform import Rotation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,12 +20,12 @@ from fcclip_core.geometry.camera import PinholeCamera  # noqa: E402
 from fcclip_core.geometry.cloud import organized_cloud  # noqa: E402
 from fcclip_core.geometry.depth import depth_in_metres  # noqa: E402
 from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry  # noqa: E402
+from fcclip_core.image_files import write_image  # noqa: E402
 from fcclip_core.simulation.drive import make_drive  # noqa: E402
 from fcclip_core.simulation.frames import Frame  # noqa: E402
 from fcclip_core.simulation.names import world_vocabulary  # noqa: E402
 from fcclip_core.simulation.render import Renderer  # noqa: E402
 from fcclip_core.visualization import draw_legend, draw_overlay  # noqa: E402
-from fcclip_core.whole_file import whole_file  # noqa: E402
 
 PICTURE = ROOT / "docs" / "pictures" / "places.png"
 SIZE = (640, 480)
@@ -166,8 +165,7 @@ def main() -> None:
         frame = renderer.render(drive.scene, drive.camera(arguments.time), SIZE)
     print("in the picture:", ", ".join(sorted({item.name for item in frame.segments})))
     picture = compose(frame, segmenter, arguments)
-    with whole_file(arguments.out) as part:
-        Image.fromarray(picture).save(part, optimize=True)
+    write_image(arguments.out, picture, optimize=True)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1000:.0f} kB")
 
 

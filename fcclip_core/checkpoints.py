@@ -28,6 +28,7 @@ from fcclip_core.model.published_layout import EMPTY_WEIGHT, VISUAL_PREFIX, Entr
 from fcclip_core.model.published_names import CLIP_PREFIX
 from fcclip_core.model.text_tower import TextTower
 from fcclip_core.model_zoo import RECIPE_PREFIX, TRAINED_ON, bundled_checkpoints, published_as
+from fcclip_core.paths import expanded
 from fcclip_core.seeded_weights import seeded_state
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_core.weight_files import WeightFile, read_weight_file, sha256_of
@@ -289,7 +290,7 @@ def compare(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, Entry]) 
 
 
 def _find(source: str | Path) -> Path:
-    path = Path(source).expanduser()
+    path = expanded(source, CheckpointError)
     bundled = bundled_checkpoints()
     if str(source) in bundled:
         return bundled[str(source)]

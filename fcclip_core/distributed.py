@@ -11,6 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fcclip_core.devices import watched
+from fcclip_core.errors import FcclipError, first_line
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that `torchrun` sets for each process."""
 
 
 @contextlib.contextmanager
@@ -24,16 +28,28 @@ def workers(device: torch.device) -> Iterator[torch.device]:
         The device of this process.
 
     Raises:
-        DeviceLostError: It is lost to this process.
+        FcclipError: The processes do not come together.
+        DeviceLostError: The device is lost to this process.
     """
-    if "RANK" not in os.environ or dist.is_initialized():
+    # All of them: clusters and containers set single ones for reasons of their own.
+    if not set(_TORCHRUN) <= os.environ.keys() or dist.is_initialized():
         with watched(device):
             yield device
         return
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        local = os.environ.get("LOCAL_RANK", "0")
+        if not local.isdecimal():
+            raise FcclipError(f"LOCAL_RANK is {local!r} in the environment; expected the number of a GPU")
+        device = torch.device("cuda", int(local))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as error:
+        values = ", ".join(f"{name}={os.environ[name]}" for name in _TORCHRUN)
+        raise FcclipError(
+            f"the processes of this run do not come together ({first_line(error)}); the environment says {values}. "
+            "Start with torchrun, or unset RANK to run alone"
+        ) from error
     try:
         with watched(device):
             yield device

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fcclip_core.plain_text import printable
+
 
 def first_line(said: object) -> str:
     """The beginning of what a library or a program said; the rest is a trace, or pages of advice."""
@@ -10,6 +12,10 @@ def first_line(said: object) -> str:
 
 class FcclipError(Exception):
     """Base of every error that this package raises on purpose."""
+
+    def __str__(self) -> str:
+        """The message; names of files, classes and topics in it may go to any terminal and log."""
+        return printable(super().__str__())
 
 
 class CheckpointError(FcclipError):

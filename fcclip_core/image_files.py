@@ -1,33 +1,104 @@
-"""Photographs from files, as the model wants them."""
+"""Photographs from files, as the model wants them, and pictures into files, whole or not at all."""
 
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from fcclip_core.errors import ImageError
+from fcclip_core.errors import FcclipError, ImageError
+from fcclip_core.image_modes import to_rgb
+from fcclip_core.whole_file import write_whole
+
+_HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+_ONE_PICTURE = frozenset({"MPO", "PSD"})
+"""Formats whose further frames are the same picture: a preview, a map of brightness, layers."""
+
+JPEG_SIDE = 65500
+"""Pixels that a side of a JPEG may have, as libjpeg sees it; the format ends at 65535."""
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Reads an image upright: the EXIF orientation is applied.
+@dataclass(frozen=True)
+class Photograph:
+    """What a file shows.
 
-    Returns:
-        uint8 RGB `(H, W, 3)`; transparency is dropped, 16-bit grey is reduced to its upper 8 bits.
+    Attributes:
+        pixels: uint8 RGB `(H, W, 3)`, upright.
+        first_of_several: Whether the file holds more pictures: it is an animation, or has pages.
+    """
+
+    pixels: np.ndarray
+    first_of_several: bool = False
+
+
+def read_photograph(path: Path) -> Photograph:
+    """Reads an image upright: the EXIF orientation is applied; `to_rgb` says what becomes of its pixels.
 
     Raises:
         ImageError: The file is missing, truncated, too large or no image.
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):
-                upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-            return np.array(upright.convert("RGB"))
+            several = image.format not in _ONE_PICTURE and bool(getattr(image, "is_animated", False))
+            return Photograph(to_rgb(_upright(image)), several)
+    except FcclipError:
+        raise
     except FileNotFoundError as error:
         raise ImageError("there is no such file") from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError("not an image that Pillow can read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(str(error)) from error
+        advice = "; HEIC cannot be read, convert it to JPEG or PNG" if path.suffix.lower() in _HEIC_SUFFIXES else ""
+        raise ImageError(f"not an image that Pillow can read{advice}") from error
+    except OSError as error:
+        raise ImageError(error.strerror or str(error)) from error
+    except Exception as error:  # What Pillow's decoders raise for damaged files has no bounds.
+        raise ImageError(f"it cannot be decoded: {type(error).__name__}: {error}") from error
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The pixels of `read_photograph`: uint8 RGB `(H, W, 3)`.
+
+    Raises:
+        ImageError: As `read_photograph` does.
+    """
+    return read_photograph(path).pixels
+
+
+def write_image(path: Path, pixels: np.ndarray, **options: int | bool) -> None:
+    """Writes a picture in the format of the file's suffix, whole or not at all.
+
+    Args:
+        path: The file.
+        pixels: uint8 or uint16 `(H, W)`, or uint8 RGB `(H, W, 3)`.
+        **options: For Pillow's encoder, such as `quality`.
+
+    Raises:
+        ImageError: The format cannot hold a picture of this size.
+        OSError: The disk refuses.
+    """
+    # Pillow writes to files past Python, and takes no notice of what the disk says.
+    write_whole(path, encode_image(pixels, path.suffix, **options))
+
+
+def encode_image(pixels: np.ndarray, suffix: str, **options: int | bool) -> bytes:
+    """A picture as the contents of a file with this suffix; arguments and errors are those of `write_image`."""
+    height, width = pixels.shape[:2]
+    if suffix.lower() in (".jpg", ".jpeg") and max(height, width) > JPEG_SIDE:
+        raise ImageError(f"{height} x {width} pixels are too many for a JPEG, which ends at {JPEG_SIDE} on a side")
+    buffer = io.BytesIO()
+    try:
+        Image.fromarray(pixels).save(buffer, Image.registered_extensions()[suffix.lower()], **options)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{height} x {width} pixels cannot be encoded as {suffix.lstrip('.')}: {error}") from error
+    return buffer.getvalue()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decoded, and turned as its EXIF data says; what cannot be read there turns nothing."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Damaged EXIF data is no damaged picture.
+        return image

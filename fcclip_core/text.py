@@ -21,10 +21,11 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from fcclip_core.errors import BackendError, CheckpointError
+from fcclip_core.errors import BackendError, CheckpointError, FcclipError
 from fcclip_core.model.onednn import text_tower_for_processor
 from fcclip_core.model.text_tower import TextTower
 from fcclip_core.model.token_tree import TokenTree, in_groups
+from fcclip_core.paths import expanded
 from fcclip_core.whole_file import whole_file
 
 TEMPLATES = (
@@ -239,11 +240,11 @@ def default_cache_dir() -> Path | None:
     Returns:
         $FCCLIP_CACHE_DIR, else $XDG_CACHE_HOME/fcclip_ros, else ~/.cache/fcclip_ros; None for a user without a home.
     """
-    if own := os.environ.get("FCCLIP_CACHE_DIR"):
-        return Path(own).expanduser()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared) / "fcclip_ros"
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError, FcclipError):
+        if own := os.environ.get("FCCLIP_CACHE_DIR"):
+            return expanded(own)
+        if shared := os.environ.get("XDG_CACHE_HOME"):
+            return Path(shared) / "fcclip_ros"
         return Path.home() / ".cache" / "fcclip_ros"
     return None
 

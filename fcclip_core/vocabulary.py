@@ -18,6 +18,7 @@ import yaml
 
 from fcclip_core.errors import VocabularyError
 from fcclip_core.palette import Color, palette_colors
+from fcclip_core.paths import expanded
 from fcclip_core.resources import config_path
 
 MAX_CLASSES = 65_535
@@ -349,7 +350,7 @@ def _known_names(what: str, names: Iterable[str], known: set[str]) -> set[str]:
 def _find(source: str | Path) -> Path:
     if str(source) in bundled_vocabularies():
         return config_path("vocabularies", f"{source}.yaml")
-    path = Path(source).expanduser()
+    path = expanded(source, VocabularyError)
     if path.suffix.lower() not in _SUFFIXES:
         raise VocabularyError(
             f"there is no vocabulary {short(str(source))}; expected a .yaml or .txt file or one of "

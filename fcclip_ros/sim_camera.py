@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 import fcclip_ros.msg as msg
+from fcclip_core.paths import expanded
 from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import SPLITS, train_vocabulary, world_vocabulary
 from fcclip_core.simulation.recording import Recording
@@ -138,7 +138,7 @@ class SimCamera(Node):
         """
         settings = self._settings
         if settings["recording"]:
-            recording = Recording(Path(settings["recording"]).expanduser())
+            recording = Recording(expanded(settings["recording"]))
             indices = range(len(recording))
             yield from map(recording.__getitem__, itertools.cycle(indices) if settings["loop"] else indices)
             return

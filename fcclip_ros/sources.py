@@ -14,6 +14,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from fcclip_core.errors import ImageError
+from fcclip_core.paths import expanded
 from fcclip_ros.bags import BagImages, is_bag
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -53,7 +54,7 @@ def open_source(text: str, bag_topic: str = "") -> Source:
     """
     if not text:
         raise ImageError(f"the parameter source is empty; set it to {_CHOICE}")
-    path = Path(text).expanduser()
+    path = expanded(text, ImageError)
     if text.isdecimal() and not path.exists():
         return Webcam(int(text))
     if not path.exists():

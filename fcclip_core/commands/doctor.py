@@ -38,11 +38,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(findings: list, ready: bool) -> None:
-    from rich.console import Console
     from rich.text import Text
 
+    from fcclip_core.terminal import Terminal
+
     colors = {"ok": "green", "note": "cyan", "missing": "yellow", "problem": "bold red"}
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     for group, members in itertools.groupby(findings, lambda finding: finding.group):
         console.print(Text(f"\n{group}", style="bold"))
         for finding in members:

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 from fcclip_core.commands.inference_arguments import add_model_arguments, settings_from, vocabulary_from
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.errors import FcclipError, SettingsError
+from fcclip_core.paths import expanded, refuse_overwriting
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.whole_file import whole_file
 
 if TYPE_CHECKING:
     import torch
-    from rich.console import Console
 
     from fcclip_core.datasets.records import Dataset
+    from fcclip_core.terminal import Terminal
     from fcclip_core.vocabulary import Vocabulary
 
 WORLD = "world"
@@ -91,16 +92,15 @@ def run(args: argparse.Namespace) -> int:
         if not is_first() or evaluation is None:
             return 0
 
-        from rich.console import Console
-
         from fcclip_core.evaluation.paper import paper_scores, published_model
         from fcclip_core.evaluation.report import class_table, document, forms_table, score_table
+        from fcclip_core.terminal import Terminal
 
         model = published_model(segmenter.config.name)
         paper = paper_scores(model, _paper_name(args.dataset))
         about = _about(args, vocabulary) | {"device": segmenter.backend_description, "paper_model": model.name}
         result = document(evaluation, vocabulary.names, about, segmenter.settings, paper)
-        out = Console(highlight=False)
+        out = Terminal()
         if segmenter.provenance.seeded:
             out.print("seeded weights: the numbers mean nothing")
         out.print(score_table(evaluation.scores(), paper, model.name, _title(args, evaluation.images)))
@@ -133,12 +133,11 @@ def run_clip_masks(args: argparse.Namespace) -> int:
         if not is_first():
             return 0
 
-        from rich.console import Console
-
         from fcclip_core.evaluation.report import sizes_table
+        from fcclip_core.terminal import Terminal
 
         scores = {str(size): masks.scores(vocabulary.things, snapshot.seen) for size, masks in named.items()}
-        out = Console(highlight=False)
+        out = Terminal()
         images = len(dataset) if args.limit is None else min(args.limit, len(dataset))
         out.print(sizes_table(scores, _title(args, images)))
         _write(args.json, _about(args, vocabulary) | {"images": images, "units": "per cent", "sizes": scores}, out)
@@ -154,7 +153,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         from fcclip_core.datasets.catalogue import DATASETS
 
         split = DATASETS[name].split
-        parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset's root folder")
+        parser.add_argument("--data", type=expanded, required=True, metavar="DIR", help="the dataset's root folder")
         parser.add_argument(
             "--split", default=split, help=f"part of the dataset (default: {split or 'the folder itself'})"
         )
@@ -169,7 +168,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     # Figures are to be of the weights, whatever backends a machine has.
     add_model_arguments(parser, backend="eager")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number to this file")
+    parser.add_argument("--json", type=expanded, metavar="FILE", help="write every number to this file")
 
 
 def _add_form_arguments(parser: argparse.ArgumentParser) -> None:
@@ -187,25 +186,26 @@ def _add_form_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def _prepared(args: argparse.Namespace) -> Iterator[tuple[Dataset, Vocabulary, torch.device, Console]]:
+def _prepared(args: argparse.Namespace) -> Iterator[tuple[Dataset, Vocabulary, torch.device, Terminal]]:
     """Opens the dataset and joins the other processes, for the length of the block."""
     if args.limit is not None and args.limit < 1:
         raise SettingsError(f"--limit is {args.limit}; expected 1 or more")
-    if args.json is not None and not args.json.expanduser().absolute().parent.is_dir():
+    if args.json is not None and not args.json.absolute().parent.is_dir():
         raise FcclipError(f"--json {args.json}: there is no such folder; make it first")
+    if args.json is not None:
+        _keep_inputs(args)
 
     missing = [name for name in ("torchmetrics", "pycocotools") if find_spec(name) is None]
     if missing:
         raise FcclipError(f"evaluation needs {' and '.join(missing)}; install with pip install 'fcclip[evaluation]'")
 
-    from rich.console import Console
-
     from fcclip_core.devices import resolve_device
     from fcclip_core.distributed import is_first, workers
+    from fcclip_core.terminal import Terminal
 
     dataset, vocabulary = _open(args)
     with workers(resolve_device(args.device)) as device:
-        yield dataset, vocabulary, device, Console(stderr=True, highlight=False, quiet=not is_first())
+        yield dataset, vocabulary, device, Terminal(stderr=True, quiet=not is_first())
 
 
 def _open(args: argparse.Namespace) -> tuple[Dataset, Vocabulary]:
@@ -224,7 +224,7 @@ def _open(args: argparse.Namespace) -> tuple[Dataset, Vocabulary]:
     from fcclip_core.datasets.catalogue import DATASETS, dataset_vocabulary
 
     entry = DATASETS[args.dataset]
-    dataset = entry.open(args.data.expanduser(), args.split)
+    dataset = entry.open(args.data, args.split)
     return dataset, dataset_vocabulary(entry, dataset.classes, given)
 
 
@@ -288,18 +288,30 @@ def _title(args: argparse.Namespace, images: int) -> str:
     return f"{args.checkpoint} on {args.dataset} ({', '.join(filter(None, [part, f'{images:,} images']))})"
 
 
+def _keep_inputs(args: argparse.Namespace) -> None:
+    """Refuses a result that would replace what is read.
+
+    Raises:
+        FcclipError: It would.
+    """
+    given = [text for text in (args.checkpoint, args.vocabulary) if text]
+    refuse_overwriting("--json", [args.json], map(expanded, given))
+    data = getattr(args, "data", None)
+    if data is not None and args.json.is_file() and data.resolve() in args.json.resolve().parents:
+        raise FcclipError(f"--json {args.json} would replace a file of the dataset in {data}; choose another place")
+
+
 @contextmanager
-def _progress(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
+def _progress(console: Terminal, what: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar; gives a function to call after each step."""
     with progress_bar(console) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
 
 
-def _write(path: Path | None, document: dict[str, Any], console: Console) -> None:
+def _write(path: Path | None, document: dict[str, Any], console: Terminal) -> None:
     if path is None:
         return
-    path = path.expanduser()
     try:
         with whole_file(path) as part:
             part.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.errors import BackendError, SettingsError
+from fcclip_core.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from rich.console import Console
 
     from fcclip_core.backends.interface import Progress
     from fcclip_core.export.form import Form
     from fcclip_core.model.config import ModelConfig
     from fcclip_core.model.fcclip import FCCLIP
+    from fcclip_core.terminal import Terminal
 
 PRECISION_NAMES = ("fp32", "fp16", "bf16")
 GRAPH_BACKENDS = ("auto", "openvino", "onnxruntime", "tensorrt")
@@ -31,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
         "mask, and whether it survives at stride 32. Every size, batch and precision is a graph of its own.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="weights: a file, a bundled name, or recipe:NAME")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write NAME-BATCHxHEIGHTxWIDTH-PRECISION.onnx here")
+    parser.add_argument("--out", type=expanded, metavar="DIR", help="write NAME-BATCHxHEIGHTxWIDTH-PRECISION.onnx here")
     parser.add_argument(
         "--engine", action="store_true", help="build for this machine, into the program's cache, where backends look"
     )
@@ -81,12 +80,11 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("no size: give --size HEIGHTxWIDTH of the network's input, or --camera HEIGHTxWIDTH")
     if args.out and not args.out.is_dir():
         raise SettingsError(f"{args.out} is not a folder; make it first, or choose another")
-    from rich.console import Console
-
     from fcclip_core.checkpoints import load_checkpoint, load_model
     from fcclip_core.commands.progress_bar import progress_bar, reporter
+    from fcclip_core.terminal import Terminal
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Terminal(stderr=True, soft_wrap=True)
     model = load_model(load_checkpoint(args.checkpoint))
     sizes = list(dict.fromkeys(_sizes(args, model.config)))
     with progress_bar(console) as bar:
@@ -115,7 +113,7 @@ def _sizes(args: argparse.Namespace, config: ModelConfig) -> Iterator[tuple[int,
 
 
 def _build_engines(
-    args: argparse.Namespace, model: FCCLIP, sizes: list[tuple[int, int]], console: Console, progress: Progress
+    args: argparse.Namespace, model: FCCLIP, sizes: list[tuple[int, int]], console: Terminal, progress: Progress
 ) -> str:
     """Builds what is not there yet; returns the precision, which the backend may have chosen."""
     from fcclip_core.backends import create_graph_backend
@@ -137,7 +135,7 @@ def _write_graphs(
     model: FCCLIP,
     sizes: list[tuple[int, int]],
     precision: str,
-    console: Console,
+    console: Terminal,
     progress: Progress,
 ) -> None:
     from fcclip_core.export.form import Form

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with count, time passed and time left; nothing on a quiet console."""
+    """A bar with count, time passed and time left; nothing on a quiet console. Descriptions are no markup."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -20,5 +20,5 @@ def progress_bar(console: Console) -> Progress:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, disable=console.quiet)

@@ -11,7 +11,11 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 def progress_bar(console: Console) -> Progress:
     """An empty display of bars, to be used in a `with`."""
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=console,
     )
 
 

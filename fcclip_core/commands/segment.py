@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands.inference_arguments import (
     add_model_arguments,
@@ -20,8 +20,12 @@ from fcclip_core.commands.inference_arguments import (
 )
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
-from fcclip_core.errors import FcclipError, ImageError
-from fcclip_core.whole_file import whole_file
+from fcclip_core.commands.segment_jobs import Job, find_jobs, left_out, listed
+from fcclip_core.errors import DeviceLostError, FcclipError, ImageError, first_line
+from fcclip_core.json_files import json_line, write_json
+from fcclip_core.paths import expanded, refuse_overwriting
+from fcclip_core.plain_text import printable
+from fcclip_core.whole_file import whole_file, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,28 +33,12 @@ if TYPE_CHECKING:
 
     from fcclip_core.results import PanopticResult
     from fcclip_core.segmenter import Segmenter, VocabularySnapshot
-
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"})
-
-BAG_SUFFIXES = frozenset({".mcap", ".db3"})
+    from fcclip_core.terminal import Terminal
 
 _JPEG_QUALITY = 92
-_FALLBACK_FPS = 25.0
+_FIRST_PICTURE = "the file holds several pictures (an animation, or pages); the first one was taken"
 
-
-@dataclass(frozen=True)
-class Job:
-    """One input and the name of its outputs.
-
-    Attributes:
-        source: The file to read.
-        stem: What its outputs are called, without ending; no two jobs of a run share one.
-        kind: How it is read.
-    """
-
-    source: Path
-    stem: str
-    kind: Literal["image", "video", "bag"]
+_logger = logging.getLogger(__name__)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -79,27 +67,35 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command.
 
     Returns:
-        0, or 1 if some input could not be read.
+        0, or 1 if some input could not be read, or some result not be written.
 
     Raises:
-        FcclipError: Nothing can be done at all: no input, no words, no weights, nowhere to write.
+        FcclipError: Nothing can be done at all: no input, no words, no weights, nowhere to write, or an input that a
+            result would replace.
         DeviceLostError: The GPU is lost; what was written until then is whole and stays.
     """
     vocabulary = vocabulary_from(args.vocab, args.stuff)
     settings = settings_from(args)
     if not 0.0 <= args.opacity <= 1.0:
         raise FcclipError(f"--opacity is {args.opacity}; it must be between 0 and 1")
+    inputs = [expanded(name) for name in args.inputs]
     out = _output_folder(args.out)
-    jobs = find_jobs([Path(name) for name in args.inputs], out)
+    jobs = find_jobs(inputs, out)
+    results = (out / name for job in jobs for name in job.results(args.overlay))
+    given = (expanded(text) for text in (args.vocab, args.checkpoint))
+    refuse_overwriting("the result", results, [*(job.source for job in jobs), *given])
 
     # Slow to import, and none of it is needed to find out that an argument is wrong.
-    from rich.console import Console
+    from rich.text import Text
 
     from fcclip_core.devices import watched
     from fcclip_core.segmenter import Segmenter
+    from fcclip_core.terminal import Terminal
 
-    console = Console(stderr=True)
-    with console.status(f"loading {args.checkpoint}"):
+    console = Terminal(stderr=True, soft_wrap=True)
+    for line in left_out(inputs):
+        console.print(Text(line, style="yellow"))
+    with console.status(Text(f"loading {args.checkpoint}")):
         segmenter = Segmenter.from_checkpoint(
             args.checkpoint, device=args.device, backend=args.backend, precision=args.precision, settings=settings
         )
@@ -111,33 +107,11 @@ def run(args: argparse.Namespace) -> int:
     writer = ResultWriter(out, segmenter, snapshot, str(args.checkpoint), args.overlay, args.opacity)
     with watched(segmenter.device):
         failed = _segment_all(jobs, writer, BagOptions(args.topic, args.with_input), console)
-    console.print(
-        f"{len(jobs) - len(failed)} of {len(jobs)} inputs segmented into {out} ({segmenter.backend_description})",
-        highlight=False,
-    )
+    done = f"{len(jobs) - len(failed)} of {len(jobs)} inputs"
+    console.print(f"{done} segmented into {out} ({segmenter.backend_description})")
+    if failed:
+        console.print(Text(f"failed: {listed(str(job.source) for job in failed)}", style="red"))
     return 1 if failed else 0
-
-
-def find_jobs(inputs: Iterable[Path], out: Path) -> list[Job]:
-    """Lists what to segment and names the outputs.
-
-    Args:
-        inputs: Files, which are taken whatever they are called; bags; folders, of which images and videos are taken.
-        out: Where results go; a folder may not be input and output at once.
-
-    Raises:
-        FcclipError: A folder holds nothing to segment, or is the output folder.
-    """
-    sources: list[Path] = []
-    for path in inputs:
-        if path.is_dir() and path.resolve() == out.resolve():
-            raise FcclipError(f"{path} is both input and --out; the next run would segment its own results")
-        sources.extend(_media_in(path) if path.is_dir() and _kind_of(path) != "bag" else [path])
-    jobs: dict[str, Job] = {}
-    for source in sources:
-        stem = _free_stem(source, jobs)
-        jobs[stem] = Job(source, stem, _kind_of(source))
-    return list(jobs.values())
 
 
 @dataclass(frozen=True)
@@ -173,43 +147,82 @@ class ResultWriter:
     overlay: str
     opacity: float
 
-    def image(self, job: Job) -> None:
-        """Segments an image; its JSON comes last, so where it exists the other files do."""
+    def image(self, job: Job) -> list[str]:
+        """Segments an image; its JSON comes last, so where it exists the other files do.
+
+        Returns:
+            What the user should know.
+
+        Raises:
+            ImageError: It cannot be read, or its overlay has no room in the format.
+            OSError: A result cannot be written.
+        """
         import numpy as np
 
-        from fcclip_core.image_files import read_image
+        from fcclip_core.image_files import JPEG_SIDE, encode_image, read_photograph
 
-        image = read_image(job.source)
+        photograph = read_photograph(job.source)
+        image = photograph.pixels
+        height, width = image.shape[:2]
+        if self.overlay == "jpg" and max(height, width) > JPEG_SIDE:
+            raise ImageError(f"{height} x {width} pixels: a JPEG has at most {JPEG_SIDE} on a side; use --overlay png")
         result = self.segmenter(image)
         files = {"labels": f"{job.stem}_labels.png", "semantic": f"{job.stem}_semantic.png"}
-        self._save(files["labels"], result.segment_map.astype(np.uint16))
-        self._save(files["semantic"], result.semantic_map().astype(np.uint16))
+        contents = {
+            files["labels"]: encode_image(result.segment_map.astype(np.uint16), ".png"),
+            files["semantic"]: encode_image(result.semantic_map().astype(np.uint16), ".png"),
+        }
         if self.overlay != "none":
             files["overlay"] = f"{job.stem}_overlay.{self.overlay}"
-            self._save(files["overlay"], self._draw(image, result))
-        about = {"image": str(job.source), "height": image.shape[0], "width": image.shape[1], "files": files}
-        self._write_json(f"{job.stem}.json", about | self._run_description() | describe(result))
+            drawn = self._draw(image, result)
+            contents[files["overlay"]] = encode_image(drawn, f".{self.overlay}", quality=_JPEG_QUALITY)
+        self._forget(job)
+        for name, content in contents.items():
+            write_whole(self.out / name, content)
+        about = {"image": str(job.source), "height": height, "width": width, "files": files}
+        self._describe(job, about, describe(result))
+        return [_FIRST_PICTURE] if photograph.first_of_several else []
 
-    def video(self, job: Job, advance: Callable[[int, int], None]) -> None:
+    def video(self, job: Job, advance: Callable[[int, int], None]) -> list[str]:
         """Segments a video frame by frame.
 
         Args:
             job: The video.
-            advance: Called with (frames done, frames that the file announces; 0 if it does not).
+            advance: Called with (frames done, frames that the file holds; 0 if it does not say).
+
+        Returns:
+            What the user should know.
+
+        Raises:
+            ImageError: It cannot be read, or MPEG-4 cannot hold its overlay.
+            OSError: A result cannot be written.
         """
-        import cv2
+        from fcclip_core.video_files import VideoFile, movie
 
-        capture = cv2.VideoCapture(str(job.source))
-        try:
-            announced = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-            fps = capture.get(cv2.CAP_PROP_FPS) or _FALLBACK_FPS
-            files, size, done = self._frames(job, _frames_of(capture), fps, lambda done: advance(done, announced))
-        finally:
-            capture.release()
-        about = {"video": str(job.source), "height": size[0], "width": size[1], "fps": fps, "frames": done}
-        self._write_json(f"{job.stem}.json", about | {"files": files} | self._run_description())
+        video = VideoFile.open(job.source)
+        frames = video.frames()
+        first = next(frames)
+        height, width = first.image.shape[:2]
+        files = {"frames": f"{job.stem}_frames.jsonl"}
+        with contextlib.ExitStack() as overlay:
+            if self.overlay != "none":
+                files["overlay"] = f"{job.stem}_overlay.mp4"
+                show = overlay.enter_context(movie(self.out / files["overlay"], video.rate, first.image.shape))
+            # Finished before the overlay, which may fail without them.
+            with self._lines(job, files["frames"]) as write:
+                for index, frame in enumerate(itertools.chain([first], frames)):
+                    result = self.segmenter(frame.image)
+                    write({"frame": index, "time": round(frame.time, 6)} | _size(frame.image) | describe(result))
+                    if self.overlay != "none":
+                        show(self._draw(frame.image, result))
+                    done = index + 1
+                    advance(done, video.packets)
+        about = {"video": str(job.source), "height": height, "width": width, "fps": video.rate, "frames": done}
+        self._describe(job, about | {"files": files})
+        lost = video.packets - done if video.counts_frames else 0
+        return [f"{lost} of {video.packets} frames could not be read"] if lost > 0 else []
 
-    def bag(self, job: Job, options: BagOptions, advance: Callable[[int, int], None]) -> int:
+    def bag(self, job: Job, options: BagOptions, advance: Callable[[int, int], None]) -> list[str]:
         """Segments a bag image by image; its JSON comes last.
 
         Args:
@@ -218,9 +231,16 @@ class ResultWriter:
             advance: Called with (images done, images of the bag).
 
         Returns:
-            How many of its images could not be read.
+            What the user should know.
+
+        Raises:
+            ImageError: It cannot be read, or MPEG-4 cannot hold its overlay.
+            OSError: A result cannot be written.
         """
         import numpy as np
+
+        from fcclip_core.image_files import write_image
+        from fcclip_core.video_files import FALLBACK_RATE, movie
 
         bags = ros_module("fcclip_ros.bags", "labelling a bag")
         source = bags.BagImages(job.source, options.topic, option="--topic")
@@ -228,68 +248,47 @@ class ResultWriter:
         files = {"bag": f"{job.stem}_bag", "frames": f"{job.stem}_frames.jsonl", "labels": f"{job.stem}_labels"}
         (self.out / files["labels"]).mkdir(exist_ok=True)
         unreadable = 0
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as overlay, contextlib.ExitStack() as stack:
             labelled = stack.enter_context(bags.LabelBag(self.out / files["bag"]))
-            lines = stack.enter_context(self._lines(files["frames"]))
-            movie = None
+            write = stack.enter_context(self._lines(job, files["frames"]))
+            show = None
             for index, frame in enumerate(source.frames()):
                 if isinstance(frame, ImageError):
                     unreadable += 1
-                    lines({"frame": index, "error": str(frame)})
+                    write({"frame": index, "error": str(frame)})
                     continue
                 result = self.segmenter(frame.image)
                 labelled.write(frame, result, self.snapshot)
                 picture = f"{files['labels']}/{index:06}.png"
-                self._save(picture, result.segment_map.astype(np.uint16))
+                write_image(self.out / picture, result.segment_map.astype(np.uint16))
                 about = {"frame": index, "stamp": list(frame.stamp), "frame_id": frame.frame_id, "labels": picture}
-                lines(about | describe(result))
+                write(about | _size(frame.image) | describe(result))
                 if self.overlay != "none":
-                    if movie is None:
+                    if show is None:
                         files["overlay"] = f"{job.stem}_overlay.mp4"
-                        movie = stack.enter_context(self._movie(files["overlay"], rate or _FALLBACK_FPS, frame.image))
-                    movie(self._draw(frame.image, result))
+                        opened = movie(self.out / files["overlay"], rate or FALLBACK_RATE, frame.image.shape)
+                        show = overlay.enter_context(opened)
+                    show(self._draw(frame.image, result))
                 advance(index + 1, count)
             if count == unreadable:
                 raise ImageError(f"none of its {count} images can be read")
             if options.with_input:
                 labelled.copy(job.source)
         about = {"recording": str(job.source), "topic": options.topic, "frames": count, "unreadable": unreadable}
-        self._write_json(f"{job.stem}.json", about | {"files": files} | self._run_description())
-        return unreadable
-
-    def _frames(
-        self, job: Job, frames: Iterator[np.ndarray], fps: float, advance: Callable[[int], None]
-    ) -> tuple[dict[str, str], tuple[int, ...], int]:
-        """Writes the overlay video and the lines; returns their names, (height, width) and the number of frames."""
-        first = next(frames, None)
-        if first is None:
-            raise ImageError("no frame can be read: missing, damaged, or in a format that OpenCV's ffmpeg lacks")
-        files = {"frames": f"{job.stem}_frames.jsonl"}
-        with contextlib.ExitStack() as stack:
-            lines = stack.enter_context(self._lines(files["frames"]))
-            movie = None
-            if self.overlay != "none":
-                files["overlay"] = f"{job.stem}_overlay.mp4"
-                movie = stack.enter_context(self._movie(files["overlay"], fps, first))
-            for index, frame in enumerate(itertools.chain([first], frames)):
-                result = self.segmenter(frame)
-                lines({"frame": index, "time": index / fps} | describe(result))
-                if movie is not None:
-                    movie(self._draw(frame, result))
-                advance(index + 1)
-        return files, first.shape[:2], index + 1
+        self._describe(job, about | {"files": files})
+        return [f"{unreadable} of {count} frames could not be read"] if unreadable else []
 
     @contextlib.contextmanager
-    def _lines(self, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    def _lines(self, job: Job, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         """A file of JSON lines being written; yields the function that takes them."""
-        with whole_file(self.out / name) as part, part.open("w", encoding="utf-8") as file:
-            yield lambda values: print(json.dumps(values), file=file)
+        with whole_file(self.out / name) as part:
+            with part.open("wb") as file:
 
-    @contextlib.contextmanager
-    def _movie(self, name: str, fps: float, first: np.ndarray) -> Iterator[Callable[[np.ndarray], None]]:
-        """A video being written, as large as its first frame; yields the function that takes RGB frames."""
-        with whole_file(self.out / name) as part, _movie(part, fps, first.shape) as write:
-            yield write
+                def write(values: dict[str, Any]) -> None:
+                    file.write(json_line(values))
+
+                yield write
+            self._forget(job)
 
     def _draw(self, image: np.ndarray, result: PanopticResult) -> np.ndarray:
         from fcclip_core.visualization import draw_overlay
@@ -297,15 +296,12 @@ class ResultWriter:
         colors = dict(zip(self.snapshot.class_ids, self.snapshot.colors, strict=True))
         return draw_overlay(image, result, colors, self.opacity)
 
-    def _save(self, name: str, pixels: np.ndarray) -> None:
-        from PIL import Image
+    def _forget(self, job: Job) -> None:
+        """Takes an earlier run's description away before its other results are replaced."""
+        (self.out / f"{job.stem}.json").unlink(missing_ok=True)
 
-        with whole_file(self.out / name) as part:
-            Image.fromarray(pixels).save(part, quality=_JPEG_QUALITY)
-
-    def _write_json(self, name: str, document: dict[str, Any]) -> None:
-        with whole_file(self.out / name) as part:
-            part.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    def _describe(self, job: Job, about: dict[str, Any], found: dict[str, Any] | None = None) -> None:
+        write_json(self.out / f"{job.stem}.json", about | self._run_description() | (found or {}))
 
     def _run_description(self) -> dict[str, Any]:
         classes = [
@@ -342,8 +338,12 @@ def describe(result: PanopticResult) -> dict[str, Any]:
     }
 
 
+def _size(image: np.ndarray) -> dict[str, int]:
+    return {"height": image.shape[0], "width": image.shape[1]}
+
+
 def _output_folder(name: str) -> Path:
-    out = Path(name).expanduser()
+    out = expanded(name)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -353,92 +353,59 @@ def _output_folder(name: str) -> Path:
     return out
 
 
-def _kind_of(source: Path) -> Literal["image", "video", "bag"]:
-    suffix = source.suffix.lower()
-    if suffix in BAG_SUFFIXES or (source / "metadata.yaml").is_file():
-        return "bag"
-    return "video" if suffix in VIDEO_SUFFIXES else "image"
+def _segment_all(jobs: list[Job], writer: ResultWriter, bag_options: BagOptions, console: Terminal) -> list[Job]:
+    """Runs the jobs under a progress bar and returns those that failed: one never ends the run for the others."""
+    from rich.text import Text
 
+    from fcclip_core.devices import watched
 
-def _media_in(folder: Path) -> list[Path]:
-    from PIL import Image
-
-    images = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    found = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    media = [path for path in found if path.suffix.lower() in images | VIDEO_SUFFIXES]
-    if not media:
-        raise FcclipError(f"{folder} holds no image and no video; folders are read one level deep")
-    return media
-
-
-def _free_stem(source: Path, taken: dict[str, Job]) -> str:
-    candidates = [source.stem, f"{source.stem}_{source.suffix.lstrip('.').lower()}"]
-    candidates += [f"{source.stem}_{number}" for number in range(2, len(taken) + 3)]
-    return next(stem for stem in candidates if stem not in taken)
-
-
-def _segment_all(jobs: list[Job], writer: ResultWriter, bag_options: BagOptions, console: Any) -> list[Job]:
-    """Runs the jobs under a progress bar and returns those that could not be read."""
     failed = []
     with progress_bar(console) as progress:
         whole = progress.add_task("inputs", total=len(jobs))
         for job in jobs:
             try:
-                _segment_one(job, writer, bag_options, progress)
-            except ImageError as error:
+                with watched(writer.segmenter.device):
+                    notes = _segment_one(job, writer, bag_options, progress)
+            except DeviceLostError:
+                raise
+            except Exception as error:
+                _logger.info("%s failed", printable(str(job.source)), exc_info=True)
                 failed.append(job)
-                progress.console.print(f"[red]skipped[/] {job.source}: {error}", highlight=False, soft_wrap=True)
+                console.print(Text.assemble(("skipped", "red"), f" {job.source}: {_reason(error)}"))
+            else:
+                for note in notes:
+                    console.print(Text(f"{job.source}: {note}", style="yellow"))
             progress.advance(whole)
     return failed
 
 
-def _segment_one(job: Job, writer: ResultWriter, bag_options: BagOptions, progress: Progress) -> None:
+def _reason(error: Exception) -> str:
+    if isinstance(error, FcclipError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        name = "" if error.filename is None else f"{Path(os.fsdecode(error.filename)).name}: "
+        return f"{name}{error.strerror}"
+    if isinstance(error, OSError):
+        return str(error)
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _segment_one(job: Job, writer: ResultWriter, bag_options: BagOptions, progress: Progress) -> list[str]:
+    """Runs a job; returns what the user should know.
+
+    Raises:
+        Exception: It failed.
+    """
+    if os.path.exists(job.source) and not (os.path.isfile(job.source) or os.path.isdir(job.source)):
+        raise ImageError("it is no file: a pipe, a socket or a device cannot be read")
     if job.kind == "image":
-        writer.image(job)
-        return
-    task: TaskID = progress.add_task(job.source.name, total=None)
-    seen = (0, 0)
+        return writer.image(job)
+    task: TaskID = progress.add_task(printable(job.source.name), total=None)
 
     def advance(done: int, announced: int) -> None:
-        nonlocal seen
-        seen = (done, announced)
         progress.update(task, completed=done, total=announced or None)
 
     try:
-        if job.kind == "bag":
-            unreadable = writer.bag(job, bag_options, advance)
-        else:
-            writer.video(job, advance)
-            unreadable = max(seen[1] - seen[0], 0)
+        return writer.bag(job, bag_options, advance) if job.kind == "bag" else writer.video(job, advance)
     finally:
         progress.remove_task(task)
-    if unreadable:
-        text = f"[yellow]{job.source}: {unreadable} of {seen[1]} frames could not be read[/]"
-        progress.console.print(text, highlight=False, soft_wrap=True)
-
-
-def _frames_of(capture: Any) -> Iterator[np.ndarray]:
-    """RGB frames of an OpenCV capture until it ends."""
-    while True:
-        good, frame = capture.read()
-        if not good:
-            return
-        yield frame[:, :, ::-1].copy()
-
-
-@contextlib.contextmanager
-def _movie(path: Path, fps: float, size: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
-    """An mp4 file being written; yields the function that takes RGB frames."""
-    import cv2
-
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (size[1], size[0]))
-    if not writer.isOpened():
-        raise FcclipError(f"cannot write video {path}: this OpenCV has no mp4v encoder; use --overlay none")
-
-    def write(frame: np.ndarray) -> None:
-        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-
-    try:
-        yield write
-    finally:
-        writer.release()

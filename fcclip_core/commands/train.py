@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands import train_world
 from fcclip_core.commands.inference_arguments import vocabulary_from
 from fcclip_core.errors import TrainingError
+from fcclip_core.paths import expanded
 
 if TYPE_CHECKING:
     from fcclip_core.checkpoints import Checkpoint
@@ -56,15 +56,15 @@ def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> 
     from fcclip_core.training.config import PRECISIONS, TrainingConfig
 
     parser = recipes.add_parser(dataset, help=title, description=f"The paper's recipe on {title}.")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="root folder of the dataset")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="states, log and checkpoints go here")
+    parser.add_argument("--data", type=expanded, required=True, metavar="DIR", help="root folder of the dataset")
+    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="for states, log and checkpoints")
     parser.add_argument("--split", default=split, help=f"part of the dataset (default: {split})")
     parser.add_argument(
         "--vocabulary", metavar="V", help="names of the dataset's classes, in its order (default: see docs/training.md)"
     )
     parser.add_argument("--preset", default="convnext_large", help="model to train (default: convnext_large)")
     parser.add_argument(
-        "--clip", type=Path, metavar="FILE", help="CLIP's weights (default: open_clip's cache or download)"
+        "--clip", type=expanded, metavar="FILE", help="CLIP's weights (default: open_clip's cache or download)"
     )
     parser.add_argument(
         "--checkpoint", metavar="C", help="start from these weights instead: a file, a bundled name or recipe:NAME"
@@ -92,20 +92,19 @@ def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> 
 
 def run(args: argparse.Namespace) -> int:
     """Trains on a panoptic dataset."""
-    from rich.console import Console
-
     from fcclip_core import distributed
     from fcclip_core.datasets.catalogue import DATASETS, dataset_vocabulary
     from fcclip_core.devices import resolve_device
+    from fcclip_core.terminal import Terminal
     from fcclip_core.training.trainer import Trainer
 
     entry, config = DATASETS[args.dataset], config_from(args)
     with distributed.workers(resolve_device(args.device)) as device:
-        dataset: Any = entry.open(args.data.expanduser(), args.split)
+        dataset: Any = entry.open(args.data, args.split)
         given = None if args.vocabulary is None else vocabulary_from(args.vocabulary)
         checkpoint = _starting_point(args, dataset_vocabulary(entry, dataset.classes, given))
-        trainer = Trainer(config, checkpoint, dataset, args.out.expanduser(), device=device)
-        console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not distributed.is_first())
+        trainer = Trainer(config, checkpoint, dataset, args.out, device=device)
+        console = Terminal(stderr=True, soft_wrap=True, quiet=not distributed.is_first())
         console.print(
             f"{checkpoint.config.name} on {len(dataset):,} images, {config.batch_size} a step, {device}: "
             + (f"resuming at step {trainer.step:,}" if trainer.step else "a new run")

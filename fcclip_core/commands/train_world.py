@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcclip_core.paths import expanded
+
 if TYPE_CHECKING:
     from fcclip_core.datasets.world_shards import WorldShards
     from fcclip_core.vocabulary import Vocabulary
@@ -31,7 +33,7 @@ def add_actions(actions: Any) -> None:
     )
     _add_common(world, "shards of `fcclip world render --shards --split train`")
     world.add_argument(
-        "--clip", required=True, metavar="FILE", type=Path, help="clip.safetensors of `fcclip train world-clip`"
+        "--clip", required=True, metavar="FILE", type=expanded, help="clip.safetensors of `fcclip train world-clip`"
     )
     world.add_argument(
         "--train-backbone", action="store_true", help="train CLIP's image tower too, as in the paper's Table 6"
@@ -50,6 +52,7 @@ def run_clip(args: argparse.Namespace) -> int:
     from fcclip_core import distributed
     from fcclip_core.devices import resolve_device
     from fcclip_core.simulation.names import world_vocabulary
+    from fcclip_core.terminal import Terminal
     from fcclip_core.training.world_clip import CLIP_FILE, ClipRecipe, ClipTraining, export_clip
 
     vocabulary = world_vocabulary()
@@ -62,7 +65,7 @@ def run_clip(args: argparse.Namespace) -> int:
         training.run()
         if distributed.is_first():
             export_clip(args.out / CLIP_FILE, training.model)
-            print(args.out / CLIP_FILE)
+            Terminal(soft_wrap=True).print(args.out / CLIP_FILE)
     return 0
 
 
@@ -76,6 +79,7 @@ def run_world(args: argparse.Namespace) -> int:
     from fcclip_core.checkpoints import save_checkpoint
     from fcclip_core.devices import resolve_device
     from fcclip_core.simulation.names import train_vocabulary
+    from fcclip_core.terminal import Terminal
     from fcclip_core.training.trainer import Trainer
     from fcclip_core.training.world import DEFAULT_STEPS, starting_point, world_config
 
@@ -87,25 +91,25 @@ def run_world(args: argparse.Namespace) -> int:
         trainer.run()
         if distributed.is_first():
             save_checkpoint(args.out / DEMO_FILE, trainer.checkpoint(), dtype="float16")
-            print(args.out / DEMO_FILE)
+            Terminal(soft_wrap=True).print(args.out / DEMO_FILE)
     return 0
 
 
 def _add_common(parser: argparse.ArgumentParser, scenes: str) -> None:
-    parser.add_argument("scenes", metavar="SCENES", type=Path, help=f"folder with {scenes}")
-    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="states, log and result")
+    parser.add_argument("scenes", metavar="SCENES", type=expanded, help=f"folder with {scenes}")
+    parser.add_argument("--out", required=True, metavar="DIR", type=expanded, help="states, log and result")
     parser.add_argument("--steps", type=int, metavar="N", help="optimizer steps in all (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, another run (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 
 
 def _shards(folder: Path, vocabulary: Vocabulary) -> WorldShards:
-    from rich.console import Console
     from rich.progress import Progress
 
     from fcclip_core.datasets.world_shards import WorldShards
+    from fcclip_core.terminal import Terminal
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Terminal(stderr=True), transient=True) as progress:
         task = progress.add_task("reading scenes", total=None)
         return WorldShards(
             folder, vocabulary, advance=lambda done, total: progress.update(task, completed=done, total=total)

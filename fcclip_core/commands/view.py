@@ -8,6 +8,7 @@ import importlib
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from urllib.parse import urlsplit
 
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
-from fcclip_core.errors import FcclipError
+from fcclip_core.errors import FcclipError, first_line
+from fcclip_core.paths import expanded, refuse_overwriting
 from fcclip_core.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -37,14 +39,14 @@ def add_parser(subparsers: Any) -> None:
         "labels and camera may lie in different bags. Where frames were labelled without depth, but depth and "
         "camera_info were recorded, cloud and boxes are worked out from those. Needs rerun-sdk.",
     )
-    parser.add_argument("bags", nargs="*", type=Path, metavar="BAG", help="mcap or sqlite3 (default: a running node)")
+    parser.add_argument("bags", nargs="*", type=expanded, metavar="BAG", help="mcap, sqlite3 (default: a running node)")
     parser.add_argument("--node", default="/fcclip", metavar="NAME", help="whose labels (default: /fcclip)")
     parser.add_argument("--camera", action="append", default=[], metavar="NAME", help="of several; may be repeated")
     parser.add_argument("--image", action="append", default=[], metavar="TOPIC", help="images; one for each camera")
     parser.add_argument("--depth", action="append", default=[], metavar="TOPIC", help="depth in a bag, likewise")
     parser.add_argument("--point-step", type=int, default=1, metavar="N", help="every Nth row and column of clouds")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--save", type=Path, metavar="FILE.rrd", help="write a recording instead of opening the viewer")
+    where.add_argument("--save", type=expanded, metavar="FILE.rrd", help="write a recording, open no viewer")
     where.add_argument(
         "--connect",
         nargs="?",
@@ -66,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.point_step < 1:
         raise FcclipError(f"--point-step is {args.point_step}; it must be at least 1")
+    if args.save is not None:
+        inside = (file for bag in args.bags if bag.is_dir() for file in bag.iterdir())
+        refuse_overwriting("--save", [args.save], [*args.bags, *inside])
     topics = ros_module("fcclip_ros.view.topics", "looking at topics")
     wanted = topics.Wanted(args.node, tuple(args.camera), tuple(args.image), tuple(args.depth))
     with _recording(args.save, args.connect) as recording:
@@ -77,12 +82,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_bags(paths: list[Path], scene: Any, wanted: Any) -> None:
-    from rich.console import Console
+    from fcclip_core.terminal import Terminal
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        console.print(text, soft_wrap=True)
 
     reader = ros_module("fcclip_ros.view.recorded", "looking at a bag")
     with progress_bar(console) as progress:
@@ -104,18 +109,56 @@ def _recording(save: Path | None, connect: str | None) -> Iterator[rerun.Recordi
     recording = rr.RecordingStream("fcclip_view")
     with contextlib.ExitStack() as stack:
         if save is not None:
-            if not save.expanduser().parent.is_dir():
-                raise FcclipError(f"--save {save}: there is no folder {save.parent}")
-            recording.save(stack.enter_context(whole_file(save.expanduser())))
+            stack.enter_context(_saved(recording, save))
         elif connect:
             _check_viewer(connect)
             recording.connect_grpc(connect)
+            stack.callback(recording.disconnect)
         else:
             _check_display()
             recording.spawn()
-        # Before the file is moved to its place, also when something goes wrong.
-        stack.callback(recording.disconnect)
+            stack.callback(recording.disconnect)
         yield recording
+
+
+@contextlib.contextmanager
+def _saved(recording: rerun.RecordingStream, path: Path) -> Iterator[None]:
+    """What is logged goes to a file, which is whole or not there.
+
+    Raises:
+        FcclipError: It cannot be written.
+    """
+    if not path.parent.is_dir():
+        raise FcclipError(f"--save {path}: there is no folder {path.parent}")
+    with whole_file(path) as part:
+        recording.save(part)
+        try:
+            yield
+            try:
+                recording.flush()
+            except Exception as error:  # Rerun has said why in its log; older versions raise nothing here.
+                raise _unwritten(path, error) from error
+        finally:
+            recording.disconnect()
+        _check_readable(part, path)
+
+
+def _check_readable(part: Path, path: Path) -> None:
+    """Reads a recording's end, which Rerun writes last and without a word if it cannot."""
+    try:
+        reader = importlib.import_module("rerun.chunk").RrdReader
+    except (ImportError, AttributeError):  # a Rerun without it
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a file without its table of contents can be read, slowly
+            reader(part)
+    except Exception as error:
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: Exception) -> FcclipError:
+    return FcclipError(f"--save {path} cannot be written: {first_line(error)}; is the disk full?")
 
 
 def _check_viewer(url: str) -> None:

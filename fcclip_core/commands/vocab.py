@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.errors import FcclipError, VocabularyError
 from fcclip_core.model_zoo import TRAINED_ON
+from fcclip_core.paths import expanded, refuse_overwriting
 from fcclip_core.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
 
     convert = _add_action(actions, "convert", convert_list, "turn one of the paper's `id:name,synonym` lists into YAML")
     convert.add_argument("source", metavar="FILE.txt")
-    convert.add_argument("target", metavar="OUT.yaml")
+    convert.add_argument("target", metavar="OUT.yaml", type=expanded)
     convert.add_argument(
         "--like", metavar="NAME|FILE", help="vocabulary of as many classes from which to take, in order, what is stuff"
     )
@@ -98,12 +98,12 @@ def check_file(args: argparse.Namespace) -> int:
     try:
         vocabulary = Vocabulary.load(args.vocabulary)
     except VocabularyError as error:
-        print(f"wrong: {error}")
+        _say(f"wrong: {error}")
         return 1
     for doubt in doubts(vocabulary):
-        print(f"doubtful: {doubt}")
+        _say(f"doubtful: {doubt}")
     things = sum(vocabulary.things)
-    print(
+    _say(
         f"usable: {len(vocabulary)} classes ({things} things, {len(vocabulary) - things} stuff), "
         f"{len(vocabulary.synonyms)} names"
     )
@@ -118,11 +118,12 @@ def convert_list(args: argparse.Namespace) -> int:
     """
     from fcclip_core.vocabulary import Vocabulary
 
-    target = Path(args.target)
+    target = args.target
     if target.suffix.lower() not in (".yaml", ".yml"):
         raise FcclipError(f"{target} is not the name of a .yaml file")
     if target.exists() and not args.force:
         raise FcclipError(f"{target} exists; add --force to replace it")
+    refuse_overwriting("the result", [target], map(expanded, filter(None, [args.source, args.like])))
     things = Vocabulary.load(args.like).things if args.like else None
     vocabulary = Vocabulary.load(args.source, things=things)
     try:
@@ -130,7 +131,7 @@ def convert_list(args: argparse.Namespace) -> int:
             part.write_text(vocabulary.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise FcclipError(f"cannot write {target}: {error.strerror or error}") from error
-    print(f"{len(vocabulary)} classes written to {target}")
+    _say(f"{len(vocabulary)} classes written to {target}")
     return 0
 
 
@@ -159,15 +160,21 @@ def _add_action(
     return parser
 
 
+def _say(line: str) -> None:
+    from fcclip_core.terminal import Terminal
+
+    Terminal(soft_wrap=True).print(line)
+
+
 def _print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     from rich import box
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from fcclip_core.terminal import Terminal
 
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
-        table.add_column(escape(column), overflow="fold")
+        table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    Console().print(table)
+        table.add_row(*map(str, row))
+    Terminal().print(table)

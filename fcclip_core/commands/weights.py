@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands.inference_arguments import vocabulary_from
 from fcclip_core.errors import CheckpointError
+from fcclip_core.paths import expanded, refuse_overwriting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,11 +37,11 @@ def add_parser(subparsers: Any) -> None:
         "origin inside.",
     )
     importing.add_argument("source", metavar="SRC", help="file, bundled name or recipe:NAME")
-    importing.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", type=Path)
+    importing.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", type=expanded)
     importing.add_argument(
         "--clip",
         metavar="FILE",
-        type=Path,
+        type=expanded,
         help="CLIP's weights as open_clip saves them, if SRC has none (default: open_clip's cache or download)",
     )
     importing.add_argument("--preset", help="fail unless SRC fits this preset (default: recognise it)")
@@ -57,20 +57,20 @@ def add_parser(subparsers: Any) -> None:
     importing.set_defaults(run=run_import)
 
     inspecting = actions.add_parser("inspect", help="say what a file of weights holds, and check it")
-    inspecting.add_argument("file", metavar="FILE", type=Path)
+    inspecting.add_argument("file", metavar="FILE", type=expanded)
     inspecting.set_defaults(run=run_inspect)
 
 
 def run_list(args: argparse.Namespace) -> int:
     """Prints the published models and what else `--checkpoint` accepts."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
 
     from fcclip_core.model.config import PRESETS
     from fcclip_core.model_zoo import AUTHORS, PUBLISHED_MODELS, RECIPE_PREFIX, bundled_checkpoints
+    from fcclip_core.terminal import Terminal
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True)
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title="Published results, per cent", title_style="")
     table.add_column("dataset", no_wrap=True)
     for model in PUBLISHED_MODELS:
@@ -95,16 +95,16 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_import(args: argparse.Namespace) -> int:
     """Joins, checks and writes."""
-    from rich.console import Console
-
     from fcclip_core.checkpoints import load_checkpoint, save_checkpoint
     from fcclip_core.commands.progress_bar import progress_bar, reporter
+    from fcclip_core.terminal import Terminal
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Terminal(stderr=True, soft_wrap=True)
     if args.output.suffix != ".safetensors":
         raise CheckpointError(f"{args.output} must end in .safetensors: that is what is written")
     if not args.output.parent.is_dir():
         raise CheckpointError(f"{args.output.parent} is not a folder; make it first, or choose another output")
+    refuse_overwriting("--output", [args.output], [expanded(args.source), *filter(None, [args.clip])])
     with progress_bar(console) as bar:
         checkpoint = load_checkpoint(
             args.source,
@@ -121,13 +121,13 @@ def run_import(args: argparse.Namespace) -> int:
 
 def run_inspect(args: argparse.Namespace) -> int:
     """Prints what a file holds; a file that does not pass the checks is an error."""
-    from rich.console import Console
     from rich.table import Table
 
     from fcclip_core.checkpoints import METADATA_KEY, check_published, holds_clip, load_checkpoint
+    from fcclip_core.terminal import Terminal
     from fcclip_core.weight_files import read_weight_file
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     file = read_weight_file(args.file)
     ours = METADATA_KEY in file.metadata
     checkpoint: Checkpoint | None = None

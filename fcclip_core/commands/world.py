@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 from typing import Any
 
 from fcclip_core.errors import FcclipError
+from fcclip_core.paths import expanded
 
 
 def add_parser(subparsers: Any) -> None:
@@ -19,7 +19,7 @@ def add_parser(subparsers: Any) -> None:
         help="write a COCO-panoptic directory with depth and camera poses, or shards for training",
         description="Rendered off-screen by MuJoCo. The same seed gives the same pixels; run again, it continues.",
     )
-    render.add_argument("out", metavar="OUT", help="folder to write to, made if need be")
+    render.add_argument("out", metavar="OUT", type=expanded, help="folder to write to, made if need be")
     render.add_argument("--scenes", type=int, required=True, metavar="N", help="how many scenes")
     render.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other scenes (default: 0)")
     render.add_argument(
@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
         help="record what a robot's camera sees on its way through one scene; sim_camera plays it",
         description="Writes a COCO-panoptic directory with depth and camera poses, frame after frame.",
     )
-    drive.add_argument("out", metavar="OUT", help="empty folder to write to, made if need be")
+    drive.add_argument("out", metavar="OUT", type=expanded, help="empty folder to write to, made if need be")
     drive.add_argument("--frames", type=int, default=60, metavar="N", help="how many (default: 60)")
     drive.add_argument("--rate", type=float, default=5.0, metavar="HZ", help="frames a second (default: 5)")
     drive.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, another drive (default: 0)")
@@ -61,15 +61,15 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FcclipError: A value out of range, no GL library, nowhere to write, or a folder with something else in it.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from fcclip_core.simulation.dataset import WorldPlan, write_coco, write_shards
+    from fcclip_core.terminal import Terminal
 
     plan = WorldPlan(args.scenes, args.seed, args.split, args.size, args.views)
-    out = Path(args.out).expanduser()
+    out = args.out
     columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Terminal(stderr=True)) as progress:
         task = progress.add_task("frames", total=plan.frames)
         write = write_shards if args.shards else write_coco
         try:
@@ -85,13 +85,13 @@ def run_drive(args: argparse.Namespace) -> int:
     Raises:
         FcclipError: No GL library, nowhere to write, or a folder with something in it.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
     from fcclip_core.simulation.recording import record_drive
+    from fcclip_core.terminal import Terminal
 
-    out = Path(args.out).expanduser()
-    with Progress(console=Console(stderr=True)) as progress:
+    out = args.out
+    with Progress(console=Terminal(stderr=True)) as progress:
         task = progress.add_task("frames", total=args.frames)
         try:
             record_drive(

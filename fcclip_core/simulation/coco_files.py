@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from fcclip_core.image_files import write_image
 from fcclip_core.simulation import names
 from fcclip_core.simulation.frames import Frame
 from fcclip_core.whole_file import whole_file
@@ -40,8 +40,7 @@ def save_frame(out: Path, stem: str, number: int, frame: Frame) -> dict[str, Any
     """
     millimetres = np.where(frame.depth < DEPTH_LIMIT, frame.depth * 1000 + 0.5, 0).astype(np.uint16)
     for folder, pixels in zip(FOLDERS, (frame.image, _as_rgb(frame.segment_map), millimetres), strict=True):
-        with whole_file(out / folder / f"{stem}.png") as part:
-            Image.fromarray(pixels).save(part, compress_level=3)
+        write_image(out / folder / f"{stem}.png", pixels, compress_level=3)
     return _record(number, stem, frame)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fcclip_core import distributed
 from fcclip_core.errors import TrainingError
+from fcclip_core.terminal import Terminal
 from fcclip_core.whole_file import whole_file
 
 LOG_FILE = "log.jsonl"
@@ -31,7 +31,7 @@ class Journal:
             TextColumn("{task.fields[loss]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Terminal(stderr=True),
             disable=self._silent,
         )
         self._task = self._progress.add_task("training", total=steps, completed=first_step, loss="")

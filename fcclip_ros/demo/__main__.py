@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
 import rclpy
 from rclpy.signals import SignalHandlerOptions
-from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from fcclip_core.errors import FcclipError
+from fcclip_core.interruption import exit_status, interruptible
+from fcclip_core.paths import expanded
 from fcclip_core.resources import config_path
+from fcclip_core.terminal import Terminal
 from fcclip_ros.demo.children import Children, unused_domain_id
 from fcclip_ros.demo.film import FILM, Film
 from fcclip_ros.demo.frames import Frame
@@ -42,19 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; None takes the process's.
 
     Returns:
-        0 if frames were labelled under every vocabulary and every check passed, 1 if not, 130 after Ctrl-C.
+        0 if frames were labelled under every vocabulary and every check passed, 1 if not; 130 after Ctrl-C, 143 after
+        SIGTERM.
     """
-    args = _parser().parse_args(argv)
-    console = Console(soft_wrap=True)
-    signal.signal(signal.SIGTERM, _interrupt)
+    console = Terminal(soft_wrap=True)
     try:
-        return Demo(args, console).run()
-    except FcclipError as error:
-        console.print(f"[bold red]demo failed:[/] {error}", highlight=False)
+        with interruptible():
+            return Demo(_parser().parse_args(argv), console).run()
+    except (FcclipError, OSError) as error:
+        console.print(Text.assemble(("demo failed:", "bold red"), f" {error}"))
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         console.print("interrupted; the node and the camera have been stopped")
-        return 130
+        return exit_status(error)
 
 
 class Demo:
@@ -66,7 +67,7 @@ class Demo:
         changes: The vocabularies that have been in force.
     """
 
-    def __init__(self, args: argparse.Namespace, console: Console) -> None:
+    def __init__(self, args: argparse.Namespace, console: Terminal) -> None:
         """Checks the arguments, prepares the folder, and finds out whether the world can be rendered here."""
         self.args = args
         self.console = console
@@ -75,13 +76,14 @@ class Demo:
         _prepare_folder(args.out)
         self._recording: Path | None = args.recording
         if self._recording is None and (obstacle := _why_not_render()):
-            console.print(f"[yellow]The world cannot be rendered here, a recorded drive is played:[/] {obstacle}")
+            said = "The world cannot be rendered here, a recorded drive is played:"
+            console.print(Text.assemble((said, "yellow"), f" {obstacle}"))
             self._recording = RECORDED_DRIVE
 
     def run(self) -> int:
         """Starts everything, shows three vocabularies, ends everything, reports."""
         _prepare_environment()
-        self.console.print(f"camera: {self._camera}\nmodel: {self.args.checkpoint}", highlight=False)
+        self.console.print(f"camera: {self._camera}\nmodel: {self.args.checkpoint}")
         self.console.print(f"ROS domain {os.environ['ROS_DOMAIN_ID']}, logs and pictures in {self.args.out}")
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         try:
@@ -154,8 +156,9 @@ class Demo:
         self.changes.append(change)
         took = f"in force {change.seconds:.2f} s after the request, " if change.seconds else ""
         self.console.print(
-            f"[bold]vocabulary {change.version}: {change.title}[/] ({took}{len(change.vocabulary)} classes)",
-            highlight=False,
+            Text.assemble(
+                (f"vocabulary {change.version}: {change.title}", "bold"), f" ({took}{len(change.vocabulary)} classes)"
+            )
         )
 
     def _watch(self, watcher: Watcher, children: Children, version: int) -> None:
@@ -216,11 +219,12 @@ class Demo:
             problems=problems,
         )
         self.console.print(table(ledger, watcher.diagnostics, "what this process and the node counted"))
-        self.console.print(f"film {film}, report {path}", highlight=False)
+        self.console.print(f"film {film}, report {path}")
         for problem in problems[:20]:
-            self.console.print(f"[bold red]check failed:[/] {problem}", highlight=False)
+            self.console.print(Text.assemble(("check failed:", "bold red"), f" {problem}"))
         if not problems:
-            self.console.print(f"[bold green]all checks passed[/] on {ledger.labelled} labelled frames")
+            passed = ("all checks passed", "bold green")
+            self.console.print(Text.assemble(passed, f" on {ledger.labelled} labelled frames"))
         return 1 if problems else 0
 
 
@@ -236,9 +240,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=4.0, help="camera frames per second (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=START_SEED, help="another seed, other rooms (default: %(default)s)")
     parser.add_argument(
-        "--recording", type=Path, metavar="DIR", help="play a drive that `fcclip world drive` recorded, not a live one"
+        "--recording", type=expanded, metavar="DIR", help="play a drive of `fcclip world drive`, not a live one"
     )
-    parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--out", type=expanded, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
     return parser
 
 
@@ -277,10 +281,6 @@ def _yaml(value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(f"'{item}'" for item in value) + "]"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fcclip_core.image_files import write_image
 from fcclip_core.results import Segment
 from fcclip_core.visualization import draw_caption, draw_legend, draw_overlay
-from fcclip_core.whole_file import whole_file
+from fcclip_core.whole_file import write_whole
 from fcclip_ros.demo.frames import Frame, PublishedClass
 
 FILM = "film.gif"
@@ -69,12 +71,13 @@ class Film:
         stills = {}
         for version, pictures in sorted(by_version.items()):
             stills[version] = folder / f"vocabulary_{version}.png"
-            with whole_file(stills[version]) as part:
-                Image.fromarray(pictures[len(pictures) // 2]).save(part, format="png")
+            write_image(stills[version], pictures[len(pictures) // 2])
         film = folder / FILM
         first, *rest = (_with_few_colors(picture) for _, picture in self._pictures)
-        with whole_file(film) as part:
-            first.save(part, format="gif", save_all=True, append_images=rest, duration=_PICTURE_MILLISECONDS, loop=0)
+        # Not to the file: Pillow takes no notice of a full disk.
+        buffer = io.BytesIO()
+        first.save(buffer, "gif", save_all=True, append_images=rest, duration=_PICTURE_MILLISECONDS, loop=0)
+        write_whole(film, buffer.getvalue())
         return film, stills
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import os
+import re
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +25,7 @@ from fcclip_core.errors import FcclipError, SettingsError, VocabularyError
 from fcclip_core.image_files import read_image
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.settings import InferenceSettings
+from fcclip_core.video_files import VideoFile, VideoFrame
 
 
 class FakeSegmenter:
@@ -326,3 +331,246 @@ def test_every_setting_is_an_option(tmp_path: Path) -> None:
     )
     large = settings_from(parser.parse_args([*base, "--shorter-side", "2000"]))
     assert (large.shorter_side, large.max_size) == (2000, 2000)
+
+
+# --- one bad input, one bad output ------------------------------------------------------------------------------
+
+
+@contextmanager
+def full_disk(limit: int = 100_000) -> Iterator[None]:
+    """Files end at `limit` bytes, as on a disk that is full then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A picture that no format makes small."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def save_noise_video(path: Path, frames: int = 12, sizes: tuple[tuple[int, int], ...] = ((240, 320),)) -> Path:
+    height, width = sizes[0]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (width, height))
+    for index in range(frames):
+        writer.write(noise(height, width, index))
+    writer.release()
+    return path
+
+
+def said_in(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("overlay", ["jpg", "png"])
+def test_an_overlay_that_the_disk_has_no_room_for_is_not_left_cut(
+    tmp_path: Path, overlay: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(noise(500, 600)).save(tmp_path / "a.png")
+    small = save_image(tmp_path / "b.png")
+    out = tmp_path / "out"
+    with full_disk():
+        assert run(tmp_path / "a.png", small, "--out", out, "--overlay", overlay) == 1
+    assert "a.png: a_overlay" in (said := said_in(capsys)) and "File too large" in said
+    assert "1 of 2 inputs" in said and f"failed: {tmp_path / 'a.png'}" in said
+    whole = ["b.json", "b_labels.png", f"b_overlay.{overlay}", "b_semantic.png"]
+    assert names_in(out) == ["a_labels.png", "a_semantic.png", *whole]
+
+
+def test_an_overlay_video_that_the_disk_has_no_room_for_is_not_left_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video, out = save_noise_video(tmp_path / "noise.avi"), tmp_path / "out"
+    with full_disk():
+        assert run(video, "--out", out) == 1
+    assert "frames can be read back from noise_overlay.mp4; is the disk full?" in said_in(capsys)
+    assert names_in(out) == ["noise_frames.jsonl"], "what was computed stays"
+
+
+def test_a_failed_run_takes_an_earlier_description_away(tmp_path: Path) -> None:
+    """Where the JSON is the other files are, and are those that it describes."""
+    photo, out = tmp_path / "a.png", tmp_path / "out"
+    save_image(photo)
+    assert run(photo, "--out", out) == 0
+    Image.fromarray(noise(500, 600)).save(photo)
+    with full_disk():
+        assert run(photo, "--out", out) == 1
+    assert "a.json" not in names_in(out) and Image.open(out / "a_overlay.jpg").size == (60, 40)
+
+
+def test_an_unexpected_error_of_one_input_does_not_end_the_run(
+    tmp_path: Path, fake_segmenter: type[FakeSegmenter], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(frame: int) -> None:
+        if frame == 1:
+            raise ZeroDivisionError("nobody knows")
+
+    fake_segmenter.on_frame = staticmethod(fail)
+    assert run(*(save_image(tmp_path / f"{i}.png") for i in range(3)), "--out", tmp_path / "out") == 1
+    said = said_in(capsys)
+    assert "0.png: ZeroDivisionError: nobody knows" in said and "2 of 3 inputs" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("source", "other"),
+    [
+        ("x.jpg", "x_overlay.jpg"),
+        ("x.jpg", "x_labels.png"),
+        ("./x.jpg", "../{folder}/x_overlay.jpg"),
+        ("x.mp4", "x_overlay.mp4"),
+    ],
+)
+def test_an_output_that_is_an_input_is_refused(
+    tmp_path: Path, source: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [source, other.format(folder=tmp_path.name)]
+    for path in map(Path, given):
+        save_video(path) if path.suffix == ".mp4" else save_image(path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FcclipError, match="would replace an input of this call"):
+        run(*given, "--out", ".")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_an_output_that_is_an_input_by_a_link_is_refused(tmp_path: Path, hard: bool) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    photo, precious = save_image(tmp_path / "x.jpg"), save_image(tmp_path / "precious.jpg")
+    (out / "x_overlay.jpg").hardlink_to(precious) if hard else (out / "x_overlay.jpg").symlink_to(precious)
+    with pytest.raises(FcclipError, match="would replace an input"):
+        run(photo, precious, "--out", out)
+
+
+def test_a_folder_as_input_and_output_by_a_link_is_refused(tmp_path: Path) -> None:
+    save_image(tmp_path / "real.png")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(FcclipError, match="both input and --out"):
+        run(tmp_path, "--out", tmp_path / "link")
+
+
+def test_names_that_a_usb_stick_takes_for_one_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    for folder in ("1", "2"):
+        (tmp_path / folder).mkdir()
+    inputs = [save_image(tmp_path / name) for name in ("1/a.JPG", "1/a.png", "1/A.bmp", "2/a.JPG")]
+    assert run(tmp_path / "1", tmp_path / "2", "--out", tmp_path / "out", "--overlay", "none") == 0
+    found = [path.stem.lower() for path in (tmp_path / "out").glob("*.json")]
+    assert len(set(found)) == len(found) == len(inputs)
+
+
+def test_names_of_any_bytes_and_length_are_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    names = [
+        b"caf\xe9.png",
+        b"n" * 230 + b".png",
+        b"m" * 251 + b".png",
+        "ü".encode() * 125 + b".png",
+        b"[red]x[bold]\x1b[31m.png",
+    ]
+    picture = save_image(tmp_path / "p.png").read_bytes()
+    for name in names:
+        (photos / os.fsdecode(name)).write_bytes(picture)
+    assert run(photos, "--out", tmp_path / "out") == 0
+    about = [json.loads(path.read_bytes()) for path in (tmp_path / "out").glob("*.json")]
+    assert {os.fsencode(Path(entry["image"]).name) for entry in about} == set(names), "the JSON gives the names back"
+    for entry in about:
+        assert all((tmp_path / "out" / name).is_file() for name in entry["files"].values())
+    assert "\x1b[31m" not in capsys.readouterr().err
+
+
+def test_failed_names_reach_the_terminal_as_escapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (b"caf\xe9.png", b"\x1b]0;owned\x07.png", b"[red]x[bold].mp4"):
+        (tmp_path / os.fsdecode(name)).write_text("no picture")
+    assert run(tmp_path, "--out", tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert r"caf\udce9.png" in said and r"\x1b]0;owned" in said and "[red]x[bold].mp4" in said
+    assert "\x1b" not in said and "\x07" not in said
+
+
+def test_a_video_of_any_name_is_done(tmp_path: Path) -> None:
+    for name in (b"caf\xe9.mp4", b"2024-01-01T12:30:00.mp4", b"100%d.mp4", b"\x1b[31m.mp4"):
+        save_video(tmp_path / "plain.mp4").rename(tmp_path / os.fsdecode(name))
+    assert run(tmp_path, "--out", tmp_path / "out") == 0
+    assert len(list((tmp_path / "out").glob("*_overlay.mp4"))) == 4
+
+
+def test_a_picture_too_wide_for_jpeg_is_named_before_it_is_computed(
+    tmp_path: Path, fake_segmenter: type[FakeSegmenter], capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide, good = save_image(tmp_path / "wide.png", 2, 65_501), save_image(tmp_path / "z.png")
+    assert run(wide, good, "--out", tmp_path / "out") == 1
+    assert "wide.png: 2 x 65501 pixels: a JPEG has at most 65500 on a side; use --overlay png" in said_in(capsys)
+    assert len(names_in(tmp_path / "out")) == 4
+    assert run(wide, "--out", tmp_path / "png", "--overlay", "png") == 0
+
+
+def test_videos_and_photographs_that_a_folder_run_leaves_out_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_image(tmp_path / "good.png")
+    for name in ("IMG_1.HEIC", "clip.ts", "raw.CR2", "notes.txt", "drive.mcap"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "inner").mkdir()
+    assert run(tmp_path, "--out", tmp_path.parent / "out") == 0
+    said = said_in(capsys)
+    assert "IMG_1.HEIC, clip.ts, raw.CR2 (convert them" in said
+    assert "drive.mcap (bags are read where they are named)" in said and "inner (folders are read one level" in said
+    assert "notes.txt" not in said
+    (tmp_path / "good.png").unlink()
+    with pytest.raises(FcclipError, match=r"no image and no video that can be read; left out of .*IMG_1\.HEIC"):
+        run(tmp_path, "--out", tmp_path.parent / "out")
+
+
+def test_an_animation_says_that_one_picture_was_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = [Image.fromarray(noise(20, 30, seed)) for seed in range(3)]
+    for name in ("pages.tif", "film.gif", "film.webp"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    save_image(tmp_path / "one.gif")
+    assert run(tmp_path, "--out", tmp_path / "out") == 0
+    said = said_in(capsys)
+    for name in ("pages.tif", "film.gif", "film.webp"):
+        assert f"{name}: the file holds several pictures" in said
+    assert "one.gif" not in said
+
+
+def test_what_is_no_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert run(tmp_path / "pipe.png", "/dev/zero", save_image(tmp_path / "z.png"), "--out", tmp_path / "out") == 1
+    assert said_in(capsys).count("it is no file") == 2
+
+
+def test_frames_of_another_size_stay_in_the_overlay_video(tmp_path: Path) -> None:
+    from fcclip_core.video_files import movie
+
+    with movie(tmp_path / "m.mp4", 10.0, (48, 64)) as show:
+        for height, width in ((48, 64), (20, 60), (480, 640), (48, 64), (90, 20)):
+            show(np.full((height, width, 3), 200, np.uint8))
+    shown = [frame.image for frame in VideoFile.open(tmp_path / "m.mp4").frames()]
+    assert len(shown) == 5 and all(frame.shape == (48, 64, 3) for frame in shown)
+    assert all(frame[24, 32].min() > 150 for frame in shown)
+
+
+def test_times_of_a_variable_rate_are_the_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The announced number of frames, 241 for such a file, is no count of lost ones either."""
+    times = [0.0, 0.033, 0.066, 1.133, 8.0]
+    video = save_video(tmp_path / "v.mp4", frames=5)
+    monkeypatch.setattr(VideoFile, "frames", lambda self: map(VideoFrame, [noise(48, 64)] * 5, times))
+    assert run(video, "--out", tmp_path / "out") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "v_frames.jsonl").read_text().splitlines()]
+    assert [line["time"] for line in lines] == times
+    assert [(line["height"], line["width"]) for line in lines] == [(48, 64)] * 5
+
+
+def test_frames_that_cannot_be_read_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = save_noise_video(tmp_path / "cut.avi")
+    content = bytearray(video.read_bytes())
+    starts = [match.start() for match in re.finditer(b"\xff\xd8\xff", content)]
+    content[starts[4] : starts[5] - 8] = bytes(starts[5] - 8 - starts[4])
+    video.write_bytes(content)
+    assert run(video, "--out", tmp_path / "out") == 0
+    assert "cut.avi: 1 of 12 frames could not be read" in said_in(capsys)

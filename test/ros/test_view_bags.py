@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import resource
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -321,3 +322,34 @@ def test_without_rerun_the_command_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "rerun", None)
     assert "pip install rerun-sdk" in complaint(capsys, tmp_path, "--save", tmp_path / "view.rrd")
+
+
+def test_a_recording_that_the_disk_has_no_room_for_is_not_left_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rerun says so in its log alone. Room runs out among the messages, and at the end, when the file is finished."""
+    bag = save(tmp_path / "run", [item for frame in frames(2) for item in [*inputs(frame), *labels_with_depth(frame)]])
+    view(tmp_path, bag)
+    (whole,) = tmp_path.glob("*.rrd")
+    size = whole.stat().st_size
+    whole.unlink()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (size // 2, size - 200):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            said = complaint(capsys, bag, "--save", tmp_path / "full.rrd")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert "full.rrd cannot be written" in said and "is the disk full?" in said
+        assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_recording_does_not_replace_its_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (frame,) = frames(1)
+    bag = save(tmp_path / "run", labels(frame))
+    (file,) = bag.glob("*.mcap")
+    before = file.read_bytes()
+    (tmp_path / "link.rrd").symlink_to(file)
+    for target in (file, tmp_path / "link.rrd"):
+        assert "would replace an input of this call" in complaint(capsys, bag, "--save", target)
+    assert file.read_bytes() == before
