@@ -43,7 +43,7 @@ if $dry; then
   train --shards "$scratch/all" --out "$scratch/clip.2" --resume "$scratch/clip.1" --steps 4
   mkdir "$scratch/clip" && cat "$scratch"/clip.2/run.tar.* | tar -xf - -C "$scratch/clip"
   train --shards "$scratch/train" --out "$scratch/world.1" --clip "$scratch/clip/clip.safetensors" --steps 1
-  train --shards "$scratch/train" --out "$scratch/world.2" --clip "$scratch/clip/clip.safetensors" --resume "$scratch/world.1" --steps 1
+  train --shards "$scratch/train" --out "$scratch/world.2" --clip "$scratch/clip/clip.safetensors" --resume "$scratch/world.1" --steps 2
   files=$(cat "$scratch"/world.2/run.tar.* | tar -tf -)
   [[ $files == *demo.safetensors* ]]
   echo "dry run: trained, stopped and resumed"

@@ -90,8 +90,8 @@ def match_in_order(names: Sequence[str], vocabulary: Vocabulary, whose: str) -> 
             alone = names[by_name.index(None)]
             raise VocabularyError(
                 f"the vocabulary's classes stand in another order than {whose}: class {at + 1} there is "
-                f"{short(name)!r}, here {short(vocabulary.names[at])!r}; they cannot be matched by name either, since "
-                f"{short(alone)!r} is no name here: add it as a synonym, or put the classes into that order"
+                f"{short(name)}, here {short(vocabulary.names[at])}; they cannot be matched by name either, since "
+                f"{short(alone)} is no name here: add it as a synonym, or put the classes into that order"
             )
         matched = count - by_name.count(None)
         return Matching(vocabulary.classes, f"by position; {matched} of {count} names agree")
@@ -132,4 +132,3 @@ def _keys(name: str) -> tuple[str, ...]:
     while len(words) > 1 and words[-1] in _SUFFIXES:
         words.pop()
     return (" ".join(sorted(words)), "".join(words)) if words else ()
-

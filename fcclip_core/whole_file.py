@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -59,6 +60,19 @@ def write_whole(path: Path, content: bytes) -> None:
             part.write_bytes(content)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def require_writable(path: Path) -> None:
+    """Tries whether a file could be written there, before hours go into what is to be written.
+
+    Raises:
+        OSError: It could not; its `filename` is `path`.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not _is_special(path):
+        with _hidden_folder(path):
+            pass
 
 
 def sweep(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 from fcclip_core.commands.inference_arguments import add_model_arguments, settings_from, vocabulary_from
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.errors import FcclipError, SettingsError
+from fcclip_core.json_files import write_json
 from fcclip_core.paths import expanded, refuse_overwriting
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
-from fcclip_core.whole_file import whole_file
+from fcclip_core.whole_file import require_writable
 
 if TYPE_CHECKING:
     import torch
 
+    from fcclip_core.datasets.catalogue import DatasetWords
     from fcclip_core.datasets.records import Dataset
     from fcclip_core.terminal import Terminal
-    from fcclip_core.vocabulary import Vocabulary
 
 WORLD = "world"
 WORLD_TITLE = "the simulated world, rendered as it goes"
@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
         FcclipError: An argument is out of range, the data or the weights cannot be read, or nothing can be written.
     """
     settings, forms = settings_from(args), _forms(args)
-    with _prepared(args) as (dataset, vocabulary, device, console):
+    with _prepared(args) as (dataset, words, device, console):
+        vocabulary = words.vocabulary
         from fcclip_core.distributed import is_first
         from fcclip_core.evaluation.runner import evaluate
         from fcclip_core.segmenter import Segmenter
@@ -98,8 +99,10 @@ def run(args: argparse.Namespace) -> int:
 
         model = published_model(segmenter.config.name)
         paper = paper_scores(model, _paper_name(args.dataset))
-        about = _about(args, vocabulary) | {"device": segmenter.backend_description, "paper_model": model.name}
+        about = _about(args, words) | {"device": segmenter.backend_description, "paper_model": model.name}
         result = document(evaluation, vocabulary.names, about, segmenter.settings, paper)
+        # Written before anything is printed: a reader that leaves (`| head`) must not cost hours of work.
+        written = _write(args.json, result)
         out = Terminal()
         if segmenter.provenance.seeded:
             out.print("seeded weights: the numbers mean nothing")
@@ -108,7 +111,8 @@ def run(args: argparse.Namespace) -> int:
             out.print(forms_table({"as above": evaluation.scores()} | result["forms"], "other settings, same masks"))
         if args.per_class:
             out.print(class_table(result["details"]["per_class"]))
-        _write(args.json, result, out)
+        if written:
+            out.print(written)
     return 0
 
 
@@ -119,7 +123,8 @@ def run_clip_masks(args: argparse.Namespace) -> int:
         FcclipError: See `run`.
     """
     sizes = _whole_numbers("--sizes", args.sizes)
-    with _prepared(args) as (dataset, vocabulary, device, console):
+    with _prepared(args) as (dataset, words, device, console):
+        vocabulary = words.vocabulary
         from fcclip_core.checkpoints import load_checkpoint, load_model
         from fcclip_core.distributed import is_first
         from fcclip_core.evaluation.clip_masks import name_masks
@@ -137,10 +142,13 @@ def run_clip_masks(args: argparse.Namespace) -> int:
         from fcclip_core.terminal import Terminal
 
         scores = {str(size): masks.scores(vocabulary.things, snapshot.seen) for size, masks in named.items()}
-        out = Terminal()
         images = len(dataset) if args.limit is None else min(args.limit, len(dataset))
+        result = _about(args, words) | {"images": images, "units": "per cent", "sizes": scores}
+        written = _write(args.json, result)
+        out = Terminal()
         out.print(sizes_table(scores, _title(args, images)))
-        _write(args.json, _about(args, vocabulary) | {"images": images, "units": "per cent", "sizes": scores}, out)
+        if written:
+            out.print(written)
     return 0
 
 
@@ -186,7 +194,7 @@ def _add_form_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def _prepared(args: argparse.Namespace) -> Iterator[tuple[Dataset, Vocabulary, torch.device, Terminal]]:
+def _prepared(args: argparse.Namespace) -> Iterator[tuple[Dataset, DatasetWords, torch.device, Terminal]]:
     """Opens the dataset and joins the other processes, for the length of the block."""
     if args.limit is not None and args.limit < 1:
         raise SettingsError(f"--limit is {args.limit}; expected 1 or more")
@@ -194,6 +202,10 @@ def _prepared(args: argparse.Namespace) -> Iterator[tuple[Dataset, Vocabulary, t
         raise FcclipError(f"--json {args.json}: there is no such folder; make it first")
     if args.json is not None:
         _keep_inputs(args)
+        try:
+            require_writable(args.json)
+        except OSError as error:
+            raise _not_written(args.json, error) from error
 
     missing = [name for name in ("torchmetrics", "pycocotools") if find_spec(name) is None]
     if missing:
@@ -203,29 +215,32 @@ def _prepared(args: argparse.Namespace) -> Iterator[tuple[Dataset, Vocabulary, t
     from fcclip_core.distributed import is_first, workers
     from fcclip_core.terminal import Terminal
 
-    dataset, vocabulary = _open(args)
+    dataset, words = _open(args)
     with workers(resolve_device(args.device)) as device:
-        yield dataset, vocabulary, device, Terminal(stderr=True, quiet=not is_first())
+        console = Terminal(stderr=True, quiet=not is_first())
+        console.print(f"words: {words.how}")
+        yield dataset, words, device, console
 
 
-def _open(args: argparse.Namespace) -> tuple[Dataset, Vocabulary]:
+def _open(args: argparse.Namespace) -> tuple[Dataset, DatasetWords]:
+    from fcclip_core.datasets.catalogue import DATASETS, DatasetWords, dataset_words
+
     given = None if args.vocabulary is None else vocabulary_from(args.vocabulary)
     if args.dataset == WORLD:
+        from fcclip_core.class_matching import match_in_order
         from fcclip_core.datasets.world import WorldScenes
         from fcclip_core.simulation.dataset import WorldPlan
         from fcclip_core.simulation.names import world_vocabulary
 
-        plan = WorldPlan(args.scenes, args.seed, "all", WORLD_SIZE, args.views)
-        vocabulary = given or world_vocabulary()
-        if len(vocabulary) != len(world_vocabulary()):
-            raise SettingsError(f"--vocabulary has {len(vocabulary)} classes; the world has {len(world_vocabulary())}")
-        return WorldScenes(plan), vocabulary
-
-    from fcclip_core.datasets.catalogue import DATASETS, dataset_vocabulary
+        scenes = WorldScenes(WorldPlan(args.scenes, args.seed, "all", WORLD_SIZE, args.views))
+        if given is None:
+            return scenes, DatasetWords(world_vocabulary(), "the world's own")
+        matching = match_in_order(scenes.classes.names, given, "the world")
+        return scenes, DatasetWords(replace(given, classes=matching.classes), f"the given words, {matching.how}")
 
     entry = DATASETS[args.dataset]
     dataset = entry.open(args.data, args.split)
-    return dataset, dataset_vocabulary(entry, dataset.classes, given)
+    return dataset, dataset_words(entry, dataset.classes, given)
 
 
 def _forms(args: argparse.Namespace) -> dict[str, InferenceSettings]:
@@ -275,9 +290,9 @@ def _share(dataset: Dataset, limit: int | None) -> int:
     return len(range(rank(), len(dataset) if limit is None else min(limit, len(dataset)), world_size()))
 
 
-def _about(args: argparse.Namespace, vocabulary: Vocabulary) -> dict[str, Any]:
-    words = args.vocabulary or vocabulary.description
-    about: dict[str, Any] = {"dataset": args.dataset, "checkpoint": args.checkpoint, "vocabulary": words}
+def _about(args: argparse.Namespace, words: DatasetWords) -> dict[str, Any]:
+    about: dict[str, Any] = {"dataset": args.dataset, "checkpoint": args.checkpoint}
+    about |= {"vocabulary": args.vocabulary or words.vocabulary.description, "words": words.how}
     if args.dataset == WORLD:
         return about | {"scenes": args.scenes, "seed": args.seed, "views": args.views}
     return about | {"data": str(args.data), "split": args.split}
@@ -309,12 +324,16 @@ def _progress(console: Terminal, what: str, total: int) -> Iterator[Callable[[],
         yield lambda: bar.advance(task)
 
 
-def _write(path: Path | None, document: dict[str, Any], console: Terminal) -> None:
+def _write(path: Path | None, document: dict[str, Any]) -> str:
+    """Writes the result, if it is wanted; returns what to say of it."""
     if path is None:
-        return
+        return ""
     try:
-        with whole_file(path) as part:
-            part.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, document)
     except OSError as error:
-        raise FcclipError(f"cannot write {path}: {error.strerror or error}; choose another --json") from error
-    console.print(f"every number: {path}")
+        raise _not_written(path, error) from error
+    return f"every number: {path}"
+
+
+def _not_written(path: Path, error: OSError) -> FcclipError:
+    return FcclipError(f"cannot write {path}: {error.strerror or error}; choose another --json")

@@ -93,7 +93,7 @@ def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> 
 def run(args: argparse.Namespace) -> int:
     """Trains on a panoptic dataset."""
     from fcclip_core import distributed
-    from fcclip_core.datasets.catalogue import DATASETS, dataset_vocabulary
+    from fcclip_core.datasets.catalogue import DATASETS, dataset_words
     from fcclip_core.devices import resolve_device
     from fcclip_core.terminal import Terminal
     from fcclip_core.training.trainer import Trainer
@@ -102,9 +102,11 @@ def run(args: argparse.Namespace) -> int:
     with distributed.workers(resolve_device(args.device)) as device:
         dataset: Any = entry.open(args.data, args.split)
         given = None if args.vocabulary is None else vocabulary_from(args.vocabulary)
-        checkpoint = _starting_point(args, dataset_vocabulary(entry, dataset.classes, given))
+        words = dataset_words(entry, dataset.classes, given)
+        checkpoint = _starting_point(args, words.vocabulary)
         trainer = Trainer(config, checkpoint, dataset, args.out, device=device)
         console = Terminal(stderr=True, soft_wrap=True, quiet=not distributed.is_first())
+        console.print(f"words: {words.how}")
         console.print(
             f"{checkpoint.config.name} on {len(dataset):,} images, {config.batch_size} a step, {device}: "
             + (f"resuming at step {trainer.step:,}" if trainer.step else "a new run")

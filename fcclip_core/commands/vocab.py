@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.errors import FcclipError, VocabularyError
@@ -37,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
     convert.add_argument("source", metavar="FILE.txt")
     convert.add_argument("target", metavar="OUT.yaml", type=expanded)
     convert.add_argument(
-        "--like", metavar="NAME|FILE", help="vocabulary of as many classes from which to take, in order, what is stuff"
+        "--like", metavar="NAME|FILE", help="vocabulary of the same classes from which to take what is stuff"
     )
     convert.add_argument("--force", action="store_true", help="replace OUT.yaml if it exists")
 
@@ -116,6 +117,7 @@ def convert_list(args: argparse.Namespace) -> int:
     Raises:
         FcclipError: The source is no vocabulary, or the target exists or cannot be written.
     """
+    from fcclip_core.class_matching import match_in_order
     from fcclip_core.vocabulary import Vocabulary
 
     target = args.target
@@ -124,14 +126,19 @@ def convert_list(args: argparse.Namespace) -> int:
     if target.exists() and not args.force:
         raise FcclipError(f"{target} exists; add --force to replace it")
     refuse_overwriting("the result", [target], map(expanded, filter(None, [args.source, args.like])))
-    things = Vocabulary.load(args.like).things if args.like else None
-    vocabulary = Vocabulary.load(args.source, things=things)
+    vocabulary = Vocabulary.load(args.source)
+    matched = ""
+    if args.like:
+        matching = match_in_order(vocabulary.names, Vocabulary.load(args.like), args.source)
+        paired = zip(vocabulary.classes, matching.classes, strict=True)
+        vocabulary = replace(vocabulary, classes=tuple(replace(own, is_thing=like.is_thing) for own, like in paired))
+        matched = f"; things and stuff as in {args.like}, {matching.how}"
     try:
         with whole_file(target) as part:
             part.write_text(vocabulary.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise FcclipError(f"cannot write {target}: {error.strerror or error}") from error
-    _say(f"{len(vocabulary)} classes written to {target}")
+    _say(f"{len(vocabulary)} classes written to {target}{matched}")
     return 0
 
 

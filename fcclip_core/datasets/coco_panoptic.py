@@ -191,7 +191,7 @@ def _categories(document: Any) -> tuple[dict[int, int], ClassList]:
             raise DatasetError(f"two categories have the id {number}")
         index_of[number] = position
     names = tuple(str(_field(entry, "name", str, f"category {entry['id']}")) for entry in entries)
-    things = tuple(bool(_field(entry, "isthing", int, f"category {entry['id']}")) for entry in entries)
+    things = tuple(_flag(entry, "isthing", f"category {entry['id']}") for entry in entries)
     return index_of, ClassList(names, things, tuple(index_of))
 
 
@@ -221,7 +221,8 @@ def _segment_records(entries: Sequence[Any], index_of: Mapping[int, int], where:
             raise DatasetError(f"segment id {number} in {where} is repeated or outside 1..{2**24 - 1}")
         if category not in index_of:
             raise DatasetError(f"segment {number} in {where} has the unknown category id {category}")
-        segments[number] = SegmentRecord(number, index_of[category], bool(entry.get("iscrowd", 0)))
+        is_crowd = _flag(entry, "iscrowd", f"segment {number} in {where}") if "iscrowd" in entry else False
+        segments[number] = SegmentRecord(number, index_of[category], is_crowd)
     return tuple(segments.values())
 
 
@@ -232,6 +233,14 @@ def _field(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> A
     if not isinstance(entry[key], kind):
         raise DatasetError(f"{where}: {key!r} is {str(entry[key])[:40]!r}, which is no {_kind_name(kind)}")
     return entry[key]
+
+
+def _flag(entry: Any, key: str, where: str) -> bool:
+    """A field that is 0 or 1; a text "0" would count as true."""
+    value = _field(entry, key, object, where)
+    if not isinstance(value, int) or value not in (0, 1):
+        raise DatasetError(f"{where}: {key!r} is {str(value)[:40]!r} of type {type(value).__name__}; expected 0 or 1")
+    return bool(value)
 
 
 def _kind_name(kind: type | tuple[type, ...]) -> str:

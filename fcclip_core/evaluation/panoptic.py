@@ -29,7 +29,8 @@ class PanopticQuality:
         """Adds an image.
 
         Args:
-            truth: Image with its truth. Crowds and pixels without truth forgive what is predicted on them.
+            truth: Image with its truth. Pixels without truth forgive what is predicted on them, and so does the last
+                crowd of each class, of its own class; panopticapi keeps no other.
             predicted_map: int32 `(H, W)`, 0 = none, else 1..P.
             predicted_classes: Class of each predicted segment, P of them, 0..C-1.
         """
@@ -44,7 +45,8 @@ class PanopticQuality:
         iou = pairwise_iou(overlaps, overlaps.sum(1))
         match = same_class & ~crowd[:, None] & (iou > MATCH_IOU)
 
-        forgiven = overlaps[0, 1:] + (shared * (same_class & crowd[:, None])).sum(0)
+        forgiving = crowd & _is_last(np.where(crowd, truth_classes, -1))
+        forgiven = overlaps[0, 1:] + (shared * (same_class & forgiving[:, None])).sum(0)
         invented = ~match.any(0) & (areas > 0) & (forgiven <= 0.5 * areas)
         missed = ~match.any(1) & ~crowd
         hits, _ = np.nonzero(match)
@@ -74,3 +76,9 @@ class PanopticQuality:
         return {
             f"{kind}.{group}": mean for kind, values in named for group, mean in group_means(values, groups).items()
         }
+
+
+def _is_last(values: np.ndarray) -> np.ndarray:
+    """Whether no equal value follows, bool `(N,)`."""
+    last = {int(value): position for position, value in enumerate(values)}
+    return np.array([last[int(value)] == position for position, value in enumerate(values)], bool)

@@ -15,8 +15,8 @@ from fcclip_core.errors import TrainingError
 from fcclip_core.whole_file import whole_file
 
 FORMAT = "fcclip training state 1"
-FREE = ("steps", "save_every", "export_every", "log_every", "loader_processes")
-"""Settings that may change when a run is resumed: they do not change a step that has been made."""
+FREE = ("steps", "milestones", "save_every", "export_every", "log_every", "loader_processes")
+"""Settings that may change when a run is resumed: steps that have been made stay what they were."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import zlib
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ from fcclip_core.training.optimization import learning_rate, parameter_groups, t
 from fcclip_core.training.points import RandomPoints
 from fcclip_core.training.resume import FREE, TrainingState, load_state, save_state
 from fcclip_core.training.sampling import Batch, PanopticDataset, batches, point_generators
+
+_logger = logging.getLogger(__name__)
 
 STATE_FILE = "resume.pt"
 MODEL_FILE = "model.safetensors"
@@ -219,6 +222,7 @@ class Trainer:
 
     def _resume(self) -> None:
         state = load_state(self.folder / STATE_FILE, self._identity)
+        self._warn_of_another_rate(state)
         if set(state.parameters) != set(self._parameters):
             raise TrainingError(f"{self.folder / STATE_FILE} holds other parameters than this model trains")
         with torch.no_grad():
@@ -226,6 +230,22 @@ class Trainer:
                 parameter.copy_(state.parameters[name])
         self._optimizer.load_state_dict(dict(state.optimizer))
         self.step = state.step
+
+
+    def _warn_of_another_rate(self, state: TrainingState) -> None:
+        """More steps move the milestones along: a rate that had fallen may be back where it was."""
+        made, goes_on = state.optimizer["param_groups"][0], learning_rate(state.step, self.config)
+        last = made["lr"] / made["share"]
+        if state.step and goes_on > 1.5 * last:
+            further = [step for step in self.config.milestones if step > state.step]
+            _logger.warning(
+                "the learning rate had fallen to %.3g by step %d; with %d steps it is %.3g again, until step %d",
+                last,
+                state.step,
+                self.config.steps,
+                goes_on,
+                further[0] if further else self.config.steps,
+            )
 
 
 def _check(config: TrainingConfig, classes: int, dataset: PanopticDataset) -> None:

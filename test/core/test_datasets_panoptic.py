@@ -179,6 +179,13 @@ def with_segment(**changes: object) -> dict:
         (lambda root: change(root, categories=[{"id": 1, "name": "a"}]), ["category 1 has no 'isthing'"]),
         (lambda root: change(root, images=[]), [JSON, "image 139", "does not list"]),
         (lambda root: change(root, **with_segment(category_id=999)), [JSON, "image 139", "unknown category id 999"]),
+        (lambda root: change(root, **with_segment(iscrowd="0")), ["segment 7", "'iscrowd' is '0' of type str"]),
+        (lambda root: change(root, **with_segment(iscrowd=2)), ["segment 7", "'iscrowd' is '2'", "expected 0 or 1"]),
+        (lambda root: change(root, **with_segment(iscrowd=None)), ["segment 7", "'iscrowd' is 'None'"]),
+        (
+            lambda root: change(root, categories=[{"id": 1, "name": "a", "isthing": "0"}]),
+            ["category 1", "'isthing' is '0' of type str"],
+        ),
         (
             lambda root: change(root, **with_segment(category_id="1")),
             ["segment 7", "'category_id' is '1'", "whole number"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from gl_here import needs_gl
 from PIL import Image
 
 from fcclip_core.commands import evaluate
-from fcclip_core.datasets.catalogue import DATASETS, dataset_vocabulary
+from fcclip_core.datasets.catalogue import DATASETS, dataset_words
 from fcclip_core.datasets.records import ClassList
 from fcclip_core.errors import DatasetError, FcclipError, SettingsError, VocabularyError
 from fcclip_core.vocabulary import Vocabulary
@@ -40,7 +41,7 @@ def run(*arguments: object) -> int:
     return args.run(args)
 
 
-def write_folder(root: Path, images: int = 3) -> Path:
+def write_folder(root: Path, images: int = 3, thing: str = "cup") -> Path:
     """Two classes: a thing that was trained on ("cup" is one of COCO's) and stuff that was not."""
     generator = np.random.default_rng(0)
     for folder in ("images", "panoptic"):
@@ -56,7 +57,7 @@ def write_folder(root: Path, images: int = 3) -> Path:
     document = {
         "images": [{"id": number, "file_name": f"{number}.png"} for number in range(images)],
         "annotations": annotations,
-        "categories": [{"id": 5, "name": "cup", "isthing": 1}, {"id": 9, "name": "moon dust", "isthing": 0}],
+        "categories": [{"id": 5, "name": thing, "isthing": 1}, {"id": 9, "name": "moon dust", "isthing": 0}],
     }
     (root / "panoptic.json").write_text(json.dumps(document))
     return root
@@ -94,6 +95,45 @@ def test_folder_gives_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     for words in ("seeded weights", "2 images", "PQ", "recall@0.5", "grounding mIoU", "in_vocabulary", "moon dust"):
         assert words in printed
+
+
+def test_a_class_called_like_markup_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write_folder(tmp_path / "data", images=1, thing="red [/] sign"), tmp_path / "scores.json"
+    assert run("folder", "--data", data, *TINY, "--per-class", "--json", out) == 0
+    assert json.loads(out.read_text())["details"]["per_class"][0]["name"] == "red [/] sign"
+    assert "red [/] sign" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), FcclipError("the standard output cannot be written")])
+def test_a_result_that_cannot_be_printed_was_written(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`| head -1` and `> /dev/full`, after the last image."""
+    data, out = write_folder(tmp_path / "data", images=1), tmp_path / "scores.json"
+
+    def refuse(self: object, text: str) -> int:
+        raise error
+
+    monkeypatch.setattr("fcclip_core.terminal._Answer.write", refuse)
+    with pytest.raises(type(error)):
+        run("folder", "--data", data, *TINY, "--json", out)
+    assert json.loads(out.read_text())["images"] == 1
+
+
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_folder(tmp_path / "data", images=1)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(FcclipError, match="taken: Is a directory; choose another --json"):
+        run("folder", "--data", data, "--checkpoint", "/no/such/model.safetensors", "--json", tmp_path / "taken")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    with pytest.raises(FcclipError, match="Read-only file system; choose another --json"):
+        run("folder", "--data", data, "--checkpoint", "/no/such/model.safetensors", "--json", tmp_path / "new.json")
 
 
 def test_semantic_dataset_stands_beside_the_papers_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,26 +219,83 @@ def test_datasets_without_a_bundled_list_ask_for_the_papers() -> None:
         ("pascal_voc_21", "pascal_voc_21_with_prompt_eng.txt"),
     ):
         with pytest.raises(VocabularyError, match=list_file):
-            dataset_vocabulary(DATASETS[name], ClassList((), (False,)))
+            dataset_words(DATASETS[name], ClassList((), (False,)))
 
 
 def test_the_dataset_says_what_is_a_thing() -> None:
-    """The paper's lists do not; by position, whatever the words are."""
+    """The paper's lists do not."""
     classes = ClassList(("a", "b"), (False, True))
-    words = Vocabulary.from_names(["first, one", "second"])
-    assert dataset_vocabulary(DATASETS["folder"], classes, words).things == (False, True)
-    own = dataset_vocabulary(DATASETS["folder"], ClassList(("a, comma", "b"), (False, True)))
+    words = dataset_words(DATASETS["folder"], classes, Vocabulary.from_names(["first, one", "second"]))
+    assert words.vocabulary.things == (False, True)
+    assert words.how == "the given words, by position; 0 of 2 names agree"
+    own = dataset_words(DATASETS["folder"], ClassList(("a, comma", "b"), (False, True))).vocabulary
     assert own.names == ("a, comma", "b") and own.things == (False, True)
 
 
-def test_bundled_words_are_taken_only_where_the_classes_are_the_datasets() -> None:
+def test_cocos_categories_in_any_order_keep_their_own_words() -> None:
     bundled = Vocabulary.load("coco_panoptic")
-    coco = ClassList(tuple(f"name {number}" for number in range(133)), bundled.things)
-    assert dataset_vocabulary(DATASETS["coco"], coco) == bundled
-    own = ClassList(("pallet", "floor"), (True, False))
-    assert dataset_vocabulary(DATASETS["coco"], own).names == ("pallet", "floor")
-    other_order = ClassList(coco.names, bundled.things[::-1])
-    assert dataset_vocabulary(DATASETS["coco"], other_order).names == coco.names
+    order = np.random.default_rng(0).permutation(len(bundled))
+    names = tuple(bundled.names[at] for at in order)
+    words = dataset_words(DATASETS["coco"], ClassList(names, tuple(bundled.things[at] for at in order)))
+    assert words.how == "coco_panoptic, by name"
+    assert [item.synonyms for item in words.vocabulary.classes] == [bundled.classes[at].synonyms for at in order]
+    assert words.vocabulary.things == tuple(bundled.things[at] for at in order)
+
+
+def test_cocos_own_names_and_ids_stand_for_the_bundled_words_in_any_order() -> None:
+    """Its files say "wall-wood" and "wall-tile", which are no names here; its ids tell which classes they are."""
+    bundled = Vocabulary.load("coco_panoptic")
+    as_published = {
+        "wall": "wall-other-merged",
+        "tree": "tree-merged",
+        "wood floor": "floor-wood",
+        "door": "door-stuff",
+    }
+    as_published |= {"wooden wall": "wall-wood", "tiled wall": "wall-tile", "playing field": "playingfield"}
+    ids = DATASETS["coco"].category_ids
+    order = np.random.default_rng(0).permutation(len(bundled))
+    names = tuple(as_published.get(bundled.names[at], bundled.names[at]) for at in order)
+    things = tuple(bundled.things[at] for at in order)
+    words = dataset_words(DATASETS["coco"], ClassList(names, things, tuple(ids[at] for at in order)))
+    assert words.how == "coco_panoptic, by the ids of its categories"
+    assert words.vocabulary.names == tuple(bundled.names[at] for at in order)
+    # With other ids the names decide, and what has no words goes by its own name.
+    words = dataset_words(DATASETS["coco"], ClassList(names, things, tuple(range(1, 134))))
+    assert words.how.startswith("coco_panoptic, by name; by their own names alone: 'wall-")
+    expected = [
+        bundled.names[at] if name not in ("wall-wood", "wall-tile") else name
+        for at, name in zip(order, names, strict=True)
+    ]
+    assert list(words.vocabulary.names) == expected
+
+
+def test_ids_that_names_contradict_are_not_believed() -> None:
+    bundled = Vocabulary.load("coco_panoptic")
+    names = ("wall-wood", *bundled.names[:0:-1])
+    words = dataset_words(DATASETS["coco"], ClassList(names, bundled.things[::-1], DATASETS["coco"].category_ids))
+    assert words.vocabulary.names == names
+
+
+def test_bundled_words_are_taken_only_where_the_classes_are_the_datasets() -> None:
+    """Somebody's own labels in COCO's layout, as many and of the same kinds."""
+    bundled = Vocabulary.load("coco_panoptic")
+    strange = ClassList(tuple(f"name {number}" for number in range(133)), bundled.things, tuple(range(133)))
+    words = dataset_words(DATASETS["coco"], strange)
+    assert words.vocabulary.names == strange.names
+    assert words.how == "the dataset's own names, since most of them are not in coco_panoptic"
+
+
+def test_given_words_are_matched_by_name_before_their_place() -> None:
+    classes = ClassList(("forklift", "Pallet", "floor"), (True, True, False))
+    folder = DATASETS["folder"]
+    moved = dataset_words(folder, classes, Vocabulary.from_names(["floor", "wooden pallet, pallet", "forklift, truck"]))
+    assert moved.vocabulary.names == ("forklift", "wooden pallet", "floor") and "by name" in moved.how
+    placed = dataset_words(folder, classes, Vocabulary.from_names(["stacker", "pallet", "ground"]))
+    assert placed.vocabulary.names == ("stacker", "pallet", "ground") and "1 of 3 names agree" in placed.how
+    with pytest.raises(VocabularyError, match="stand in another order than the dataset: class 3 there is 'floor'"):
+        dataset_words(folder, classes, Vocabulary.from_names(["floor", "pallet", "stacker"]))
+    with pytest.raises(VocabularyError, match="has 2 classes, but the dataset has 3"):
+        dataset_words(folder, classes, Vocabulary.from_names(["floor", "pallet"]))
 
 
 @pytest.mark.slow

@@ -73,6 +73,13 @@ def test_crowds_are_not_missed_and_forgive_their_own_class_alone(label: int, inv
     assert (counted.matched.sum(), counted.missed.sum(), counted.invented.sum()) == (0, 0, invented)
 
 
+def test_of_two_crowds_of_a_class_the_last_alone_forgives() -> None:
+    """As panopticapi: it keeps one crowd a class, the last in the JSON; a crowd of another class changes nothing."""
+    truth = sample([1, 1, 1, 2, 2, 2, 3, 3], (1, 0, True), (2, 0, True), (3, 1, True))
+    counted = quality(truth, [1, 1, 1, 2, 2, 2, 0, 0], [0, 0])
+    assert (counted.invented.tolist()[0], counted.missed.sum(), counted.matched.sum()) == (1, 0, 0)
+
+
 def test_unpredicted_pixels_count_as_missed_area() -> None:
     """Here torchmetrics would say IoU 1: it takes what nobody predicted out of the union."""
     assert counts(quality(sample([1, 1, 1, 1], (1, 0)), [1, 1, 1, 0], [0]))[0] == (0.75, 1, 0, 0)

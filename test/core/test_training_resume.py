@@ -76,6 +76,20 @@ def test_a_resumed_run_continues_exactly(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, expected[key]) for key, tensor in load_file(halves / MODEL_FILE).items())
 
 
+def test_steps_can_be_raised_though_milestones_move_along(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was made stays; where the rate had fallen already, it is said that it rises again."""
+    whole, raised = tmp_path / "whole", tmp_path / "raised"
+    training_case.trainer(whole, steps=8, milestones=(6,)).run()
+    training_case.trainer(raised, steps=4, milestones=(4,)).run()
+    training_case.trainer(raised, steps=8, milestones=(6,)).run()
+    assert log_of(raised) == log_of(whole)
+    assert not caplog.records
+
+    training_case.trainer(raised, steps=12, milestones=(10,))
+    (record,) = caplog.records
+    assert "had fallen to 0.0001 by step 8; with 12 steps it is 0.001 again, until step 10" in record.getMessage()
+
+
 def test_loader_processes_change_nothing(tmp_path: Path) -> None:
     training_case.trainer(tmp_path / "none", steps=2).run()
     training_case.trainer(tmp_path / "two", steps=2, loader_processes=2).run()

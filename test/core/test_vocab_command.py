@@ -98,6 +98,17 @@ def test_convert_says_what_it_cannot_do(tmp_path: Path) -> None:
         run("convert", source, tmp_path / "words.txt")
     with pytest.raises(FcclipError, match="cannot write"):
         run("convert", source, tmp_path / "missing" / "words.yaml")
-    with pytest.raises(VocabularyError, match="1 classes but 133 thing flags"):
+    with pytest.raises(VocabularyError, match="the vocabulary has 133 classes, but .*list.txt has 1"):
         run("convert", source, tmp_path / "words.yaml", "--like", "coco_panoptic")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.txt"]
+
+
+def test_convert_takes_stuff_from_classes_of_the_same_name_in_any_order(tmp_path: Path) -> None:
+    source, target, like = tmp_path / "list.txt", tmp_path / "words.yaml", tmp_path / "like.yaml"
+    source.write_text("0:cup,mug\n1:sky\n2:floor\n")
+    like.write_text("classes: [{name: sky, stuff: true}, {name: floor, stuff: true}, {name: cup}]")
+    assert run("convert", source, target, "--like", like) == 0
+    assert Vocabulary.load(target).things == (True, False, False)
+    source.write_text("0:cup,mug\n1:sky\n2:ground\n")
+    with pytest.raises(VocabularyError, match="stand in another order"):
+        run("convert", source, target, "--like", like, "--force")
