@@ -28,6 +28,8 @@ BAND_VALUES_GPU = 200_000_000
 # Image columns that one matrix product makes: a CPU wants small products, a GPU few of them.
 COLUMNS_AT_ONCE_CPU = 64
 COLUMNS_AT_ONCE_GPU = 4096
+# Image rows that one matrix product makes at most, however narrow they are.
+ROWS_AT_ONCE = 4096
 
 KEPT_SIZES = 8
 """Image sizes whose resizes are kept, a few numbers for each row and column: a camera may alternate between modes."""
@@ -180,7 +182,7 @@ class MaskResizer:
         yield from self._tiles(mask_logits, min(blocks * self._block, self.width))
 
     def _tiles(self, mask_logits: Tensor, width: int) -> Iterator[tuple[slice, slice, Tensor]]:
-        rows_at_once = max(self._band_values // max(len(mask_logits) * width, 1), 1)
+        rows_at_once = min(max(self._band_values // max(len(mask_logits) * width, 1), 1), ROWS_AT_ONCE)
         for top in range(0, self.height, rows_at_once):
             rows = slice(top, min(top + rows_at_once, self.height))
             source = self._rows.read_by(rows)
