@@ -37,6 +37,8 @@ _MOST_DEFLATED = 1032
 """Bytes that one byte of a PNG's data can stand for."""
 
 _START_OF_SCAN = re.compile(rb"\xff\xda")
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_END_OF_IMAGE = b"\xff\xd9"
 _JPEG_START, _PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 # What libjpeg says of data that are not there, or not what was written. It also warns of surplus bytes, which many
@@ -48,13 +50,16 @@ _INTERLACED = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2,
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
-def check_size(height: int, width: int, max_pixels: int = MAX_PIXELS) -> None:
+def check_size(
+    height: int, width: int, max_pixels: int, advice: str = "send smaller images, or raise max_image_pixels"
+) -> None:
     """Refuses images that are larger than anybody wants them.
 
     Args:
         height: Pixels.
         width: Pixels.
         max_pixels: The limit for their product.
+        advice: What to do about it.
 
     Raises:
         ImageError: Too many pixels, or a side longer than `MAX_SIDE`.
@@ -64,7 +69,7 @@ def check_size(height: int, width: int, max_pixels: int = MAX_PIXELS) -> None:
     if height * width > max_pixels:
         raise ImageError(
             f"the image is {width} x {height} pixels, {height * width / 1e6:.1f} million; at most "
-            f"{max_pixels / 1e6:g} million are taken; send smaller images, or raise max_image_pixels"
+            f"{max_pixels / 1e6:g} million are taken; {advice}"
         )
 
 
@@ -77,7 +82,7 @@ def announced_size(data: Data) -> tuple[int, int]:
     return _jpeg_header(data)[:2] if is_jpeg(data) else _png_header(data)[:2]
 
 
-def decode(data: Data, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(data: Data, max_pixels: int) -> np.ndarray:
     """Decodes a JPEG or PNG as it is stored; transparency is dropped.
 
     Args:
@@ -122,7 +127,7 @@ def decode_jpeg(data: Data, shrink: int = 1) -> np.ndarray:
     # Of each square of 8 x 8 pixels a bit says at least that it is like the one before.
     if len(data) * 8 < -(-height // 8) * -(-width // 8):
         raise _damaged(data, f"it claims {width} x {height} pixels, for which that is too little")
-    if sum(1 for _ in _START_OF_SCAN.finditer(data)) > _MAX_SCANS:
+    if _scans(data) > _MAX_SCANS:
         raise _damaged(data, f"it has more than {_MAX_SCANS} scans")
     if not colors:
         return _jpeg_by_pillow(data, shrink)
@@ -141,6 +146,19 @@ def decode_jpeg(data: Data, shrink: int = 1) -> np.ndarray:
         # Stored inverted, as Adobe does it.
         return np.asarray(Image.fromarray(255 - pixels, "CMYK").convert("RGB"))
     return pixels[:, :, 0] if space == "GRAY" else pixels
+
+
+def _scans(data: Data) -> int:
+    """How often a JPEG goes over its picture; an upper limit where that is small."""
+    marks = sum(1 for _ in _START_OF_SCAN.finditer(data))
+    if marks <= _MAX_SCANS:
+        return marks
+    # What looks like one may lie in a preview, or in what phones append.
+    scans, place = 0, 2
+    while (marker := _MARKER.search(data, place)) and marker[0] != _END_OF_IMAGE:
+        scans += bool(_START_OF_SCAN.match(marker[0]))
+        place = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return scans
 
 
 def _jpeg_header(data: Data) -> tuple[int, int, str]:
@@ -179,21 +197,35 @@ def _png_header(data: Data) -> tuple[int, int, int, int, int]:
 
 
 def _decode_png(data: Data) -> np.ndarray:
-    height, width, *_, interlaced = _png_header(data)
-    if len(data) * _MOST_DEFLATED < _png_bytes(data):
-        raise _damaged(data, f"it claims {width} x {height} pixels, for which that is too little")
     try:
         with PngImageFile(io.BytesIO(data)) as picture:
-            picture.load()
-            # Pillow leaves black what the data end before; other pictures may be black there, too.
-            ends_black = picture.crop((0, height - 1, width, height)).getbbox() is None
-            if (ends_black or interlaced) and not _png_is_complete(data):
-                raise ImageError("rows are missing")
+            check_png(data, picture)
             if picture.mode == "I" or picture.mode.startswith("I;16"):
                 return np.asarray(picture).astype(np.uint16)
             return np.asarray(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
     except Exception as error:  # Pillow's decoders raise many types for broken files.
         raise _damaged(data, error) from None
+
+
+def check_png(data: Data, picture: PngImageFile) -> None:
+    """Decodes a PNG and refuses one that lacks rows.
+
+    Args:
+        data: The file.
+        picture: What Pillow made of it, not loaded yet.
+
+    Raises:
+        ImageError: It lacks data.
+        Exception: Whatever Pillow raises for broken files.
+    """
+    height, width, *_, interlaced = _png_header(data)
+    if len(data) * _MOST_DEFLATED < _png_bytes(data):
+        raise ImageError(f"it claims {width} x {height} pixels, for which that is too little")
+    picture.load()
+    # Pillow leaves black what the data end before; other pictures may be black there, too.
+    ends_black = picture.crop((0, height - 1, width, height)).getbbox() is None
+    if (ends_black or interlaced) and not _png_is_complete(data):
+        raise ImageError("rows are missing")
 
 
 def _damaged(data: Data, reason: object) -> ImageError:

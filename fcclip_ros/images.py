@@ -132,18 +132,17 @@ def size_of(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> t
     return size if min(size) > 0 else None
 
 
-def to_depth(message: Image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def to_depth(message: Image) -> np.ndarray:
     """Reads a depth image, without a copy where the machine's byte order allows.
 
     Args:
         message: sensor_msgs/Image in 16UC1 or mono16 (millimetres) or 32FC1 (metres).
-        max_pixels: Pixels that it may have.
 
     Returns:
         uint16 or float32 `(H, W)`; rows may be padded.
 
     Raises:
-        ImageError: Another encoding, no pixel or too many, or sizes that contradict each other.
+        ImageError: Another encoding, no pixel, or sizes that contradict each other.
     """
     encoding = _DEPTH_ENCODINGS.get(message.encoding)
     if encoding is None:
@@ -151,7 +150,7 @@ def to_depth(message: Image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             f"depth in the encoding {message.encoding[:40]!r} is not supported; expected 16UC1 (millimetres) or 32FC1 "
             "(metres)"
         )
-    return _native(_pixels(message, encoding, max_pixels))
+    return _native(_pixels(message, encoding))
 
 
 def to_labels(message: Image) -> np.ndarray:
@@ -169,7 +168,7 @@ def to_labels(message: Image) -> np.ndarray:
     encoding = _LABEL_ENCODINGS.get(message.encoding)
     if encoding is None:
         raise ImageError(f"labels in the encoding {message.encoding[:40]!r}; expected mono8, mono16 or 16UC1")
-    return _native(_pixels(message, encoding, sys.maxsize))
+    return _native(_pixels(message, encoding))
 
 
 @functools.cache
@@ -202,7 +201,7 @@ def _encoding(name: str) -> _Encoding:
     return _ENCODINGS[name]
 
 
-def _pixels(message: Image, encoding: _Encoding, max_pixels: int) -> np.ndarray:
+def _pixels(message: Image, encoding: _Encoding) -> np.ndarray:
     """The message's data as `(H, W)` or `(H, W, C)`, without a copy."""
     height, width, step = message.height, message.width, message.step
     if height == 0 or width == 0:
@@ -220,7 +219,6 @@ def _pixels(message: Image, encoding: _Encoding, max_pixels: int) -> np.ndarray:
         raise ImageError(
             f"the image has {len(data)} bytes of data, but {height} rows with a step of {step} take {needed}"
         )
-    check_size(height, width, max_pixels)
     shape, strides = (height, width, encoding.channels), (step, encoding.channels * dtype.itemsize, dtype.itemsize)
     pixels: np.ndarray = np.ndarray(shape, dtype, data, strides=strides)
     return pixels[:, :, 0] if encoding.channels == 1 else pixels
@@ -251,7 +249,8 @@ def _as_rgb(pixels: np.ndarray, encoding: _Encoding) -> np.ndarray:
 
 def _converted(message: Image, max_pixels: int) -> np.ndarray:
     encoding = _encoding(message.encoding)
-    pixels = _pixels(message, encoding, max_pixels)
+    pixels = _pixels(message, encoding)
+    check_size(*pixels.shape[:2], max_pixels)
     bridge = cv_bridge()
     if bridge is not None and encoding.to_rgb is not None and min(pixels.shape[:2]) > 2:
         # Older ones do not know every encoding.

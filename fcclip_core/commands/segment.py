@@ -20,6 +20,7 @@ from fcclip_core.commands.inference_arguments import (
 )
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
+from fcclip_core.encoded_images import MAX_PIXELS, check_size
 from fcclip_core.errors import FcclipError, ImageError
 from fcclip_core.whole_file import whole_file
 
@@ -68,6 +69,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results, made if need be")
     parser.add_argument("--overlay", choices=("jpg", "png", "none"), default="jpg", help="default: jpg")
     parser.add_argument("--opacity", type=float, default=0.5, metavar="N", help="of the overlay's fill (default: 0.5)")
+    parser.add_argument(
+        "--max-image-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="pixels of a picture at most; larger JPEGs are decoded and labelled at a half, a quarter or an eighth of "
+        "their size, other pictures are skipped (default: %(default)s)",
+    )
     parser.add_argument("--topic", default="", help="image topic of a bag (default: the only one)")
     parser.add_argument("--with-input", action="store_true", help="copy what a bag holds into the labelled one")
     add_vocabulary_arguments(parser)
@@ -89,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     if not 0.0 <= args.opacity <= 1.0:
         raise FcclipError(f"--opacity is {args.opacity}; it must be between 0 and 1")
+    if args.max_image_pixels < 1:
+        raise FcclipError(f"--max-image-pixels is {args.max_image_pixels}; it must be at least 1")
     out = _output_folder(args.out)
     jobs = find_jobs([Path(name) for name in args.inputs], out)
 
@@ -108,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         snapshot = segmenter.set_vocabulary(
             vocabulary, progress=lambda done, new: progress.update(words, completed=done, total=new)
         )
-    writer = ResultWriter(out, segmenter, snapshot, str(args.checkpoint), args.overlay, args.opacity)
+    writer = ResultWriter(out, segmenter, snapshot, str(args.checkpoint), args.overlay, args.opacity, args.max_image_pixels)
     with watched(segmenter.device):
         failed = _segment_all(jobs, writer, BagOptions(args.topic, args.with_input), console)
     console.print(
@@ -164,6 +175,7 @@ class ResultWriter:
         checkpoint: What the user called the weights.
         overlay: "jpg", "png" or "none".
         opacity: Of the overlay's fill, 0 to 1.
+        max_pixels: Pixels of a picture at most.
     """
 
     out: Path
@@ -172,14 +184,20 @@ class ResultWriter:
     checkpoint: str
     overlay: str
     opacity: float
+    max_pixels: int = MAX_PIXELS
 
-    def image(self, job: Job) -> None:
-        """Segments an image; its JSON comes last, so where it exists the other files do."""
+    def image(self, job: Job) -> int:
+        """Segments an image; its JSON comes last, so where it exists the other files do.
+
+        Returns:
+            What its sides were divided by because it was too large; 1 for most.
+        """
         import numpy as np
 
-        from fcclip_core.image_files import read_image
+        from fcclip_core.image_files import read_photograph
 
-        image = read_image(job.source)
+        photograph = read_photograph(job.source, self.max_pixels)
+        image = photograph.pixels
         result = self.segmenter(image)
         files = {"labels": f"{job.stem}_labels.png", "semantic": f"{job.stem}_semantic.png"}
         self._save(files["labels"], result.segment_map.astype(np.uint16))
@@ -188,7 +206,9 @@ class ResultWriter:
             files["overlay"] = f"{job.stem}_overlay.{self.overlay}"
             self._save(files["overlay"], self._draw(image, result))
         about = {"image": str(job.source), "height": image.shape[0], "width": image.shape[1], "files": files}
+        about["reduced_by"] = photograph.reduced_by
         self._write_json(f"{job.stem}.json", about | self._run_description() | describe(result))
+        return photograph.reduced_by
 
     def video(self, job: Job, advance: Callable[[int, int], None]) -> None:
         """Segments a video frame by frame.
@@ -203,6 +223,8 @@ class ResultWriter:
         try:
             announced = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
             fps = capture.get(cv2.CAP_PROP_FPS) or _FALLBACK_FPS
+            height, width = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+            check_size(height, width, self.max_pixels)
             files, size, done = self._frames(job, _frames_of(capture), fps, lambda done: advance(done, announced))
         finally:
             capture.release()
@@ -223,7 +245,7 @@ class ResultWriter:
         import numpy as np
 
         bags = ros_module("fcclip_ros.bags", "labelling a bag")
-        source = bags.BagImages(job.source, options.topic, option="--topic")
+        source = bags.BagImages(job.source, options.topic, option="--topic", max_pixels=self.max_pixels)
         count, rate = source.count_and_rate()
         files = {"bag": f"{job.stem}_bag", "frames": f"{job.stem}_frames.jsonl", "labels": f"{job.stem}_labels"}
         (self.out / files["labels"]).mkdir(exist_ok=True)
@@ -394,7 +416,10 @@ def _segment_all(jobs: list[Job], writer: ResultWriter, bag_options: BagOptions,
 
 def _segment_one(job: Job, writer: ResultWriter, bag_options: BagOptions, progress: Progress) -> None:
     if job.kind == "image":
-        writer.image(job)
+        reduced_by = writer.image(job)
+        if reduced_by > 1:
+            text = f"{job.source}: more than {writer.max_pixels / 1e6:g} million pixels; labelled at 1/{reduced_by} of its size"
+            progress.console.print(f"[yellow]{text}[/]", highlight=False, soft_wrap=True)
         return
     task: TaskID = progress.add_task(job.source.name, total=None)
     seen = (0, 0)

@@ -5,6 +5,7 @@ Messages may come from a running node or from a bag, whose reader makes its own 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -116,7 +117,7 @@ class _CameraScene:
         self._learn({item.id: (item.synonyms[0], color_of(item.color)) for item in message.classes if item.synonyms})
 
     def _image(self, message: Any) -> None:
-        self._log("view/image", _encoded(message) if hasattr(message, "format") else rr.Image(to_rgb(message)), message)
+        self._log("view/image", _encoded(message) if hasattr(message, "format") else rr.Image(to_rgb(message, sys.maxsize)), message)
 
     def _camera_info(self, message: Any) -> None:
         camera = camera_from_info(message, rectified=True)
@@ -212,7 +213,7 @@ def _said_places(message: Any) -> dict[int, Any]:
 
 def _encoded(message: Any) -> rr.EncodedImage:
     """A CompressedImage as it is; the viewer decodes it."""
-    if size_of(message) is None:
+    if size_of(message, sys.maxsize) is None:
         raise ImageError(f"the compressed image (format {message.format[:40]!r}) is neither JPEG nor PNG")
     contents = bytes(message.data)
     is_png = contents.startswith(b"\x89PNG")
