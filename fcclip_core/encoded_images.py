@@ -137,7 +137,7 @@ def decode_jpeg(data: Data, shrink: int = 1) -> np.ndarray:
         pixels = simplejpeg.decode_jpeg(data, **options)
     except Exception as error:
         if _DAMAGE.search(str(error)):
-            raise _damaged(data, error) from None
+            raise _damaged(data, f"its data are truncated ({first_line(error)})") from None
         try:
             pixels = simplejpeg.decode_jpeg(data, **options, strict=False)
         except Exception:

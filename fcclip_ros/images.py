@@ -122,14 +122,12 @@ def to_rgb(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> np
 def size_of(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
     """(height, width) that an image message announces, without decoding it; None where `to_rgb` would refuse it."""
     try:
-        if hasattr(message, "format"):
-            size = announced_size(_bytes_of(message))
-        else:
-            size = (message.height, message.width)
-        check_size(*size, max_pixels)
+        compressed = hasattr(message, "format")
+        height, width = announced_size(_bytes_of(message)) if compressed else (message.height, message.width)
+        check_size(height, width, max_pixels)
     except ImageError:
         return None
-    return size if min(size) > 0 else None
+    return (height, width) if height and width else None
 
 
 def to_depth(message: Image) -> np.ndarray:
@@ -239,18 +237,20 @@ def _as_rgb(pixels: np.ndarray, encoding: _Encoding) -> np.ndarray:
     if encoding.depth == "u2":
         # Also gives OpenCV what it needs: the machine's own byte order, every number at an even address.
         pixels = np.array(pixels, np.uint16)
-    if encoding.block == _MOSAIC and min(pixels.shape) < 3:
+    if encoding.to_rgb is None:
+        rgb = pixels
+    elif encoding.block == _MOSAIC and min(pixels.shape) < 3:
         # OpenCV makes such narrow mosaics black; mirrored at its borders the pattern goes on.
         rgb = cv2.cvtColor(np.pad(pixels, 2, mode="reflect"), encoding.to_rgb)[2:-2, 2:-2]
     else:
-        rgb = pixels if encoding.to_rgb is None else cv2.cvtColor(pixels, encoding.to_rgb)
+        rgb = cv2.cvtColor(pixels, encoding.to_rgb)
     return cv2.convertScaleAbs(rgb, alpha=255.0 / 65535.0) if encoding.depth == "u2" else rgb
 
 
 def _converted(message: Image, max_pixels: int) -> np.ndarray:
     encoding = _encoding(message.encoding)
     pixels = _pixels(message, encoding)
-    check_size(*pixels.shape[:2], max_pixels)
+    check_size(message.height, message.width, max_pixels)
     bridge = cv_bridge()
     if bridge is not None and encoding.to_rgb is not None and min(pixels.shape[:2]) > 2:
         # Older ones do not know every encoding.
@@ -275,7 +275,8 @@ def _decompressed(message: CompressedImage, max_pixels: int) -> np.ndarray:
     bits = 8 * picture.itemsize
     source = shown.partition(";")[0].strip().rstrip("0123456789") + str(bits)
     encoding = _ENCODINGS[source if source.startswith("bayer_") and source in _ENCODINGS else f"mono{bits}"]
-    _check_block(*picture.shape, encoding, source)
+    height, width = picture.shape
+    _check_block(height, width, encoding, source)
     return _as_rgb(picture, encoding)
 
 

@@ -130,7 +130,7 @@ PARAMETERS: tuple[Declaration, ...] = (
     Declaration(
         "max_image_pixels",
         MAX_PIXELS,
-        "Pixels that an image may have, from a camera or in a request; larger ones are refused before they are decoded.",
+        "Pixels that an image may have, from a camera or in a request; larger ones are refused, not decoded.",
         limits=(1, 1_000_000_000),
         live=True,
     ),

@@ -119,7 +119,9 @@ def run(args: argparse.Namespace) -> int:
         snapshot = segmenter.set_vocabulary(
             vocabulary, progress=lambda done, new: progress.update(words, completed=done, total=new)
         )
-    writer = ResultWriter(out, segmenter, snapshot, str(args.checkpoint), args.overlay, args.opacity, args.max_image_pixels)
+    writer = ResultWriter(
+        out, segmenter, snapshot, str(args.checkpoint), args.overlay, args.opacity, args.max_image_pixels
+    )
     with watched(segmenter.device):
         failed = _segment_all(jobs, writer, BagOptions(args.topic, args.with_input), console)
     console.print(
@@ -418,8 +420,9 @@ def _segment_one(job: Job, writer: ResultWriter, bag_options: BagOptions, progre
     if job.kind == "image":
         reduced_by = writer.image(job)
         if reduced_by > 1:
-            text = f"{job.source}: more than {writer.max_pixels / 1e6:g} million pixels; labelled at 1/{reduced_by} of its size"
-            progress.console.print(f"[yellow]{text}[/]", highlight=False, soft_wrap=True)
+            reason = f"it has more than {writer.max_pixels / 1e6:g} million pixels (--max-image-pixels)"
+            text = f"[yellow]{job.source}: labelled at 1/{reduced_by} of its size, because {reason}[/]"
+            progress.console.print(text, highlight=False, soft_wrap=True)
         return
     task: TaskID = progress.add_task(job.source.name, total=None)
     seen = (0, 0)

@@ -17,7 +17,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from fcclip_core.errors import ImageError
 from fcclip_ros import images
-from fcclip_ros.images import ENCODINGS, cv_bridge, to_rgb
+from fcclip_ros.images import ENCODINGS, cv_bridge, size_of, to_depth, to_labels, to_rgb
 
 RGB = np.random.default_rng(5).integers(0, 256, (6, 8, 3), np.uint8)
 RED, GREEN, BLUE = 200, 100, 30
@@ -179,14 +179,25 @@ def test_one_pixel_is_an_image(encoding: str) -> None:
     assert rgb.tolist() == [[[255, 255, 255]]]
 
 
-def test_the_smallest_mosaic_has_its_colours() -> None:
-    assert to_rgb(make_image(mosaic("rggb", 2, 2), "bayer_rggb8")).shape == (2, 2, 3)
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (2, 9), (7, 2), (3, 3), (5, 6)])
+def test_small_and_odd_mosaics_have_their_colours(height: int, width: int, bits: int) -> None:
+    # Of two rows or columns OpenCV makes black.
+    pixels = mosaic("grbg", 10, 10)[:height, :width]
+    message = make_image(pixels if bits == 8 else pixels.astype(np.uint16) * 257, f"bayer_grbg{bits}")
+    assert to_rgb(message).shape == (height, width, 3)
+    assert (to_rgb(message) == (RED, GREEN, BLUE)).all()
 
 
-def test_forty_eight_megapixels_pass() -> None:
+def test_forty_eight_megapixels_pass_where_the_limit_is_raised() -> None:
     pixels = np.zeros((6000, 8000, 3), np.uint8)
     pixels[-1, -1] = (1, 2, 3)
-    assert to_rgb(make_image(pixels, "bgr8"))[-1, -1].tolist() == [3, 2, 1]
+    message = make_image(pixels, "bgr8")
+    assert to_rgb(message, 48_000_000)[-1, -1].tolist() == [3, 2, 1]
+    assert size_of(message, 48_000_000) == (6000, 8000)
+    with pytest.raises(ImageError, match=r"8000 x 6000 pixels, 48\.0 million; at most 40 million .* max_image_pixels"):
+        to_rgb(message)
+    assert size_of(message) is None
 
 
 def test_png_is_exact_and_jpeg_is_close() -> None:
