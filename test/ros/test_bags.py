@@ -107,6 +107,19 @@ def test_a_broken_image_is_left_out_and_said(tmp_path: Path, capsys: pytest.Capt
     assert "1 of 3 frames could not be read" in said(capsys)
 
 
+def test_images_beyond_the_limit_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = drive_messages(2)
+    line = Image(encoding="mono8", height=1, width=400_000, step=400_000, data=np.zeros(400_000, np.uint8))
+    bag = save(tmp_path / "run", [("/image", good[0]), ("/image", line), ("/image", good[1])])
+    assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "run_frames.jsonl").read_text().splitlines()]
+    assert "400000 x 1 pixels; a side may have 65500 at most" in lines[1]["error"]
+    assert "1 of 3 frames could not be read" in said(capsys)
+    limit = ("--max-image-pixels", str(good[0].height * good[0].width - 1))
+    assert segment(bag, tmp_path / "none", "--overlay", "none", *limit) == 1
+    assert "none of its 3 images can be read" in said(capsys)
+
+
 def test_the_input_is_copied_on_request_but_for_what_is_written_anew(tmp_path: Path) -> None:
     image = drive_messages(1)[0]
     old = Image(header=image.header, height=1, width=1, step=2, encoding="16UC1", data=b"\0\0")
