@@ -97,9 +97,13 @@ def open_picture(path: Path, max_pixels: int) -> tuple[Image.Image, int]:
     if is_jpeg(start):
         return _open_jpeg(path, max_pixels)
     picture = _open_other(path, max_pixels)
-    check_size(picture.height, picture.width, max_pixels, _ADVICE)
-    if isinstance(picture, PngImageFile):
-        check_png(path.read_bytes(), picture)
+    try:
+        check_size(picture.height, picture.width, max_pixels, _ADVICE)
+        if isinstance(picture, PngImageFile):
+            check_png(path.read_bytes(), picture)
+    except Exception:
+        picture.close()
+        raise
     return picture, 1
 
 

@@ -434,9 +434,7 @@ class Pipeline:
         began = time.monotonic()
         try:
             frame.stream.publish(
-                LabelledFrame(
-                    frame.header, frame.image, result, started.snapshot, started.encoded, frame.arrival_time
-                )
+                LabelledFrame(frame.header, frame.image, result, started.snapshot, started.encoded, frame.arrival_time)
             )
         except Exception as error:
             self._failed(frame.stream, error)

@@ -80,7 +80,9 @@ def test_refuses_what_is_no_image() -> None:
         DevicePreprocessor(DEVICE)(np.zeros((4, 4), np.uint8), InferenceSettings())
 
 
-@pytest.mark.parametrize(("image", "resized"), [((1, 400_000), (1, 1333)), ((400_000, 1), (1333, 1)), ((1, 1), (800, 800))])
+@pytest.mark.parametrize(
+    ("image", "resized"), [((1, 400_000), (1, 1333)), ((400_000, 1), (1333, 1)), ((1, 1), (800, 800))]
+)
 def test_lines_and_single_pixels_become_an_input_of_at_least_one_pixel(
     image: tuple[int, int], resized: tuple[int, int]
 ) -> None:

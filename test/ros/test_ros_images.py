@@ -221,7 +221,15 @@ def test_random_messages_are_images_or_image_errors() -> None:
 
 
 def test_odd_formats_of_compressed_images_do_no_harm() -> None:
-    for odd in ("", ";", "jpeg\0", "x" * 1_000_000, "bayer_rggb8; jpeg", "bayer_; png", "bayer_rggb16; jpeg compressed "):
+    for odd in (
+        "",
+        ";",
+        "jpeg\0",
+        "x" * 1_000_000,
+        "bayer_rggb8; jpeg",
+        "bayer_; png",
+        "bayer_rggb16; jpeg compressed ",
+    ):
         message = compressed(RGB, "png")
         message.format = odd
         assert np.array_equal(to_rgb(message), RGB)
