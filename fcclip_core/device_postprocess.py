@@ -331,7 +331,7 @@ def owned_pixels(mask_logits: Tensor, scores: Tensor, kept: Tensor, resizer: Mas
         owner = none.new_zeros((resizer.height, resizer.width))
         return OwnedPixels(owner, owner.bool(), none, none, none)
     nth, inside, areas = assign_pixels(mask_logits[queries].float(), scores[queries], resizer)
-    owner = queries[nth]
+    owner = queries[nth.long()]
     flat = owner.flatten()
     return OwnedPixels(
         owner=owner,

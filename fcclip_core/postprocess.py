@@ -30,6 +30,8 @@ COLUMNS_AT_ONCE_CPU = 64
 COLUMNS_AT_ONCE_GPU = 4096
 # Image rows that one matrix product makes at most, however narrow they are.
 ROWS_AT_ONCE = 4096
+# Pixels that are counted and looked up at once: numbers of eight bytes for all of an image would be most of its cost.
+PIXELS_AT_ONCE = 4_000_000
 
 KEPT_SIZES = 8
 """Image sizes whose resizes are kept, a few numbers for each row and column: a camera may alternate between modes."""
@@ -225,7 +227,7 @@ class HostMerger:
             class_indices=merged.class_indices,
             scores=merged.scores,
             queries=merged.queries,
-            areas=np.bincount(merged.segment_map.ravel(), minlength=count + 1)[1:],
+            areas=_areas(merged.segment_map, count),
             boxes=np.array(boxes, np.int64).reshape(count, 4),
             embeddings=unit.cpu().numpy(),
         )
@@ -254,14 +256,19 @@ def panoptic_segments(
             np.zeros((resizer.height, resizer.width), np.int32), empty, empty.astype(np.float32), empty
         )
     owner, inside, mask_areas = assign_pixels(mask_logits[kept], scores[kept], resizer)
-    owned = torch.bincount(owner.flatten(), minlength=len(kept))
-    final = torch.bincount(owner[inside], minlength=len(kept))
+    owned, final = torch.zeros_like(kept), torch.zeros_like(kept)
+    for rows in _row_bands(resizer.height, resizer.width):
+        there = owner[rows].long()
+        owned += torch.bincount(there.flatten(), minlength=len(kept))
+        final += torch.bincount(there[inside[rows]], minlength=len(kept))
 
     table = torch.stack((kept, labels[kept], is_thing[labels[kept]].long(), mask_areas, owned, final)).cpu().numpy()
     segment_of_kept, segments = _accept(table, scores[kept].cpu().numpy(), settings.overlap_threshold)
     lookup = torch.from_numpy(segment_of_kept).to(owner.device)
-    segment_map = torch.where(inside, lookup[owner], 0).cpu().numpy()
-    return PanopticSegments(segment_map, *segments)
+    segment_map = torch.empty(owner.shape, dtype=torch.int32, device=owner.device)
+    for rows in _row_bands(resizer.height, resizer.width):
+        segment_map[rows] = torch.where(inside[rows], lookup[owner[rows].long()], 0)
+    return PanopticSegments(segment_map.cpu().numpy(), *segments)
 
 
 def semantic_classes(mask_logits: Tensor, class_probs: Tensor, resizer: MaskResizer) -> np.ndarray:
@@ -317,9 +324,9 @@ def instance_masks(
 
 
 def assign_pixels(mask_logits: Tensor, scores: Tensor, resizer: MaskResizer) -> tuple[Tensor, Tensor, Tensor]:
-    """Owner of each pixel `(H, W)`, whether the owner's mask holds it, and the pixels inside each mask `(K,)`."""
+    """Owner of each pixel, int16 `(H, W)`, whether its mask holds the pixel, and the pixels inside each mask `(K,)`."""
     count, device = len(mask_logits), mask_logits.device
-    owner = torch.empty((resizer.height, resizer.width), dtype=torch.int64, device=device)
+    owner = torch.empty((resizer.height, resizer.width), dtype=torch.int16, device=device)
     inside = torch.empty_like(owner, dtype=torch.bool)
     areas = torch.zeros(count, dtype=torch.float64, device=device)
     # A maximum that also tells where it is costs twenty times a plain one on a CPU: the first query that reaches the
@@ -329,10 +336,24 @@ def assign_pixels(mask_logits: Tensor, scores: Tensor, resizer: MaskResizer) -> 
         areas += (logits >= 0).float().flatten(1).sum(1)
         probabilities = logits.sigmoid_().mul_(scores[:, None, None])
         best = probabilities.amax(0)
-        owner[rows, columns] = count - (ranks * (probabilities == best)).amax(0).long()
+        winner = count - (ranks * (probabilities == best)).amax(0)
+        owner[rows, columns] = winner
         # At logit 0 the mask probability is one half.
-        inside[rows, columns] = best >= 0.5 * scores[owner[rows, columns]]
+        inside[rows, columns] = best >= 0.5 * scores[winner.long()]
     return owner, inside, areas.long()
+
+
+def _row_bands(height: int, width: int) -> Iterator[slice]:
+    rows = max(PIXELS_AT_ONCE // width, 1)
+    return (slice(top, top + rows) for top in range(0, height, rows))
+
+
+def _areas(segment_map: np.ndarray, count: int) -> np.ndarray:
+    """Pixels of segments 1 to `count`, int64 `(count,)`."""
+    bands = _row_bands(*segment_map.shape)
+    return sum(
+        (np.bincount(segment_map[rows].ravel(), minlength=count + 1)[1:] for rows in bands), np.zeros(count, np.int64)
+    )
 
 
 def _accept(table: np.ndarray, scores: np.ndarray, overlap_threshold: float) -> tuple[np.ndarray, tuple]:
