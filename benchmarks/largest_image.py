@@ -1,7 +1,5 @@
-"""What the largest image that the node takes costs outside the network: memory and seconds, in a process for each kind.
-
-python -m benchmarks.largest_image [--pixels N] [--shorter-side N]
-"""
+#!/usr/bin/env python3
+"""What does the largest image that the node takes cost outside the network? In a process for each kind of message."""
 
 from __future__ import annotations
 
@@ -14,12 +12,16 @@ import sys
 import time
 from array import array
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image as Picture
 
-from fcclip_core.encoded_images import MAX_PIXELS, MAX_SIDE
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from fcclip_core.encoded_images import MAX_PIXELS, MAX_SIDE  # noqa: E402
 
 KINDS = ("raw rgb8", "raw mono8", "raw bayer_rggb16", "JPEG", "PNG", "raw rgb8, a strip")
 
@@ -34,10 +36,10 @@ def main() -> None:
     if args.kind:
         print(json.dumps(measure(args.kind, args.pixels, args.shorter_side)))
         return
-    print("| message | size | megabytes | read | label, without the network | messages | peak memory above idle |")
+    print("| message | size | megabytes | read | label | messages | peak |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for kind in KINDS:
-        command = [sys.executable, "-m", "benchmarks.largest_image", "--kind", kind]
+        command = [sys.executable, __file__, "--kind", kind]
         command += ["--pixels", str(args.pixels), "--shorter-side", str(args.shorter_side)]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         row = json.loads(output.splitlines()[-1])
