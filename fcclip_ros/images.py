@@ -125,7 +125,7 @@ def size_of(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> t
         compressed = hasattr(message, "format")
         height, width = announced_size(_bytes_of(message)) if compressed else (message.height, message.width)
         check_size(height, width, max_pixels)
-    except ImageError:
+    except Exception:  # `to_rgb` will say why.
         return None
     return (height, width) if height and width else None
 
