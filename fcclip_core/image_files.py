@@ -10,10 +10,7 @@ from PIL import Image, ImageOps
 
 from fcclip_core.encoded_images import MAX_PIXELS
 from fcclip_core.errors import ImageError
-from fcclip_core.picture_files import open_picture
-
-_LARGEST = 400_000_000
-"""Pixels of a photograph that must not be reduced, at most."""
+from fcclip_core.picture_files import LARGEST, open_picture
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         ImageError: As `read_photograph` does.
     """
-    photograph = read_photograph(path, _LARGEST)
+    photograph = read_photograph(path, LARGEST)
     if photograph.reduced_by > 1:
-        raise ImageError(f"it has more than {_LARGEST // 1_000_000} million pixels; make it smaller")
+        raise ImageError(f"it has more than {LARGEST // 1_000_000} million pixels; make it smaller")
     return photograph.pixels

@@ -15,18 +15,21 @@ from fcclip_core.errors import ImageError
 
 _ADVICE = "make it smaller, raise max_image_pixels, or convert it to JPEG, which can be decoded at a reduced size"
 
+LARGEST = 400_000_000
+"""Pixels of a picture that must not be reduced, at most."""
+
 _pillow_s_limit = threading.Lock()
 
 
 def open_picture(path: Path, max_pixels: int) -> tuple[Image.Image, int]:
-    """Opens a picture whose size was checked before anything of it is decoded.
+    """Opens and decodes a picture, whose size is checked before.
 
     Args:
         path: The file.
         max_pixels: Pixels that are decoded at most.
 
     Returns:
-        The picture, decoded now or when it is used, and what its sides were divided by.
+        The picture, and what its sides were divided by.
 
     Raises:
         ImageError: Too large, no file, or a JPEG or PNG that lacks data.
@@ -36,17 +39,21 @@ def open_picture(path: Path, max_pixels: int) -> tuple[Image.Image, int]:
         raise ImageError("it is no file; a folder, a pipe or a device cannot be read")
     with path.open("rb") as file:
         start = file.read(16)
-    if is_jpeg(start):
-        return _open_jpeg(path, max_pixels)
-    picture = _open_other(path, max_pixels)
-    try:
-        check_size(picture.height, picture.width, max_pixels, _ADVICE)
-        if isinstance(picture, PngImageFile):
-            check_png(path.read_bytes(), picture)
-    except Exception:
-        picture.close()
-        raise
-    return picture, 1
+    with warnings.catch_warnings():
+        # Pillow warns of large pictures and of odd headers; what matters is an error here.
+        warnings.simplefilter("ignore")
+        if is_jpeg(start):
+            return _open_jpeg(path, max_pixels)
+        picture = _open_other(path, max_pixels)
+        try:
+            check_size(picture.height, picture.width, max_pixels, _ADVICE)
+            if isinstance(picture, PngImageFile):
+                check_png(path.read_bytes(), picture)
+            picture.load()
+        except Exception:
+            picture.close()
+            raise
+        return picture, 1
 
 
 def _open_jpeg(path: Path, max_pixels: int) -> tuple[Image.Image, int]:
@@ -72,8 +79,7 @@ def _orientation(picture: Image.Image) -> int:
 
 def _open_other(path: Path, max_pixels: int) -> Image.Image:
     # Pillow's limit is twice this number. Some formats are decoded while they are opened, so there must be one.
-    with _pillow_s_limit, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with _pillow_s_limit:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
         try:
             return Image.open(path)

@@ -219,12 +219,15 @@ def test_what_is_too_large_lies_or_lacks_data_is_named_without_a_warning(
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(buffer, "JPEG")
     jpeg = buffer.getvalue()
     sizes = jpeg.find(b"\xff\xc0") + 5
+    tiff = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(tiff, "TIFF", compression="tiff_deflate")
     files = {
         "large.png": (_png(8_000, 8_000, bytes(100)), "8000 x 8000 pixels, 64.0 million; at most 40 million"),
         "bomb.png": (_png(30_000, 30_000, bytes(100)), "more than 40 million pixels"),
         "line.png": (_png(1, 400_000, bytes(800_000)), "a side may have 65500 at most"),
         "few_rows.png": (_png(10, 10, bytes(155)), "rows are missing"),
         "lies.jpg": (jpeg[:sizes] + struct.pack(">HH", 13_000, 13_000) + jpeg[sizes + 4 :], "that is too little"),
+        "cut.tif": (tiff.getvalue()[:-30], "not an image"),
         "ends.jpg": (jpeg[: len(jpeg) // 2] + b"\xff\xd9", "its data are truncated"),
         "large.bmp": (
             b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0),
