@@ -389,9 +389,9 @@ class _Recorder:
         return noted
 
     def _around_to_rgb(self, to_rgb: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(message: Any) -> Any:
+        def noted(message: Any, *limits: int) -> Any:
             began = time.thread_time()
-            rgb = to_rgb(message)
+            rgb = to_rgb(message, *limits)
             self._extra["convert cpu"] = time.thread_time() - began
             return rgb
 

@@ -83,16 +83,11 @@ class AxisTaps:
             tile: Image pixels that are decided at a time.
             device: Where they are used.
         """
-        mask, padded, resized, image = sizes
-        matrix = composed_resize(mask, padded, resized, image)
-        columns = torch.arange(mask)
-        first = torch.where(matrix != 0, columns, mask).amin(1)
-        taps = int((torch.where(matrix != 0, columns, -1).amax(1) - first).max()) + 1
-        indices = first[:, None] + torch.arange(taps)
-        weights = matrix.gather(1, indices.clamp(max=mask - 1)).masked_fill(indices >= mask, 0.0)
+        taps = composed_resize(*sizes)
+        image = len(taps.first)
         ends = (torch.arange(0, image, tile) + tile - 1).clamp(max=image - 1)
-        patch = int((first[ends] - first[::tile]).max()) + taps
-        return cls(first.int().to(device), weights.contiguous().to(device), patch)
+        patch = int((taps.first[ends] - taps.first[::tile]).max()) + taps.weights.shape[1]
+        return cls(taps.first.int().to(device), taps.weights.to(device), patch)
 
 
 @dataclass(frozen=True)
@@ -336,7 +331,7 @@ def owned_pixels(mask_logits: Tensor, scores: Tensor, kept: Tensor, resizer: Mas
         owner = none.new_zeros((resizer.height, resizer.width))
         return OwnedPixels(owner, owner.bool(), none, none, none)
     nth, inside, areas = assign_pixels(mask_logits[queries].float(), scores[queries], resizer)
-    owner = queries[nth]
+    owner = queries[nth.long()]
     flat = owner.flatten()
     return OwnedPixels(
         owner=owner,

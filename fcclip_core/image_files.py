@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from fcclip_core.encoded_images import MAX_PIXELS, MAX_SIDE
 from fcclip_core.errors import FcclipError, ImageError
 from fcclip_core.image_modes import to_rgb
+from fcclip_core.picture_files import LARGEST, open_picture
 from fcclip_core.whole_file import write_whole
 
 _HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 _ONE_PICTURE = frozenset({"MPO", "PSD"})
 """Formats whose further frames are the same picture: a preview, a map of brightness, layers."""
-
-JPEG_SIDE = 65500
-"""Pixels that a side of a JPEG may have, as libjpeg sees it; the format ends at 65535."""
 
 
 @dataclass(frozen=True)
@@ -28,22 +27,30 @@ class Photograph:
     Attributes:
         pixels: uint8 RGB `(H, W, 3)`, upright.
         first_of_several: Whether the file holds more pictures: it is an animation, or has pages.
+        reduced_by: What its sides were divided by, rounded up, because it has too many pixels; 1 for most.
     """
 
     pixels: np.ndarray
     first_of_several: bool = False
+    reduced_by: int = 1
 
 
-def read_photograph(path: Path) -> Photograph:
+def read_photograph(path: Path, max_pixels: int = MAX_PIXELS) -> Photograph:
     """Reads an image upright: the EXIF orientation is applied; `to_rgb` says what becomes of its pixels.
 
+    Args:
+        path: The file.
+        max_pixels: Pixels that are decoded at most. A JPEG with more is decoded at a half, a quarter or an eighth of
+            its size.
+
     Raises:
-        ImageError: The file is missing, truncated, too large or no image.
+        ImageError: The file is missing, damaged, too large or no image.
     """
     try:
-        with Image.open(path) as image:
+        image, reduced_by = open_picture(path, max_pixels)
+        with image:
             several = image.format not in _ONE_PICTURE and bool(getattr(image, "is_animated", False))
-            return Photograph(to_rgb(_upright(image)), several)
+            return Photograph(to_rgb(_upright(image)), several, reduced_by)
     except FcclipError:
         raise
     except FileNotFoundError as error:
@@ -58,12 +65,15 @@ def read_photograph(path: Path) -> Photograph:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The pixels of `read_photograph`: uint8 RGB `(H, W, 3)`.
+    """The pixels of `read_photograph` at their own size, up to 400 million: uint8 RGB `(H, W, 3)`.
 
     Raises:
         ImageError: As `read_photograph` does.
     """
-    return read_photograph(path).pixels
+    photograph = read_photograph(path, LARGEST)
+    if photograph.reduced_by > 1:
+        raise ImageError(f"it has more than {LARGEST / 1e6:g} million pixels; make it smaller")
+    return photograph.pixels
 
 
 def write_image(path: Path, pixels: np.ndarray, **options: int | bool) -> None:
@@ -85,8 +95,8 @@ def write_image(path: Path, pixels: np.ndarray, **options: int | bool) -> None:
 def encode_image(pixels: np.ndarray, suffix: str, **options: int | bool) -> bytes:
     """A picture as the contents of a file with this suffix; arguments and errors are those of `write_image`."""
     height, width = pixels.shape[:2]
-    if suffix.lower() in (".jpg", ".jpeg") and max(height, width) > JPEG_SIDE:
-        raise ImageError(f"{height} x {width} pixels are too many for a JPEG, which ends at {JPEG_SIDE} on a side")
+    if suffix.lower() in (".jpg", ".jpeg") and max(height, width) > MAX_SIDE:
+        raise ImageError(f"{height} x {width} pixels are too many for a JPEG, which ends at {MAX_SIDE} on a side")
     buffer = io.BytesIO()
     try:
         Image.fromarray(pixels).save(buffer, Image.registered_extensions()[suffix.lower()], **options)

@@ -38,6 +38,7 @@ PACKAGES = {
     "scipy": "scipy",
     "cv2": "opencv-python-headless",
     "PIL": "pillow",
+    "simplejpeg": "simplejpeg",
     "yaml": "PyYAML",
     "rich": "rich",
 }

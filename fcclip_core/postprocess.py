@@ -24,10 +24,17 @@ from fcclip_core.settings import InferenceSettings
 # Full-size mask values held at once: bands stay inside a CPU's caches; a GPU takes a usual frame in one go.
 BAND_VALUES_CPU = 4_000_000
 BAND_VALUES_GPU = 200_000_000
-COLUMNS_AT_ONCE = 64
+
+# Image columns that one matrix product makes: a CPU wants small products, a GPU few of them.
+COLUMNS_AT_ONCE_CPU = 64
+COLUMNS_AT_ONCE_GPU = 4096
+# Image rows that one matrix product makes at most, however narrow they are.
+ROWS_AT_ONCE = 4096
+# Pixels that are counted and looked up at once: numbers of eight bytes for all of an image would be most of its cost.
+PIXELS_AT_ONCE = 4_000_000
 
 KEPT_SIZES = 8
-"""Image sizes whose resizing matrices, two small ones each, are kept: a camera may alternate between two modes."""
+"""Image sizes whose resizes are kept, a few numbers for each row and column: a camera may alternate between modes."""
 
 
 @dataclass(frozen=True)
@@ -110,37 +117,83 @@ class InstanceMasks:
     scores: np.ndarray
 
 
+@dataclass(frozen=True)
+class ResizeTaps:
+    """A linear resize along one axis: each target pixel is a weighted sum of up to T neighbouring source pixels.
+
+    Attributes:
+        first: int64 `(target,)`, the first of them, which has a weight; grows from pixel to pixel.
+        weights: float32 `(target, T)`, zero beyond the last.
+        source: Number of source pixels.
+    """
+
+    first: Tensor
+    weights: Tensor
+    source: int
+
+    def matrix(self, target: slice, source: slice) -> Tensor:
+        """The resize of a part as a dense matrix `(target, source)`; `source` must hold all that the target reads."""
+        first, weights = self.first[target], self.weights[target]
+        places = first[:, None] + torch.arange(weights.shape[1]) - source.start
+        # Behind the last source pixel all weights are zero, which may be added anywhere.
+        size = source.stop - source.start
+        return weights.new_zeros(len(weights), size).scatter_add_(1, places.clamp_(max=size - 1), weights)
+
+    def read_by(self, target: slice) -> slice:
+        """The source pixels that a part of the target reads, a few more at most."""
+        stop = int(self.first[target.stop - 1]) + self.weights.shape[1]
+        return slice(int(self.first[target.start]), min(stop, self.source))
+
+
 class MaskResizer:
     """Resizes quarter-size mask logits to image size, a band of rows at a time.
 
     The two published bilinear resizes (to the padded input, then from the cropped input to the image) are linear and
-    separable, so their composition is one matrix a side.
+    separable, so their composition is one linear resize a side, in which each pixel reads two or three mask pixels.
     """
 
     def __init__(self, geometry: FrameGeometry, mask_size: tuple[int, int], device: torch.device) -> None:
         """Prepares the composed resize from `mask_size` (height, width) to `geometry.image`."""
         self.height, self.width = geometry.image
-        rows, columns = (
+        self._device = device
+        self._rows, columns = (
             composed_resize(mask_size[axis], geometry.padded[axis], geometry.resized[axis], geometry.image[axis])
             for axis in (0, 1)
         )
-        # Each output column needs two or three source columns: a block of them, a small part of the row.
-        self._columns = [
-            (slice(start, stop), columns[block, start:stop].T.contiguous().to(device))
-            for block, start, stop in _blocks(columns, COLUMNS_AT_ONCE if device.type == "cpu" else self.width)
-        ]
-        self._rows = rows.to(device)
-        self._first, self._last = _nonzero_range(rows)
-        self._band_values = BAND_VALUES_CPU if device.type == "cpu" else BAND_VALUES_GPU
+        on_cpu = device.type == "cpu"
+        self._band_values = BAND_VALUES_CPU if on_cpu else BAND_VALUES_GPU
+        # Blocks of output columns: together they read a small part of a mask's row.
+        self._block = COLUMNS_AT_ONCE_CPU if on_cpu else COLUMNS_AT_ONCE_GPU
+        self._columns = []
+        for start in range(0, self.width, self._block):
+            block = slice(start, min(start + self._block, self.width))
+            source = columns.read_by(block)
+            self._columns.append((source, columns.matrix(block, source).T.contiguous().to(device)))
 
     def bands(self, mask_logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yields (rows, logits `(Q, rows, W)`) from the top of the image to its bottom, for `(Q, h, w)` logits."""
-        rows_at_once = max(self._band_values // max(len(mask_logits) * self.width, 1), 1)
+        for rows, _, logits in self._tiles(mask_logits, self.width):
+            yield rows, logits
+
+    def tiles(self, mask_logits: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yields (rows, columns, logits `(Q, rows, columns)`) for `(Q, h, w)` logits.
+
+        As `bands`, but rows that are too long to be held for all masks come in pieces.
+        """
+        blocks = max(self._band_values // (max(len(mask_logits), 1) * self._block), 1)
+        yield from self._tiles(mask_logits, min(blocks * self._block, self.width))
+
+    def _tiles(self, mask_logits: Tensor, width: int) -> Iterator[tuple[slice, slice, Tensor]]:
+        rows_at_once = min(max(self._band_values // max(len(mask_logits) * width, 1), 1), ROWS_AT_ONCE)
         for top in range(0, self.height, rows_at_once):
             rows = slice(top, min(top + rows_at_once, self.height))
-            source = slice(self._first[rows.start], self._last[rows.stop - 1] + 1)
-            widened = torch.cat([mask_logits[:, source, part] @ matrix for part, matrix in self._columns], -1)
-            yield rows, self._rows[rows, source] @ widened
+            source = self._rows.read_by(rows)
+            matrix = self._rows.matrix(rows, source).to(self._device)
+            for left in range(0, self.width, width):
+                columns = slice(left, min(left + width, self.width))
+                blocks = self._columns[left // self._block : -(-columns.stop // self._block)]
+                widened = torch.cat([mask_logits[:, source, part] @ block for part, block in blocks], -1)
+                yield rows, columns, matrix @ widened
 
 
 class HostMerger:
@@ -174,7 +227,7 @@ class HostMerger:
             class_indices=merged.class_indices,
             scores=merged.scores,
             queries=merged.queries,
-            areas=np.bincount(merged.segment_map.ravel(), minlength=count + 1)[1:],
+            areas=_areas(merged.segment_map, count),
             boxes=np.array(boxes, np.int64).reshape(count, 4),
             embeddings=unit.cpu().numpy(),
         )
@@ -203,14 +256,19 @@ def panoptic_segments(
             np.zeros((resizer.height, resizer.width), np.int32), empty, empty.astype(np.float32), empty
         )
     owner, inside, mask_areas = assign_pixels(mask_logits[kept], scores[kept], resizer)
-    owned = torch.bincount(owner.flatten(), minlength=len(kept))
-    final = torch.bincount(owner[inside], minlength=len(kept))
+    owned, final = torch.zeros_like(kept), torch.zeros_like(kept)
+    for rows in _row_bands(resizer.height, resizer.width):
+        there = owner[rows].long()
+        owned += torch.bincount(there.flatten(), minlength=len(kept))
+        final += torch.bincount(there[inside[rows]], minlength=len(kept))
 
     table = torch.stack((kept, labels[kept], is_thing[labels[kept]].long(), mask_areas, owned, final)).cpu().numpy()
     segment_of_kept, segments = _accept(table, scores[kept].cpu().numpy(), settings.overlap_threshold)
     lookup = torch.from_numpy(segment_of_kept).to(owner.device)
-    segment_map = torch.where(inside, lookup[owner], 0).cpu().numpy()
-    return PanopticSegments(segment_map, *segments)
+    segment_map = torch.empty(owner.shape, dtype=torch.int32, device=owner.device)
+    for rows in _row_bands(resizer.height, resizer.width):
+        segment_map[rows] = torch.where(inside[rows], lookup[owner[rows].long()], 0)
+    return PanopticSegments(segment_map.cpu().numpy(), *segments)
 
 
 def semantic_classes(mask_logits: Tensor, class_probs: Tensor, resizer: MaskResizer) -> np.ndarray:
@@ -226,8 +284,8 @@ def semantic_classes(mask_logits: Tensor, class_probs: Tensor, resizer: MaskResi
     """
     weights = class_probs[:, :-1].T.contiguous()
     classes = torch.empty((resizer.height, resizer.width), dtype=torch.int64, device=mask_logits.device)
-    for rows, logits in resizer.bands(mask_logits):
-        classes[rows] = (weights @ logits.sigmoid_().flatten(1)).argmax(0).view(-1, resizer.width)
+    for rows, columns, logits in resizer.tiles(mask_logits):
+        classes[rows, columns] = (weights @ logits.sigmoid_().flatten(1)).argmax(0).view(logits.shape[1:])
     return classes.cpu().numpy()
 
 
@@ -252,9 +310,9 @@ def instance_masks(
     used, row_of_pair = queries.unique(return_inverse=True)
     masks = torch.empty((len(used), resizer.height, resizer.width), dtype=torch.bool, device=mask_logits.device)
     inside = torch.zeros((2, len(used)), device=mask_logits.device)
-    for rows, logits in resizer.bands(mask_logits[used]):
+    for rows, columns, logits in resizer.tiles(mask_logits[used]):
         positive = logits > 0
-        masks[:, rows] = positive
+        masks[:, rows, columns] = positive
         weights = positive.float()
         inside[1] += weights.flatten(1).sum(1)
         inside[0] += (logits.sigmoid_() * weights).flatten(1).sum(1)
@@ -266,22 +324,36 @@ def instance_masks(
 
 
 def assign_pixels(mask_logits: Tensor, scores: Tensor, resizer: MaskResizer) -> tuple[Tensor, Tensor, Tensor]:
-    """Owner of each pixel `(H, W)`, whether the owner's mask holds it, and the pixels inside each mask `(K,)`."""
+    """Owner of each pixel, int16 `(H, W)`, whether its mask holds the pixel, and the pixels inside each mask `(K,)`."""
     count, device = len(mask_logits), mask_logits.device
-    owner = torch.empty((resizer.height, resizer.width), dtype=torch.int64, device=device)
+    owner = torch.empty((resizer.height, resizer.width), dtype=torch.int16, device=device)
     inside = torch.empty_like(owner, dtype=torch.bool)
     areas = torch.zeros(count, dtype=torch.float64, device=device)
     # A maximum that also tells where it is costs twenty times a plain one on a CPU: the first query that reaches the
     # maximum is found by a second, plain maximum over descending ranks.
     ranks = torch.arange(count, 0, -1, dtype=torch.int16, device=device)[:, None, None]
-    for rows, logits in resizer.bands(mask_logits):
+    for rows, columns, logits in resizer.tiles(mask_logits):
         areas += (logits >= 0).float().flatten(1).sum(1)
         probabilities = logits.sigmoid_().mul_(scores[:, None, None])
         best = probabilities.amax(0)
-        owner[rows] = count - (ranks * (probabilities == best)).amax(0).long()
+        winner = count - (ranks * (probabilities == best)).amax(0)
+        owner[rows, columns] = winner
         # At logit 0 the mask probability is one half.
-        inside[rows] = best >= 0.5 * scores[owner[rows]]
+        inside[rows, columns] = best >= 0.5 * scores[winner.long()]
     return owner, inside, areas.long()
+
+
+def _row_bands(height: int, width: int) -> Iterator[slice]:
+    rows = max(PIXELS_AT_ONCE // width, 1)
+    return (slice(top, top + rows) for top in range(0, height, rows))
+
+
+def _areas(segment_map: np.ndarray, count: int) -> np.ndarray:
+    """Pixels of segments 1 to `count`, int64 `(count,)`."""
+    bands = _row_bands(*segment_map.shape)
+    return sum(
+        (np.bincount(segment_map[rows].ravel(), minlength=count + 1)[1:] for rows in bands), np.zeros(count, np.int64)
+    )
 
 
 def _accept(table: np.ndarray, scores: np.ndarray, overlap_threshold: float) -> tuple[np.ndarray, tuple]:
@@ -319,30 +391,28 @@ def _accept(table: np.ndarray, scores: np.ndarray, overlap_threshold: float) -> 
     )
 
 
-def composed_resize(mask: int, padded: int, resized: int, image: int) -> Tensor:
-    """Matrix `(image, mask)` of one axis: mask size -> padded size -> crop to resized size -> image size."""
-    upsample = _resize_matrix(mask, padded)[:resized]
-    return (_resize_matrix(resized, image) @ upsample).float()
+def composed_resize(mask: int, padded: int, resized: int, image: int) -> ResizeTaps:
+    """The resize of one axis: mask size -> padded size -> crop to resized size -> image size.
+
+    Both are torch's own bilinear resizes (align_corners False). Nothing here is as large as image times mask: a side
+    may be hundreds of thousands of pixels long.
+    """
+    upper, outer = _bilinear_taps(resized, image)
+    lower, inner = _bilinear_taps(mask, padded)
+    # Of each image pixel: two pixels of the resized image, and two mask pixels of each of these.
+    places = lower[upper].flatten(1)
+    weights = (outer[:, :, None] * inner[upper]).flatten(1)
+    first = torch.where(weights.float() != 0, places, mask).amin(1)
+    last = torch.where(weights.float() != 0, places, -1).amax(1)
+    taps = torch.zeros(image, int((last - first).max()) + 1, dtype=torch.float64)
+    # What lies outside weighs nothing.
+    taps.scatter_add_(1, (places - first[:, None]).clamp_(0, taps.shape[1] - 1), weights)
+    return ResizeTaps(first, taps.float(), mask)
 
 
-def _resize_matrix(source: int, target: int) -> Tensor:
-    """Torch's own bilinear resize (align_corners False) of one axis as a matrix `(target, source)`, float64."""
-    identity = torch.eye(source, dtype=torch.float64).unsqueeze(1)
-    return F.interpolate(identity, size=target, mode="linear", align_corners=False).squeeze(1).T
-
-
-def _blocks(matrix: Tensor, rows_at_once: int) -> Iterator[tuple[slice, int, int]]:
-    """Blocks of rows, and the range of columns outside which each is zero."""
-    first, last = _nonzero_range(matrix)
-    for start in range(0, len(matrix), rows_at_once):
-        block = slice(start, min(start + rows_at_once, len(matrix)))
-        yield block, first[block.start], last[block.stop - 1] + 1
-
-
-def _nonzero_range(matrix: Tensor) -> tuple[list[int], list[int]]:
-    """First and last column of the non-zeros in each row; both grow from row to row."""
-    columns = torch.arange(matrix.shape[1])
-    nonzero = matrix != 0
-    first = torch.where(nonzero, columns, matrix.shape[1]).amin(1)
-    last = torch.where(nonzero, columns, -1).amax(1)
-    return first.tolist(), last.tolist()
+def _bilinear_taps(source: int, target: int) -> tuple[Tensor, Tensor]:
+    """The two source pixels of each target pixel, int64 `(target, 2)`, and their weights, float64 `(target, 2)`."""
+    middle = ((torch.arange(target, dtype=torch.float64) + 0.5) * (source / target) - 0.5).clamp_(min=0)
+    lower = middle.long().clamp_(max=source - 1)
+    share = (middle - lower).clamp_(0, 1) if source != target else torch.zeros_like(middle)
+    return torch.stack((lower, (lower + 1).clamp_(max=source - 1)), 1), torch.stack((1 - share, share), 1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fcclip_core.encoded_images import MAX_PIXELS, check_size
 from fcclip_core.errors import ImageError
 from fcclip_core.whole_file import whole_file
 
@@ -57,13 +58,20 @@ class VideoFile:
     counts_frames: bool
 
     @classmethod
-    def open(cls, path: Path) -> VideoFile:
+    def open(cls, path: Path, max_pixels: int = MAX_PIXELS) -> VideoFile:
         """Goes through the file once without decoding it.
 
+        Args:
+            path: The file.
+            max_pixels: Pixels that a frame may have.
+
         Raises:
-            ImageError: It is no video that OpenCV can read.
+            ImageError: It is no video that OpenCV can read, or its frames are too large.
         """
         with _captured(path) as capture:
+            height, width = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+            if height and width:
+                check_size(height, width, max_pixels)
             stated = float(capture.get(cv2.CAP_PROP_FPS))
             codec = int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
             # Packets as they are, instead of pictures. Where a reader cannot, there are no times.

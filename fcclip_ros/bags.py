@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fcclip_core.encoded_images import MAX_PIXELS
 from fcclip_core.errors import ImageError
 from fcclip_ros.compat import optional_module
 from fcclip_ros.images import to_rgb
@@ -99,11 +100,13 @@ class BagImages:
         path: The bag: a folder, or one of its files.
         topic: The topic; empty for the only one with images.
         option: What the user chooses the topic with, for the complaint that there are several.
+        max_pixels: Pixels that an image may have.
     """
 
     path: Path
     topic: str = ""
     option: str = "bag_topic"
+    max_pixels: int = MAX_PIXELS
 
     def frames(self) -> Iterator[BagImage | ImageError]:
         """Goes through the images once; in the place of one that cannot be read comes the reason.
@@ -113,7 +116,7 @@ class BagImages:
         """
         for item in read_messages(self.path, [self._choose()]):
             try:
-                image = to_rgb(item.message)
+                image = to_rgb(item.message, self.max_pixels)
             except ImageError as error:
                 yield error
                 continue

@@ -6,9 +6,9 @@ sizes, truncated data) is checked here first, so that the answer is a sentence a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
-import io
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import PIL.Image
 
-from fcclip_core.errors import ImageError
+from fcclip_core.encoded_images import MAX_PIXELS, announced_size, check_size, decode, is_jpeg, is_png
+from fcclip_core.errors import ImageError, first_line
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image
@@ -26,11 +26,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Encoding:
-    """How an encoding lies in memory, and OpenCV's code that makes RGB of it (None: it is RGB)."""
+    """How an encoding lies in memory.
+
+    Attributes:
+        channels: Numbers a pixel.
+        depth: Their type.
+        to_rgb: OpenCV's code that makes RGB of it; None: it is RGB, or no picture.
+        block: Rows and columns of pixels that only together have a colour.
+    """
 
     channels: int
     depth: str
     to_rgb: int | None
+    block: tuple[int, int] = (1, 1)
+
+
+_PAIR, _MOSAIC = (1, 2), (2, 2)
 
 
 # ROS names a Bayer pattern by its first row's first two pixels, OpenCV by the second row's second and third.
@@ -52,12 +63,12 @@ _ENCODINGS: dict[str, _Encoding] = {
     "rgba16": _Encoding(4, "u2", cv2.COLOR_RGBA2RGB),
     "bgra16": _Encoding(4, "u2", cv2.COLOR_BGRA2RGB),
     "mono16": _Encoding(1, "u2", cv2.COLOR_GRAY2RGB),
-    "yuv422": _Encoding(2, "u1", cv2.COLOR_YUV2RGB_UYVY),
-    "uyvy": _Encoding(2, "u1", cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422_yuy2": _Encoding(2, "u1", cv2.COLOR_YUV2RGB_YUYV),
-    "yuyv": _Encoding(2, "u1", cv2.COLOR_YUV2RGB_YUYV),
-    **{f"bayer_{pattern}8": _Encoding(1, "u1", code) for pattern, code in _BAYER.items()},
-    **{f"bayer_{pattern}16": _Encoding(1, "u2", code) for pattern, code in _BAYER.items()},
+    "yuv422": _Encoding(2, "u1", cv2.COLOR_YUV2RGB_UYVY, _PAIR),
+    "uyvy": _Encoding(2, "u1", cv2.COLOR_YUV2RGB_UYVY, _PAIR),
+    "yuv422_yuy2": _Encoding(2, "u1", cv2.COLOR_YUV2RGB_YUYV, _PAIR),
+    "yuyv": _Encoding(2, "u1", cv2.COLOR_YUV2RGB_YUYV, _PAIR),
+    **{f"bayer_{pattern}8": _Encoding(1, "u1", code, _MOSAIC) for pattern, code in _BAYER.items()},
+    **{f"bayer_{pattern}16": _Encoding(1, "u2", code, _MOSAIC) for pattern, code in _BAYER.items()},
 }
 
 ENCODINGS = tuple(_ENCODINGS)
@@ -82,43 +93,41 @@ _ADVICE = {
     "32FC1": "it is usually depth; subscribe to the colour image",
 }
 
-_COMPRESSED_FORMATS = ("JPEG", "PNG")
 
-
-def to_rgb(message: Image | CompressedImage) -> np.ndarray:
+def to_rgb(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image message.
 
     An rgb8 image is not copied: the array is a view of the message's data, which it keeps alive. 16-bit values are
-    scaled by 255 / 65535.
+    scaled by 255 / 65535. What the message claims is checked against its bytes before anything is built.
 
     Args:
         message: sensor_msgs/Image in one of `ENCODINGS`, or a sensor_msgs/CompressedImage that holds a JPEG or PNG.
+        max_pixels: Pixels that it may have.
 
     Returns:
         uint8 RGB `(H, W, 3)`; rows may be padded.
 
     Raises:
-        ImageError: Unknown encoding, no pixel, sizes that contradict each other, or a picture that cannot be decoded.
+        ImageError: Unknown encoding, no pixel or too many, sizes that contradict each other, or a picture that cannot
+            be decoded; whatever a converter raises, too.
     """
-    if hasattr(message, "format"):
-        return _decompress(message)
-    encoding = _encoding(message.encoding)
-    pixels = _pixels(message, encoding)
-    bridge = cv_bridge()
-    if bridge is not None and encoding.to_rgb is not None:
-        return bridge.imgmsg_to_cv2(message, "rgb8")
-    return _as_rgb(pixels, encoding)
-
-
-def size_of(message: Image | CompressedImage) -> tuple[int, int] | None:
-    """(height, width) that an image message announces, without decoding it; None where `to_rgb` would refuse it."""
-    if not hasattr(message, "format"):
-        return (message.height, message.width) if message.height and message.width else None
     try:
-        with PIL.Image.open(io.BytesIO(message.data), formats=_COMPRESSED_FORMATS) as picture:
-            return picture.height, picture.width
-    except Exception:  # Pillow's parsers raise many types for broken files.
+        return _decompressed(message, max_pixels) if hasattr(message, "format") else _converted(message, max_pixels)
+    except ImageError:
+        raise
+    except Exception as error:  # OpenCV's, cv_bridge's or the decoders' own; also too little memory
+        raise ImageError(f"the image cannot be converted ({type(error).__name__}): {first_line(error)}") from error
+
+
+def size_of(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
+    """(height, width) that an image message announces, without decoding it; None where `to_rgb` would refuse it."""
+    try:
+        compressed = hasattr(message, "format")
+        height, width = announced_size(_bytes_of(message)) if compressed else (message.height, message.width)
+        check_size(height, width, max_pixels)
+    except Exception:  # `to_rgb` will say why.
         return None
+    return (height, width) if height and width else None
 
 
 def to_depth(message: Image) -> np.ndarray:
@@ -195,10 +204,9 @@ def _pixels(message: Image, encoding: _Encoding) -> np.ndarray:
     height, width, step = message.height, message.width, message.step
     if height == 0 or width == 0:
         raise ImageError(f"the image is {width} x {height}, which holds no pixel")
-    if message.encoding.startswith("yuv") and width % 2:
+    if encoding.block == _PAIR and width % 2:
         raise ImageError(f"the image is {width} pixels wide; {message.encoding} has them in pairs, so it must be even")
-    if message.encoding.startswith("bayer") and (height < 2 or width < 2):
-        raise ImageError(f"the image is {width} x {height}; {message.encoding} needs at least 2 x 2 pixels")
+    _check_block(height, width, encoding, message.encoding)
     dtype = np.dtype(encoding.depth).newbyteorder(">" if message.is_bigendian else "<")
     row = width * encoding.channels * dtype.itemsize
     if step < row:
@@ -214,6 +222,12 @@ def _pixels(message: Image, encoding: _Encoding) -> np.ndarray:
     return pixels[:, :, 0] if encoding.channels == 1 else pixels
 
 
+def _check_block(height: int, width: int, encoding: _Encoding, name: str) -> None:
+    rows, columns = encoding.block
+    if height < rows or width < columns:
+        raise ImageError(f"the image is {width} x {height}; {name} needs at least {columns} x {rows} pixels")
+
+
 def _native(pixels: np.ndarray) -> np.ndarray:
     """The same numbers in the machine's byte order."""
     return pixels if pixels.dtype.isnative else pixels.astype(pixels.dtype.newbyteorder("="))
@@ -223,38 +237,48 @@ def _as_rgb(pixels: np.ndarray, encoding: _Encoding) -> np.ndarray:
     if encoding.depth == "u2":
         # Also gives OpenCV what it needs: the machine's own byte order, every number at an even address.
         pixels = np.array(pixels, np.uint16)
-    rgb = pixels if encoding.to_rgb is None else cv2.cvtColor(pixels, encoding.to_rgb)
+    if encoding.to_rgb is None:
+        rgb = pixels
+    elif encoding.block == _MOSAIC and min(pixels.shape) < 3:
+        # OpenCV makes such narrow mosaics black; mirrored at its borders the pattern goes on.
+        rgb = cv2.cvtColor(np.pad(pixels, 2, mode="reflect"), encoding.to_rgb)[2:-2, 2:-2]
+    else:
+        rgb = cv2.cvtColor(pixels, encoding.to_rgb)
     return cv2.convertScaleAbs(rgb, alpha=255.0 / 65535.0) if encoding.depth == "u2" else rgb
 
 
-def _decompress(message: CompressedImage) -> np.ndarray:
-    """Decodes a JPEG or PNG with Pillow, which refuses a truncated one; OpenCV would fill up with grey."""
-    if len(message.data) == 0:
+def _converted(message: Image, max_pixels: int) -> np.ndarray:
+    encoding = _encoding(message.encoding)
+    pixels = _pixels(message, encoding)
+    check_size(message.height, message.width, max_pixels)
+    bridge = cv_bridge()
+    if bridge is not None and encoding.to_rgb is not None and min(pixels.shape[:2]) > 2:
+        # Older ones do not know every encoding.
+        with contextlib.suppress(Exception):
+            return bridge.imgmsg_to_cv2(message, "rgb8")
+    return _as_rgb(pixels, encoding)
+
+
+def _decompressed(message: CompressedImage, max_pixels: int) -> np.ndarray:
+    """Decodes a JPEG or PNG; a truncated one is refused, which OpenCV would fill up with grey."""
+    data, shown = _bytes_of(message), message.format[:40]
+    if len(data) == 0:
         raise ImageError("the compressed image holds no data")
     if "compressedDepth" in message.format:
         raise ImageError("the image is a compressed depth image; subscribe to the colour camera's compressed topic")
-    try:
-        picture = PIL.Image.open(io.BytesIO(message.data), formats=_COMPRESSED_FORMATS)
-        picture.load()
-    except PIL.UnidentifiedImageError:
-        raise ImageError(
-            f"the compressed image (format {message.format[:40]!r}, {len(message.data)} bytes) is neither JPEG nor PNG"
-        ) from None
-    except Exception as error:  # Pillow's decoders raise many types for broken files.
-        raise ImageError(
-            f"the compressed image ({len(message.data)} bytes) cannot be decoded, it is probably cut short: {error}"
-        ) from error
-    return _picture_to_rgb(picture, message.format.partition(";")[0].strip())
+    if not is_jpeg(data) and not is_png(data):
+        raise ImageError(f"the compressed image (format {shown!r}, {len(data)} bytes) is neither JPEG nor PNG")
+    picture = decode(data, max_pixels)
+    if picture.ndim == 3:
+        return picture
+    # image_transport compresses a Bayer image as the grey mosaic that it is.
+    bits = 8 * picture.itemsize
+    source = shown.partition(";")[0].strip().rstrip("0123456789") + str(bits)
+    encoding = _ENCODINGS[source if source.startswith("bayer_") and source in _ENCODINGS else f"mono{bits}"]
+    height, width = picture.shape
+    _check_block(height, width, encoding, source)
+    return _as_rgb(picture, encoding)
 
 
-def _picture_to_rgb(picture: PIL.Image.Image, source_encoding: str) -> np.ndarray:
-    # Mode "I" is what Pillow before 10.3 makes of a 16-bit PNG.
-    deep = picture.mode in ("I", "I;16", "I;16B")
-    depth = "16" if deep else "8"
-    mosaic = source_encoding.rstrip("0123456789") + depth
-    if mosaic.startswith("bayer_") and mosaic in _ENCODINGS and (deep or picture.mode == "L"):
-        # image_transport compresses a Bayer image as the grey mosaic that it is.
-        return _as_rgb(np.asarray(picture), _ENCODINGS[mosaic])
-    if deep:
-        return _as_rgb(np.asarray(picture), _ENCODINGS["mono16"])
-    return np.asarray(picture.convert("RGB"))
+def _bytes_of(message: CompressedImage) -> memoryview:
+    return memoryview(message.data)

@@ -13,6 +13,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from fcclip_core.encoded_images import MAX_PIXELS
 from fcclip_core.errors import SettingsError, VocabularyError
 from fcclip_core.export.form import PRECISIONS, parse_size
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
@@ -126,6 +127,13 @@ PARAMETERS: tuple[Declaration, ...] = (
         "Reliability of the image subscription; auto: reliable if every publisher is, else best effort.",
         choices=RELIABILITIES,
     ),
+    Declaration(
+        "max_image_pixels",
+        MAX_PIXELS,
+        "Pixels that an image may have, from a camera or in a request; larger ones are refused, not decoded.",
+        limits=(1, 1_000_000_000),
+        live=True,
+    ),
     Declaration("use_depth", False, "Subscribe to `depth` and `camera_info`, and say where segments are."),
     Declaration(
         "depth_tolerance",
@@ -211,6 +219,7 @@ class NodeParameters:
         max_batch: Frames that go through the network together at most.
         image_transport: raw or compressed.
         image_reliability: auto, reliable or best_effort.
+        max_image_pixels: Pixels that an image may have.
         use_depth: Whether depth is used.
         depth_tolerance: Seconds between the stamps of an image and its depth at most.
         depth_wait: Seconds after its arrival that a frame may wait for its depth.
@@ -235,6 +244,7 @@ class NodeParameters:
     max_batch: int
     image_transport: str
     image_reliability: str
+    max_image_pixels: int
     use_depth: bool
     depth_tolerance: float
     depth_wait: float
@@ -270,6 +280,7 @@ class NodeParameters:
             max_batch=values["max_batch"],
             image_transport=values["image_transport"],
             image_reliability=values["image_reliability"],
+            max_image_pixels=values["max_image_pixels"],
             use_depth=values["use_depth"],
             depth_tolerance=values["depth_tolerance"],
             depth_wait=values["depth_wait"],

@@ -226,6 +226,7 @@ class Perception(LifecycleNode):
             lost=self._end_if_lost,
             max_batch=configuration.max_batch,
         )
+        self._pipeline.max_image_pixels = configuration.max_image_pixels
         self.get_logger().info(
             f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: {self._pipeline.backend}"
         )
@@ -327,6 +328,7 @@ class Perception(LifecycleNode):
             camera.tune(changed)
         if self._pipeline is not None:
             self._pipeline.settings = changed.settings
+            self._pipeline.max_image_pixels = changed.max_image_pixels
             if vocabulary is not None:
                 self._pipeline.set_vocabulary(vocabulary).add_done_callback(self._check_vocabulary)
         return SetParametersResult(successful=True)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from fcclip_core.encoded_images import MAX_PIXELS
 from fcclip_core.errors import DeviceLostError, ImageError, VocabularyError
 from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
 from fcclip_core.results import PanopticResult
@@ -79,19 +80,28 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class _Arrival:
-    """A camera's message; `size` is what the network will see, (height, width), or None if the message is broken."""
+    """A camera's message.
+
+    Attributes:
+        stream: The camera.
+        message: Image or CompressedImage.
+        time: When it came, monotonic seconds.
+        size: (height, width) of what the network will see; None if the message is broken.
+        max_pixels: Pixels that it may have.
+    """
 
     stream: Stream
     message: Any
     time: float
     size: tuple[int, int] | None
+    max_pixels: int
 
     @functools.cached_property
     def frame(self) -> _Frame | Exception:
         """The message as an image, or why it is none; read when first asked for."""
         began = time.monotonic()
         try:
-            image = to_rgb(self.message)
+            image = to_rgb(self.message, self.max_pixels)
         except Exception as error:  # a converter's own fault must not end the thread either
             return error.with_traceback(None)
         latencies = {"wait": began - self.time, "convert": time.monotonic() - began}
@@ -185,6 +195,8 @@ class Pipeline:
         self._expected: set[tuple[int, int]] = set()
         self._common: VocabularySnapshot | None = None
         self._snapshots: dict[Stream, VocabularySnapshot] = {}
+        self.max_image_pixels = MAX_PIXELS
+        """Pixels that an image may have, of cameras and of services; assigning takes effect with the next message."""
         self.encoding_classes = 0
         """Number of classes of the vocabulary that is being made ready; 0 for none."""
         self._frames: Worker[_Arrival] = Worker(
@@ -224,9 +236,10 @@ class Pipeline:
     def put(self, stream: Stream, message: Any) -> None:
         """Takes a camera's frame (Image or CompressedImage); one of that camera still waiting is dropped for it."""
         stream.statistics.received()
-        size = size_of(message)
+        limit = self.max_image_pixels
+        size = size_of(message, limit)
         padded = None if size is None else self._segmenter.padded_size(*size)
-        if self._frames.put(stream, _Arrival(stream, message, time.monotonic(), padded)) is not None:
+        if self._frames.put(stream, _Arrival(stream, message, time.monotonic(), padded, limit)) is not None:
             stream.statistics.dropped()
 
     def discard_frame(self, stream: Stream) -> None:
@@ -332,7 +345,8 @@ class Pipeline:
     def _label_for(
         self, message: Any, snapshot: VocabularySnapshot | None, then: Callable[[LabelledFrame], Outcome]
     ) -> Outcome:
-        arrived, image, used = time.monotonic(), to_rgb(message), _existing(snapshot or self._common)
+        arrived, used = time.monotonic(), _existing(snapshot or self._common)
+        image = to_rgb(message, self.max_image_pixels)
         settings = self._segmenter.settings
         encoded = self._segmenter.encode(image, settings)
         result = self._segmenter.label(encoded, used, settings)
@@ -420,9 +434,7 @@ class Pipeline:
         began = time.monotonic()
         try:
             frame.stream.publish(
-                LabelledFrame(
-                    frame.header, frame.image, result, started.snapshot, started.encoded, frame.arrival_time
-                )
+                LabelledFrame(frame.header, frame.image, result, started.snapshot, started.encoded, frame.arrival_time)
             )
         except Exception as error:
             self._failed(frame.stream, error)

@@ -10,10 +10,10 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-import PIL.Image
-import PIL.ImageOps
 
+from fcclip_core.encoded_images import MAX_PIXELS, check_size
 from fcclip_core.errors import ImageError
+from fcclip_core.image_files import read_photograph
 from fcclip_core.paths import expanded
 from fcclip_ros.bags import BagImages, is_bag
 
@@ -84,9 +84,8 @@ class Photos:
         """See `Source.frames`."""
         for path in self.paths:
             try:
-                with PIL.Image.open(path) as picture:
-                    yield np.array(PIL.ImageOps.exif_transpose(picture).convert("RGB"))
-            except Exception as error:  # Pillow's decoders raise many types for broken files.
+                yield read_photograph(path).pixels
+            except ImageError as error:
                 yield ImageError(f"{path} is no readable photograph: {error}")
 
 
@@ -194,6 +193,8 @@ def _photos_in(folder: Path) -> tuple[Path, ...]:
 def _captured(capture: cv2.VideoCapture, complaint: str) -> Iterator[np.ndarray]:
     """Frames of an OpenCV capture, which is released whatever happens."""
     try:
+        height, width = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        check_size(height, width, MAX_PIXELS, "make it smaller")
         good, frame = capture.read()
         if not good:
             raise ImageError(complaint)

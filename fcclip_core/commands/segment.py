@@ -21,6 +21,7 @@ from fcclip_core.commands.inference_arguments import (
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.commands.segment_jobs import Job, find_jobs, left_out, listed
+from fcclip_core.encoded_images import MAX_PIXELS
 from fcclip_core.errors import DeviceLostError, FcclipError, ImageError, first_line
 from fcclip_core.json_files import json_line, write_json
 from fcclip_core.paths import expanded, refuse_overwriting
@@ -56,6 +57,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results, made if need be")
     parser.add_argument("--overlay", choices=("jpg", "png", "none"), default="jpg", help="default: jpg")
     parser.add_argument("--opacity", type=float, default=0.5, metavar="N", help="of the overlay's fill (default: 0.5)")
+    parser.add_argument(
+        "--max-image-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="pixels of a picture at most; larger JPEGs are decoded and labelled at a half, a quarter or an eighth of "
+        "their size, other pictures are skipped (default: %(default)s)",
+    )
     parser.add_argument("--topic", default="", help="image topic of a bag (default: the only one)")
     parser.add_argument("--with-input", action="store_true", help="copy what a bag holds into the labelled one")
     add_vocabulary_arguments(parser)
@@ -78,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     if not 0.0 <= args.opacity <= 1.0:
         raise FcclipError(f"--opacity is {args.opacity}; it must be between 0 and 1")
+    if args.max_image_pixels < 1:
+        raise FcclipError(f"--max-image-pixels is {args.max_image_pixels}; it must be at least 1")
     inputs = [expanded(name) for name in args.inputs]
     out = _output_folder(args.out)
     jobs = find_jobs(inputs, out)
@@ -104,7 +115,9 @@ def run(args: argparse.Namespace) -> int:
         snapshot = segmenter.set_vocabulary(
             vocabulary, progress=lambda done, new: progress.update(words, completed=done, total=new)
         )
-    writer = ResultWriter(out, segmenter, snapshot, str(args.checkpoint), args.overlay, args.opacity)
+    writer = ResultWriter(
+        out, segmenter, snapshot, str(args.checkpoint), args.overlay, args.opacity, args.max_image_pixels
+    )
     with watched(segmenter.device):
         failed = _segment_all(jobs, writer, BagOptions(args.topic, args.with_input), console)
     done = f"{len(jobs) - len(failed)} of {len(jobs)} inputs"
@@ -138,6 +151,7 @@ class ResultWriter:
         checkpoint: What the user called the weights.
         overlay: "jpg", "png" or "none".
         opacity: Of the overlay's fill, 0 to 1.
+        max_pixels: Pixels of a picture at most.
     """
 
     out: Path
@@ -146,6 +160,7 @@ class ResultWriter:
     checkpoint: str
     overlay: str
     opacity: float
+    max_pixels: int = MAX_PIXELS
 
     def image(self, job: Job) -> list[str]:
         """Segments an image; its JSON comes last, so where it exists the other files do.
@@ -154,18 +169,16 @@ class ResultWriter:
             What the user should know.
 
         Raises:
-            ImageError: It cannot be read, or its overlay has no room in the format.
+            ImageError: It cannot be read.
             OSError: A result cannot be written.
         """
         import numpy as np
 
-        from fcclip_core.image_files import JPEG_SIDE, encode_image, read_photograph
+        from fcclip_core.image_files import encode_image, read_photograph
 
-        photograph = read_photograph(job.source)
+        photograph = read_photograph(job.source, self.max_pixels)
         image = photograph.pixels
         height, width = image.shape[:2]
-        if self.overlay == "jpg" and max(height, width) > JPEG_SIDE:
-            raise ImageError(f"{height} x {width} pixels: a JPEG has at most {JPEG_SIDE} on a side; use --overlay png")
         result = self.segmenter(image)
         files = {"labels": f"{job.stem}_labels.png", "semantic": f"{job.stem}_semantic.png"}
         contents = {
@@ -180,8 +193,13 @@ class ResultWriter:
         for name, content in contents.items():
             write_whole(self.out / name, content)
         about = {"image": str(job.source), "height": height, "width": width, "files": files}
+        about["reduced_by"] = photograph.reduced_by
         self._describe(job, about, describe(result))
-        return [_FIRST_PICTURE] if photograph.first_of_several else []
+        notes = [_FIRST_PICTURE] if photograph.first_of_several else []
+        if photograph.reduced_by > 1:
+            limit = f"it has more than {self.max_pixels / 1e6:g} million pixels (--max-image-pixels)"
+            notes.append(f"labelled at 1/{photograph.reduced_by} of its size, because {limit}")
+        return notes
 
     def video(self, job: Job, advance: Callable[[int, int], None]) -> list[str]:
         """Segments a video frame by frame.
@@ -199,7 +217,7 @@ class ResultWriter:
         """
         from fcclip_core.video_files import VideoFile, movie
 
-        video = VideoFile.open(job.source)
+        video = VideoFile.open(job.source, self.max_pixels)
         frames = video.frames()
         first = next(frames)
         height, width = first.image.shape[:2]
@@ -243,7 +261,7 @@ class ResultWriter:
         from fcclip_core.video_files import FALLBACK_RATE, movie
 
         bags = ros_module("fcclip_ros.bags", "labelling a bag")
-        source = bags.BagImages(job.source, options.topic, option="--topic")
+        source = bags.BagImages(job.source, options.topic, option="--topic", max_pixels=self.max_pixels)
         count, rate = source.count_and_rate()
         files = {"bag": f"{job.stem}_bag", "frames": f"{job.stem}_frames.jsonl", "labels": f"{job.stem}_labels"}
         (self.out / files["labels"]).mkdir(exist_ok=True)

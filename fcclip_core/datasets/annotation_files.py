@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fcclip_core.errors import DatasetError, ImageError
 from fcclip_core.image_files import read_image
+from fcclip_core.picture_files import LARGEST, open_picture
 
 
 def read_json(path: Path) -> Any:
@@ -38,11 +38,12 @@ def read_labels(path: Path) -> np.ndarray:
         DatasetError: It is missing, damaged or no image.
     """
     try:
-        with Image.open(path) as image:
+        image, _ = open_picture(path, LARGEST)
+        with image:
             labels = np.array(image)
     except FileNotFoundError as error:
         raise DatasetError(f"the annotation {path} is missing") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, MemoryError) as error:
         raise DatasetError(f"the annotation {path} is damaged or no image: {error}") from error
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 

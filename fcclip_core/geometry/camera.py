@@ -12,6 +12,8 @@ import numpy as np
 from fcclip_core.errors import DepthError
 
 _POLYNOMIAL_MODELS = ("plumb_bob", "rational_polynomial")
+_COEFFICIENTS = (0, 4, 5, 8, 12, 14)
+"""How many OpenCV takes."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ class PinholeCamera:
             raise DepthError(
                 f"camera_info has the focal lengths {self.fx:g} and {self.fy:g}; the camera is not calibrated, and "
                 "depth means nothing without"
+            )
+        if len(self.distortion) not in _COEFFICIENTS:
+            counts = ", ".join(map(str, _COEFFICIENTS))
+            raise DepthError(
+                f"camera_info has {len(self.distortion)} distortion coefficients; expected one of {counts}; "
+                "calibrate the camera again"
             )
         if not np.isfinite([self.cx, self.cy, *self.distortion]).all():
             raise DepthError("camera_info has numbers that are not finite; calibrate the camera again")

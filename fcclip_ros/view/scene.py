@@ -5,6 +5,7 @@ Messages may come from a running node or from a bag, whose reader makes its own 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -26,6 +27,9 @@ from fcclip_ros.view.topics import Part
 
 TIMELINE = "stamp"
 """Rerun's timeline: when the image was taken."""
+
+_NO_LIMIT = sys.maxsize
+"""Of pixels: raw images are as large as their bytes, and compressed ones are not decoded here."""
 
 _OPACITY = 0.5
 _UNLABELLED = (0, "unlabelled", (96, 96, 96))
@@ -116,7 +120,8 @@ class _CameraScene:
         self._learn({item.id: (item.synonyms[0], color_of(item.color)) for item in message.classes if item.synonyms})
 
     def _image(self, message: Any) -> None:
-        self._log("view/image", _encoded(message) if hasattr(message, "format") else rr.Image(to_rgb(message)), message)
+        compressed = hasattr(message, "format")
+        self._log("view/image", _encoded(message) if compressed else rr.Image(to_rgb(message, _NO_LIMIT)), message)
 
     def _camera_info(self, message: Any) -> None:
         camera = camera_from_info(message, rectified=True)
@@ -212,7 +217,7 @@ def _said_places(message: Any) -> dict[int, Any]:
 
 def _encoded(message: Any) -> rr.EncodedImage:
     """A CompressedImage as it is; the viewer decodes it."""
-    if size_of(message) is None:
+    if size_of(message, _NO_LIMIT) is None:
         raise ImageError(f"the compressed image (format {message.format[:40]!r}) is neither JPEG nor PNG")
     contents = bytes(message.data)
     is_png = contents.startswith(b"\x89PNG")

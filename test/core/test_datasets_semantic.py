@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fcclip_core.datasets.ade20k import ade20k_150, ade20k_847
+from fcclip_core.datasets.annotation_files import read_labels
 from fcclip_core.datasets.catalogue import DATASETS
 from fcclip_core.datasets.cityscapes import cityscapes_semantic
 from fcclip_core.datasets.mapillary import mapillary_semantic
@@ -185,3 +188,19 @@ def test_bundled_vocabulary_has_the_datasets_classes(tmp_path: Path, name: str) 
     bundled = DATASETS[name].vocabulary
     if bundled is not None:
         assert len(Vocabulary.load(bundled)) == len(FORMATS[name][0](tmp_path).classes)
+
+
+def test_labels_without_some_of_their_rows_are_refused(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    path = tmp_path / "labels.png"
+    for rows in (6, 4):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 6, 8, 0, 0, 0, 0))
+        data = chunk(b"IDAT", zlib.compress(bytes([0, 7, 7, 7, 7, 7]) * rows))
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b""))
+        if rows == 6:
+            assert (read_labels(path) == np.full((6, 5), 7)).all()
+        else:
+            with pytest.raises(DatasetError, match="labels.png is damaged or no image: rows are missing"):
+                read_labels(path)

@@ -167,6 +167,16 @@ def test_taps_are_the_resizer_s(case: Case) -> None:
     torch.testing.assert_close(enlarged, torch.cat([band for _, band in bands], 1), atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("image", [(1, 400_000), (400_000, 1)])
+def test_taps_of_a_line_are_few(image: tuple[int, int]) -> None:
+    geometry = FrameGeometry.of(*image, InferenceSettings())
+    taps = FrameTaps.of(geometry, (geometry.padded[0] // 4, geometry.padded[1] // 4), torch.device("cpu"))
+    for axis, side in zip((taps.rows, taps.columns), image, strict=True):
+        assert axis.weights.shape[0] == side
+        assert axis.weights.shape[1] <= 4
+        torch.testing.assert_close(axis.weights.sum(1), torch.ones(side))
+
+
 def compare(ours: OwnedPixels, plain: OwnedPixels) -> None:
     """Equal but for pixels at which rounding decides."""
     disputed = int(((ours.owner != plain.owner) | (ours.inside != plain.inside)).sum())

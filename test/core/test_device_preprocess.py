@@ -78,3 +78,17 @@ def test_reads_any_view_of_pixels() -> None:
 def test_refuses_what_is_no_image() -> None:
     with pytest.raises(ImageError, match="expected a uint8 RGB array"):
         DevicePreprocessor(DEVICE)(np.zeros((4, 4), np.uint8), InferenceSettings())
+
+
+@pytest.mark.parametrize(
+    ("image", "resized"), [((1, 400_000), (1, 1333)), ((400_000, 1), (1333, 1)), ((1, 1), (800, 800))]
+)
+def test_lines_and_single_pixels_become_an_input_of_at_least_one_pixel(
+    image: tuple[int, int], resized: tuple[int, int]
+) -> None:
+    picture = np.full((*image, 3), 77, np.uint8)
+    for prepare in (DevicePreprocessor(DEVICE), lambda image, settings: preprocess(image, settings, DEVICE)):
+        tensor, geometry = prepare(picture, InferenceSettings())
+        assert geometry.resized == resized
+        assert all(side % 32 == 0 for side in geometry.padded)
+        assert len(tensor[0, 0, : resized[0], : resized[1]].unique()) == 1

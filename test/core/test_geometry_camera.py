@@ -55,6 +55,15 @@ def test_from_calibration(given: dict, expected: tuple[float, ...]) -> None:
             {"k": K, "p": P, "distortion": (0.1,), "model": "fisheye", "rectified": False},
             "distortion model 'fisheye' is not known; expected one of plumb_bob, rational_polynomial",
         ),
+        # OpenCV raised an error of its own for each frame.
+        *(
+            (
+                SIZE,
+                {"k": K, "p": P, "distortion": (0.1,) * count, "model": "plumb_bob", "rectified": False},
+                f"has {count} distortion coefficients; expected one of 0, 4, 5",
+            )
+            for count in (1, 3, 6, 15, 100_000)
+        ),
     ],
 )
 def test_what_is_no_camera_is_refused(size: tuple[int, int], given: dict, complaint: str) -> None:

@@ -9,6 +9,7 @@ from fcclip_core.errors import DepthError
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.cloud import POINT, organized_cloud
 from fcclip_core.geometry.depth import depth_in_metres
+from fcclip_core.geometry.segments import segment_geometry
 from fcclip_core.results import PanopticResult, Segment
 
 NAN = np.nan
@@ -98,3 +99,17 @@ def test_the_cloud_can_be_written_in_place() -> None:
     image, depth = np.zeros((2, 3, 3), np.uint8), np.ones((2, 3), np.float32)
     assert organized_cloud(image, depth, PinholeCamera(3, 2, 1.0, 1.0, 1.0, 0.5), result, out) is out
     assert (out["z"] == 1).all() and (out["semantic_id"] == 2).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 65_500), (65_500, 1), (2, 40_000)])
+def test_lines_and_single_pixels_have_depth_clouds_and_places(shape: tuple[int, int]) -> None:
+    height, width = shape
+    metres = depth_in_metres(np.full((-(-height // 2), -(-width // 2)), 2000, np.uint16), (width, height))
+    camera = PinholeCamera(width, height, 500.0, 500.0, width / 2, height / 2)
+    segment = Segment(1, 3, "cup", 0.5, True, height * width, (0, 0, width, height), np.zeros(4, np.float32))
+    segment_map = np.ones(shape, np.int32)
+    result = PanopticResult(segment_map, [segment], 1, {}, lambda: segment_map, lambda: None)
+    points = organized_cloud(np.zeros((*shape, 3), np.uint8), metres, camera, result)
+    assert points.shape == shape
+    assert bool((points["z"] == 2).all())
+    assert set(segment_geometry(metres, camera, result)) <= {1}

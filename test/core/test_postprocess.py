@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from fcclip_core.postprocess import (
     InstanceMasks,
     MaskResizer,
     PanopticSegments,
+    composed_resize,
     instance_masks,
     panoptic_segments,
     semantic_classes,
@@ -299,3 +302,65 @@ def test_masks_are_enlarged_as_by_two_bilinear_resizes(
     # In double precision: torch's float32 resize rounds its coordinates, which alone moves values by some 3e-4.
     expected = published_resize(mask_logits.double(), geometry)
     torch.testing.assert_close(ours.double(), expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (200, 800, 800, 480),
+        (336, 1344, 1333, 640),
+        (336, 1344, 1333, 8000),
+        (8, 32, 1, 7),
+        (8, 32, 32, 1),
+        (50, 50, 50, 50),
+        (64, 32, 20, 90),
+        (16, 64, 33, 17),
+    ],
+)
+def test_taps_of_a_resize_are_those_of_two_dense_resizes(sizes: tuple[int, int, int, int]) -> None:
+    mask, padded, resized, image = sizes
+
+    def dense(source: int, target: int) -> torch.Tensor:
+        rows = torch.eye(source, dtype=torch.float64).unsqueeze(1)
+        return F.interpolate(rows, size=target, mode="linear", align_corners=False).squeeze(1).T
+
+    expected = dense(resized, image) @ dense(mask, padded)[:resized]
+    taps = composed_resize(*sizes)
+    found = taps.matrix(slice(0, image), slice(0, mask))
+    torch.testing.assert_close(found.double(), expected, atol=1e-7, rtol=0)
+    assert taps.weights.shape[1] <= 4
+    assert bool((taps.weights[:, 0] != 0).all())
+
+
+@pytest.mark.parametrize("image", [(1, 400_000), (400_000, 1), (3, 65_500), (1_000_000, 1)])
+def test_masks_of_a_line_cost_what_its_pixels_do(image: tuple[int, int]) -> None:
+    """Dense matrices of such sides took gigabytes."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    geometry = FrameGeometry.of(*image, InferenceSettings())
+    size = (geometry.padded[0] // 4, geometry.padded[1] // 4)
+    resizer = MaskResizer(geometry, size, CPU)
+    # The left or upper half is one thing, the rest another.
+    across, down = np.mgrid[: size[0], : size[1]]
+    half = torch.from_numpy((across / size[0] if image[1] == 1 else down / size[1]) < 0.5).float() * 16 - 8
+    found = panoptic_segments(
+        torch.stack((half, -half)), scores((0, 0.9), (1, 0.8)), torch.tensor(THINGS), resizer, InferenceSettings()
+    )
+    assert found.segment_map.shape == image
+    assert found.class_indices.tolist() == [0, 1]
+    line = found.segment_map.ravel() if 1 in image else found.segment_map[0]
+    assert abs(int(np.argmax(line == 2)) - len(line) // 2) < len(line) // 50
+    assert semantic_classes(torch.stack((half, -half)), scores((0, 0.9), (1, 0.8)), resizer).shape == image
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700_000  # kilobytes
+
+
+def test_a_row_that_is_too_long_for_all_masks_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry = FrameGeometry.of(3, 1000, InferenceSettings())
+    size = (geometry.padded[0] // 4, geometry.padded[1] // 4)
+    logits = torch.randn(5, *size, generator=torch.Generator().manual_seed(2))
+    whole = torch.cat([band for _, band in MaskResizer(geometry, size, CPU).bands(logits)], 1)
+    monkeypatch.setattr("fcclip_core.postprocess.BAND_VALUES_CPU", 5 * 130)
+    pieces = torch.full_like(whole, torch.nan)
+    for rows, columns, logits_there in MaskResizer(geometry, size, CPU).tiles(logits):
+        assert logits_there.numel() <= 5 * 130
+        pieces[:, rows, columns] = logits_there
+    assert torch.equal(pieces, whole)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
 import resource
+import struct
+import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -192,6 +196,88 @@ def test_unreadable_files_are_named_and_the_others_done(tmp_path: Path, capsys: 
     assert "notes.txt" not in said
     assert "1 of 5 inputs" in said
     assert names_in(out) == ["good.json", "good_labels.png", "good_overlay.jpg", "good_semantic.png"]
+
+
+def test_a_jpeg_beyond_the_limit_is_labelled_at_a_reduced_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = save_image(tmp_path / "phone.jpg", 41, 60, exif=_turned())
+    assert run(photo, "--out", tmp_path / "out", "--max-image-pixels", 700) == 0
+    about = json.loads((tmp_path / "out" / "phone.json").read_text())
+    # Turned upright, and sides rounded up.
+    assert (about["height"], about["width"], about["reduced_by"]) == (30, 21, 2)
+    for name in about["files"].values():
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert picture.size == (21, 30)
+    assert "labelled at 1/2 of its size, because it has more than 0.0007 million pixels" in said(capsys)
+    assert run(photo, "--out", tmp_path / "whole") == 0
+    assert json.loads((tmp_path / "whole" / "phone.json").read_text())["reduced_by"] == 1
+    assert "of its size" not in said(capsys)
+    assert run(photo, "--out", tmp_path / "none", "--max-image-pixels", 10) == 1
+    assert "8 x 6 pixels" in said(capsys)
+
+
+def test_what_is_too_large_lies_or_lacks_data_is_named_without_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(buffer, "JPEG")
+    jpeg = buffer.getvalue()
+    sizes = jpeg.find(b"\xff\xc0") + 5
+    tiff = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(tiff, "TIFF", compression="tiff_deflate")
+    files = {
+        "large.png": (_png(8_000, 8_000, bytes(100)), "8000 x 8000 pixels, 64.0 million; at most 40 million"),
+        "bomb.png": (_png(30_000, 30_000, bytes(100)), "more than 40 million pixels"),
+        "line.png": (_png(1, 400_000, bytes(800_000)), "a side may have 65500 at most"),
+        "few_rows.png": (_png(10, 10, bytes(155)), "rows are missing"),
+        "lies.jpg": (jpeg[:sizes] + struct.pack(">HH", 13_000, 13_000) + jpeg[sizes + 4 :], "that is too little"),
+        "cut.tif": (tiff.getvalue()[:-30], "not an image"),
+        "ends.jpg": (jpeg[: len(jpeg) // 2] + b"\xff\xd9", "its data are truncated"),
+        "large.bmp": (
+            b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0),
+            "more than 40",
+        ),
+    }
+    for name, (data, _) in files.items():
+        (tmp_path / name).write_bytes(data)
+    good = save_image(tmp_path / "good.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(*(tmp_path / name for name in files), good, "--out", tmp_path / "out") == 1
+    printed = said(capsys)
+    for name, (_, reason) in files.items():
+        assert reason in printed.split(f"{name}: ")[1].split("skipped")[0], name
+    assert f"1 of {len(files) + 1} inputs segmented" in printed
+    assert Image.MAX_IMAGE_PIXELS == 89_478_485
+
+
+def test_a_video_beyond_the_limit_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = save_video(tmp_path / "clip.mp4")
+    assert run(video, "--out", tmp_path / "out", "--max-image-pixels", 48 * 64 - 1) == 1
+    assert "64 x 48 pixels" in said(capsys)
+    assert names_in(tmp_path / "out") == []
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join("".join(capsys.readouterr()).split())
+
+
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def _png(width: int, height: int, rows: bytes) -> bytes:
+    """A grey or coloured PNG with these bytes as rows, whatever it claims."""
+    grey = len(rows) == 2 * width * height
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0 if grey else 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_video_gives_overlay_video_and_a_line_a_frame(tmp_path: Path) -> None:
@@ -499,14 +585,13 @@ def test_a_video_of_any_name_is_done(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").glob("*_overlay.mp4"))) == 4
 
 
-def test_a_picture_too_wide_for_jpeg_is_named_before_it_is_computed(
+def test_a_picture_too_wide_for_its_overlay_is_named_before_it_is_computed(
     tmp_path: Path, fake_segmenter: type[FakeSegmenter], capsys: pytest.CaptureFixture[str]
 ) -> None:
     wide, good = save_image(tmp_path / "wide.png", 2, 65_501), save_image(tmp_path / "z.png")
     assert run(wide, good, "--out", tmp_path / "out") == 1
-    assert "wide.png: 2 x 65501 pixels: a JPEG has at most 65500 on a side; use --overlay png" in said_in(capsys)
+    assert "wide.png: the image is 65501 x 2 pixels; a side may have 65500 at most" in said_in(capsys)
     assert len(names_in(tmp_path / "out")) == 4
-    assert run(wide, "--out", tmp_path / "png", "--overlay", "png") == 0
 
 
 def test_videos_and_photographs_that_a_folder_run_leaves_out_are_named(

@@ -57,6 +57,16 @@ def test_frame_without_segments_stays_as_it_is() -> None:
     assert overlay is not image
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 65_500), (65_500, 1), (2, 40_000)])
+def test_lines_and_single_pixels_are_drawn_over(shape: tuple[int, int]) -> None:
+    segment_map = np.ones(shape)
+    segment_map[:, shape[1] // 2 :] = 2
+    segments = [make_segment(number, number, area=int((segment_map == number).sum())) for number in (1, 2)]
+    overlay = draw_overlay(np.full((*shape, 3), 100, np.uint8), make_result(segment_map, segments), COLORS)
+    assert overlay.shape == (*shape, 3)
+    assert (overlay != 100).any()
+
+
 def test_lines_grow_with_the_image() -> None:
     widths = []
     for size in (480, 1920):

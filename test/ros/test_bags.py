@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from ros_harness import ROOT, Peer, Process, camera, publish_until, rgb_message,
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import StoragePlugin
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from fcclip_core.cli import main
 from fcclip_ros import bags, msg
@@ -105,6 +107,36 @@ def test_a_broken_image_is_left_out_and_said(tmp_path: Path, capsys: pytest.Capt
     assert "encoding 'nv12' is not supported" in lines[1]["error"]
     assert len(load(tmp_path / "out" / "run_bag")["panoptic"]) == 2
     assert "1 of 3 frames could not be read" in said(capsys)
+
+
+def test_images_beyond_the_limit_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = drive_messages(2)
+    line = Image(encoding="mono8", height=1, width=400_000, step=400_000, data=np.zeros(400_000, np.uint8))
+    bag = save(tmp_path / "run", [("/image", good[0]), ("/image", line), ("/image", good[1])])
+    assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "run_frames.jsonl").read_text().splitlines()]
+    assert "400000 x 1 pixels; a side may have 65500 at most" in lines[1]["error"]
+    assert "1 of 3 frames could not be read" in said(capsys)
+    limit = ("--max-image-pixels", str(good[0].height * good[0].width - 1))
+    assert segment(bag, tmp_path / "none", "--overlay", "none", *limit) == 1
+    assert "none of its 3 images can be read" in said(capsys)
+
+
+def test_damaged_and_lying_jpegs_are_left_out_and_said(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    PIL.Image.fromarray(noise).save(buffer, "JPEG")
+    good = buffer.getvalue()
+    sizes = good.find(b"\xff\xc0") + 5
+    claims = good[:sizes] + (6_000).to_bytes(2, "big") * 2 + good[sizes + 4 :]
+    sent = [good, good[: len(good) // 2] + b"\xff\xd9", claims, good]
+    messages = [CompressedImage(format="jpeg", data=array("B", data)) for data in sent]
+    bag = save(tmp_path / "run", [("/image/compressed", message) for message in messages])
+    assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "run_frames.jsonl").read_text().splitlines()]
+    assert "its data are truncated" in lines[1]["error"]
+    assert "claims 6000 x 6000 pixels, for which that is too little" in lines[2]["error"]
+    assert "error" not in lines[0] | lines[3]
 
 
 def test_the_input_is_copied_on_request_but_for_what_is_written_anew(tmp_path: Path) -> None:

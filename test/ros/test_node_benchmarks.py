@@ -33,6 +33,17 @@ def run(program: str, *options: str | Path) -> str:
 
 
 @pytest.mark.slow
+def test_a_large_image_is_measured() -> None:
+    command = [sys.executable, "benchmarks/largest_image.py", "--pixels", "500000", "--shorter-side", "64"]
+    command += ["--kind", "JPEG"]
+    result = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    row = json.loads(result.stdout.splitlines()[-1])
+    assert row["height"] * row["width"] == pytest.approx(500_000, rel=0.01)
+    assert row["read"] > 0 and row["label"] > 0 and row["peak"] < 300
+
+
+@pytest.mark.slow
 def test_what_the_node_adds_is_the_sum_of_its_stages(tmp_path: Path) -> None:
     out = tmp_path / "node.json"
     options = ("--size", "64x48", "--frames", "4", "--seconds", "1", "--rate", "10")

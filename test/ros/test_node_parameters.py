@@ -92,6 +92,7 @@ def test_valid_mask_only_may_be_written_as_yaml_writes_it(given: object, meant: 
     [
         ("active", "alpha", 0.1, True),
         ("active", "publish_overlay_rate", 1.0, True),
+        ("active", "max_image_pixels", 100_000_000, True),
         ("inactive", "vocabulary", ["cup"], True),
         ("active", "checkpoint", "other", False),
         ("inactive", "device", "cuda", False),

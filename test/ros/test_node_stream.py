@@ -26,6 +26,7 @@ from ros_harness import (
     publish_until,
     rgb_message,
     running,
+    set_parameters,
     status_of,
     wait_until,
 )
@@ -92,6 +93,12 @@ def test_bad_frames_are_counted_named_and_survived(quick_node: Process, peer: Pe
         (Image(encoding="rgb8"), "bad", "0 x 0, which holds no pixel"),
         (Image(encoding="rgb8", height=2, width=2, step=5), "bad", "step is 5 bytes"),
         (Image(encoding="rgb8", height=2, width=2, step=6, data=array("B", bytes(11))), "bad", "has 11 bytes of data"),
+        (Image(encoding="yuyv", height=2, width=3, step=6, data=array("B", bytes(12))), "bad", "has them in pairs"),
+        (
+            Image(encoding="mono8", height=1, width=400_000, step=400_000, data=array("B", bytes(400_000))),
+            "bad",
+            "400000 x 1 pixels; a side may have",
+        ),
         (rgb_message(flat_image(value=POISON)), "failed", "RuntimeError: CUDA out of memory"),
     ):
         publisher.publish(bad)
@@ -104,9 +111,28 @@ def test_bad_frames_are_counted_named_and_survived(quick_node: Process, peer: Pe
     status_of(diagnostics, lambda s, v: int(v["frames received"]) == counted(v))
 
 
+def test_the_limit_of_pixels_is_a_live_parameter_and_holds_for_services(quick_node: Process, peer: Peer) -> None:
+    segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
+    diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
+    publisher, message = camera(peer), rgb_message(flat_image(12, 24))
+    publish_until(publisher, message, lambda: not segments.empty())
+    assert set_parameters(peer, max_image_pixels=287)[0].successful
+    publish_until(
+        publisher, message, lambda: not diagnostics.empty() and "24 x 12 pixels" in str(diagnostics.get()[1].status)
+    )
+    answer = peer.call(srv.SegmentImage, "/fcclip/segment_image", srv.SegmentImage.Request(image=message))
+    assert not answer.success and "raise max_image_pixels" in answer.message
+    assert not set_parameters(peer, max_image_pixels=0)[0].successful
+    assert set_parameters(peer, max_image_pixels=288)[0].successful
+    drain(segments)
+    publish_until(publisher, message, lambda: not segments.empty())
+    assert peer.call(srv.SegmentImage, "/fcclip/segment_image", srv.SegmentImage.Request(image=message)).success
+
+
 @pytest.mark.slow
 def test_forty_eight_megapixels_go_through(quick_node: Process, peer: Peer) -> None:
     panoptic = peer.listen(Image, "/fcclip/panoptic", OUTPUT)
+    assert set_parameters(peer, max_image_pixels=48_000_000)[0].successful
     message = rgb_message(flat_image(6000, 8000))
     publisher = camera(peer)
     for _ in range(10):

@@ -530,9 +530,9 @@ def test_the_next_image_is_decoded_while_a_frame_is_computed(gpu: Bench, monkeyp
     decoded: list[Any] = []
     itself = pipeline.to_rgb
 
-    def to_rgb(message: Any) -> np.ndarray:
+    def to_rgb(message: Any, max_pixels: int) -> np.ndarray:
         decoded.append(message)
-        return itself(message)
+        return itself(message, max_pixels)
 
     monkeypatch.setattr(pipeline, "to_rgb", to_rgb)
     gpu.put(image(value=(1, 1, 1)))
@@ -591,3 +591,42 @@ def test_a_frame_that_nothing_can_be_prepared_for_does_not_end_the_stream(
     made.put(image(width=16))
     wait_until(lambda: len(made.frames) == 1)
     assert "can't start new thread" in made.warnings[0]
+
+
+def test_images_beyond_the_limit_are_bad_and_the_stream_goes_on(bench: Any) -> None:
+    b = bench()
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    b.pipeline.max_image_pixels = 100
+    b.put(image(width=26))
+    wait_until(lambda: b.statistics.report().counts.bad == 1)
+    b.put(image("fits", width=25))
+    wait_until(lambda: [frame.header.frame_id for frame in b.frames] == ["fits"])
+    assert "26 x 4 pixels" in b.warnings[0] and "max_image_pixels" in b.warnings[0]
+    # Services go by the same limit.
+    with pytest.raises(ImageError, match="26 x 4 pixels"):
+        b.pipeline.segment(image(width=26), None, lambda frame: frame).result(5)
+    with pytest.raises(ImageError, match="26 x 4 pixels"):
+        b.pipeline.segment(image(width=26), Vocabulary.from_names(["pan"]), lambda frame: frame).result(5)
+    b.pipeline.max_image_pixels = 104
+    b.put(image("now fits", width=26))
+    wait_until(lambda: len(b.frames) == 2)
+    assert b.statistics.report().counts.failed == 0
+
+
+def test_whatever_a_decoder_raises_is_a_bad_frame(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench()
+    b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
+    for number, error in enumerate((MemoryError(), OverflowError("too large"), RuntimeError("decoder")), 1):
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr("fcclip_ros.images._as_rgb", fail)
+            b.put(image())
+            wait_until(lambda count=number: b.statistics.report().counts.bad == count)
+            with pytest.raises(ImageError, match=type(error).__name__):
+                b.pipeline.segment(image(), None, lambda frame: frame).result(5)
+        b.put(image())
+        wait_until(lambda count=number: len(b.frames) == count)
+    assert b.statistics.report().counts.failed == 0

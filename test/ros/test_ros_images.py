@@ -17,7 +17,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from fcclip_core.errors import ImageError
 from fcclip_ros import images
-from fcclip_ros.images import ENCODINGS, cv_bridge, to_rgb
+from fcclip_ros.images import ENCODINGS, cv_bridge, size_of, to_depth, to_labels, to_rgb
 
 RGB = np.random.default_rng(5).integers(0, 256, (6, 8, 3), np.uint8)
 RED, GREEN, BLUE = 200, 100, 30
@@ -144,21 +144,119 @@ def test_rgb8_is_a_view_of_the_message() -> None:
         ({"data": array("B", bytes(143))}, "143 bytes of data, but 6 rows with a step of 24 take 144"),
         ({"data": array("B")}, "0 bytes of data"),
         ({"height": 4_000_000_000}, "bytes of data, but 4000000000 rows"),
-        ({"encoding": "yuv422", "width": 7}, "7 pixels wide; yuv422 has them in pairs"),
+        *(
+            ({"encoding": name, "width": 7}, f"7 pixels wide; {name} has them in pairs")
+            for name in ("yuv422", "uyvy", "yuyv", "yuv422_yuy2")
+        ),
+        ({"height": 2**32 - 1, "width": 2**32 - 1, "step": 2**32 - 1}, "step is 4294967295 bytes, but a row"),
+        ({"height": 2**32 - 1, "width": 2**32 - 1, "encoding": "mono8", "step": 2**32 - 1}, "18446744065119617025"),
+        ({"height": 2**32 - 1, "width": 0}, "0 x 4294967295, which holds no pixel"),
+        ({"height": 1, "width": 400_000, "step": 3 * 400_000}, "144 bytes of data, but 1 rows"),
+        ({"step": 2**32 - 1}, "144 bytes of data, but 6 rows with a step of 4294967295"),
         ({"encoding": "bayer_rggb8", "width": 1}, "needs at least 2 x 2"),
         ({"encoding": "16UC1"}, "encoding '16UC1' is not supported .it is usually depth"),
         ({"encoding": "8UC3"}, "publish it as rgb8 or bgr8"),
         ({"encoding": "nv12"}, "encoding 'nv12' is not supported; supported are rgb8, "),
         ({"encoding": ""}, "encoding '' is not supported"),
-        ({"encoding": "x" * 1000}, "encoding 'x{40}' is not"),
+        ({"encoding": "x" * 1_000_000}, "encoding 'x{40}' is not"),
+        ({"encoding": "rgb8\0"}, r"encoding 'rgb8.x00' is not supported"),
+        ({"encoding": "rgb8 \n\x1b[31m"}, r"encoding 'rgb8 .n.x1b"),
+        ({"encoding": "nv21", "width": 7}, "encoding 'nv21' is not supported"),
     ],
 )
 def test_contradictions_are_refused_with_numbers(change: dict, complaint: str) -> None:
     message = make_image(RGB, "rgb8")
     for name, value in change.items():
         setattr(message, name, value)
-    with pytest.raises(ImageError, match=complaint):
+    with pytest.raises(ImageError, match=complaint) as refusal:
         to_rgb(message)
+    assert len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize("shape", [(1, 400_000), (400_000, 1), (6400, 6400)])
+@pytest.mark.parametrize("encoding", ["mono8", "rgb8"])
+def test_images_with_too_long_a_side_or_too_many_pixels_are_refused(shape: tuple[int, int], encoding: str) -> None:
+    message = make_image(np.zeros((*shape, 3) if encoding == "rgb8" else shape, np.uint8), encoding)
+    with pytest.raises(ImageError, match="a side may have 65500 at most|at most 40 million are taken"):
+        to_rgb(message)
+    assert size_of(message) is None
+
+
+def test_what_a_converter_raises_is_a_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (cv2.error("assertion failed"), MemoryError(), OverflowError("too large"), RuntimeError("x" * 10_000)):
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(images, "_as_rgb", fail)
+        monkeypatch.setattr(images, "decode", fail)
+        for message in (make_image(RGB, "bgr8"), compressed(RGB, "png")):
+            with pytest.raises(ImageError, match=f"cannot be converted .{type(error).__name__}.: ") as refusal:
+                to_rgb(message)
+            assert len(str(refusal.value)) < 500
+
+
+def test_random_messages_are_images_or_image_errors() -> None:
+    random = np.random.default_rng(2)
+    encodings = [*ENCODINGS, "16UC1", "32FC1", "8UC1", "nv21", "nv24", "", "RGB8", "bayer_rggb", "yuv422_yuy2 "]
+    sizes = [0, 1, 2, 3, 4, 5, 7, 8, 65_536, 2**31, 2**32 - 1]
+    read = 0
+    for _ in range(4_000):
+        message = Image(
+            height=int(random.choice(sizes)),
+            width=int(random.choice(sizes)),
+            encoding=str(random.choice(encodings)),
+            step=int(random.choice([0, 1, 7, 16, 24, 33, 64, 2**32 - 1])),
+            is_bigendian=int(random.choice([0, 1, 255])),
+            data=array("B", random.integers(0, 256, int(random.choice([0, 1, 63, 144, 400])), np.uint8).tobytes()),
+        )
+        for convert in (to_rgb, to_depth, to_labels):
+            try:
+                assert convert(message).shape[:2] == (message.height, message.width)
+                read += 1
+            except ImageError as error:
+                assert len(str(error)) < 500
+        size_of(message)
+    assert read > 150
+
+
+def test_odd_formats_of_compressed_images_do_no_harm() -> None:
+    for odd in (
+        "",
+        ";",
+        "jpeg\0",
+        "x" * 1_000_000,
+        "bayer_rggb8; jpeg",
+        "bayer_; png",
+        "bayer_rggb16; jpeg compressed ",
+    ):
+        message = compressed(RGB, "png")
+        message.format = odd
+        assert np.array_equal(to_rgb(message), RGB)
+        message.data = array("B", b"neither")
+        with pytest.raises(ImageError, match="neither JPEG nor PNG") as refusal:
+            to_rgb(message)
+        assert len(str(refusal.value)) < 200
+    with pytest.raises(ImageError, match="1 x 1; bayer_rggb8 needs at least 2 x 2"):
+        to_rgb(compressed(RGB[:1, :1, 0], "png", "bayer_rggb8"))
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_the_announced_size_is_that_of_the_picture_or_none(kind: str) -> None:
+    whole = compressed(RGB, kind)
+    assert size_of(whole) == (6, 8)
+    assert size_of(whole, 47) is None
+    assert size_of(CompressedImage(format=kind, data=array("B", bytes(whole.data)[:20]))) is None
+    with pytest.raises(ImageError, match="8 x 6 pixels"):
+        to_rgb(whole, 47)
+
+
+def test_a_jpeg_whose_data_end_early_is_a_bad_frame() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    whole = compressed(noise, "jpeg")
+    whole.data = array("B", bytes(whole.data)[: len(whole.data) // 2] + b"\xff\xd9")
+    with pytest.raises(ImageError, match="cut short: its data are truncated"):
+        to_rgb(whole)
 
 
 def test_a_last_row_without_padding_and_surplus_data_are_accepted() -> None:
@@ -179,14 +277,25 @@ def test_one_pixel_is_an_image(encoding: str) -> None:
     assert rgb.tolist() == [[[255, 255, 255]]]
 
 
-def test_the_smallest_mosaic_has_its_colours() -> None:
-    assert to_rgb(make_image(mosaic("rggb", 2, 2), "bayer_rggb8")).shape == (2, 2, 3)
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (2, 9), (7, 2), (3, 3), (5, 6)])
+def test_small_and_odd_mosaics_have_their_colours(height: int, width: int, bits: int) -> None:
+    # Of two rows or columns OpenCV makes black.
+    pixels = mosaic("grbg", 10, 10)[:height, :width]
+    message = make_image(pixels if bits == 8 else pixels.astype(np.uint16) * 257, f"bayer_grbg{bits}")
+    assert to_rgb(message).shape == (height, width, 3)
+    assert (to_rgb(message) == (RED, GREEN, BLUE)).all()
 
 
-def test_forty_eight_megapixels_pass() -> None:
+def test_forty_eight_megapixels_pass_where_the_limit_is_raised() -> None:
     pixels = np.zeros((6000, 8000, 3), np.uint8)
     pixels[-1, -1] = (1, 2, 3)
-    assert to_rgb(make_image(pixels, "bgr8"))[-1, -1].tolist() == [3, 2, 1]
+    message = make_image(pixels, "bgr8")
+    assert to_rgb(message, 48_000_000)[-1, -1].tolist() == [3, 2, 1]
+    assert size_of(message, 48_000_000) == (6000, 8000)
+    with pytest.raises(ImageError, match=r"8000 x 6000 pixels, 48\.0 million; at most 40 million .* max_image_pixels"):
+        to_rgb(message)
+    assert size_of(message) is None
 
 
 def test_png_is_exact_and_jpeg_is_close() -> None:
