@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fcclip_core.bag_paths import is_bag
 from fcclip_core.commands.inference_arguments import (
     add_model_arguments,
     add_vocabulary_arguments,
@@ -21,7 +22,7 @@ from fcclip_core.commands.inference_arguments import (
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.errors import FcclipError, ImageError
-from fcclip_core.whole_file import whole_file
+from fcclip_core.whole_file import WholeFolder, whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from fcclip_core.segmenter import Segmenter, VocabularySnapshot
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"})
-
-BAG_SUFFIXES = frozenset({".mcap", ".db3"})
 
 _JPEG_QUALITY = 92
 _FALLBACK_FPS = 25.0
@@ -182,11 +181,11 @@ class ResultWriter:
         image = read_image(job.source)
         result = self.segmenter(image)
         files = {"labels": f"{job.stem}_labels.png", "semantic": f"{job.stem}_semantic.png"}
-        self._save(files["labels"], result.segment_map.astype(np.uint16))
-        self._save(files["semantic"], result.semantic_map().astype(np.uint16))
+        self._save(self.out / files["labels"], result.segment_map.astype(np.uint16))
+        self._save(self.out / files["semantic"], result.semantic_map().astype(np.uint16))
         if self.overlay != "none":
             files["overlay"] = f"{job.stem}_overlay.{self.overlay}"
-            self._save(files["overlay"], self._draw(image, result))
+            self._save(self.out / files["overlay"], self._draw(image, result))
         about = {"image": str(job.source), "height": image.shape[0], "width": image.shape[1], "files": files}
         self._write_json(f"{job.stem}.json", about | self._run_description() | describe(result))
 
@@ -209,13 +208,16 @@ class ResultWriter:
         about = {"video": str(job.source), "height": size[0], "width": size[1], "fps": fps, "frames": done}
         self._write_json(f"{job.stem}.json", about | {"files": files} | self._run_description())
 
-    def bag(self, job: Job, options: BagOptions, advance: Callable[[int, int], None]) -> int:
-        """Segments a bag image by image; its JSON comes last.
+    def bag(
+        self, job: Job, options: BagOptions, advance: Callable[[int, int], None], say: Callable[[str], None]
+    ) -> int:
+        """Segments a bag image by image; its JSON comes last. What an earlier run left is replaced when all is done.
 
         Args:
             job: The bag.
             options: Topic, and what is copied.
             advance: Called with (images done, images of the bag).
+            say: Gets what could not be read of the bag.
 
         Returns:
             How many of its images could not be read.
@@ -226,35 +228,47 @@ class ResultWriter:
         source = bags.BagImages(job.source, options.topic, option="--topic")
         count, rate = source.count_and_rate()
         files = {"bag": f"{job.stem}_bag", "frames": f"{job.stem}_frames.jsonl", "labels": f"{job.stem}_labels"}
-        (self.out / files["labels"]).mkdir(exist_ok=True)
-        unreadable = 0
+        overlay = f"{job.stem}_overlay.mp4"
+        unreadable, first = 0, None
         with contextlib.ExitStack() as stack:
-            labelled = stack.enter_context(bags.LabelBag(self.out / files["bag"]))
             lines = stack.enter_context(self._lines(files["frames"]))
+            pictures = stack.enter_context(WholeFolder(self.out / files["labels"]))
+            movies = stack.enter_context(contextlib.ExitStack())
+            # The last to be begun is the first to be finished: if it cannot be, nothing is replaced.
+            labelled = stack.enter_context(bags.LabelBag(self.out / files["bag"]))
             movie = None
             for index, frame in enumerate(source.frames()):
                 if isinstance(frame, ImageError):
                     unreadable += 1
                     lines({"frame": index, "error": str(frame)})
+                    advance(index + 1, count)
                     continue
                 result = self.segmenter(frame.image)
                 labelled.write(frame, result, self.snapshot)
-                picture = f"{files['labels']}/{index:06}.png"
-                self._save(picture, result.segment_map.astype(np.uint16))
-                about = {"frame": index, "stamp": list(frame.stamp), "frame_id": frame.frame_id, "labels": picture}
+                picture = f"{index:06}.png"
+                self._save(pictures / picture, result.segment_map.astype(np.uint16))
+                first = frame.nanoseconds if first is None else first
+                about = {"frame": index, "time": 1e-9 * (frame.nanoseconds - first), "stamp": list(frame.stamp)}
+                about |= {"frame_id": frame.frame_id, "labels": f"{files['labels']}/{picture}"}
                 lines(about | describe(result))
                 if self.overlay != "none":
                     if movie is None:
-                        files["overlay"] = f"{job.stem}_overlay.mp4"
-                        movie = stack.enter_context(self._movie(files["overlay"], rate or _FALLBACK_FPS, frame.image))
+                        files["overlay"] = overlay
+                        movie = movies.enter_context(self._movie(overlay, rate or _FALLBACK_FPS, frame.image))
                     movie(self._draw(frame.image, result))
                 advance(index + 1, count)
             if count == unreadable:
-                raise ImageError(f"none of its {count} images can be read")
+                left_out = "".join(f"; {text}" for text in source.left_out)
+                raise ImageError(f"none of its {count} images can be read{left_out}")
             if options.with_input:
-                labelled.copy(job.source)
+                labelled.copy(job.source, source.leave_out)
+        if "overlay" not in files:
+            (self.out / overlay).unlink(missing_ok=True)  # of an earlier run, and of other labels
         about = {"recording": str(job.source), "topic": options.topic, "frames": count, "unreadable": unreadable}
+        about["left_out"] = source.left_out
         self._write_json(f"{job.stem}.json", about | {"files": files} | self._run_description())
+        for text in source.left_out:
+            say(text)
         return unreadable
 
     def _frames(
@@ -297,10 +311,10 @@ class ResultWriter:
         colors = dict(zip(self.snapshot.class_ids, self.snapshot.colors, strict=True))
         return draw_overlay(image, result, colors, self.opacity)
 
-    def _save(self, name: str, pixels: np.ndarray) -> None:
+    def _save(self, path: Path, pixels: np.ndarray) -> None:
         from PIL import Image
 
-        with whole_file(self.out / name) as part:
+        with whole_file(path) as part:
             Image.fromarray(pixels).save(part, quality=_JPEG_QUALITY)
 
     def _write_json(self, name: str, document: dict[str, Any]) -> None:
@@ -354,10 +368,9 @@ def _output_folder(name: str) -> Path:
 
 
 def _kind_of(source: Path) -> Literal["image", "video", "bag"]:
-    suffix = source.suffix.lower()
-    if suffix in BAG_SUFFIXES or (source / "metadata.yaml").is_file():
+    if is_bag(source):
         return "bag"
-    return "video" if suffix in VIDEO_SUFFIXES else "image"
+    return "video" if source.suffix.lower() in VIDEO_SUFFIXES else "image"
 
 
 def _media_in(folder: Path) -> list[Path]:
@@ -399,6 +412,9 @@ def _segment_one(job: Job, writer: ResultWriter, bag_options: BagOptions, progre
     task: TaskID = progress.add_task(job.source.name, total=None)
     seen = (0, 0)
 
+    def say(text: str) -> None:
+        progress.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
     def advance(done: int, announced: int) -> None:
         nonlocal seen
         seen = (done, announced)
@@ -406,7 +422,7 @@ def _segment_one(job: Job, writer: ResultWriter, bag_options: BagOptions, progre
 
     try:
         if job.kind == "bag":
-            unreadable = writer.bag(job, bag_options, advance)
+            unreadable = writer.bag(job, bag_options, advance, say)
         else:
             writer.video(job, advance)
             unreadable = max(seen[1] - seen[0], 0)

@@ -19,7 +19,7 @@ from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import Image
 
 from fcclip_core.cli import main
-from fcclip_ros import bags, msg
+from fcclip_ros import bag_reader, msg
 from fcclip_ros.qos import OUTPUT
 
 DRIVE = sorted((ROOT / "demo" / "drive" / "images").iterdir())
@@ -143,7 +143,7 @@ def test_recorded_types_and_qualities_are_those_of_the_node(tmp_path: Path) -> N
     """Hashes from the build of the messages; a player must latch what the node latched."""
     bag = save(tmp_path / "run", [("/image", drive_messages(1)[0])])
     assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
-    hashes = {path.stem: path.with_suffix(".json") for path in bags._definition_files("fcclip_ros")}
+    hashes = {path.stem: path.with_suffix(".json") for path in bag_reader.definition_files("fcclip_ros")}
     with AnyReader([tmp_path / "out" / "run_bag"]) as reader:
         kinds = {connection.topic: connection for connection in reader.connections}
         for name in ("Vocabulary", "SegmentArray"):
