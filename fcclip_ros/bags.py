@@ -90,6 +90,22 @@ def read_messages(path: Path, topics: Collection[str], say: Say) -> Iterator[Bag
             yield BagMessage(topic.name, message, recorded)
 
 
+def first_messages(path: Path, topics: Collection[str], say: Say) -> dict[str, Any]:
+    """The first readable message of each of some topics, by topic; topics without any are left out.
+
+    Raises:
+        ImageError: The bag cannot be read.
+    """
+    found: dict[str, Any] = {}
+    with opened(path, say) as bag:
+        for name in topics:
+            for topic, _, data in bag.messages([name]):
+                with contextlib.suppress(ImageError):
+                    found[name] = bag.decode(topic, data)
+                    break
+    return found
+
+
 @dataclass(frozen=True)
 class BagImage:
     """One image of a bag.

@@ -1,7 +1,7 @@
 """An mcap file, as far as it is whole: with or without index and end, and around what is damaged.
 
-https://mcap.dev/spec. A file is a row of records; messages lie in chunks, which are compressed each for itself, or loose.
-A file that was closed well ends with a summary, which says where the chunks are. Without it, records are walked through.
+https://mcap.dev/spec. A file is a row of records; messages lie in chunks, each compressed for itself, or loose. A file that
+was closed well ends with a summary, which says where the chunks are. Without it, the records are walked through.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from zlib import crc32
 
 from fcclip_core.errors import ImageError
-from fcclip_ros.bag_topics import MOST_BYTES, Say, Topic, unpack_zstd
+from fcclip_ros.bag_topics import MOST_BYTES, Say, Topic, unpack_zstd, zstd
 
 _MAGIC = b"\x89MCAP0\r\n"
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _CHUNK_INDEX, _STATISTICS, _DATA_END = 2, 3, 4, 5, 6, 8, 11, 15
@@ -136,6 +136,8 @@ class McapFile:
             content, after = place + _RECORD.size, place + _RECORD.size + length
             if after > self._size or kind == 0:
                 self._ends_early(place)
+                if kind == _CHUNK:
+                    self._look_into(_Block(0, place, self._size - place))
                 break
             if kind == _MESSAGE and length >= _MESSAGE_HEAD.size:
                 _, _, time, _ = _MESSAGE_HEAD.unpack(self._bytes(content, _MESSAGE_HEAD.size))
@@ -163,16 +165,16 @@ class McapFile:
 
     def _look_into(self, block: _Block) -> None:
         """Takes up a chunk that no index tells of, and the topics that are defined in it."""
+        start, channels = 0, set()
         try:
             start, content, _ = self._unpacked(block)
-            channels = set()
             for kind, record in _records(content):
                 if kind == _MESSAGE:
                     channels.add(_MESSAGE_HEAD.unpack_from(record)[0])
                 else:
                     self._define(kind, record)
-        except (ValueError, struct.error, KeyError):
-            start, channels = 0, set()  # said when it is read
+        except Exception:  # said when it is read
+            channels = set()
         self._blocks.append(replace(block, start=start, channels=frozenset(channels)))
 
     def _define(self, kind: int, content: bytes) -> None:
@@ -211,7 +213,7 @@ class McapFile:
             if not is_good:
                 self._lost(block, f"{len(found)} messages are left out (checksum)")
                 return []
-        except (ValueError, struct.error, OSError, MemoryError) as error:
+        except Exception as error:  # decompressors raise many types
             self._lost(block, f"messages in it are left out ({error})")
         return found
 
@@ -234,6 +236,9 @@ class McapFile:
         content = raw[place + 8 : place + 8 + packed]
         if size > MOST_BYTES:
             raise ValueError(f"a block claims {size} bytes, more than {MOST_BYTES}")
+        if len(content) < packed:
+            # At the end of a file that is cut. The messages before the cut are whole.
+            return start, memoryview(_beginning(content, compression, size)), True
         if compression == "zstd":
             content = unpack_zstd(content, size)
         elif compression == "lz4":
@@ -282,6 +287,13 @@ def _text(content: bytes | memoryview, place: int) -> tuple[str, int]:
     if end > len(content):
         raise ValueError("a text is cut")
     return bytes(content[place + 4 : end]).decode(), end
+
+
+def _beginning(content: bytes, compression: str, most: int) -> bytes:
+    """What a block's first bytes decompress to."""
+    if compression == "zstd":
+        return zstd().ZstdDecompressor().decompress(content, max_length=most)
+    return _unpack_lz4(content, most) if compression == "lz4" else content
 
 
 def _unpack_lz4(content: bytes, most: int) -> bytes:

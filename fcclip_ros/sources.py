@@ -191,7 +191,10 @@ def move(picture: np.ndarray, amount: float, frame: int) -> np.ndarray:
 def _photos_in(folder: Path) -> tuple[Path, ...]:
     photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
     if not photos:
-        raise ImageError(f"{folder} holds no photograph ({', '.join(PHOTO_SUFFIXES)}) and is no bag (no metadata.yaml, nor the files of one recording)")
+        raise ImageError(
+            f"{folder} holds no photograph ({', '.join(PHOTO_SUFFIXES)}) and is no bag (no metadata.yaml, nor files "
+            "of one recording)"
+        )
     return tuple(photos)
 
 

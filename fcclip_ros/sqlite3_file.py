@@ -79,8 +79,8 @@ class Sqlite3File:
                 if number not in seen and row[0] in wanted and isinstance(row[1], int) and isinstance(row[2], bytes):
                     found.append((row[1], number))
         self._say(
-            f"{self._name} is cut or damaged ({reason}): messages in it are left out, at least {lost_before_last or 1} of all topics; "
-            "what can be read is"
+            f"{self._name} is cut or damaged ({reason}): messages in it are left out, at least "
+            f"{lost_before_last or 1} of all topics; what can be read is"
         )
         for time, number in sorted(found):
             with contextlib.suppress(sqlite3.DatabaseError):
