@@ -282,7 +282,8 @@ def _parsed(kind: str, definition: str, language: str) -> Any:
 
     if language != "ros2idl":
         return get_types_from_msg(definition, kind)
-    separator, found = "=" * 80 + "\n", {}
+    separator = "=" * 80 + "\n"
+    found: dict[str, Any] = {}
     if not definition.startswith(f"{separator}IDL: "):
         return get_types_from_idl(definition)
     for part in definition.split(separator)[1:]:

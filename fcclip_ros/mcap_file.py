@@ -1,7 +1,7 @@
 """An mcap file, as far as it is whole: with or without index and end, and around what is damaged.
 
-https://mcap.dev/spec. A file is a row of records; messages lie in chunks, each compressed for itself, or loose. A file that
-was closed well ends with a summary, which says where the chunks are. Without it, the records are walked through.
+https://mcap.dev/spec. A file is a row of records; messages lie in chunks, each compressed for itself, or loose. A file
+that was closed well ends with a summary, which says where the chunks are. Without it, the records are walked through.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class McapFile:
             channels = set()
         self._blocks.append(replace(block, start=start, channels=frozenset(channels)))
 
-    def _define(self, kind: int, content: bytes) -> None:
+    def _define(self, kind: int, content: bytes | memoryview) -> None:
         """Takes up a schema or a channel; other records are passed over."""
         if kind == _SCHEMA:
             (number,) = struct.unpack_from("<H", content)

@@ -158,7 +158,7 @@ class DepthJoin:
                 reasons.append(f"the stamps of {what} do not move, all are {1e-9 * stamps[0]:.9g} s")
         frames = len(self._segments)
         return (
-            f"cloud and boxes are worked out for {frames - count} of {frames} labelled frames; the others have no depth: "
+            f"cloud and boxes are worked out for {frames - count} of {frames} frames; the others have no depth: "
             + "; ".join(reasons)
         )
 

@@ -133,10 +133,6 @@ def test_what_cannot_be_labelled_leaves_nothing_behind(tmp_path: Path, capsys: p
         assert segment(bag, out, "--overlay", "none") == 1
         assert complaint in said(capsys)
         assert not [path for path in out.rglob("*") if path.is_file()]
-    good = save(tmp_path / "good", [("/image", image)])
-    assert segment(good, tmp_path / "out", "--overlay", "none") == 0
-    assert segment(good, tmp_path / "out", "--overlay", "none") == 1
-    assert "good_bag exists already" in said(capsys)
 
 
 def test_recorded_types_and_qualities_are_those_of_the_node(tmp_path: Path) -> None:
