@@ -109,3 +109,23 @@ def test_what_cannot_be_told_is_asked(available: dict, wanted: dict, complaint: 
 def test_a_nodes_name_is_a_full_one(name: str) -> None:
     with pytest.raises(ImageError, match="no full name"):
         Wanted(name)
+
+
+def test_depth_is_told_by_type_and_encoding_and_not_by_letters() -> None:
+    available = LABELS | dict.fromkeys(("/depthai/rgb", "/stereo/range"), IMAGE)
+    encodings = {"/depthai/rgb": "bgr8", "/stereo/range": "32FC1"}
+    found = find_parts(available, Wanted(), encodings)
+    assert (found["/depthai/rgb"].role, found["/stereo/range"].role) == ("image", "depth")
+    # Nothing came on it yet, so it is neither.
+    assert "/stereo/range" not in find_parts(available, Wanted(), {"/depthai/rgb": "bgr8"})
+
+
+def test_depth_that_cannot_be_used_is_said() -> None:
+    said: list[str] = []
+    several = {"/a": IMAGE, "/b": IMAGE, "/image": IMAGE}
+    find_parts(LABELS | several, Wanted(), {"/a": "16UC1", "/b": "32FC1", "/image": "rgb8"}, say=said.append)
+    assert said.pop() == "depth on /a, /b: which is whose? Nothing is worked out from it; choose with --depth"
+    packed = {"/image": IMAGE, "/d/c": COMPRESSED}
+    formats = {"/image": "rgb8", "/d/c": "16UC1; compressedDepth png"}
+    found = find_parts(LABELS | packed, Wanted(), formats, say=said.append)
+    assert "/d/c" not in found and "depth on /d/c is compressed" in said[0]
