@@ -91,4 +91,8 @@ def unpack_zstd(data: bytes, most: int) -> bytes:
 
 def zstd() -> Any:
     """The module of that name, which Python has had since 3.14; needed for compressed bags alone."""
-    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    if sys.version_info >= (3, 14):
+        return importlib.import_module("compression.zstd")
+    from backports import zstd as library
+
+    return library
