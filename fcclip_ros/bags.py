@@ -213,6 +213,7 @@ class LabelBag:
         self._folder = WholeFolder(path)
         self._connections: dict[str, Any] = {}
         self._announced = -1
+        self._finished = False
 
     def __enter__(self) -> LabelBag:
         """Begins the bag in a folder beside its place."""
@@ -230,11 +231,17 @@ class LabelBag:
     ) -> None:
         """Moves the bag to its place, or removes it if something went wrong."""
         try:
-            self._writer.close()
+            self.finish()
         except BaseException as failed:
             self._folder.__exit__(type(failed), failed, failed.__traceback__)
             raise
         self._folder.__exit__(kind, error, trace)
+
+    def finish(self) -> None:
+        """Writes what closes the bag; nothing can be added any more, and all that is left to do is to move it."""
+        if not self._finished:
+            self._finished = True
+            self._writer.close()
 
     def write(self, source: BagImage, result: PanopticResult, snapshot: VocabularySnapshot) -> None:
         """Adds what belongs to one image, and the vocabulary before the first image that was labelled with it.

@@ -36,11 +36,11 @@ class Sqlite3File:
         self._name, self._say = path.name, say
         self._stack = contextlib.ExitStack()
         with self._stack:
-            self._database = self._open(path)
-            self._stack.callback(self._database.close)
             try:
+                self._database = self._open(path)
+                self._stack.callback(self._database.close)
                 self.topics = self._find_topics()
-            except (sqlite3.Error, UnicodeDecodeError) as error:
+            except (sqlite3.Error, KeyError, ValueError) as error:
                 raise ImageError(f"{path.name} is no database of a bag, or is cut or damaged ({error})") from error
             self._stack = self._stack.pop_all()
 
@@ -106,7 +106,7 @@ class Sqlite3File:
         definitions = {}
         if "message_definitions" in tables:
             query = "SELECT topic_type, encoded_message_definition, encoding FROM message_definitions"
-            definitions = {kind: (text, language) for kind, text, language in self._database.execute(query)}
+            definitions = {kind: (str(text), str(language)) for kind, text, language in self._database.execute(query)}
         rows = self._database.execute("SELECT * FROM topics")
         columns = [column[0] for column in rows.description]
         topics = {}

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".m
 
 _JPEG_QUALITY = 92
 _FALLBACK_FPS = 25.0
+_LABEL_IMAGE = re.compile(r"\d{6,}\.png")
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ class ResultWriter:
             files["overlay"] = f"{job.stem}_overlay.{self.overlay}"
             self._save(self.out / files["overlay"], self._draw(image, result))
         about = {"image": str(job.source), "height": image.shape[0], "width": image.shape[1], "files": files}
-        self._write_json(f"{job.stem}.json", about | self._run_description() | describe(result))
+        self._write_json(self.out / f"{job.stem}.json", about | self._run_description() | describe(result))
 
     def video(self, job: Job, advance: Callable[[int, int], None]) -> None:
         """Segments a video frame by frame.
@@ -206,7 +208,7 @@ class ResultWriter:
         finally:
             capture.release()
         about = {"video": str(job.source), "height": size[0], "width": size[1], "fps": fps, "frames": done}
-        self._write_json(f"{job.stem}.json", about | {"files": files} | self._run_description())
+        self._write_json(self.out / f"{job.stem}.json", about | {"files": files} | self._run_description())
 
     def bag(
         self, job: Job, options: BagOptions, advance: Callable[[int, int], None], say: Callable[[str], None]
@@ -229,14 +231,14 @@ class ResultWriter:
         count, rate = source.count_and_rate()
         files = {"bag": f"{job.stem}_bag", "frames": f"{job.stem}_frames.jsonl", "labels": f"{job.stem}_labels"}
         overlay = f"{job.stem}_overlay.mp4"
-        unreadable, first = 0, None
+        _check_replaceable(self.out / files["labels"])
+        unreadable, first, movie = 0, None, None
+        # Nothing of an earlier run is replaced before all is written; the last to be begun is the first to be replaced.
         with contextlib.ExitStack() as stack:
-            lines = stack.enter_context(self._lines(files["frames"]))
             pictures = stack.enter_context(WholeFolder(self.out / files["labels"]))
-            movies = stack.enter_context(contextlib.ExitStack())
-            # The last to be begun is the first to be finished: if it cannot be, nothing is replaced.
             labelled = stack.enter_context(bags.LabelBag(self.out / files["bag"]))
-            movie = None
+            document = stack.enter_context(whole_file(self.out / f"{job.stem}.json"))
+            lines = stack.enter_context(self._lines(files["frames"]))
             for index, frame in enumerate(source.frames()):
                 if isinstance(frame, ImageError):
                     unreadable += 1
@@ -254,7 +256,7 @@ class ResultWriter:
                 if self.overlay != "none":
                     if movie is None:
                         files["overlay"] = overlay
-                        movie = movies.enter_context(self._movie(overlay, rate or _FALLBACK_FPS, frame.image))
+                        movie = stack.enter_context(self._movie(overlay, rate or _FALLBACK_FPS, frame.image))
                     movie(self._draw(frame.image, result))
                 advance(index + 1, count)
             if count == unreadable:
@@ -262,11 +264,12 @@ class ResultWriter:
                 raise ImageError(f"none of its {count} images can be read{left_out}")
             if options.with_input:
                 labelled.copy(job.source, source.leave_out)
+            labelled.finish()
+            about = {"recording": str(job.source), "topic": options.topic, "frames": count, "unreadable": unreadable}
+            about |= {"left_out": source.left_out, "files": files}
+            self._write_json(document, about | self._run_description())
         if "overlay" not in files:
             (self.out / overlay).unlink(missing_ok=True)  # of an earlier run, and of other labels
-        about = {"recording": str(job.source), "topic": options.topic, "frames": count, "unreadable": unreadable}
-        about["left_out"] = source.left_out
-        self._write_json(f"{job.stem}.json", about | {"files": files} | self._run_description())
         for text in source.left_out:
             say(text)
         return unreadable
@@ -296,7 +299,7 @@ class ResultWriter:
     @contextlib.contextmanager
     def _lines(self, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         """A file of JSON lines being written; yields the function that takes them."""
-        with whole_file(self.out / name) as part, part.open("w", encoding="utf-8") as file:
+        with whole_file(self.out / name) as part, part.open("w", encoding="utf-8", buffering=1) as file:
             yield lambda values: print(json.dumps(values), file=file)
 
     @contextlib.contextmanager
@@ -317,8 +320,8 @@ class ResultWriter:
         with whole_file(path) as part:
             Image.fromarray(pixels).save(part, quality=_JPEG_QUALITY)
 
-    def _write_json(self, name: str, document: dict[str, Any]) -> None:
-        with whole_file(self.out / name) as part:
+    def _write_json(self, path: Path, document: dict[str, Any]) -> None:
+        with whole_file(path) as part:
             part.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _run_description(self) -> dict[str, Any]:
@@ -354,6 +357,23 @@ def describe(result: PanopticResult) -> dict[str, Any]:
         ],
         "timings": {stage: round(seconds, 6) for stage, seconds in result.timings.items()},
     }
+
+
+def _check_replaceable(folder: Path) -> None:
+    """A folder of label images is replaced as a whole, so nothing else may be in it.
+
+    Raises:
+        ImageError: Something else is.
+    """
+    if not folder.exists():
+        return
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name]
+    other = next((name for name in names if not _LABEL_IMAGE.fullmatch(name)), "")
+    if other:
+        raise ImageError(
+            f"{folder} is something else than label images of an earlier run ({other}); remove it, or choose another "
+            "folder with --out"
+        )
 
 
 def _output_folder(name: str) -> Path:

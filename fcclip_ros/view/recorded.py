@@ -51,6 +51,8 @@ def show(
         raise ImageError(f"{names}: {error}{advice}") from error
     if not any(part.role == "image" for part in parts.values()):
         say(f"{names}: no images; name the bag that holds them, too")
+    if not any(part.role in ("depth", "points") for part in parts.values()):
+        say(f"{names}: no depth that can be used, so no clouds")
     scene.arrange(parts.values(), work_out_places=True)
     unshown: dict[str, list[str]] = {topic: [] for topic in parts}
     # Each bag has definitions of its own, so each is read by a reader of its own.

@@ -368,7 +368,7 @@ def test_a_second_run_replaces_all_outputs_of_the_first(tmp_path: Path) -> None:
     assert len(list(bags.read_messages(out / "run_bag", ["/fcclip/panoptic"], print))) == 2
 
 
-@pytest.mark.parametrize("where", ["write", "copy"])
+@pytest.mark.parametrize("where", ["write", "copy", "finish"])
 def test_a_second_run_that_fails_leaves_the_first_ones_outputs(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +384,17 @@ def test_a_second_run_that_fails_leaves_the_first_ones_outputs(
     assert segment(bag, out, "--with-input") == 1
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_of_labels_with_something_else_in_it_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out" / "run_labels").mkdir(parents=True)
+    (tmp_path / "out" / "run_labels" / "by_hand.png").write_bytes(b"mine")
+    assert segment(save(tmp_path / "run", images(1)), tmp_path / "out") == 1
+    text = " ".join(capsys.readouterr().err.split())
+    assert "something else than label images of an earlier run (by_hand.png)" in text
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["by_hand.png"]
 
 
 def test_what_is_no_bag_is_not_replaced_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -405,3 +416,21 @@ def test_images_of_two_sizes_stay_in_step_and_times_are_those_of_the_stamps(tmp_
     assert [line["frame"] for line in found] == [0, 1, 2, 3, 4]
     assert [line["time"] for line in found] == pytest.approx([0.0, 0.1, 0.2, 8.5, 0.4])
     assert all((tmp_path / "out" / line["labels"]).is_file() for line in found)
+
+
+@PLUGINS
+def test_bytes_at_random_raise_nothing_else_than_image_errors(plugin: StoragePlugin, tmp_path: Path) -> None:
+    """Beginnings, lengths and contents: whatever a file claims, it is read or refused."""
+    bag = save(tmp_path / "run", images(5, side=8), plugin)
+    file = file_of(bag)
+    whole, dice = file.read_bytes(), np.random.default_rng(7)
+    for _ in range(60):
+        damaged = bytearray(whole[: dice.integers(1, len(whole) + 1)])
+        begin = dice.integers(len(damaged))
+        for place in begin + dice.integers(1 + min(400, len(damaged) - begin), size=8):
+            if place < len(damaged):
+                damaged[place] = dice.choice([0, 1, 0x7F, 0xFF, dice.integers(256)])
+        file.write_bytes(damaged)
+        with contextlib.suppress(ImageError):
+            for name in bags.topics_in(bag, lambda text: None):
+                list(bags.read_messages(bag, [name], lambda text: None))
