@@ -17,7 +17,7 @@ from pathlib import Path
 PREFIX = ".fcclip-part-"
 """How the names of the hidden folders begin."""
 
-_LOCK = "lock"
+_LOCK = "fcclip-lock"
 _UNLOCKED_AGE = 24 * 3600.0
 """Seconds after which a hidden folder without a lock file is a leftover: its owner died while it made the folder."""
 
@@ -47,6 +47,30 @@ def whole_file(path: Path) -> Iterator[Path]:
         part = folder / path.name
         yield part
         os.replace(part, path)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Gives a new folder to fill, which takes the place of `path` when the block succeeds.
+
+    Whatever stops the block, what was at `path` is either replaced as a whole or untouched. The new folder has the name
+    that it is going to have.
+
+    Raises:
+        OSError: The disk refuses; its `filename` is `path`.
+    """
+    with _hidden_folder(path) as hidden:
+        folder, old = hidden / "new" / path.name, hidden / "old"
+        folder.mkdir(parents=True)
+        yield folder
+        if path.exists():
+            path.rename(old)
+        try:
+            folder.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import shutil
-import tempfile
+import importlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fcclip_core.bag_paths import is_bag
 from fcclip_core.encoded_images import MAX_PIXELS
 from fcclip_core.errors import ImageError
+from fcclip_core.whole_file import whole_folder
+from fcclip_ros.bag_reader import BagReader, message_definitions, typestore_of
+from fcclip_ros.bag_topics import Say, Topic, unpacked
 from fcclip_ros.compat import optional_module
 from fcclip_ros.images import to_rgb
 
@@ -25,26 +27,36 @@ if TYPE_CHECKING:
     from fcclip_core.results import PanopticResult
     from fcclip_core.segmenter import VocabularySnapshot
 
-BAG_SUFFIXES = (".mcap", ".db3")
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
-_MISSING = "bags need rosbags: pip install rosbags"
 _NODE = "/fcclip"
 
 
-def is_bag(path: Path) -> bool:
-    """Whether a path is that of a ROS 2 bag: a folder with metadata.yaml, or one of its files."""
-    return path.suffix.lower() in BAG_SUFFIXES or (path.is_dir() and (path / "metadata.yaml").is_file())
+def opened(path: Path, say: Say) -> BagReader:
+    """A reader of a bag, for a `with` block.
+
+    Args:
+        path: A folder, or one of its files.
+        say: Gets what is left out, while the bag is read, too.
+
+    Raises:
+        ImageError: rosbags is missing, or, at the beginning of the block, nothing can be read.
+    """
+    try:
+        importlib.import_module("rosbags.typesys")
+    except ImportError as error:
+        raise ImageError("bags need rosbags: pip install rosbags") from error
+    return BagReader(path, say)
 
 
-def topics_in(path: Path) -> dict[str, str]:
+def topics_in(path: Path, say: Say) -> dict[str, str]:
     """The topics of a bag and the types of their messages, such as sensor_msgs/msg/Image.
 
     Raises:
         ImageError: The bag cannot be read.
     """
-    with _opened(path) as reader:
-        return {connection.topic: connection.msgtype for connection in reader.connections}
+    with opened(path, say) as bag:
+        return {topic.name: topic.kind for topic in bag.topics.values()}
 
 
 @dataclass(frozen=True)
@@ -53,26 +65,46 @@ class BagMessage:
 
     Attributes:
         topic: Its topic.
-        message: With the fields of the ROS message, whatever types this machine has installed.
+        message: With the fields of the ROS message, whatever types this machine has installed; or why it cannot be
+            read.
         recorded: When it was recorded, in nanoseconds.
     """
 
     topic: str
-    message: Any
+    message: Any | ImageError
     recorded: int
 
 
-def read_messages(path: Path, topics: Collection[str]) -> Iterator[BagMessage]:
+def read_messages(path: Path, topics: Collection[str], say: Say) -> Iterator[BagMessage]:
     """Goes through the messages of some topics, in the order they were recorded.
 
     Raises:
         ImageError: The bag cannot be read.
     """
-    with _opened(path) as reader:
-        chosen = [connection for connection in reader.connections if connection.topic in topics]
-        # Asked for no connection, the reader would give all.
-        for connection, recorded, data in reader.messages(chosen) if chosen else ():
-            yield BagMessage(connection.topic, reader.deserialize(data, connection.msgtype), recorded)
+    with opened(path, say) as bag:
+        for topic, recorded, data in bag.messages(topics):
+            message: Any
+            try:
+                message = bag.decode(topic, data)
+            except ImageError as error:
+                message = error
+            yield BagMessage(topic.name, message, recorded)
+
+
+def first_messages(path: Path, topics: Collection[str], say: Say) -> dict[str, Any]:
+    """The first readable message of each of some topics, by topic; topics without any are left out.
+
+    Raises:
+        ImageError: The bag cannot be read.
+    """
+    found: dict[str, Any] = {}
+    with opened(path, say) as bag:
+        for name in topics:
+            for topic, _, data in bag.messages([name]):
+                with contextlib.suppress(ImageError):
+                    found[name] = bag.decode(topic, data)
+                    break
+    return found
 
 
 @dataclass(frozen=True)
@@ -91,6 +123,11 @@ class BagImage:
     frame_id: str
     recorded: int
 
+    @property
+    def nanoseconds(self) -> int:
+        """Its stamp."""
+        return self.stamp[0] * 1_000_000_000 + self.stamp[1]
+
 
 @dataclass(frozen=True)
 class BagImages:
@@ -101,12 +138,14 @@ class BagImages:
         topic: The topic; empty for the only one with images.
         option: What the user chooses the topic with, for the complaint that there are several.
         max_pixels: Pixels that an image may have.
+        left_out: What could not be read of the bag, as a whole; grows while it is read.
     """
 
     path: Path
     topic: str = ""
     option: str = "bag_topic"
     max_pixels: int = MAX_PIXELS
+    left_out: list[str] = field(default_factory=list, compare=False)
 
     def frames(self) -> Iterator[BagImage | ImageError]:
         """Goes through the images once; in the place of one that cannot be read comes the reason.
@@ -114,7 +153,10 @@ class BagImages:
         Raises:
             ImageError: The bag cannot be read, or has no such topic.
         """
-        for item in read_messages(self.path, [self._choose()]):
+        for item in read_messages(self.path, [self._choose()], self.leave_out):
+            if isinstance(item.message, ImageError):
+                yield item.message
+                continue
             try:
                 image = to_rgb(item.message, self.max_pixels)
             except ImageError as error:
@@ -130,14 +172,14 @@ class BagImages:
             ImageError: As for `frames`.
         """
         topic = self._choose()
-        with _opened(self.path) as reader:
-            times = [time for _, time, _ in reader.messages([c for c in reader.connections if c.topic == topic])]
+        with opened(self.path, self.leave_out) as bag:
+            times = [time for _, time, _ in bag.messages([topic])]
         seconds = 1e-9 * (times[-1] - times[0]) if times else 0.0
         return len(times), (len(times) - 1) / seconds if seconds else 0.0
 
     def _choose(self) -> str:
         """The topic to read, of those that hold images."""
-        found = {topic for topic, kind in topics_in(self.path).items() if kind in IMAGE_TYPES}
+        found = {topic for topic, kind in topics_in(self.path, self.leave_out).items() if kind in IMAGE_TYPES}
         names = ", ".join(sorted(found)) or "none"
         if self.topic and self.topic not in found:
             raise ImageError(f"{self.path} has no images on {self.topic}; its image topics: {names}")
@@ -145,12 +187,18 @@ class BagImages:
             raise ImageError(f"{self.path} has {len(found)} image topics ({names}); choose one with {self.option}")
         return self.topic or next(iter(found))
 
+    def leave_out(self, text: str) -> None:
+        """Remembers what could not be read of the bag."""
+        if text not in self.left_out:
+            self.left_out.append(text)
+
 
 class LabelBag:
-    """A new bag with what the node `fcclip` would have published; complete or not there at all.
+    """A bag with what the node `fcclip` would have published; complete or not there at all.
 
     Its messages are those of the node, made by the same functions, under the node's default names and with the headers
-    of the images; they are recorded at the times at which the images were.
+    of the images; they are recorded at the times at which the images were. A bag that was there before stays until
+    the new one is complete, which then takes its place.
     """
 
     def __init__(self, path: Path) -> None:
@@ -160,23 +208,24 @@ class LabelBag:
             path: The folder that the bag is going to be.
 
         Raises:
-            ImageError: It exists already, or rosbags is missing.
+            ImageError: There is something else than a bag in its place.
         """
-        if path.exists():
-            raise ImageError(f"{path} exists already; remove it, or choose another folder with --out")
+        if path.exists() and not (path.is_dir() and is_bag(path)):
+            raise ImageError(f"{path} exists already and is no bag; remove it, or choose another folder with --out")
         self._path = path
+        self._folder = whole_folder(path)
         self._connections: dict[str, Any] = {}
         self._announced = -1
+        self._finished = False
 
     def __enter__(self) -> LabelBag:
         """Begins the bag in a folder beside its place."""
-        try:
-            from rosbags.rosbag2 import StoragePlugin, Writer
-        except ImportError as error:
-            raise ImageError(_MISSING) from error
-        self._part = Path(tempfile.mkdtemp(prefix=f".{self._path.name}.", dir=self._path.parent))
-        # The bag's files are named after its folder.
-        self._writer = Writer(self._part / self._path.name, version=8, storage_plugin=StoragePlugin.MCAP)
+        from rosbags.rosbag2 import StoragePlugin, Writer
+
+        part = self._folder.__enter__()
+        # The bag's files are named after its folder, which the writer makes.
+        part.rmdir()
+        self._writer = Writer(part, version=8, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         return self
 
@@ -185,11 +234,17 @@ class LabelBag:
     ) -> None:
         """Moves the bag to its place, or removes it if something went wrong."""
         try:
+            self.finish()
+        except BaseException as failed:
+            self._folder.__exit__(type(failed), failed, failed.__traceback__)
+            raise
+        self._folder.__exit__(kind, error, trace)
+
+    def finish(self) -> None:
+        """Writes what closes the bag; nothing can be added any more, and all that is left to do is to move it."""
+        if not self._finished:
+            self._finished = True
             self._writer.close()
-            if error is None:
-                (self._part / self._path.name).rename(self._path)
-        finally:
-            shutil.rmtree(self._part, ignore_errors=True)
 
     def write(self, source: BagImage, result: PanopticResult, snapshot: VocabularySnapshot) -> None:
         """Adds what belongs to one image, and the vocabulary before the first image that was labelled with it.
@@ -225,29 +280,33 @@ class LabelBag:
         for name, message in outputs.items():
             self._put(name, message, OUTPUT, source.recorded)
 
-    def copy(self, bag: Path) -> None:
+    def copy(self, path: Path, say: Say) -> None:
         """Adds what another bag holds, byte by byte, but for topics that this one has already.
+
+        Args:
+            path: The other bag.
+            say: Gets the topics that cannot be written here, and what cannot be read there.
 
         Raises:
             ImageError: It cannot be read.
         """
-        with _opened(bag) as reader:
-            own = {f"{_NODE}/{name}" for name in self._connections}
-            chosen = [connection for connection in reader.connections if connection.topic not in own]
+        own = {f"{_NODE}/{name}" for name in self._connections}
+        with opened(path, say) as bag:
             copies = {}
-            for connection in chosen:
-                # Bags from before Iron do not carry definitions.
-                carried = bool(connection.msgdef.data and connection.digest)
-                copies[connection.id] = self._writer.add_connection(
-                    connection.topic,
-                    connection.msgtype,
-                    msgdef=connection.msgdef.data if carried else None,
-                    rihs01=connection.digest if carried else None,
-                    typestore=reader.typestore,
-                    offered_qos_profiles=connection.ext.offered_qos_profiles,
+            for topic in bag.topics.values():
+                if topic.name in own:
+                    continue
+                definition = _definition_to_write(topic)
+                if isinstance(definition, str):
+                    say(f"{path}: {topic.name} is not copied: {definition}")
+                    continue
+                copies[topic.name] = self._writer.add_connection(
+                    topic.name, topic.kind, offered_qos_profiles=_offered_qos(topic), **definition
                 )
-            for connection, recorded, data in reader.messages(chosen) if chosen else ():
-                self._writer.write(copies[connection.id], recorded, data)
+            for topic, recorded, data in bag.messages(copies):
+                with contextlib.suppress(ValueError):  # one that cannot be decompressed holds nothing
+                    data = unpacked(data)
+                self._writer.write(copies[topic.name], recorded, data)
 
     def _put(self, name: str, message: Any, profile: QoSProfile, recorded: int) -> None:
         from rclpy.serialization import serialize_message
@@ -257,58 +316,30 @@ class LabelBag:
             self._connections[name] = self._writer.add_connection(
                 f"{_NODE}/{name}",
                 f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}",
-                typestore=_message_definitions(),
+                typestore=message_definitions(),
                 offered_qos_profiles=[_recorded_qos(profile)],
             )
         self._writer.write(self._connections[name], recorded, serialize_message(message))
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A reader of a bag.
-
-    Raises:
-        ImageError: There is no readable bag, which may also turn out inside the block.
-    """
-    try:
-        from rosbags.highlevel import AnyReader, AnyReaderError
-    except ImportError as error:
-        raise ImageError(_MISSING) from error
-    try:
-        with AnyReader([path], default_typestore=_message_definitions("humble")) as reader:
-            yield reader
-    except (AnyReaderError, FileNotFoundError) as error:
-        raise ImageError(f"{path} is no readable ROS 2 bag: {error}") from error
-    except OSError:
-        raise  # a full disk, say
-    except Exception as error:  # What rosbags is built on raises many types for damaged files.
-        raise ImageError(f"{path} is no readable ROS 2 bag: {type(error).__name__}: {error}") from error
+def _definition_to_write(topic: Topic) -> dict[str, Any] | str:
+    """What a writer wants to know of a topic's type, or why that is not known."""
+    if topic.encoding != "cdr":
+        return f"its messages are in the encoding {topic.encoding[:40]!r}, not in ROS 2's"
+    # As it was recorded: services and actions have definitions that only ROS itself understands.
+    if topic.definition and topic.digest:
+        return {"msgdef": topic.definition, "rihs01": topic.digest}
+    store, problem = typestore_of(topic.kind, topic.definition, topic.language)
+    return problem if store is None else {"typestore": store}
 
 
-@functools.cache
-def _message_definitions(distribution: str = "jazzy") -> Any:
-    """Definitions of a distribution's common messages, and those of what the node publishes as they are installed.
+def _offered_qos(topic: Topic) -> list[Any]:
+    """The qualities of service that a bag holds for a topic; none if they are damaged."""
+    from rosbags.rosbag2.metadata import parse_qos
 
-    Bags from before Iron do not carry their own: they are read with those of "humble".
-    """
-    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-
-    store = get_typestore(Stores[f"ROS2_{distribution.upper()}"])
-    for package in ("fcclip_ros", "vision_msgs"):
-        found: dict[str, Any] = {}
-        for path in _definition_files(package):
-            found |= get_types_from_msg(path.read_text(encoding="utf-8"), f"{package}/msg/{path.stem}")
-        store.register({name: fields for name, fields in found.items() if name not in store.fielddefs})
-    return store
-
-
-def _definition_files(package: str) -> list[Path]:
-    """The .msg files that belong to a package's generated Python modules; none if it is not installed."""
-    module = optional_module(f"{package}.msg")
-    if module is None or module.__file__ is None:
-        return []
-    shares = (prefix / "share" / package / "msg" for prefix in Path(module.__file__).absolute().parents)
-    return next((sorted(share.glob("*.msg")) for share in shares if share.is_dir()), [])
+    with contextlib.suppress(Exception):  # The parser raises many types.
+        return parse_qos(topic.qos)
+    return []
 
 
 def _recorded_qos(profile: QoSProfile) -> Any:

@@ -56,7 +56,8 @@ class Camera:
         # A logger of its own, so that one camera's complaints do not hold back those of another.
         self._logger = node.get_logger().get_child(name) if name else node.get_logger()
         beside = f"{name}/" if name else ""
-        self.input = ImageInput(node, f"{beside}image", lambda message: on_image(self, message))
+        self._on_image = on_image
+        self.input = ImageInput(node, f"{beside}image", self._arrived)
         self.depth = DepthInput(node, f"{beside}depth", f"{beside}camera_info", self._logger)
 
     def configure(self, configuration: NodeParameters) -> None:
@@ -95,8 +96,13 @@ class Camera:
         """Of its status in /diagnostics."""
         return f"segmentation of {self.name}" if self.name else "segmentation"
 
+    def _arrived(self, message: Any) -> None:
+        """Takes a message in the executor; its depth is looked for from here on, however long the frame waits."""
+        self.depth.arrive(message.header)
+        self._on_image(self, message)
+
     def expect(self, header: Any) -> None:
-        """Begins to look for a frame's depth."""
+        """Is told of a frame that the network takes; its depth is looked for until it is published."""
         self.depth.expect(header)
 
     def publish(self, frame: LabelledFrame) -> None:

@@ -11,11 +11,12 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from fcclip_core.bag_paths import is_bag
 from fcclip_core.encoded_images import MAX_PIXELS, check_size
 from fcclip_core.errors import ImageError
 from fcclip_core.image_files import read_photograph
 from fcclip_core.paths import expanded
-from fcclip_ros.bags import BagImages, is_bag
+from fcclip_ros.bags import BagImages
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -136,8 +137,12 @@ class Bag:
 
     def frames(self) -> Iterator[np.ndarray | ImageError]:
         """See `Source.frames`."""
-        for frame in BagImages(self.path, self.topic).frames():
+        images, said = BagImages(self.path, self.topic), 0
+        for frame in images.frames():
+            yield from map(ImageError, images.left_out[said:])
+            said = len(images.left_out)
             yield frame if isinstance(frame, ImageError) else frame.image
+        yield from map(ImageError, images.left_out[said:])
 
 
 def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -186,7 +191,10 @@ def move(picture: np.ndarray, amount: float, frame: int) -> np.ndarray:
 def _photos_in(folder: Path) -> tuple[Path, ...]:
     photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
     if not photos:
-        raise ImageError(f"{folder} holds no photograph ({', '.join(PHOTO_SUFFIXES)}) and is no bag (no metadata.yaml)")
+        raise ImageError(
+            f"{folder} holds no photograph ({', '.join(PHOTO_SUFFIXES)}) and is no bag (no metadata.yaml, nor files "
+            "of one recording)"
+        )
     return tuple(photos)
 
 

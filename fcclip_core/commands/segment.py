@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from fcclip_core.errors import DeviceLostError, FcclipError, ImageError, first_l
 from fcclip_core.json_files import json_line, write_json
 from fcclip_core.paths import expanded, refuse_overwriting
 from fcclip_core.plain_text import printable
-from fcclip_core.whole_file import whole_file, write_whole
+from fcclip_core.whole_file import whole_file, whole_folder, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from fcclip_core.terminal import Terminal
 
 _JPEG_QUALITY = 92
+_LABEL_IMAGE = re.compile(r"\d{6,}\.png")
 _FIRST_PICTURE = "the file holds several pictures (an animation, or pages); the first one was taken"
 
 _logger = logging.getLogger(__name__)
@@ -241,7 +243,7 @@ class ResultWriter:
         return [f"{lost} of {video.packets} frames could not be read"] if lost > 0 else []
 
     def bag(self, job: Job, options: BagOptions, advance: Callable[[int, int], None]) -> list[str]:
-        """Segments a bag image by image; its JSON comes last.
+        """Segments a bag image by image; its JSON comes last. What an earlier run left is replaced when all is done.
 
         Args:
             job: The bag.
@@ -252,7 +254,7 @@ class ResultWriter:
             What the user should know.
 
         Raises:
-            ImageError: It cannot be read, or MPEG-4 cannot hold its overlay.
+            ImageError: It cannot be read, MPEG-4 cannot hold its overlay, or results would replace something else.
             OSError: A result cannot be written.
         """
         import numpy as np
@@ -264,43 +266,53 @@ class ResultWriter:
         source = bags.BagImages(job.source, options.topic, option="--topic", max_pixels=self.max_pixels)
         count, rate = source.count_and_rate()
         files = {"bag": f"{job.stem}_bag", "frames": f"{job.stem}_frames.jsonl", "labels": f"{job.stem}_labels"}
-        (self.out / files["labels"]).mkdir(exist_ok=True)
-        unreadable = 0
-        with contextlib.ExitStack() as overlay, contextlib.ExitStack() as stack:
-            labelled = stack.enter_context(bags.LabelBag(self.out / files["bag"]))
-            write = stack.enter_context(self._lines(job, files["frames"]))
-            show = None
-            for index, frame in enumerate(source.frames()):
-                if isinstance(frame, ImageError):
-                    unreadable += 1
-                    write({"frame": index, "error": str(frame)})
-                    continue
-                result = self.segmenter(frame.image)
-                labelled.write(frame, result, self.snapshot)
-                picture = f"{files['labels']}/{index:06}.png"
-                write_image(self.out / picture, result.segment_map.astype(np.uint16))
-                about = {"frame": index, "stamp": list(frame.stamp), "frame_id": frame.frame_id, "labels": picture}
-                write(about | _size(frame.image) | describe(result))
-                if self.overlay != "none":
-                    if show is None:
-                        files["overlay"] = f"{job.stem}_overlay.mp4"
-                        opened = movie(self.out / files["overlay"], rate or FALLBACK_RATE, frame.image.shape)
-                        show = overlay.enter_context(opened)
-                    show(self._draw(frame.image, result))
-                advance(index + 1, count)
-            if count == unreadable:
-                raise ImageError(f"none of its {count} images can be read")
-            if options.with_input:
-                labelled.copy(job.source)
+        _check_replaceable(self.out / files["labels"])
+        unreadable, first, show = 0, None, None
+        with contextlib.ExitStack() as overlay:
+            # Nothing of an earlier run is replaced before all is written; then the overlay, which may fail without it.
+            with contextlib.ExitStack() as stack:
+                pictures = stack.enter_context(whole_folder(self.out / files["labels"]))
+                labelled = stack.enter_context(bags.LabelBag(self.out / files["bag"]))
+                write = stack.enter_context(self._lines(job, files["frames"]))
+                for index, frame in enumerate(source.frames()):
+                    if isinstance(frame, ImageError):
+                        unreadable += 1
+                        write({"frame": index, "error": str(frame)})
+                        advance(index + 1, count)
+                        continue
+                    result = self.segmenter(frame.image)
+                    labelled.write(frame, result, self.snapshot)
+                    picture = f"{index:06}.png"
+                    write_image(pictures / picture, result.segment_map.astype(np.uint16))
+                    first = frame.nanoseconds if first is None else first
+                    about = {"frame": index, "time": 1e-9 * (frame.nanoseconds - first), "stamp": list(frame.stamp)}
+                    about |= {"frame_id": frame.frame_id, "labels": f"{files['labels']}/{picture}"}
+                    write(about | _size(frame.image) | describe(result))
+                    if self.overlay != "none":
+                        if show is None:
+                            files["overlay"] = f"{job.stem}_overlay.mp4"
+                            opened = movie(self.out / files["overlay"], rate or FALLBACK_RATE, frame.image.shape)
+                            show = overlay.enter_context(opened)
+                        show(self._draw(frame.image, result))
+                    advance(index + 1, count)
+                if count == unreadable:
+                    left_out = "".join(f"; {text}" for text in source.left_out)
+                    raise ImageError(f"none of its {count} images can be read{left_out}")
+                if options.with_input:
+                    labelled.copy(job.source, source.leave_out)
+                labelled.finish()
+            # Of an earlier run, and of other labels.
+            (self.out / f"{job.stem}_overlay.mp4").unlink(missing_ok=True)
         about = {"recording": str(job.source), "topic": options.topic, "frames": count, "unreadable": unreadable}
-        self._describe(job, about | {"files": files})
-        return [f"{unreadable} of {count} frames could not be read"] if unreadable else []
+        self._describe(job, about | {"left_out": source.left_out, "files": files})
+        return [*source.left_out, *([f"{unreadable} of {count} frames could not be read"] if unreadable else [])]
 
     @contextlib.contextmanager
     def _lines(self, job: Job, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         """A file of JSON lines being written; yields the function that takes them."""
         with whole_file(self.out / name) as part:
-            with part.open("wb") as file:
+            # Unbuffered: a disk that is full is noticed at the frame that found it so.
+            with part.open("wb", buffering=0) as file:
 
                 def write(values: dict[str, Any]) -> None:
                     file.write(json_line(values))
@@ -358,6 +370,23 @@ def describe(result: PanopticResult) -> dict[str, Any]:
 
 def _size(image: np.ndarray) -> dict[str, int]:
     return {"height": image.shape[0], "width": image.shape[1]}
+
+
+def _check_replaceable(folder: Path) -> None:
+    """A folder of label images is replaced as a whole, so nothing else may be in it.
+
+    Raises:
+        ImageError: Something else is.
+    """
+    if not folder.exists():
+        return
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name]
+    other = next((name for name in names if not _LABEL_IMAGE.fullmatch(name)), "")
+    if other:
+        raise ImageError(
+            f"{folder} is something else than label images of an earlier run ({other}); remove it, or choose another "
+            "folder with --out"
+        )
 
 
 def _output_folder(name: str) -> Path:

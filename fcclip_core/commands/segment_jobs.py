@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fcclip_core.bag_paths import is_bag
 from fcclip_core.errors import FcclipError
-
-BAG_SUFFIXES = frozenset({".mcap", ".db3"})
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
@@ -109,10 +108,9 @@ def left_out(inputs: Iterable[Path]) -> list[str]:
 
 
 def _kind_of(source: Path) -> Literal["image", "video", "bag"]:
-    suffix = source.suffix.lower()
-    if suffix in BAG_SUFFIXES or os.path.isfile(source / "metadata.yaml"):
+    if is_bag(source):
         return "bag"
-    return "video" if suffix in VIDEO_SUFFIXES else "image"
+    return "video" if source.suffix.lower() in VIDEO_SUFFIXES else "image"
 
 
 def _entries(folder: Path) -> list[Path]:

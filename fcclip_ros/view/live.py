@@ -15,7 +15,17 @@ from fcclip_ros.following import Following
 from fcclip_ros.qos import LATCHED, OUTPUT
 from fcclip_ros.runner import run
 from fcclip_ros.view.scene import Scene
-from fcclip_ros.view.topics import CAMERA_INFO, COMPRESSED, IMAGE, OUTPUTS, Part, Wanted, find_parts
+from fcclip_ros.view.topics import (
+    CAMERA_INFO,
+    COMPRESSED,
+    IMAGE,
+    OUTPUTS,
+    Part,
+    Wanted,
+    encoding_of,
+    find_parts,
+    may_be_input,
+)
 
 _LOOK_PERIOD = 1.0
 """Seconds between two looks at what topics there are: nodes come, go and change."""
@@ -59,6 +69,8 @@ class LiveView(Node):
         self._wanted = wanted
         self._parts: dict[str, Part] = {}
         self._followed: list[Following] = []
+        self._encodings: dict[str, str] = {}
+        self._asked: dict[str, Following] = {}
         self._problem = ""
         self._heard = time.monotonic()
         self._receiving: set[str] = set()
@@ -77,8 +89,12 @@ class LiveView(Node):
 
     def _look(self) -> None:
         """Subscribes to topics that are new, and complains of silence."""
+        topics, inputs = self._topics(), self._inputs()
+        for topic, kind in inputs.items():
+            if topic in topics and may_be_input(topic, kind, self._wanted):
+                self._ask(topic, kind)
         try:
-            parts = find_parts(self._topics(), self._wanted, self._inputs())
+            parts = find_parts(topics, self._wanted, self._encodings, inputs)
             self._problem = ""
         except ImageError as error:
             parts, self._problem = {}, str(error)
@@ -92,6 +108,23 @@ class LiveView(Node):
             self._complained = True
             self._receiving.clear()
             self.get_logger().warning(f"nothing has come for {_SILENCE:.0f} s: {self._problem or self._silent()}")
+
+    def _ask(self, topic: str, kind: str) -> None:
+        """Listens to a topic until its first message says whether it is a picture or depth."""
+        if topic in self._encodings:
+            if topic in self._asked:
+                self._asked.pop(topic).stop()
+            return
+        if topic in self._asked:
+            return
+
+        def take(message: Any) -> None:
+            if topic not in self._encodings:
+                self._encodings[topic] = encoding_of(message)
+                self._look()
+
+        self._asked[topic] = Following(self, take, "the encoding")
+        self._asked[topic].start(_CLASSES[kind], topic, "auto")
 
     def _topics(self) -> dict[str, str]:
         """The topics that somebody publishes, with their types."""
@@ -130,6 +163,8 @@ class LiveView(Node):
         """What is subscribed to, and how many publish it."""
         counts = {topic: self.count_publishers(topic) for topic in sorted(self._parts)}
         about = ", ".join(f"{topic} ({count} publisher{'s' * (count != 1)})" for topic, count in counts.items())
+        waiting = ", ".join(sorted(set(self._asked) - set(self._encodings)))
+        about = f"{about}, and waits for a first message on {waiting}" if waiting else about
         return f"subscribed to {about}; is the node active, and does its camera send images?"
 
 

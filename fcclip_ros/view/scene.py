@@ -6,6 +6,7 @@ Messages may come from a running node or from a bag, whose reader makes its own 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import rerun as rr
 import rerun.blueprint as rrb
 from numpy.lib.recfunctions import structured_to_unstructured
 
-from fcclip_core.errors import ImageError
+from fcclip_core.errors import DepthError, ImageError
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.cloud import POINT
 from fcclip_core.palette import Color, class_color
@@ -22,7 +23,7 @@ from fcclip_ros.depth_input import camera_from_info
 from fcclip_ros.images import size_of, to_labels, to_rgb
 from fcclip_ros.messages import color_of
 from fcclip_ros.stamps import nanoseconds
-from fcclip_ros.view.places import DepthJoin, LabelledDepth
+from fcclip_ros.view.places import DepthJoin
 from fcclip_ros.view.topics import Part
 
 TIMELINE = "stamp"
@@ -81,6 +82,10 @@ class Scene:
         """
         self._cameras[part.camera].show[part.role](message)
 
+    def finish(self) -> list[str]:
+        """Shows what is worked out from all messages together; returns what the user should know."""
+        return [text for camera in self._cameras.values() for text in camera.finish()]
+
 
 class _CameraScene:
     """A camera's entities, below its name: view (a pinhole camera) with image and labels in it, points, boxes."""
@@ -125,24 +130,24 @@ class _CameraScene:
 
     def _camera_info(self, message: Any) -> None:
         camera = camera_from_info(message, rectified=True)
+        if self._join is not None:
+            self._join.see_camera(message, camera)
         if camera == self._camera:
             return
         self._camera = camera
         matrix = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
         self._log("view", rr.Pinhole(image_from_camera=matrix, resolution=[camera.width, camera.height]), message)
-        if self._join is not None:
-            self._show_joined(self._join.see_camera(camera))
 
     def _depth(self, message: Any) -> None:
         if self._join is not None:
-            self._show_joined(self._join.see_depth(message))
+            self._join.see_depth(message)
 
     def _semantic(self, message: Any) -> None:
         self._log("view/labels", rr.SegmentationImage(to_labels(message), opacity=_OPACITY), message)
 
     def _panoptic(self, message: Any) -> None:
         if self._join is not None:
-            self._show_joined(self._join.see_labels("panoptic", message))
+            self._join.see_labels("panoptic", message)
 
     def _segments(self, message: Any) -> None:
         # Where no vocabulary was recorded, the names are here.
@@ -157,7 +162,7 @@ class _CameraScene:
         if places or self._join is None:
             self._show_boxes(message, places)
         if self._join is not None:
-            self._show_joined(self._join.see_labels("segments", message))
+            self._join.see_labels("segments", message)
 
     def _points(self, message: Any) -> None:
         names = tuple(field.name for field in message.fields)
@@ -170,12 +175,24 @@ class _CameraScene:
 
     # What they show
 
-    def _show_joined(self, frame: LabelledDepth | None) -> None:
-        if frame is None:
-            return
-        self._show_cloud(frame.segments, frame.points(), frame.class_ids())
-        if not _said_places(frame.segments):
-            self._show_boxes(frame.segments, frame.geometry())
+    def finish(self) -> list[str]:
+        """Shows what took all messages to work out; returns what the user should know."""
+        if self._join is None:
+            return []
+        said: Counter[str] = Counter()
+        for segments, frame in self._join.join():
+            places: Mapping[int, Any] = {}
+            if frame is not None:
+                try:
+                    places = frame.geometry()
+                    self._show_cloud(segments, frame.points(), frame.class_ids())
+                except (ImageError, DepthError) as error:
+                    said[f"{self._root}: no cloud and boxes: {error}"] += 1
+            if not _said_places(segments):
+                # Where nothing is known boxes are empty, instead of those of another frame.
+                self._show_boxes(segments, places)
+        report = self._join.report()
+        return [f"{text} ({times} frames)" for text, times in said.items()] + [f"{self._root}: {report}"] * bool(report)
 
     def _show_cloud(self, message: Any, points: np.ndarray, class_ids: np.ndarray) -> None:
         """Points in the colours of their classes: `(H, W, 3)`, NaN where unknown, and `(H, W)`."""

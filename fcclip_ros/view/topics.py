@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fcclip_core.errors import ImageError
 
@@ -21,6 +22,9 @@ OUTPUTS = {
 """What is shown of what the node publishes for a camera, by its name there -> type of the messages."""
 
 _PICTURES = {"image": (IMAGE, COMPRESSED), "depth": (IMAGE,)}
+
+_DEPTH_ENCODINGS = {"16UC1", "32FC1"}
+"""Of depth in sensor_msgs/Image; mono16 is what infrared cameras send, and counts as a picture."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,32 @@ class Part:
     kind: str
 
 
+def encoding_of(message: Any) -> str:
+    """What a message of a topic with pictures or depth holds: its encoding, or a compressed one's format."""
+    return str(message.format if hasattr(message, "format") else message.encoding)
+
+
+def may_be_input(topic: str, kind: str, wanted: Wanted) -> bool:
+    """Whether a topic may be what the node reads, so that its encoding must be known."""
+    return kind in _PICTURES["image"] and not topic.startswith(f"{wanted.node}/")
+
+
 def find_parts(
-    available: Mapping[str, str], wanted: Wanted, inputs: Mapping[str, str] | None = None
+    available: Mapping[str, str],
+    wanted: Wanted,
+    encodings: Mapping[str, str],
+    inputs: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Part]:
     """Finds the topics of a node's cameras.
 
     Args:
         available: All topics and their types.
         wanted: What to look for.
+        encodings: See `encoding_of`, of the topics for which `may_be_input`; where one is missing nothing came yet, and
+            the topic is passed over. Names of topics say nothing about depth.
         inputs: The topics that the node reads, to find the images among; None where that is not known.
+        say: Gets what the user might want to choose.
 
     Returns:
         Topic -> what it holds; cameras without images have labels alone.
@@ -86,17 +107,30 @@ def find_parts(
     if not parts or missing:
         raise ImageError(_nothing_there(available, wanted, missing))
     read = available if inputs is None else inputs
-    for role, given in (("image", wanted.images), ("depth", wanted.depths)):
-        pictures = {topic for topic, kind in read.items() if kind in _PICTURES[role]}
-        pictures = {topic for topic in pictures if not topic.startswith(f"{wanted.node}/")}
-        candidates = {topic for topic in pictures if ("depth" in topic.lower()) is (role == "depth")}
+    known = {topic: encodings[topic] for topic, kind in read.items() if topic in encodings}
+    known = {topic: encoding for topic, encoding in known.items() if may_be_input(topic, read[topic], wanted)}
+    depth = {topic for topic, encoding in known.items() if encoding in _DEPTH_ENCODINGS and read[topic] == IMAGE}
+    packed = {topic for topic, encoding in known.items() if read[topic] == COMPRESSED and _is_packed_depth(encoding)}
+    for role, given, candidates in (
+        ("image", wanted.images, set(known) - depth - packed),
+        ("depth", wanted.depths, depth),
+    ):
         chosen = _given(role, given, cameras, available) if given else _found(role, candidates, cameras, wanted.node)
         for camera, topic in chosen.items():
             parts[topic] = Part(camera, role, available.get(topic, IMAGE))
             info = f"{_beside(topic)}/camera_info"
             if role == "image" and available.get(info) == CAMERA_INFO:
                 parts[info] = Part(camera, "camera_info", CAMERA_INFO)
+        if role == "depth" and candidates and not chosen:
+            say(f"depth on {_listed(candidates)}: which is whose? Nothing is worked out from it; choose with --depth")
+        if role == "depth" and packed and not chosen and not candidates:
+            say(f"depth on {_listed(packed)} is compressed, which is not read; record it raw, or republish it as raw")
     return parts
+
+
+def _is_packed_depth(encoding: str) -> bool:
+    """Whether a compressed image's format is that of image_transport's compressed depth: 16UC1; compressedDepth png."""
+    return "compressedDepth" in encoding or encoding.partition(";")[0].strip() in _DEPTH_ENCODINGS
 
 
 def _output(topic: str, kind: str, wanted: Wanted) -> Part | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from fcclip_ros import bags
+from fcclip_ros import bag_reader
 
 
 def save(
@@ -20,6 +20,6 @@ def save(
         for number, (topic, message) in enumerate(recorded):
             if topic not in connections:
                 kind = f"{type(message).__module__.split('.')[0]}/msg/{type(message).__name__}"
-                connections[topic] = writer.add_connection(topic, kind, typestore=bags._message_definitions())
+                connections[topic] = writer.add_connection(topic, kind, typestore=bag_reader.message_definitions())
             writer.write(connections[topic], 10**18 + number * period, serialize_message(message))
     return path

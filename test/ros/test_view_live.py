@@ -109,3 +109,14 @@ def test_several_cameras_of_a_node_in_a_namespace(peer: Peer, node: Start, tmp_p
     for name in cameras:
         for entity, component in (("view/image", "Image:buffer"), ("boxes", "Boxes3D:labels")):
             assert stamps[name] & set(shown.at_stamps(f"/{name}/{entity}", component))
+
+
+def test_a_picture_is_known_by_its_encoding_though_its_topic_is_named_after_depth(
+    node: Start, looking: Process, peer: Peer
+) -> None:
+    topics = [part for name in ("image", "depth", "camera_info") for part in ("-r", f"{name}:=/depth_camera/{name}")]
+    with node(*topics):
+        camera = DepthCamera(peer, name="/depth_camera")
+        camera.publish_until(lambda: "receiving /depth_camera/image" in looking.output, 60.0, rate=5.0)
+        assert "receiving /depth_camera/depth" not in looking.output
+        assert looking.end(signal.SIGINT, timeout=30.0) == 0

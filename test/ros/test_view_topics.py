@@ -11,8 +11,14 @@ LABELS = {f"/fcclip/{role}": kind for role, kind in OUTPUTS.items()}
 TWO = {f"/fcclip/{camera}/segments": SEGMENTS for camera in ("front", "left")}
 
 
+def kind_of(topic: str) -> str:
+    """What a topic of these tests holds; only here names say that."""
+    return "16UC1" if "depth" in topic else "rgb8"
+
+
 def roles(available: dict[str, str], wanted: Wanted | None = None, inputs: dict[str, str] | None = None) -> dict:
-    parts = find_parts(available, wanted or Wanted(), inputs)
+    encodings = {topic: kind_of(topic) for topic in available | (inputs or {})}
+    parts = find_parts(available, wanted or Wanted(), encodings, inputs)
     return {(part.camera, part.role): topic for topic, part in parts.items() if topic not in LABELS | TWO}
 
 
@@ -35,7 +41,7 @@ def roles(available: dict[str, str], wanted: Wanted | None = None, inputs: dict[
             {"/cam/image/compressed": COMPRESSED, "/cam/image": IMAGE}, {("", "image"): "/cam/image"}, id="raw first"
         ),
         pytest.param(
-            {"/a/rgb": IMAGE, "/a/aligned_depth": IMAGE, "/a/aligned_depth/compressedDepth": COMPRESSED},
+            {"/a/rgb": IMAGE, "/a/aligned_depth": IMAGE},
             {("", "image"): "/a/rgb", ("", "depth"): "/a/aligned_depth"},
             id="depth is no picture",
         ),
@@ -70,7 +76,11 @@ def test_several_cameras_have_images_of_their_names_or_given_ones() -> None:
 
 def test_a_namespace_moves_the_nodes_names() -> None:
     labels = {topic.replace("/fcclip", "/robot/fcclip"): kind for topic, kind in LABELS.items()}
-    found = find_parts(labels | {"/robot/image": IMAGE, "/image": IMAGE}, Wanted("/robot/fcclip"))
+    found = find_parts(
+        labels | {"/robot/image": IMAGE, "/image": IMAGE},
+        Wanted("/robot/fcclip"),
+        {"/robot/image": "rgb8", "/image": "bgr8"},
+    )
     assert {part.role for part in found.values()} == {*OUTPUTS, "image"}
     assert found["/robot/image"].role == "image"
 
@@ -91,7 +101,7 @@ def test_a_namespace_moves_the_nodes_names() -> None:
 )
 def test_what_cannot_be_told_is_asked(available: dict, wanted: dict, complaint: str) -> None:
     with pytest.raises(ImageError) as caught:
-        find_parts(available, Wanted(**wanted))
+        find_parts(available, Wanted(**wanted), dict.fromkeys(available, "rgb8"))
     assert complaint in str(caught.value)
 
 
@@ -99,3 +109,23 @@ def test_what_cannot_be_told_is_asked(available: dict, wanted: dict, complaint: 
 def test_a_nodes_name_is_a_full_one(name: str) -> None:
     with pytest.raises(ImageError, match="no full name"):
         Wanted(name)
+
+
+def test_depth_is_told_by_type_and_encoding_and_not_by_letters() -> None:
+    available = LABELS | dict.fromkeys(("/depthai/rgb", "/stereo/range"), IMAGE)
+    encodings = {"/depthai/rgb": "bgr8", "/stereo/range": "32FC1"}
+    found = find_parts(available, Wanted(), encodings)
+    assert (found["/depthai/rgb"].role, found["/stereo/range"].role) == ("image", "depth")
+    # Nothing came on it yet, so it is neither.
+    assert "/stereo/range" not in find_parts(available, Wanted(), {"/depthai/rgb": "bgr8"})
+
+
+def test_depth_that_cannot_be_used_is_said() -> None:
+    said: list[str] = []
+    several = {"/a": IMAGE, "/b": IMAGE, "/image": IMAGE}
+    find_parts(LABELS | several, Wanted(), {"/a": "16UC1", "/b": "32FC1", "/image": "rgb8"}, say=said.append)
+    assert said.pop() == "depth on /a, /b: which is whose? Nothing is worked out from it; choose with --depth"
+    packed = {"/image": IMAGE, "/d/c": COMPRESSED}
+    formats = {"/image": "rgb8", "/d/c": "16UC1; compressedDepth png"}
+    found = find_parts(LABELS | packed, Wanted(), formats, say=said.append)
+    assert "/d/c" not in found and "depth on /d/c is compressed" in said[0]
