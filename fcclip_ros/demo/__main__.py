@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from rich.live import Live
 
 from fcclip_core.errors import FcclipError
 from fcclip_core.resources import config_path
+from fcclip_core.simulation.bundled_drive import bundled_drive, why_not_render
 from fcclip_ros.demo.children import Children, unused_domain_id
 from fcclip_ros.demo.film import FILM, Film
 from fcclip_ros.demo.frames import Frame
@@ -26,7 +26,6 @@ from fcclip_ros.demo.report import VocabularyChange, quality_note, table, write_
 from fcclip_ros.demo.vocabularies import CHAPTERS
 from fcclip_ros.demo.watcher import Watcher
 
-RECORDED_DRIVE = Path(__file__).resolve().parents[2] / "demo" / "drive"
 START_SEED = 3
 SCENES = 3
 START_PATIENCE = 300.0
@@ -74,9 +73,9 @@ class Demo:
         self._film = Film()
         _prepare_folder(args.out)
         self._recording: Path | None = args.recording
-        if self._recording is None and (obstacle := _why_not_render()):
+        if self._recording is None and (obstacle := why_not_render()):
             console.print(f"[yellow]The world cannot be rendered here, a recorded drive is played:[/] {obstacle}")
-            self._recording = RECORDED_DRIVE
+            self._recording = bundled_drive()
 
     def run(self) -> int:
         """Starts everything, shows three vocabularies, ends everything, reports."""
@@ -240,13 +239,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
     return parser
-
-
-def _why_not_render() -> str:
-    """What stands in the way of rendering, in a process of its own; empty if nothing does."""
-    probe = "from fcclip_core.simulation.gl import make_context; make_context()"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
-    return done.stderr.strip().rpartition("\n")[2].partition(": ")[2] if done.returncode else ""
 
 
 def _prepare_folder(folder: Path) -> None:
