@@ -10,6 +10,7 @@ VENV ?= .venv
 prefix := $(abspath $(VENV))
 python := $(prefix)/bin/python
 interfaces := $(prefix)/build/fcclip_ros
+test_interfaces := vision_msgs tf2_msgs
 
 .PHONY: help setup test lint test-fast test-all demo fuzz clean
 
@@ -17,7 +18,7 @@ help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo "  PYTHON=$(PYTHON) makes the virtual environment VENV=$(VENV)"
 
-setup: $(prefix)/.interfaces ## Make the virtual environment and build the messages; again only what changed
+setup: $(prefix)/.interfaces $(prefix)/.test_interfaces ## Make the virtual environment and build the messages; again only what changed
 
 test: lint test-fast ## Lint and the fast tests
 
@@ -60,4 +61,20 @@ $(prefix)/.interfaces: $(prefix)/.packages CMakeLists.txt package.xml $(wildcard
 	cmake --build $(interfaces)
 	cd $(interfaces)
 	cmake --install . >install.log
+	@touch $@
+
+# Messages of packages that are not on PyPI, with the same fields, for the tests that ask for them; in a folder of their
+# own, because the other tests are about what happens without.
+$(prefix)/.test_interfaces: $(prefix)/.packages $(wildcard test/interfaces/*/* test/interfaces/*/msg/* cmake/ros_wheels.cmake)
+	rm -rf $(test_interfaces:%=$(prefix)/build/%) $(prefix)/test_interfaces
+	export PATH=$(prefix)/bin:$$PATH AMENT_PREFIX_PATH=$(prefix)
+	unset PYTHONPATH
+	for package in $(test_interfaces); do
+		build=$(prefix)/build/$$package
+		cmake -S test/interfaces/$$package -B $$build -G Ninja -DBUILD_TESTING=OFF \
+			-DCMAKE_PREFIX_PATH=$(prefix) -DCMAKE_INSTALL_PREFIX=$(prefix)/test_interfaces -DPython3_EXECUTABLE=$(python) \
+			-DCMAKE_PROJECT_INCLUDE=$(CURDIR)/cmake/ros_wheels.cmake
+		cmake --build $$build
+		cmake --install $$build >$$build/install.log
+	done
 	@touch $@

@@ -1,4 +1,4 @@
-"""Puts the configuration folder of an installed wheel where a ROS install has it; the rest is in pyproject.toml."""
+"""Puts the files beside the code of an installed wheel where a ROS install has it; the rest is in pyproject.toml."""
 
 from pathlib import Path
 
@@ -14,4 +14,4 @@ def shared_files(folder: str) -> list[tuple[str, list[str]]]:
     ]
 
 
-setup(data_files=shared_files("config") + shared_files("launch"))
+setup(data_files=[*shared_files("config"), *shared_files("launch"), *shared_files("demo/drive")])

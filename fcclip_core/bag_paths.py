@@ -28,7 +28,7 @@ def is_packed(path: Path) -> bool:
 
 
 def is_bag(path: Path) -> bool:
-    """Whether a path is that of a bag: one of its files, or a folder with metadata.yaml or files of one recording alone.
+    """Whether a path is a bag: one of its files, or a folder with metadata.yaml or the files of one recording alone.
 
     A recorder that was killed writes no metadata.yaml; its files are numbered all the same, and a folder of photographs
     with a recording among them is no bag.

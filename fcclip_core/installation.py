@@ -387,7 +387,12 @@ def _transport(rmw: str) -> Iterator[Finding]:
 def _optional_ros(apt_distribution: str) -> Iterator[Finding]:
     """What the node uses where it is installed; wheels have none of it, so only a full install gets a command."""
     uses = {
-        "vision_msgs": ("vision_msgs.msg", _IMPORT_PROBE, "~/detections and ~/label_info are not published"),
+        "vision_msgs": (
+            "vision_msgs.msg",
+            _IMPORT_PROBE,
+            "~/detections and ~/label_info, which Nav2's layer needs, are not published",
+        ),
+        "tf2_msgs": ("tf2_msgs.msg", _IMPORT_PROBE, "sim_camera publishes its pose, but no transform on /tf"),
         "cv_bridge": ("cv_bridge", _CV_BRIDGE_PROBE, "images are converted without it, with equal results"),
     }
     for name, (module, probe, without) in uses.items():

@@ -61,7 +61,8 @@ class Camera:
         self.depth = DepthInput(node, f"{beside}depth", f"{beside}camera_info", self._logger)
 
     def configure(self, configuration: NodeParameters) -> None:
-        """Takes over the parameters; forgets the things that were tracked."""
+        """Takes over the parameters; forgets the things that were tracked and the names of earlier class ids."""
+        self.outputs.forget_names()
         self._tracker = Tracker(configuration.track_lost_frames) if configuration.track else None
         self.tune(configuration)
 

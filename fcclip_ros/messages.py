@@ -261,15 +261,23 @@ def detections_message(result: PanopticResult, header: Header, vision: ModuleTyp
     )
 
 
-def label_info_message(snapshot: VocabularySnapshot, stamp: Time, vision: ModuleType) -> object:
+def label_info_message(
+    snapshot: VocabularySnapshot, stamp: Time, vision: ModuleType, retired: Mapping[int, str] | None = None
+) -> object:
     """The names of the class ids as vision_msgs/LabelInfo; 0 is "unlabelled".
+
+    Names that are no longer in force follow, since whoever remembers what was seen has their ids still: Nav2's costmap
+    layer takes an obstacle for free at once if its id has no name.
 
     Args:
         snapshot: The vocabulary in force.
         stamp: When it came into force.
         vision: The module `vision_msgs.msg`.
+        retired: Names that were in force before, by their ids; those in force may be among them.
     """
-    names = [(0, "unlabelled"), *zip(snapshot.class_ids, snapshot.vocabulary.names, strict=True)]
+    in_force = dict(zip(snapshot.class_ids, snapshot.vocabulary.names, strict=True))
+    gone = sorted((retired or {}).items() - in_force.items())
+    names = [(0, "unlabelled"), *in_force.items(), *gone]
     return vision.LabelInfo(
         header=Header(stamp=stamp),
         class_map=[vision.VisionClass(class_id=number, class_name=name) for number, name in names],

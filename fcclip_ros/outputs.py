@@ -15,6 +15,7 @@ from fcclip_core.visualization import draw_overlay
 from fcclip_ros.cloud_output import CloudOutput
 from fcclip_ros.compat import optional_module
 from fcclip_ros.messages import (
+    MAX_MONO8_ID,
     confidence_message,
     detections_message,
     image_message,
@@ -49,13 +50,14 @@ class Outputs:
         self.embedding_type = ""
         """What ~/segments holds of the embeddings; one of `EMBEDDING_TYPES`."""
         self._next_overlay = 0.0
+        self._announced: dict[int, str] = {}
         self._vision = optional_module("vision_msgs.msg")
         self._vocabulary = node.create_publisher(msg.Vocabulary, f"{prefix}vocabulary", LATCHED)
         self._panoptic = node.create_lifecycle_publisher(Image, f"{prefix}panoptic", OUTPUT)
         self._semantic = node.create_lifecycle_publisher(Image, f"{prefix}semantic", OUTPUT)
         self._confidence = node.create_lifecycle_publisher(Image, f"{prefix}confidence", OUTPUT)
         self._segments = node.create_lifecycle_publisher(msg.SegmentArray, f"{prefix}segments", OUTPUT)
-        self.points = CloudOutput(node, f"{prefix}points")
+        self.points = CloudOutput(node, f"{prefix}points", f"{prefix}label_info", labelled=self._vision is not None)
         """Publishes between its start and stop."""
         self._overlay = node.create_lifecycle_publisher(Image, f"{prefix}overlay", OUTPUT)
         if self._vision is None:
@@ -71,13 +73,19 @@ class Outputs:
                 self._vision.Detection3DArray, f"{prefix}detections_3d", OUTPUT
             )
 
+    def forget_names(self) -> None:
+        """Class ids begin anew: names that were announced before mean nothing any more."""
+        self._announced = {}
+
     def announce(self, snapshot: VocabularySnapshot) -> msg.Vocabulary:
         """Publishes the vocabulary that comes into force and returns its message."""
         stamp = self._node.get_clock().now().to_msg()
         message = vocabulary_message(snapshot, stamp)
         self._vocabulary.publish(message)
         if self._vision is not None:
-            self._label_info.publish(label_info_message(snapshot, stamp, self._vision))
+            self._label_info.publish(label_info_message(snapshot, stamp, self._vision, self._announced))
+        names = zip(snapshot.class_ids, snapshot.vocabulary.names, strict=True)
+        self._announced.update((number, name) for number, name in names if number <= MAX_MONO8_ID)
         if semantic_encoding(snapshot.class_ids) == "mono16":
             self._node.get_logger().warning(
                 f"the vocabulary has class ids up to {max(snapshot.class_ids)}: semantic is mono16, which Nav2's "

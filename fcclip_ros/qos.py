@@ -29,6 +29,14 @@ DIAGNOSTICS = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
 )
 
+TRANSFORMS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=100,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+"""What tf2's broadcasters use on /tf."""
+
 RELIABILITIES = ("auto", "reliable", "best_effort")
 
 

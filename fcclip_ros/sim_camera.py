@@ -12,7 +12,8 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, Transform, TransformStamped, Vector3
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -24,13 +25,15 @@ from std_msgs.msg import Header
 
 import fcclip_ros.msg as msg
 from fcclip_core.paths import expanded
+from fcclip_core.simulation.bundled_drive import bundled_drive, why_not_render
 from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import SPLITS, train_vocabulary, world_vocabulary
 from fcclip_core.simulation.recording import Recording
 from fcclip_ros import parameters
+from fcclip_ros.compat import optional_module
 from fcclip_ros.messages import camera_info_message, class_messages, image_message
 from fcclip_ros.parameters import Declaration
-from fcclip_ros.qos import LATCHED, OUTPUT, RELIABILITIES, choose_reliability, image_profile
+from fcclip_ros.qos import LATCHED, OUTPUT, RELIABILITIES, TRANSFORMS, choose_reliability, image_profile
 from fcclip_ros.runner import run
 from fcclip_ros.worker import Worker
 
@@ -48,7 +51,12 @@ PARAMETERS: tuple[Declaration, ...] = (
     Declaration("speed", 0.4, "Metres per second of frames at the full rate.", limits=(0.01, 10.0)),
     Declaration("scenes", 1, "Scenes to drive through, one after the other.", limits=(1, MAX_SCENES)),
     Declaration("frames_per_scene", 0, "Frames in each scene; 0: one round.", limits=(0, 1_000_000)),
-    Declaration("recording", "", "A folder that `fcclip world drive` wrote, to play instead of rendering."),
+    Declaration(
+        "recording",
+        "",
+        "A folder that `fcclip world drive` wrote, to play instead of rendering; auto: the one that comes with the "
+        "package, where nothing can be rendered.",
+    ),
     Declaration("loop", True, "Begin again after the last scene; otherwise the node ends."),
     Declaration("frame_id", "camera_optical_frame", "Frame id of the images and of the pose's camera."),
     Declaration("reliability", "reliable", "Reliability of image, depth and camera_info.", choices=RELIABILITIES[1:]),
@@ -90,6 +98,11 @@ class SimCamera(Node):
         self._depth = self.create_publisher(Image, "depth", profile)
         self._camera_info = self.create_publisher(CameraInfo, "camera_info", profile)
         self._pose = self.create_publisher(PoseStamped, "pose", OUTPUT)
+        self._tf_messages = optional_module("tf2_msgs.msg")
+        if self._tf_messages is None:
+            self.get_logger().info(f"tf2_msgs is not installed: no transform from {WORLD_FRAME} on /tf, only `pose`")
+        else:
+            self._tf = self.create_publisher(self._tf_messages.TFMessage, "/tf", TRANSFORMS)
         self._panoptic = self.create_publisher(Image, "truth/panoptic", OUTPUT)
         self._segments = self.create_publisher(msg.SegmentArray, "truth/segments", OUTPUT)
         self._words = self.create_publisher(msg.Vocabulary, "truth/vocabulary", LATCHED)
@@ -137,6 +150,8 @@ class SimCamera(Node):
             DatasetError: The recording cannot be read.
         """
         settings = self._settings
+        if settings["recording"] == "auto":
+            settings["recording"] = self._recording_if_needed()
         if settings["recording"]:
             recording = Recording(expanded(settings["recording"]))
             indices = range(len(recording))
@@ -154,6 +169,14 @@ class SimCamera(Node):
                 drive = prepare(seed, settings["split"], settings["kind"], settings["speed"])
                 for index in range(count or math.ceil(drive.duration * settings["rate"])):
                     yield renderer.render(drive.scene, drive.camera(index / settings["rate"]), size)
+
+    def _recording_if_needed(self) -> str:
+        """Folder of the drive that comes with the package; empty where the world can be rendered."""
+        obstacle = why_not_render()
+        if not obstacle:
+            return ""
+        self.get_logger().warning(f"the world cannot be rendered here, a recorded drive is played: {obstacle}")
+        return str(bundled_drive())
 
     def _publish(self, _: list[bool]) -> None:
         """Publishes the frame that is ready and renders the one after it."""
@@ -175,12 +198,26 @@ class SimCamera(Node):
         stamp = self.get_clock().now().to_msg()
         header = Header(stamp=stamp, frame_id=self._settings["frame_id"])
         height, width = frame.segment_map.shape
+        # First, so that whoever gets the image knows where it was taken.
+        self._send_pose(stamp, pose_message(frame.pose))
         self._image.publish(image_message(frame.image, "rgb8", header))
         self._depth.publish(image_message(frame.depth, "32FC1", header))
         self._camera_info.publish(camera_info_message(header, width, height, frame.intrinsics))
-        self._pose.publish(PoseStamped(header=Header(stamp=stamp, frame_id=WORLD_FRAME), pose=pose_message(frame.pose)))
         self._panoptic.publish(image_message(frame.segment_map.astype(np.uint16), "16UC1", header))
         self._segments.publish(truth_message(frame, self._class_ids, header))
+
+    def _send_pose(self, stamp: Time, pose: Pose) -> None:
+        header = Header(stamp=stamp, frame_id=WORLD_FRAME)
+        self._pose.publish(PoseStamped(header=header, pose=pose))
+        if self._tf_messages is None:
+            return
+        place = Vector3(x=pose.position.x, y=pose.position.y, z=pose.position.z)
+        transform = TransformStamped(
+            header=header,
+            child_frame_id=self._settings["frame_id"],
+            transform=Transform(translation=place, rotation=pose.orientation),
+        )
+        self._tf.publish(self._tf_messages.TFMessage(transforms=[transform]))
 
     def _announce(self) -> None:
         seen = self._vocabulary.seen_mask(frozenset(train_vocabulary().synonyms))

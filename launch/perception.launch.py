@@ -12,6 +12,9 @@ from launch_ros.actions import Node
 CONFIG = os.path.join(get_package_share_directory("fcclip_ros"), "config")
 LAYOUT = os.path.join(CONFIG, "fcclip.rviz")
 
+# What the simulated camera publishes beside image, depth and camera_info.
+SIMULATED = ("pose", "truth/panoptic", "truth/segments", "truth/vocabulary")
+
 # Parameters of the node: left empty, the value in params_file holds.
 PARAMETERS = {
     "use_sim_time": "Take the time from /clock",
@@ -30,7 +33,8 @@ ARGUMENTS = {
     "image_topic": ("", "Topic of the camera's images; of several a list, in their order (empty: image, NAME/image)"),
     "depth_topic": ("", "Topic of the camera's depth, for use_depth; of several a list (empty: depth, NAME/depth)"),
     "source": ("", "Photographs, a video, a bag or a webcam's number to publish there; empty: a camera does"),
-    "rate": ("10.0", "Frames per second of the source"),
+    "sim": ("false", "Start a simulated camera with depth there; a recorded drive where nothing can be rendered"),
+    "rate": ("10.0", "Frames per second of the source or the simulated camera"),
     "rviz": ("false", "Start RViz2 with config/fcclip.rviz, a window for each camera"),
     "fixed_frame": ("", "RViz's fixed frame (empty: camera_optical_frame, as the simulated camera's)"),
     "respawn": ("false", "Start the node again when it ends, as it does when its GPU is lost to the process"),
@@ -111,6 +115,30 @@ def rviz_window(name: str, topic: str, fixed_frame: str, common: dict) -> Node:
     )
 
 
+def sim_camera(image: tuple[str, str], depth: tuple[str, str], seed: int, rate: float, common: dict) -> Node:
+    """Describes the simulated camera that stands in for one of the node's cameras.
+
+    Args:
+        image: What the node calls the camera's images, image or CAMERA/image, and what they are called outside.
+        depth: Likewise for depth.
+        seed: Where it drives.
+        rate: Frames per second.
+        common: What all nodes are started with.
+    """
+    camera = os.path.dirname(image[0])
+    own = [(name, f"{camera}/{name}") for name in SIMULATED] if camera else []
+    settings = {"recording": "auto", "seed": seed, "rate": rate}
+    if camera:
+        settings["frame_id"] = f"{camera}_optical_frame"
+    return Node(
+        executable="sim_camera",
+        name=own_name("sim_camera", image[0]),
+        parameters=[settings],
+        remappings=[*remappings("image", image[1]), ("depth", depth[1]), *own],
+        **common,
+    )
+
+
 def nodes(context: LaunchContext) -> list[Node]:
     """Describes the nodes; called when the arguments' values are known."""
     given = context.launch_configurations
@@ -140,15 +168,16 @@ def nodes(context: LaunchContext) -> list[Node]:
     ]
     if yaml.safe_load(given["rviz"]):
         started += [rviz_window(name, topic, given["fixed_frame"], common) for name, topic in topics.items()]
-    if not given["source"]:
-        return started
-    source = {
-        "source": given["source"],
-        "rate": float(given["rate"]),
-        "compressed": parameters.get("image_transport") == "compressed",
-    }
-    for name, topic in topics.items():
-        started.append(
+    compressed = parameters.get("image_transport") == "compressed"
+    simulated = yaml.safe_load(given["sim"])
+    if simulated and (given["source"] or compressed):
+        raise ValueError("sim:=true goes with neither source nor image_transport:=compressed; leave those out")
+    if simulated:
+        pairs = zip(topics.items(), depth_topics.items(), strict=True)
+        started += [sim_camera(*pair, seed, float(given["rate"]), common) for seed, pair in enumerate(pairs)]
+    if given["source"]:
+        source = {"source": given["source"], "rate": float(given["rate"]), "compressed": compressed}
+        started += [
             Node(
                 executable="image_source",
                 name=own_name("image_source", name),
@@ -156,7 +185,8 @@ def nodes(context: LaunchContext) -> list[Node]:
                 remappings=remappings("image", topic),
                 **common,
             )
-        )
+            for name, topic in topics.items()
+        ]
     return started
 
 

@@ -54,7 +54,6 @@ def _no_tensorrt_rtx_wheel() -> bool:
 
 
 ALLOWED = (
-    AllowedSkip(r"\bvision_msgs\b", "not on PyPI; a full ROS 2 has it", _ros_comes_from_wheels),
     AllowedSkip(r"\bcv_bridge\b", "not on PyPI; a full ROS 2 has it", _ros_comes_from_wheels),
     AllowedSkip(r"^launch is not on PyPI", "a full ROS 2 has it", _ros_comes_from_wheels),
     AllowedSkip(

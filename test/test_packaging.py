@@ -250,7 +250,7 @@ class TestCheckHost:
 @pytest.mark.slow
 def test_a_wheel_holds_all_modules_and_configuration(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for folder in ("fcclip_core", "fcclip_ros", "config", "launch"):
+    for folder in ("fcclip_core", "fcclip_ros", "config", "launch", "demo"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "requirements.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -260,7 +260,13 @@ def test_a_wheel_holds_all_modules_and_configuration(tmp_path: Path) -> None:
     packed = {re.sub(r"^[^/]+\.data/data/share/fcclip_ros/", "", name) for name in zipfile.ZipFile(wheel).namelist()}
     expected = {
         str(path.relative_to(source))
-        for folder, pattern in (("fcclip_core", "*.py"), ("fcclip_ros", "*.py"), ("config", "*"), ("launch", "*.py"))
+        for folder, pattern in (
+            ("fcclip_core", "*.py"),
+            ("fcclip_ros", "*.py"),
+            ("config", "*"),
+            ("launch", "*.py"),
+            ("demo/drive", "*"),
+        )
         for path in (source / folder).rglob(pattern)
         if path.is_file()
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from fcclip_core.errors import FcclipError
 from fcclip_core.interruption import exit_status, interruptible
 from fcclip_core.paths import expanded
 from fcclip_core.resources import config_path
+from fcclip_core.simulation.bundled_drive import bundled_drive, why_not_render
 from fcclip_core.terminal import Terminal
 from fcclip_ros.demo.children import Children, unused_domain_id
 from fcclip_ros.demo.film import FILM, Film
@@ -27,7 +27,6 @@ from fcclip_ros.demo.report import VocabularyChange, quality_note, table, write_
 from fcclip_ros.demo.vocabularies import CHAPTERS
 from fcclip_ros.demo.watcher import Watcher
 
-RECORDED_DRIVE = Path(__file__).resolve().parents[2] / "demo" / "drive"
 START_SEED = 3
 SCENES = 3
 START_PATIENCE = 300.0
@@ -75,10 +74,10 @@ class Demo:
         self._film = Film()
         _prepare_folder(args.out)
         self._recording: Path | None = args.recording
-        if self._recording is None and (obstacle := _why_not_render()):
+        if self._recording is None and (obstacle := why_not_render()):
             said = "The world cannot be rendered here, a recorded drive is played:"
             console.print(Text.assemble((said, "yellow"), f" {obstacle}"))
-            self._recording = RECORDED_DRIVE
+            self._recording = bundled_drive()
 
     def run(self) -> int:
         """Starts everything, shows three vocabularies, ends everything, reports."""
@@ -244,13 +243,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=expanded, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
     return parser
-
-
-def _why_not_render() -> str:
-    """What stands in the way of rendering, in a process of its own; empty if nothing does."""
-    probe = "from fcclip_core.simulation.gl import make_context; make_context()"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
-    return done.stderr.strip().rpartition("\n")[2].partition(": ")[2] if done.returncode else ""
 
 
 def _prepare_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -58,6 +59,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
     os.environ.setdefault(_name, str(_PROFILE))
 
+from optional_messages import messages_of  # noqa: E402
 from ros_harness import Peer, Process  # noqa: E402
 
 
@@ -70,6 +72,20 @@ def domain() -> Iterator[None]:
         yield
         gc.collect()
         assert not (left := _participants(number)), f"DDS participants {left} of domain {number} were not ended"
+
+
+@pytest.fixture(scope="module")
+def vision_msgs(domain: None) -> Iterator[ModuleType]:
+    """The messages of vision_msgs, for a module whose nodes have that package."""
+    with messages_of("vision_msgs") as messages:
+        yield messages
+
+
+@pytest.fixture(scope="module")
+def tf2_msgs(domain: None) -> Iterator[ModuleType]:
+    """The messages of tf2_msgs, for a module whose nodes have that package."""
+    with messages_of("tf2_msgs") as messages:
+        yield messages
 
 
 @pytest.fixture

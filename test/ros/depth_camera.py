@@ -44,6 +44,20 @@ def valid_segments(segments: queue.Queue) -> msg.SegmentArray | None:
     return messages[-1] if messages and all(item.geometry.valid for item in messages[-1].segments) else None
 
 
+def same_stamp(*listeners: queue.Queue) -> list[Any] | None:
+    """Messages of one frame, one from each queue, as soon as there are any."""
+    arrived = [{(m.header.stamp.sec, m.header.stamp.nanosec): m for _, m in list(q.queue)} for q in listeners]
+    stamps = set.intersection(*(set(found) for found in arrived))
+    return [found[max(stamps)] for found in arrived] if stamps else None
+
+
+def steps() -> np.ndarray:
+    """Depth of the fake model's three bands: 1 m, 2 m, 4 m; a hole in the first."""
+    metres = np.repeat([[1.0, 2.0, 4.0]], 20, axis=1).repeat(HEIGHT, axis=0)
+    metres[10:20, 5:10] = 0
+    return metres
+
+
 class DepthCamera:
     """Publishes frames; each differs from a good one in what its test changes."""
 

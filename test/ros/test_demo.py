@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fcclip_core.simulation.bundled_drive import bundled_drive
 from fcclip_core.simulation.names import HELD_OUT_STUFF, class_names, train_vocabulary, world_vocabulary
 from fcclip_core.simulation.recording import Recording
-from fcclip_ros.demo.__main__ import RECORDED_DRIVE, _prepare_environment
+from fcclip_ros.demo.__main__ import _prepare_environment
 from fcclip_ros.demo.vocabularies import CHAPTERS
 
 
@@ -60,7 +61,7 @@ def test_every_chapter_only_uses_words_of_the_world_beside_its_class_names() -> 
 
 
 def test_recorded_drive_shows_words_of_every_chapter() -> None:
-    recording = Recording(RECORDED_DRIVE)
+    recording = Recording(bundled_drive())
     shown = {segment.name for index in range(len(recording)) for segment in recording[index].segments}
     new = set(class_names("all")) - set(class_names("train"))
     assert len(shown & new) >= 5
@@ -70,7 +71,7 @@ def test_recorded_drive_shows_words_of_every_chapter() -> None:
 @pytest.mark.slow
 def test_demo_labels_and_scores_frames_under_every_vocabulary(tmp_path: Path) -> None:
     done = subprocess.run(
-        command(tmp_path, "--recording", str(RECORDED_DRIVE)), capture_output=True, text=True, timeout=180
+        command(tmp_path, "--recording", str(bundled_drive())), capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stdout + done.stderr
     report = (tmp_path / "report.md").read_text()

@@ -118,6 +118,22 @@ def test_photographs_take_the_place_of_a_camera(launch: Launch, peer: Peer, tmp_
     assert infos.get(timeout=10.0)[1].width == 64
 
 
+@pytest.mark.parametrize("gl", ["", "glfw"], ids=["rendered", "recorded"])
+def test_a_simulated_camera_takes_the_place_of_a_camera(
+    launch: Launch, peer: Peer, monkeypatch: pytest.MonkeyPatch, gl: str
+) -> None:
+    if gl:
+        monkeypatch.setenv("MUJOCO_GL", gl)
+    segments = peer.listen(SegmentArray, "/fcclip/segments", OUTPUT)
+    process = launch(sim="true", use_depth="true")
+    message = segments.get(timeout=90.0)[1]
+    assert message.header.frame_id == "camera_optical_frame"
+    assert (message.width, message.height) == (320, 240)
+    process.wait_for("reading depth from /depth")
+    assert ("a recorded drive is played" in process.output) or not gl
+    assert process.end(signal.SIGINT, timeout=30.0) == 0
+
+
 def test_each_of_several_cameras_reads_its_own_topic(launch: Launch, peer: Peer, tmp_path: Path) -> None:
     PIL.Image.new("RGB", (64, 48), "olive").save(tmp_path / "photo.png")
     segments = [peer.listen(SegmentArray, f"/fcclip/{name}/segments", OUTPUT) for name in ("front", "left")]

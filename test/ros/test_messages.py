@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from array import array
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 from fcclip_ros import messages, msg, srv
-from fcclip_ros.compat import optional_module
 from fcclip_ros.pipeline import LabelledFrame
 
 HEADER = Header(stamp=Time(sec=12, nanosec=34), frame_id="camera_optical")
@@ -197,33 +196,8 @@ def test_the_answer_of_segment_image_is_complete() -> None:
     assert [item.id for item in response.vocabulary.classes] == [1, 2]
 
 
-def _record(name: str, **defaults: Any) -> Any:
-    return lambda **given: SimpleNamespace(kind=name, **{**defaults, **given})
-
-
-def _box(**given: Any) -> SimpleNamespace:
-    return SimpleNamespace(center=SimpleNamespace(position=SimpleNamespace(x=0.0, y=0.0), theta=0.0), **given)
-
-
-STANDINS = SimpleNamespace(
-    Detection2DArray=_record("Detection2DArray"),
-    Detection2D=_record("Detection2D"),
-    BoundingBox2D=_box,
-    ObjectHypothesisWithPose=_record("ObjectHypothesisWithPose"),
-    ObjectHypothesis=_record("ObjectHypothesis"),
-    LabelInfo=_record("LabelInfo"),
-    VisionClass=_record("VisionClass"),
-)
-"""The fields of vision_msgs 4 that are used, for installs without it."""
-
-VISION = [pytest.param(STANDINS, id="stand-ins")]
-if (_vision := optional_module("vision_msgs.msg")) is not None:
-    VISION.append(pytest.param(_vision, id="vision_msgs"))
-
-
-@pytest.mark.parametrize("vision", VISION)
-def test_detections_are_the_things_with_their_segment_ids(vision: Any) -> None:
-    message = messages.detections_message(make_result(), HEADER, vision)
+def test_detections_are_the_things_with_their_segment_ids(vision_msgs: ModuleType) -> None:
+    message = messages.detections_message(make_result(), HEADER, vision_msgs)
     (detection,) = message.detections
     assert message.header == detection.header == HEADER
     assert detection.id == "1"
@@ -233,10 +207,17 @@ def test_detections_are_the_things_with_their_segment_ids(vision: Any) -> None:
     assert (hypothesis.class_id, hypothesis.score) == ("7", 0.5)
 
 
-@pytest.mark.parametrize("vision", VISION)
-def test_label_info_names_every_id_and_zero(vision: Any) -> None:
+def test_label_info_names_every_id_and_zero(vision_msgs: ModuleType) -> None:
     snapshot = snapshot_of(VocabularyClass(("cup",), id=9), VocabularyClass(("floor",)))
-    message = messages.label_info_message(snapshot, HEADER.stamp, vision)
+    message = messages.label_info_message(snapshot, HEADER.stamp, vision_msgs)
     names = [(item.class_id, item.class_name) for item in message.class_map]
     assert names == [(0, "unlabelled"), (9, "cup"), (1, "floor")]
     assert message.header.stamp == HEADER.stamp
+
+
+def test_label_info_keeps_the_names_of_ids_that_are_no_longer_in_force(vision_msgs: ModuleType) -> None:
+    snapshot = snapshot_of(VocabularyClass(("cup",), id=9), VocabularyClass(("floor",)))
+    earlier = {3: "dog", 9: "cup", 2: "cat"}
+    message = messages.label_info_message(snapshot, HEADER.stamp, vision_msgs, earlier)
+    names = [(item.class_id, item.class_name) for item in message.class_map]
+    assert names == [(0, "unlabelled"), (9, "cup"), (1, "floor"), (2, "cat"), (3, "dog")]

@@ -10,7 +10,8 @@ from fcclip_core.resources import config_path
 from fcclip_core.vocabulary import Vocabulary
 
 TEXT = config_path("nav2_semantic_costmap.yaml").read_text()
-LAYER = yaml.safe_load(TEXT)["local_costmap"]["local_costmap"]["ros__parameters"]["semantic_layer"]
+PARAMETERS = yaml.safe_load(TEXT)
+LAYER = PARAMETERS["local_costmap"]["local_costmap"]["ros__parameters"]["semantic_layer"]
 
 
 def test_every_word_has_a_cost_and_every_cost_a_word() -> None:
@@ -31,3 +32,27 @@ def test_the_topics_are_the_nodes() -> None:
         "labels_topic": "/fcclip/label_info",
         "pointcloud_topic": "/fcclip/points",
     }
+
+
+def test_a_small_obstacle_is_not_hidden_by_a_sure_floor() -> None:
+    """By confidence, half of the tiles that things share with the floor got the floor's cost."""
+    assert LAYER[LAYER["observation_sources"]]["use_cost_selection"] is True
+
+
+def test_the_highest_cost_is_reached_on_a_slow_machine() -> None:
+    source = LAYER[LAYER["observation_sources"]]
+    labelled_frames_a_second = 1.0
+    most = labelled_frames_a_second * source["tile_map_decay_time"]
+    assert all(source[kind]["samples_to_max_cost"] <= most for kind in source["class_types"])
+
+
+def test_what_the_layer_does_not_see_is_left_to_another_layer() -> None:
+    plugins = PARAMETERS["local_costmap"]["local_costmap"]["ros__parameters"]["plugins"]
+    assert {"voxel_layer", "semantic_layer"} <= set(plugins)
+    assert LAYER["combination_method"] == 1
+
+
+def test_the_nodes_lifecycle_manager_waits_for_no_bond() -> None:
+    manager = PARAMETERS["lifecycle_manager_perception"]["ros__parameters"]
+    assert manager["node_names"] == ["fcclip"]
+    assert manager["bond_timeout"] == 0.0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from depth_camera import HEIGHT, WIDTH, DepthCamera, valid_segments
+from depth_camera import HEIGHT, WIDTH, DepthCamera, same_stamp, steps, valid_segments
 from diagnostic_msgs.msg import DiagnosticArray
 from ros_harness import (
     BEST_EFFORT,
@@ -40,20 +39,6 @@ def depth_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 def cloud_of(message: PointCloud2) -> np.ndarray:
     return np.frombuffer(message.data, POINT).reshape(message.height, message.width)
-
-
-def same_stamp(*listeners: queue.Queue) -> list[Any] | None:
-    """Messages of one frame, one from each queue, as soon as there are any."""
-    arrived = [{(m.header.stamp.sec, m.header.stamp.nanosec): m for _, m in list(q.queue)} for q in listeners]
-    stamps = set.intersection(*(set(found) for found in arrived))
-    return [found[max(stamps)] for found in arrived] if stamps else None
-
-
-def steps() -> np.ndarray:
-    """Depth of the fake model's three bands: 1 m, 2 m, 4 m; a hole in the first."""
-    metres = np.repeat([[1.0, 2.0, 4.0]], 20, axis=1).repeat(HEIGHT, axis=0)
-    metres[10:20, 5:10] = 0
-    return metres
 
 
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
@@ -108,24 +93,6 @@ def test_points_and_places(depth_node: Process, peer: Peer, encoding: str) -> No
         assert q.x**2 + q.y**2 + q.z**2 + q.w**2 == pytest.approx(1.0)
         confidence = cloud["confidence"][cloud["segment_id"] == segment.id]
         np.testing.assert_allclose(confidence, segment.score, rtol=1e-6)
-
-
-def test_detections_3d_where_vision_msgs_is_installed(depth_node: Process, peer: Peer) -> None:
-    vision = pytest.importorskip("vision_msgs.msg", reason="vision_msgs is not installed")
-    detections = peer.listen(vision.Detection3DArray, "/fcclip/detections_3d", OUTPUT)
-    segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
-    found, places = DepthCamera(peer).publish_until(lambda: same_stamp(detections, segments), metres=steps())
-    assert found.header == places.header
-    assert [item.id for item in found.detections] == [str(segment.id) for segment in places.segments]
-    for item, segment in zip(found.detections, places.segments, strict=True):
-        assert item.header == found.header
-        assert item.results[0].hypothesis.class_id == str(segment.class_id)
-        assert item.results[0].hypothesis.score == pytest.approx(segment.score)
-        assert item.results[0].pose.pose.position == segment.geometry.centroid
-        assert (item.bbox.center, item.bbox.size) == (
-            segment.geometry.oriented_center,
-            segment.geometry.oriented_extents,
-        )
 
 
 def test_depth_of_half_the_size_is_accepted(depth_node: Process, peer: Peer) -> None:

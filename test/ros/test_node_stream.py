@@ -186,22 +186,3 @@ def test_a_best_effort_publisher_that_joins_is_heard_too(quick_node: Process, pe
     heard = lambda: any(m.header.frame_id == "second" for _, m in drain(segments))  # noqa: E731
     publish_until(second, rgb_message(flat_image(), "second"), heard)
     status_of(diagnostics, lambda s, v: "best_effort, 2 publishers" in v["image input"], 15.0)
-
-
-def test_detections_and_label_info_where_vision_msgs_is_installed(quick_node: Process, peer: Peer) -> None:
-    vision = pytest.importorskip("vision_msgs.msg", reason="vision_msgs is not installed")
-    detections = peer.listen(vision.Detection2DArray, "/fcclip/detections", OUTPUT)
-    labels = peer.listen(vision.LabelInfo, "/fcclip/label_info", LATCHED)
-    publisher, image = camera(peer), rgb_message(flat_image(10, 20), "front")
-    classes = [msg.VocabularyClass(synonyms=["lamp"]), msg.VocabularyClass(synonyms=["sky"], is_thing=False)]
-    answer = peer.call(srv.SetVocabulary, "/fcclip/set_vocabulary", srv.SetVocabulary.Request(classes=classes))
-    expected = {0: "unlabelled", answer.ids[0]: "lamp", answer.ids[1]: "sky"}
-    wait_until(lambda: any({c.class_id: c.class_name for c in m.class_map} == expected for _, m in drain(labels)))
-    drain(detections)
-    publish_until(publisher, image, lambda: not detections.empty())
-    message = detections.get()[1]
-    (lamp,) = message.detections  # The sky is no thing.
-    assert message.header == lamp.header == image.header
-    assert (lamp.id, lamp.results[0].hypothesis.class_id) == ("1", str(answer.ids[0]))
-    assert (lamp.bbox.center.position.x, lamp.bbox.center.position.y) == (5.0, 5.0)
-    assert (lamp.bbox.size_x, lamp.bbox.size_y) == (10.0, 10.0)

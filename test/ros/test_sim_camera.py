@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,11 +25,14 @@ from sensor_msgs.msg import CameraInfo, Image
 
 import fcclip_ros.msg as msg
 from fcclip_core.errors import SettingsError
+from fcclip_core.simulation.bundled_drive import bundled_drive
 from fcclip_core.simulation.coco_files import make_folders, save_annotations, save_frame
 from fcclip_core.simulation.frames import Frame, TruthSegment
 from fcclip_core.simulation.names import train_vocabulary, world_vocabulary
+from fcclip_core.simulation.recording import Recording
+from fcclip_ros import sim_camera as sim_camera_module
 from fcclip_ros.images import to_rgb
-from fcclip_ros.qos import LATCHED, OUTPUT, image_profile
+from fcclip_ros.qos import LATCHED, OUTPUT, TRANSFORMS, image_profile
 from fcclip_ros.sim_camera import SimCamera, pose_message
 
 CAMERA = image_profile(ReliabilityPolicy.RELIABLE)
@@ -230,6 +235,79 @@ def test_a_recording_is_played_frame_by_frame_and_again_from_the_start(tmp_path:
     finally:
         host.close()
     assert [number_of(message) for message in shown.messages] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_where_nothing_can_be_rendered_the_drive_of_the_package_is_played(
+    start_process: Callable[..., Process], peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(os.environ, "MUJOCO_GL", "glfw")
+    images = peer.listen(Image, "/image", CAMERA)
+    node = start_process(*sim_camera("rate:=20.0", "recording:=auto"))
+    recorded = {hashlib.sha256(frame.image.tobytes()).digest() for frame in whole_recording()}
+    played = {hashlib.sha256(to_rgb(images.get(timeout=60.0)[1]).tobytes()).digest() for _ in range(3)}
+    assert played <= recorded
+    assert node.end() == 0
+    assert "the world cannot be rendered here, a recorded drive is played: " in node.output
+    assert f"driving through the simulated world: recording {bundled_drive()}" in node.output
+
+
+def whole_recording() -> list[Frame]:
+    recording = Recording(bundled_drive())
+    return [recording[index] for index in range(len(recording))]
+
+
+@pytest.mark.usefixtures("renders")
+def test_where_the_world_can_be_rendered_it_is(start_process: Callable[..., Process]) -> None:
+    node = start_process(
+        *sim_camera("rate:=20.0", "width:=32", "height:=24", "frames_per_scene:=2", "loop:=false", "recording:=auto")
+    )
+    assert node.wait(60.0) == 0
+    assert "driving through the simulated world: 32 x 24 at 20.0 Hz" in node.output
+
+
+@contextlib.contextmanager
+def recorded_camera(**options: Any) -> Iterator[Peer]:
+    """The node in this process, playing the drive of the package."""
+    parameters = [Parameter("recording", value=str(bundled_drive())), Parameter("rate", value=20.0)]
+    camera = Peer(lambda **more: SimCamera(threading.Event(), parameter_overrides=parameters, **more, **options))
+    try:
+        yield camera
+    finally:
+        camera.node.finish()
+        camera.close()
+
+
+def test_the_pose_is_on_tf_too(peer: Peer, tf2_msgs: ModuleType) -> None:
+    arrived: list[tuple[str, Any]] = []
+    peer.node.create_subscription(tf2_msgs.TFMessage, "/tf", lambda m: arrived.append(("tf", m)), TRANSFORMS)
+    poses = peer.listen(PoseStamped, "/pose", OUTPUT)
+    with recorded_camera():
+        wait_until(lambda: arrived and poses.qsize() > 3)
+        wanted = {(m.header.stamp.sec, m.header.stamp.nanosec): m for _, m in drain(poses)}
+        shared = lambda: [m for _, m in arrived if stamp_of(m.transforms[0]) in wanted]  # noqa: E731
+        wait_until(shared)
+    (transform,) = shared()[0].transforms
+    pose = wanted[stamp_of(transform)]
+    assert (transform.header.frame_id, transform.child_frame_id) == ("world", "camera_optical_frame")
+    assert transform.header == pose.header
+    place, moved = pose.pose.position, transform.transform.translation
+    assert (moved.x, moved.y, moved.z) == (place.x, place.y, place.z)
+    assert transform.transform.rotation == pose.pose.orientation
+
+
+def stamp_of(message: Any) -> tuple[int, int]:
+    return message.header.stamp.sec, message.header.stamp.nanosec
+
+
+def test_without_tf2_msgs_only_the_pose_is_published(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sim_camera_module, "optional_module", lambda name: None)
+    poses = peer.listen(PoseStamped, "/pose", OUTPUT)
+    with recorded_camera() as camera:
+        assert poses.get(timeout=20.0)
+        assert "/tf" not in dict(camera.node.get_topic_names_and_types())
+    assert "tf2_msgs is not installed: no transform from world on /tf" in capfd.readouterr().err
 
 
 def test_a_recording_that_is_none_is_explained(start_process: Callable[..., Process], tmp_path: Path) -> None:
