@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fcclip_core.backends import FallbackBackend, create_backend
 from fcclip_core.backends.interface import Progress as BuildProgress
+from fcclip_core.cache_folder import cache_folder
 from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
 from fcclip_core.class_ids import ClassIds
 from fcclip_core.device_labels import Words, create_labeler
@@ -36,7 +37,7 @@ from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.results import Instances, PanopticResult, Prediction, Segment
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.stage_clock import StageClock
-from fcclip_core.text import Progress, TextEncoder, TextRows, default_cache_dir
+from fcclip_core.text import Progress, TextEncoder, TextRows
 from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
 
@@ -140,7 +141,8 @@ class Segmenter:
         self._text = TextRows(
             TextEncoder(checkpoint.text_tower, self._backend.device),
             self._text_tower_id,
-            cache_dir or default_cache_dir(),
+            cache_folder(cache_dir),
+            width=checkpoint.config.embed_dim,
         )
         self._class_ids = ClassIds()
         self._snapshot: VocabularySnapshot | None = None

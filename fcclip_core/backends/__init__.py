@@ -128,4 +128,4 @@ def _library(name: str, device: torch.device, precision: str, answers: EagerAnsw
 
 
 def _answers(model: FCCLIP, device: torch.device, cache_dir: Path | None) -> EagerAnswers:
-    return EagerAnswers(model, device, BuiltFiles(cache_dir / "built") if cache_dir else BuiltFiles.default())
+    return EagerAnswers(model, device, BuiltFiles.below(cache_dir))

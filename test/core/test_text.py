@@ -19,7 +19,7 @@ from fcclip_core.model.classification import TextClassifier
 from fcclip_core.model.config import TINY
 from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.text_tower import TextTower
-from fcclip_core.text import TEMPLATES, TextEncoder, TextRows, default_cache_dir, is_cut, prompts_for, tokenize
+from fcclip_core.text import TEMPLATES, TextEncoder, TextRows, is_cut, prompts_for, tokenize
 from fcclip_core.whole_file import whole_file
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -322,24 +322,6 @@ def test_a_tower_in_use_is_not_released(monkeypatch: pytest.MonkeyPatch) -> None
     stale.function()  # what a timer does that fired just before it was replaced
     encoder(["a fork"])
     assert len(loads) == 1
-
-
-@pytest.mark.parametrize(
-    ("own", "shared", "expected"),
-    [
-        ("/data/fcclip", "/data/cache", Path("/data/fcclip")),
-        (None, "/data/cache", Path("/data/cache/fcclip_ros")),
-        ("", "", Path("/home/robot/.cache/fcclip_ros")),
-    ],
-)
-def test_cache_folder(own: str | None, shared: str | None, expected: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/robot")
-    for name, value in (("FCCLIP_CACHE_DIR", own), ("XDG_CACHE_HOME", shared)):
-        if value is None:
-            monkeypatch.delenv(name, raising=False)
-        else:
-            monkeypatch.setenv(name, value)
-    assert default_cache_dir() == expected
 
 
 def test_a_file_is_whole_or_untouched(tmp_path: Path) -> None:
