@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,16 +24,9 @@ from fcclip_core.devices import resolve_device, watched, watches_device
 from fcclip_core.errors import ImageError, VocabularyError
 from fcclip_core.model.classification import MAX_LOGIT_SCALE, MaskProbabilities, TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
-from fcclip_core.postprocess import (
-    KEPT_SIZES,
-    InstanceMasks,
-    MaskResizer,
-    MergedFrame,
-    instance_masks,
-    semantic_classes,
-)
+from fcclip_core.postprocess import MaskResizer, MergedFrame
 from fcclip_core.preprocess import FrameGeometry
-from fcclip_core.results import Instances, PanopticResult, Prediction, Segment
+from fcclip_core.results import Evidence, PanopticResult, Prediction, Segment
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.stage_clock import StageClock
 from fcclip_core.text import Progress, TextEncoder, TextRows
@@ -149,7 +141,6 @@ class Segmenter:
         self._writer = threading.Lock()
         self._preprocess = create_preprocessor(self._backend.device)
         self._labeler = create_labeler(self._backend.device)
-        self._resizer = functools.lru_cache(KEPT_SIZES)(MaskResizer)
 
     @classmethod
     def from_checkpoint(
@@ -448,23 +439,21 @@ class Segmenter:
         def finish() -> PanopticResult:
             with watched(self.device):
                 labels = wait()
-            mask_logits, class_probs, merged = output.mask_logits[0], labels.class_probs, labels.merged
-            resizer = functools.partial(self._resizer, geometry, tuple(mask_logits.shape[1:]), self.device)
             return PanopticResult(
-                segment_map=merged.segment_map,
-                segments=_describe(merged, snapshot),
+                segment_map=labels.merged.segment_map,
+                segments=_describe(labels.merged, snapshot),
                 vocabulary_version=snapshot.version,
                 timings={**encoded.timings, **clock},
-                _semantic=lambda: np.array(snapshot.class_ids, np.int32)[
-                    semantic_classes(mask_logits, class_probs, resizer())
-                ],
-                _instances=lambda: _instances(
-                    instance_masks(
-                        mask_logits, class_probs, snapshot.words.is_thing, resizer(), used.top_k_instances
-                    ),
-                    snapshot,
+                evidence=Evidence(
+                    mask_logits=output.mask_logits[0],
+                    class_probs=labels.class_probs,
+                    geometry=geometry,
+                    queries=labels.merged.queries,
+                    class_ids=snapshot.class_ids,
+                    names=snapshot.vocabulary.names,
+                    is_thing=snapshot.vocabulary.things,
+                    top_k=used.top_k_instances,
                 ),
-                _probabilities=lambda: class_probs[torch.from_numpy(merged.queries).to(self.device), :-1].cpu().numpy(),
             )
 
         return finish
@@ -578,15 +567,3 @@ def _describe(merged: MergedFrame, snapshot: VocabularySnapshot) -> list[Segment
         )
         for index, (label, score, area, box, embedding) in enumerate(zip(*columns, strict=True), start=1)
     ]
-
-
-def _instances(found: InstanceMasks, snapshot: VocabularySnapshot) -> Instances:
-    """Names instances and replaces class indices by stable ids."""
-    classes = snapshot.vocabulary.classes
-    return Instances(
-        masks=found.masks,
-        class_ids=np.array(snapshot.class_ids, np.int64)[found.class_indices],
-        scores=found.scores,
-        names=tuple(classes[index].name for index in found.class_indices),
-        is_thing=np.array([classes[index].is_thing for index in found.class_indices], bool),
-    )
