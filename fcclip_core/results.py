@@ -176,10 +176,12 @@ class Evidence:
         return _resizer(self.geometry, (height, width), self.mask_logits.device)
 
     def __getstate__(self) -> dict[str, Any]:
+        """Everything, tensors as arrays: they can be read where there is no such device."""
         tensors = {name: getattr(self, name).cpu().numpy() for name in ("mask_logits", "class_probs")}
         return {**vars(self), **tensors}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes what `__getstate__` gave."""
         tensors = {name: torch.from_numpy(state[name]) for name in ("mask_logits", "class_probs")}
         self.__dict__.update(state, **tensors)
 
