@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from fcclip_core.errors import VocabularyError
+from fcclip_core.errors import VocabularyError, first_line
 from fcclip_core.palette import Color, palette_colors
 from fcclip_core.resources import config_path
 
@@ -200,9 +200,9 @@ class Vocabulary:
             VocabularyError: Naming `where`, the class and what was expected.
         """
         try:
-            document = yaml.safe_load(text)
+            document = yaml.load(text, _PlainLoader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise VocabularyError(f"{where} is not valid YAML: {error}") from error
+            raise VocabularyError(f"{where} is not valid YAML: {first_line(error)}") from error
         if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
             raise VocabularyError(f"{where}: expected a mapping with a list under 'classes' (see docs/vocabularies.md)")
         try:
@@ -273,6 +273,15 @@ class Vocabulary:
 def bundled_vocabularies() -> tuple[str, ...]:
     """Names of the vocabularies that come with the package, in alphabetical order."""
     return tuple(sorted(path.stem for path in config_path("vocabularies").glob("*.yaml")))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads YAML without aliases: nested ones make a few bytes stand for more than any memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name), which a vocabulary may not; write the value out")
+        return super().compose_node(parent, index)
 
 
 def _check_name(text: object) -> None:
