@@ -171,14 +171,15 @@ LAUGHS = "classes:\n- &a [x, x]\n" + "".join(
 def test_a_lying_header_is_refused_before_anything_is_built(
     change: Callable[[dict[str, Any]], object], said: str, tiny: Path, tmp_path: Path
 ) -> None:
-    assert said in refused(rewritten(tiny, tmp_path / "lie.safetensors", change(header_of(tiny))))
+    thin = {key: torch.zeros(1) for key in load_file(tiny)}
+    assert said in refused(rewritten(tiny, tmp_path / "lie.safetensors", change(header_of(tiny)), thin))
 
 
 def test_aliases_in_a_stored_vocabulary_do_not_hang_inspect(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = rewritten(tiny, tmp_path / "lie.safetensors", {**header_of(tiny), "train_vocabulary": LAUGHS})
-    assert main(["weights", "inspect", str(path)]) == 1
+    assert main(["weights", "inspect", str(path)]) != 0
     assert "alias" in capsys.readouterr().err
 
 
@@ -249,8 +250,10 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     assert "is a folder" in refused(tmp_path / "folder.pth")
     assert "cannot be read" in refused(tmp_path / "loop.pth")
     assert "is a device" in refused(Path("/dev/zero"))
-    assert "cannot be read" in refused(tmp_path / ("n" * 300 + ".pth"))
-    assert "no name of a file" in str(pytest.raises(CheckpointError, load_checkpoint, "a\0b.pth").value) or True
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(tmp_path / ("n" * 300 + ".pth"))
+    with pytest.raises(CheckpointError, match="no name of a file"):
+        load_checkpoint("a\0b.pth")
 
 
 def torch_zip(target: Path, state: object, method: int) -> Path:
