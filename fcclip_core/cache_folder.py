@@ -38,7 +38,7 @@ def cache_folder(wanted: Path | None = None) -> Path | None:
     """
     refused = []
     for folder in _candidates(wanted):
-        if why := _unsafe(folder):
+        if why := why_unsafe(folder):
             refused.append((folder, why))
             continue
         for other, reason in refused:
@@ -81,7 +81,7 @@ def guard_compilers() -> None:
     for variable, usual in user_folders.items():
         try:
             folder = Path(os.environ[variable]) if os.environ.get(variable) else usual()
-            why = _unsafe(folder) or _not_writable(folder)
+            why = why_unsafe(folder) or _not_writable(folder)
         except (RuntimeError, KeyError, OSError):  # no home, no name
             folder, why = None, "this user has no folder for it"
         if not why:
@@ -130,14 +130,18 @@ def _made(folder: Path) -> Path:
         return folder.absolute()
 
 
-def _unsafe(folder: Path) -> str:
-    """Who else could put files into `folder` or another folder into its place; empty if nobody could."""
+def why_unsafe(folder: Path) -> str:
+    """Who else could put files into a folder, or another one into its place; empty if nobody but root could.
+
+    Args:
+        folder: An absolute path without links on its way. What is not there yet is judged by what is above it.
+    """
     for place in (folder, *folder.parents):
         if place == place.parent:  # whoever can write there owns the machine
             return ""
         try:
             about = place.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             return f"{place} cannot be looked at ({error.strerror})"

@@ -24,6 +24,7 @@ from fcclip_core.devices import resolve_device, watched, watches_device
 from fcclip_core.errors import ImageError, VocabularyError
 from fcclip_core.model.classification import MAX_LOGIT_SCALE, MaskProbabilities, TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
+from fcclip_core.model_zoo import AUTO
 from fcclip_core.postprocess import MaskResizer, MergedFrame
 from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.results import Evidence, PanopticResult, Prediction, Segment
@@ -145,7 +146,7 @@ class Segmenter:
     @classmethod
     def from_checkpoint(
         cls,
-        source: str | Path,
+        source: str | Path = AUTO,
         *,
         clip: str | Path | None = None,
         train_vocabulary: Vocabulary | None = None,
@@ -154,7 +155,8 @@ class Segmenter:
         """Loads a checkpoint and makes it ready.
 
         Args:
-            source: A file, a bundled name, or `recipe:NAME` for seeded weights (their labels mean nothing).
+            source: A file, a bundled name, or `recipe:NAME` for seeded weights (their labels mean nothing). "auto": the
+                best published model that was imported on this machine, else the bundled demo, with a warning.
             clip: File with CLIP's own weights, for published checkpoints without them; None takes open_clip's.
             train_vocabulary: Decides which classes count as seen, instead of the checkpoint's own.
             **options: device ("auto", "cpu", "cuda", "cuda:1"), backend ("auto" or one of `backends.BACKENDS`),

@@ -29,6 +29,7 @@ MAX_NAME_LENGTH = 1_000
 INVALID_CLASS = "invalid_class_id"
 """The name of the rows that the paper's list files keep for ids without a class."""
 
+_DEEPEST = 10
 _SUFFIXES = (".yaml", ".yml", ".txt")
 _CLASS_KEYS = ("name", "synonyms", "stuff", "id", "color", "seen", "label")
 _FILE_KEYS = ("description", "source", "licence", "classes")
@@ -276,12 +277,20 @@ def bundled_vocabularies() -> tuple[str, ...]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads YAML without aliases: nested ones make a few bytes stand for more than any memory holds."""
+    """Reads YAML that costs no more than its bytes: no aliases, which multiply them, and no brackets without end."""
+
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it has an alias (*name), which a vocabulary may not; write the value out")
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise yaml.YAMLError(f"it is nested more than {_DEEPEST} deep")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 def _check_name(text: object) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fcclip_core.cache_folder import keep_ours, open_ours
+from fcclip_core.cache_folder import keep_ours, open_ours, why_unsafe
 from fcclip_core.errors import BackendError, first_line
 from fcclip_core.model.deformable_attention import DeformableAttention
 from fcclip_core.processor import features
@@ -140,7 +140,9 @@ def _loaded(compiler: list[str], folder: Path | None) -> ctypes.CDLL:
     # A home folder may be shared by different machines.
     about = f"{version.stdout}{_OPTIONS}{platform.machine()}{sorted(features())}"
     name = f"deformable-{blake2b(about.encode() + _SOURCE.read_bytes(), digest_size=8).hexdigest()}.so"
-    if folder is not None:
+    if folder is not None and (why := why_unsafe(folder.resolve())):
+        _logger.warning("no compiled kernel is loaded from %s, nor kept there: %s", folder, why)
+    elif folder is not None:
         try:
             return _from_file(compiler, folder / name)
         except (OSError, subprocess.CalledProcessError) as error:

@@ -160,6 +160,40 @@ def test_a_damaged_file_is_computed_anew_and_repaired(damage, tmp_path: Path, ca
     assert torch.equal(TextRows(no_encoder, "tower", tmp_path).rows(["cup"]), right)
 
 
+def test_rows_of_another_length_type_or_norm_are_computed_anew(tmp_path: Path, caplog) -> None:
+    right = TextRows(Encoder(), "tower", tmp_path).rows(["cup"])
+    (file,) = row_files(tmp_path)
+    rows = TextRows(Encoder(), "tower", tmp_path, width=4)
+    unit = np.eye(4, dtype="<f4")[0]
+    lies = (np.eye(7, dtype="<f4")[0], unit * 2, unit * 0, np.full(4, np.nan, "<f4"), np.full(4, np.inf, "<f4"), np.zeros(0, "<f4"))
+    for payload in (*(lie.tobytes() for lie in lies), unit.tobytes()[:-1], unit.tobytes() * 100_000):
+        file.write_bytes(rows._digest("cup", payload) + payload)
+        found = TextRows(Encoder(), "tower", tmp_path, width=4)
+        assert torch.equal(found.rows(["cup"]), right)
+        assert found.rows(["cup", "spoon"]).shape == (2, 4)
+    assert "no row of unit length" in caplog.text
+    assert "holds 7 numbers, not 4" in caplog.text
+
+
+def test_unusable_rows_are_said_once(tmp_path: Path, caplog) -> None:
+    TextRows(Encoder(), "tower", tmp_path).rows(["cup", "spoon", "fork"])
+    for file in row_files(tmp_path):
+        file.write_bytes(b"damaged")
+    TextRows(Encoder(), "tower", tmp_path).rows(["cup", "spoon", "fork"])
+    assert len(caplog.records) == 1
+
+
+def test_a_row_that_another_user_could_write_is_not_believed(tmp_path: Path, caplog) -> None:
+    TextRows(Encoder(), "tower", tmp_path).rows(["cup"])
+    (file,) = row_files(tmp_path)
+    assert file.stat().st_mode & 0o022 == 0
+    file.chmod(0o666)
+    encoder = Encoder()
+    TextRows(encoder, "tower", tmp_path).rows(["cup"])
+    assert encoder.prompts == prompts_for(["cup"])
+    assert "everybody can write" in caplog.text
+
+
 def test_a_file_under_another_name_is_not_believed(tmp_path: Path) -> None:
     TextRows(Encoder(), "tower", tmp_path).rows(["cup"])
     (cup,) = row_files(tmp_path)
