@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from hashlib import blake2b
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -575,10 +575,10 @@ def _tower_configuration(config: ModelConfig) -> bytes:
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:
-    digest = blake2b(digest_size=16)
+    digest = sha256()  # which most processors have instructions for
     for part in parts:
         digest.update(part)
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
 def _shapes(entries: Mapping[str, Entry]) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def cached_clip(config: ModelConfig) -> Path | None:
         found = try_to_load_from_cache(entry["hf_hub"].strip("/"), name)
         if isinstance(found, str):
             return Path(found)
-    archive = Path("~/.cache/clip").expanduser() / entry.get("url", "").rpartition("/")[2]
+    archive = Path(os.path.expanduser("~/.cache/clip")) / entry.get("url", "").rpartition("/")[2]
     return archive if archive.is_file() else None
 
 

@@ -165,7 +165,8 @@ def test_rows_of_another_length_type_or_norm_are_computed_anew(tmp_path: Path, c
     (file,) = row_files(tmp_path)
     rows = TextRows(Encoder(), "tower", tmp_path, width=4)
     unit = np.eye(4, dtype="<f4")[0]
-    lies = (np.eye(7, dtype="<f4")[0], unit * 2, unit * 0, np.full(4, np.nan, "<f4"), np.full(4, np.inf, "<f4"), np.zeros(0, "<f4"))
+    no_numbers = [np.full(4, value, "<f4") for value in (np.nan, np.inf)]
+    lies = (np.eye(7, dtype="<f4")[0], unit * 2, unit * 0, *no_numbers, np.zeros(0, "<f4"))
     for payload in (*(lie.tobytes() for lie in lies), unit.tobytes()[:-1], unit.tobytes() * 100_000):
         file.write_bytes(rows._digest("cup", payload) + payload)
         found = TextRows(Encoder(), "tower", tmp_path, width=4)
