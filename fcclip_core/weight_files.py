@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 from fcclip_core.errors import CheckpointError, first_line, shown, spelled
+from fcclip_core.pickled_tuples import has_endless_tuple
 from fcclip_core.regular_files import NotRegularError, open_regular
 
 HASH_BLOCK = 1 << 24
@@ -26,6 +27,7 @@ MAX_HEADER = 16_000_000
 _BELOW = ("model", "state_dict", "model_state_dict", "module")
 """Where training programs file a model's tensors in what they save."""
 _DEEPEST = 4
+_LEGACY_PICKLES = 5
 _WRAPPERS = ("module", "_orig_mod")
 _MOST_SHARED = 4
 """How many times a file's bytes its tensors may add up to: models tie weights."""
@@ -205,11 +207,17 @@ def _read_torch(path: Path, mapped: bool) -> WeightFile:
 
 def _loaded(path: Path, mapped: bool) -> object:
     try:
+        if _is_endless(path):
+            raise CheckpointError(
+                f"{path} holds tuples inside tuples without end, which would never be read; take the original file"
+            )
         if mapped and path.suffix != ".safetensors":
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         # An open file: given a path, torch goes by the name's ending.
         with open_regular(path) as file:
             return torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} needs Python objects beside tensors, which could run code while loading, so it was not loaded "
@@ -218,6 +226,17 @@ def _loaded(path: Path, mapped: bool) -> object:
         ) from error
     except Exception as error:  # what a damaged pickle raises has no bounds
         raise CheckpointError(f"{_truncated(path, path.stat().st_size)} ({_first_line(error)})") from error
+
+
+def _is_endless(path: Path) -> bool:
+    """Whether one of the pickles of a torch file would take for ever to read."""
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):  # before torch 1.6: a pickle of the content, others around it
+            file.seek(0)
+            return any(has_endless_tuple(file) for _ in range(_LEGACY_PICKLES))
+        with zipfile.ZipFile(file) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith(".pkl")]
+            return any(has_endless_tuple(archive.open(name)) for name in pickles)
 
 
 def _check_extents(path: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -315,6 +315,21 @@ def test_keys_that_are_no_text_are_named_by_what_they_are(tmp_path: Path) -> Non
     assert list(file.tensors) == ["a"]
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tuples_without_end_are_refused_and_not_hashed(zipped: bool, tmp_path: Path) -> None:
+    form: Any = {"_use_new_zipfile_serialization": zipped}
+    levels: list = ["x"]
+    for _ in range(60):
+        levels = [levels, levels]
+    torch.save({"model": {"a": torch.zeros(2), "b": levels}}, tmp_path / "w.pth", **form)
+    assert read_weight_file(tmp_path / "w.pth").others == ("b",)  # lists are no keys
+    nested: tuple = ("x",)
+    for _ in range(60):
+        nested = (nested, nested)
+    torch.save({"model": {"a": torch.zeros(2), "b": nested}}, tmp_path / "w.pth", **form)
+    assert "tuples inside tuples without end" in refused(tmp_path / "w.pth")
+
+
 # --- what programs around a model leave in its files --------------------------------------------------------------
 
 
