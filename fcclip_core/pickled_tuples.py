@@ -21,16 +21,16 @@ def has_endless_tuple(pickled: IO[bytes]) -> bool:
         Exception: It is no pickle; there is no bound to what damage raises.
     """
     stack: list[int] = []  # for each object the paths through it
-    memo: dict[int, int] = {}
+    memo: dict[object, int] = {}
     for code, argument, _ in pickletools.genops(pickled):
         if code.name == "MARK":
             stack.append(_MARK)
         elif code.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[int(argument)] = stack[-1]
+            memo[argument] = stack[-1]
         elif code.name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
         elif code.name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[int(argument)])
+            stack.append(memo[argument])
         else:
             taken = _taken(code, stack)
             paths = 1 + sum(taken) if code.name.startswith("TUPLE") else 1
