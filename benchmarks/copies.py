@@ -110,5 +110,4 @@ def _result(width: int, height: int) -> PanopticResult:
         for number in range(1, _SEGMENTS + 1)
     ]
     segment_map = np.repeat(row[None].astype(np.int32), height, 0)
-    unused = cast(Any, None)
-    return PanopticResult(segment_map, segments, 1, {}, unused, unused)
+    return PanopticResult(segment_map, segments, 1, {})

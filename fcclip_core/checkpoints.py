@@ -10,10 +10,12 @@ import difflib
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from hashlib import blake2b
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -21,13 +23,23 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from fcclip_core.clip_weights import ClipWeights, fitting_preset, load_clip
-from fcclip_core.errors import CheckpointError
-from fcclip_core.model.config import PRESETS, ModelConfig, config_from_dict
+from fcclip_core.devices import undisturbed
+from fcclip_core.errors import CheckpointError, first_line, shown, spelled
+from fcclip_core.model.config import PRESETS, ModelConfig, config_from_dict, layer_counts
 from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.published_layout import EMPTY_WEIGHT, VISUAL_PREFIX, Entry, Layout, layout_of
 from fcclip_core.model.published_names import CLIP_PREFIX
 from fcclip_core.model.text_tower import TextTower
-from fcclip_core.model_zoo import RECIPE_PREFIX, TRAINED_ON, bundled_checkpoints, published_as
+from fcclip_core.model_zoo import (
+    AUTO,
+    DEMO,
+    RECIPE_PREFIX,
+    TRAINED_ON,
+    bundled_checkpoints,
+    imported_models,
+    nothing_imported,
+    published_as,
+)
 from fcclip_core.paths import expanded
 from fcclip_core.seeded_weights import seeded_state
 from fcclip_core.vocabulary import Vocabulary
@@ -41,6 +53,9 @@ METADATA_KEY = "fcclip"
 STORED_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SPELLED_OUT = 10
 """Keys of each kind that an error names; it counts the rest."""
+
+_MOST_SOURCES = 100
+_LONGEST_TEXT = 2000
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, units done, units in all)."""
@@ -122,7 +137,7 @@ class Checkpoint:
         """
         state = {key: tensor.float() for key, tensor in self.text_state().items()}
         _check_finite("the text tower", state)
-        with torch.device("meta"):
+        with undisturbed(), torch.device("meta"):
             tower = TextTower(self.config)
         tower.load_state_dict({key.removeprefix(CLIP_PREFIX): tensor for key, tensor in state.items()}, assign=True)
         return tower.eval().requires_grad_(False)
@@ -140,7 +155,8 @@ def load_checkpoint(
 
     Args:
         source: A file (ours, or a published FC-CLIP one with or without CLIP's keys), the name of a bundled
-            checkpoint, or `recipe:NAME` for seeded weights of preset NAME.
+            checkpoint, or `recipe:NAME` for seeded weights of preset NAME. "auto": the best published model that was
+            imported on this machine (`clip` and `preset` do not count), else the bundled demo, with a warning.
         clip: File with CLIP's own weights, for published checkpoints without them; None takes open_clip's.
         preset: Name in `PRESETS` that the file must fit; None recognises it.
         train_vocabulary: Instead of the stored one; published files store none and were trained on COCO's classes.
@@ -151,7 +167,9 @@ def load_checkpoint(
     """
     name = str(source)
     if preset is not None and preset not in PRESETS:
-        raise CheckpointError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
+        raise CheckpointError(f"there is no preset {shown(preset)}; there are {', '.join(PRESETS)}")
+    if name == AUTO:
+        return _best_here(train_vocabulary)
     if name.startswith(RECIPE_PREFIX):
         checkpoint = _from_recipe(name.removeprefix(RECIPE_PREFIX), progress)
     else:
@@ -171,7 +189,7 @@ def load_checkpoint(
 def load_model(checkpoint: Checkpoint) -> FCCLIP:
     """Builds the network around the checkpoint's tensors, in eval mode, without gradients and without copying them."""
     published = layout_of(checkpoint.config).published
-    with torch.device("meta"):
+    with undisturbed(), torch.device("meta"):
         model = FCCLIP(checkpoint.config)
     model.load_state_dict({own: checkpoint.state[key] for own, key in published.items()}, assign=True)
     return model.eval().requires_grad_(False)
@@ -206,7 +224,6 @@ def save_checkpoint(
         "config": asdict(checkpoint.config),
         "train_vocabulary": checkpoint.train_vocabulary.to_yaml(),
         "provenance": _provenance_to_dict(replace(checkpoint.provenance, sources=sources)),
-        "text_tower_id": _fingerprint(checkpoint.config, text),
     }
     tensors = {**_stored(checkpoint.state, dtype), **text}
     size = sum(tensor.nbytes for tensor in tensors.values())
@@ -236,9 +253,7 @@ def join_clip(
     """
     layout = layout_of(config)
     _check_clip(clip.path, clip.tensors, layout, config)
-    tensors = {**trained, **clip.tensors}
-    text = {key: tensors[key] for key in layout.text}
-    return _checkpoint(tensors, layout, config, train_vocabulary, provenance, lambda: _fingerprint(config, text))
+    return _checkpoint({**trained, **clip.tensors}, layout, config, train_vocabulary, provenance)
 
 
 def check_published(file: WeightFile, train_vocabulary: Vocabulary, preset: str | None = None) -> ModelConfig:
@@ -255,7 +270,7 @@ def check_published(file: WeightFile, train_vocabulary: Vocabulary, preset: str 
     if config is None:
         raise CheckpointError(
             f"{file.path} is not an FC-CLIP checkpoint: it looks like {other or 'another model'} (its first keys are "
-            f"{', '.join(list(file.tensors)[:3])}). `fcclip weights list` shows the published FC-CLIP files"
+            f"{_first(list(file.tensors)[:3])}). `fcclip weights list` shows the published FC-CLIP files"
         )
     if preset is not None and config.name != preset:
         raise CheckpointError(
@@ -289,18 +304,32 @@ def compare(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, Entry]) 
     return tuple(f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in kinds if keys)
 
 
+def _best_here(train_vocabulary: Vocabulary | None) -> Checkpoint:
+    for path in imported_models():
+        try:
+            checkpoint = load_checkpoint(path, train_vocabulary=train_vocabulary)
+        except CheckpointError as error:
+            _logger.warning("checkpoint auto: %s; the next best is looked for", error)
+        else:
+            _logger.info("checkpoint auto: %s, %s", path, checkpoint.config.name)
+            return checkpoint
+    checkpoint = load_checkpoint(DEMO, train_vocabulary=train_vocabulary)
+    _logger.warning("%s", nothing_imported(len(checkpoint.train_vocabulary)))
+    return checkpoint
+
+
 def _find(source: str | Path) -> Path:
     path = expanded(source, CheckpointError)
     bundled = bundled_checkpoints()
     if str(source) in bundled:
         return bundled[str(source)]
-    if path.exists() or path.suffix or len(path.parts) > 1:
+    if path.suffix or len(path.parts) > 1 or os.path.exists(path):  # False for what can be no name
         return path
     close = difflib.get_close_matches(str(source), bundled, n=1)
     raise CheckpointError(
-        f"there is no file and no bundled checkpoint {str(source)!r}"
+        f"there is no file and no bundled checkpoint {shown(str(source), 200)}"
         + (f"; did you mean {close[0]}?" if close else "")
-        + f"; bundled are: {', '.join(bundled) or 'none'}; seeded ones are "
+        + f"; bundled are: {', '.join(bundled) or 'none'}; {AUTO} takes the best that there is; seeded ones are "
         + ", ".join(RECIPE_PREFIX + name for name in PRESETS)
     )
 
@@ -328,23 +357,26 @@ def _from_own_file(file: WeightFile) -> Checkpoint:
         version = header["format_version"]
         if version != FORMAT_VERSION:
             raise CheckpointError(
-                f"{file.path} has format version {version}, this is version {FORMAT_VERSION}; update fcclip_ros, or "
-                "import the original files again with `fcclip weights import`"
+                f"{file.path} has format version {shown(version)}, this is version {FORMAT_VERSION}; update "
+                "fcclip_ros, or import the original files again with `fcclip weights import`"
             )
         config = config_from_dict(header["config"])
-        vocabulary = Vocabulary.from_yaml(header["train_vocabulary"], f"{file.path}, training vocabulary")
+        vocabulary = _stored_vocabulary(header["train_vocabulary"])
         provenance = _provenance_from_dict(header["provenance"])
-        text_tower_id = str(header["text_tower_id"])
+        # Before anything is built: each layer has a key of its own, at the least.
+        for name, count in layer_counts(config).items():
+            if count > len(file.tensors):
+                raise ValueError(f"{name} is {count}, but the file holds {len(file.tensors)} tensors in all")
         layout = layout_of(config)
     except CheckpointError:
         raise
     except Exception as error:  # the configuration is built from what the file says, whatever that is
         raise CheckpointError(
-            f"{file.path} has a damaged header ({type(error).__name__}: {error}); import the original files again with "
-            "`fcclip weights import`"
+            f"{file.path} has a damaged header ({type(error).__name__}: {first_line(error)}); import the original "
+            "files again with `fcclip weights import`"
         ) from error
     _check_keys(file, layout.everything, config)
-    return _checkpoint(file.tensors, layout, config, vocabulary, provenance, lambda: text_tower_id)
+    return _checkpoint(file.tensors, layout, config, vocabulary, provenance)
 
 
 def _from_published_file(
@@ -362,9 +394,7 @@ def _from_published_file(
         return join_clip(config, file.tensors, weights, vocabulary, Provenance(tuple(sources), licence))
     if clip is not None:
         raise CheckpointError(f"{file.path} already holds CLIP's weights; leave {clip} out")
-    text = {key: file.tensors[key] for key in layout.text}
-    provenance = Provenance(tuple(sources), licence)
-    return _checkpoint(file.tensors, layout, config, vocabulary, provenance, lambda: _fingerprint(config, text))
+    return _checkpoint(file.tensors, layout, config, vocabulary, Provenance(tuple(sources), licence))
 
 
 def _checkpoint(
@@ -373,7 +403,6 @@ def _checkpoint(
     config: ModelConfig,
     vocabulary: Vocabulary,
     provenance: Provenance,
-    fingerprint: Callable[[], str],
 ) -> Checkpoint:
     text = {key: tensors[key] for key in layout.text}
     return Checkpoint(
@@ -382,7 +411,8 @@ def _checkpoint(
         train_vocabulary=vocabulary,
         provenance=provenance,
         text_state=lambda: text,
-        fingerprint=fingerprint,
+        # Of the tensors themselves: what a file says of them would be believed by the cache of words for good.
+        fingerprint=lambda: _fingerprint(config, text),
     )
 
 
@@ -454,7 +484,7 @@ def _check_clip(path: Path, tensors: dict[str, torch.Tensor], layout: Layout, co
 
 def _storable(tensor: torch.Tensor, expected: Entry) -> bool:
     """Whether a tensor can be read as what is expected: batch counters, which nothing reads, from any real type."""
-    types = {*STORED_TYPES.values(), expected.dtype}
+    types = {*STORED_TYPES.values(), torch.float64, expected.dtype}
     return tensor.layout is torch.strided and tensor.dtype in types
 
 
@@ -508,15 +538,37 @@ def _provenance_to_dict(provenance: Provenance) -> dict:
 
 
 def _provenance_from_dict(stored: dict) -> Provenance:
-    return Provenance(**{**stored, "sources": tuple(Source(**source) for source in stored["sources"])})
+    sources = stored["sources"]
+    if not isinstance(sources, list) or len(sources) > _MOST_SOURCES:
+        raise ValueError(f"provenance.sources is {shown(sources)}; expected a list of at most {_MOST_SOURCES}")
+    if not isinstance(stored.get("seeded", False), bool):
+        raise ValueError(f"provenance.seeded is {shown(stored['seeded'])}; expected true or false")
+    of_sources = [text for source in sources for text in source.values()]
+    for text in (stored.get("licence", ""), stored.get("note", ""), *of_sources):
+        if not isinstance(text, str) or len(text) > _LONGEST_TEXT or not text.isprintable():
+            raise ValueError(
+                f"provenance holds {shown(text)}; expected printable texts of at most {_LONGEST_TEXT} characters"
+            )
+    names = {"role", "name", "sha256", "origin"}
+    if any(set(source) - names for source in sources):
+        raise ValueError(f"provenance.sources has unknown fields; known are {', '.join(sorted(names))}")
+    return Provenance(**{**stored, "sources": tuple(Source(**source) for source in sources)})
+
+
+def _stored_vocabulary(text: object) -> Vocabulary:
+    if not isinstance(text, str):
+        raise ValueError(f"train_vocabulary is {shown(text)}; expected YAML text")
+    return Vocabulary.from_yaml(text, "the training vocabulary")
 
 
 def _fingerprint(config: ModelConfig, text: Mapping[str, torch.Tensor]) -> str:
-    parts: list[bytes | memoryview] = [_tower_configuration(config)]
-    for key in sorted(text):
-        parts.append(f"{key} {text[key].dtype}".encode())
-        parts.append(text[key].contiguous().view(-1).view(torch.uint8).numpy().data)
-    return _digest(parts)
+    def of_tensor(key: str) -> bytes:
+        tensor = text[key]
+        content = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+        return _digest([f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode(), content]).encode()
+
+    with ThreadPoolExecutor() as pool:  # half a gigabyte, of a large model
+        return _digest([_tower_configuration(config), *pool.map(of_tensor, sorted(text))])
 
 
 def _tower_configuration(config: ModelConfig) -> bytes:
@@ -524,10 +576,10 @@ def _tower_configuration(config: ModelConfig) -> bytes:
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:
-    digest = blake2b(digest_size=16)
+    digest = sha256()  # which most processors have instructions for
     for part in parts:
         digest.update(part)
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
 def _shapes(entries: Mapping[str, Entry]) -> dict[str, tuple[int, ...]]:
@@ -537,4 +589,4 @@ def _shapes(entries: Mapping[str, Entry]) -> dict[str, tuple[int, ...]]:
 def _first(keys: Iterable[str]) -> str:
     keys = list(keys)
     more = f" and {len(keys) - SPELLED_OUT} more" if len(keys) > SPELLED_OUT else ""
-    return ", ".join(keys[:SPELLED_OUT]) + more
+    return ", ".join(spelled(key) for key in keys[:SPELLED_OUT]) + more

@@ -174,5 +174,5 @@ def _published(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> dict[st
 
 
 def _published_key(key: str) -> str:
-    """`module.` is left by distributed training, `text.` by open_clip's towers with a separate text module."""
-    return CLIP_PREFIX + key.removeprefix("module.").removeprefix("text.")
+    """`text.` is left by open_clip's towers with a separate text module."""
+    return CLIP_PREFIX + key.removeprefix("text.")

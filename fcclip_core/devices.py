@@ -89,14 +89,36 @@ def watched(device: torch.device) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Computes as this program was made to, whatever mode the caller's own code has put torch in.
+
+    Autocast would make backends fail their check, or change labels; another default type or device, and gradients or
+    their want, would get into what is built. The caller's modes are as before afterwards.
+    """
+    with contextlib.ExitStack() as modes:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                modes.enter_context(torch.autocast(kind, enabled=False))
+        # Not no_grad alone: what is made in the caller's inference mode could not be used outside.
+        modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.no_grad())
+        if torch.get_default_device().type != "cpu":
+            modes.enter_context(torch.device("cpu"))
+        if (usual := torch.get_default_dtype()) != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            modes.callback(torch.set_default_dtype, usual)
+        yield
+
+
 def watches_device(
     method: Callable[Concatenate[_Owner, _Arguments], _Answer],
 ) -> Callable[Concatenate[_Owner, _Arguments], _Answer]:
-    """Runs a method of something that has a device as `watched` does."""
+    """Runs a method of something that has a device `undisturbed` and `watched`."""
 
     @functools.wraps(method)
     def run(self: _Owner, *arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Answer:
-        with watched(self.device):
+        with undisturbed(), watched(self.device):
             return method(self, *arguments, **options)
 
     return run

@@ -411,10 +411,10 @@ def _optional_ros(apt_distribution: str) -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
+    from fcclip_core.cache_folder import cache_folder
     from fcclip_core.clip_weights import cached_clip
     from fcclip_core.model.config import PRESETS
     from fcclip_core.model_zoo import bundled_checkpoints
-    from fcclip_core.text import default_cache_dir
 
     names = bundled_checkpoints()
     yield Finding(
@@ -428,7 +428,7 @@ def _weights() -> Iterator[Finding]:
     yield Finding(
         "weights", "CLIP, downloaded earlier", NOTE, ", ".join(cached) or "none: `import` downloads, or --clip"
     )
-    cache = default_cache_dir()
+    cache = cache_folder()
     folder = cache / "text" if cache else None
     files = [path for path in folder.rglob("*") if path.is_file()] if folder and folder.is_dir() else []
     size = sum(path.stat().st_size for path in files)

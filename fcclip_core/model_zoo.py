@@ -9,15 +9,21 @@ panoptic, CLIP frozen.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fcclip_core.model.config import PRESETS
 from fcclip_core.resources import config_path
+from fcclip_core.whole_file import whole_file
 
 RECIPE_PREFIX = "recipe:"
 """With a preset's name behind it, names a checkpoint that is made from a rule (`seeded_weights`)."""
+AUTO = "auto"
+"""Names the best checkpoint that this machine has: a published model that was imported, else `DEMO`."""
+DEMO = "demo"
+"""The bundled checkpoint, a small model of the simulated world."""
 AUTHORS = "https://github.com/bytedance/fc-clip"
 TRAINED_ON = "coco_panoptic"
 """Bundled vocabulary with the classes that all of them were trained on."""
@@ -188,6 +194,56 @@ PUBLISHED_MODELS = (
 def published_as(file_name: str) -> PublishedModel | None:
     """The published model whose file has this name; None if no file of that name is known."""
     return next((model for model in PUBLISHED_MODELS if model.file_name == file_name), None)
+
+
+def models_folder() -> Path | None:
+    """Where `fcclip weights import` puts models, or links to those that it wrote elsewhere.
+
+    Returns:
+        $XDG_DATA_HOME/fcclip_ros/models, else ~/.local/share/fcclip_ros/models; None for a user without a home.
+    """
+    shared = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    folder = Path(os.path.expanduser(shared))
+    return folder / "fcclip_ros" / "models" if folder.is_absolute() else None
+
+
+def imported_models() -> tuple[Path, ...]:
+    """Files of the published models that were imported on this machine, the most accurate first (ADE20K, PQ)."""
+    folder = models_folder()
+    best_first = sorted(PUBLISHED_MODELS, key=lambda model: model.ade20k.pq or 0.0, reverse=True)
+    files = [folder / f"{model.preset}.safetensors" for model in best_first] if folder else []
+    return tuple(path for path in files if os.path.exists(path))
+
+
+def remember_import(path: Path, preset: str) -> str:
+    """Has `auto` find a published model that was imported to `path`.
+
+    Returns:
+        Why it will not; empty if it will.
+    """
+    folder = models_folder()
+    if folder is None:
+        return "this user has no home folder; set XDG_DATA_HOME to a folder where models are kept"
+    link = folder / f"{preset}.safetensors"
+    if os.path.realpath(link) == os.path.realpath(path):
+        return ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(link) as part:
+            part.symlink_to(path.absolute())
+    except OSError as error:
+        return f"{link} cannot be written: {error.strerror or error}"
+    return ""
+
+
+def nothing_imported(classes: int) -> str:
+    """What to know where `auto` has found nothing but the bundled demo, which was trained on so many classes."""
+    best = PUBLISHED_MODELS[0]
+    return (
+        f"checkpoint auto: no published model was imported on this machine, so the bundled {DEMO} is used: a small "
+        f"model that knows {classes} classes of the simulated world (balls, boxes, cones, floors, walls) and little "
+        f"else. For {best.name}, fetch {best.file_name} from {best.url}, then: fcclip weights import {best.file_name}"
+    )
 
 
 def bundled_checkpoints() -> Mapping[str, Path]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
+
+from fcclip_core.devices import undisturbed
+from fcclip_core.errors import FcclipError
+from fcclip_core.postprocess import KEPT_SIZES, MaskResizer, instance_masks, semantic_classes
+from fcclip_core.preprocess import FrameGeometry
 
 _BAND = 1 << 14
 """Pixels at a time; what is needed for them stays in the processor's cache."""
@@ -114,26 +121,94 @@ class Prediction:
     embeddings: torch.Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a frame's segments were merged from, and its other maps are made from. Q object queries, C classes.
+
+    A copy or a pickle of it has its tensors on the processor.
+
+    Attributes:
+        mask_logits: float32 `(Q, h, w)`, a quarter of the padded input.
+        class_probs: float32 `(Q, C+1)`, after the ensemble, void last.
+        geometry: The sizes that the image passed through.
+        queries: int64 `(S,)`, the query of each segment, in the order of the segments.
+        class_ids: Stable id of each class.
+        names: Name of each class.
+        is_thing: Whether each class is a thing.
+        top_k: Instances wanted.
+    """
+
+    mask_logits: torch.Tensor
+    class_probs: torch.Tensor
+    geometry: FrameGeometry
+    queries: np.ndarray
+    class_ids: tuple[int, ...]
+    names: tuple[str, ...]
+    is_thing: tuple[bool, ...]
+    top_k: int
+
+    def semantic_map(self) -> np.ndarray:
+        """See `PanopticResult.semantic_map`."""
+        with undisturbed():
+            classes = semantic_classes(self.mask_logits, self.class_probs, self._resizer())
+        return np.array(self.class_ids, np.int32)[classes]
+
+    def instances(self) -> Instances:
+        """See `PanopticResult.instances`."""
+        with undisturbed():
+            things = torch.tensor(self.is_thing, device=self.mask_logits.device)
+            found = instance_masks(self.mask_logits, self.class_probs, things, self._resizer(), self.top_k)
+        return Instances(
+            masks=found.masks,
+            class_ids=np.array(self.class_ids, np.int64)[found.class_indices],
+            scores=found.scores,
+            names=tuple(self.names[index] for index in found.class_indices),
+            is_thing=np.array([self.is_thing[index] for index in found.class_indices], bool),
+        )
+
+    def probabilities(self) -> np.ndarray:
+        """See `PanopticResult.probabilities`."""
+        queries = torch.from_numpy(self.queries).to(self.class_probs.device)
+        return self.class_probs[queries, :-1].cpu().numpy()
+
+    def _resizer(self) -> MaskResizer:
+        height, width = self.mask_logits.shape[1:]
+        return _resizer(self.geometry, (height, width), self.mask_logits.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything, tensors as arrays: they can be read where there is no such device."""
+        tensors = {name: getattr(self, name).cpu().numpy() for name in ("mask_logits", "class_probs")}
+        return {**vars(self), **tensors}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes what `__getstate__` gave."""
+        tensors = {name: torch.from_numpy(state[name]) for name in ("mask_logits", "class_probs")}
+        self.__dict__.update(state, **tensors)
+
+
+@functools.lru_cache(KEPT_SIZES)
+def _resizer(geometry: FrameGeometry, mask_size: tuple[int, int], device: torch.device) -> MaskResizer:
+    return MaskResizer(geometry, mask_size, device)
+
+
 @dataclass(frozen=True)
 class PanopticResult:
-    """One frame, labelled with exactly one vocabulary.
+    """One frame, labelled with exactly one vocabulary. It is data: it can be copied, pickled and sent elsewhere.
 
     Attributes:
         segment_map: int32 `(H, W)`: 0 where there is no segment, else a `Segment.id`.
         segments: The segments, in the order of their ids.
         vocabulary_version: Version of the vocabulary that the frame was labelled with.
         timings: Seconds per stage, in order: preprocess, model, classify, merge.
+        evidence: What `semantic_map`, `instances` and `probabilities` are made from, by far the largest part (67 MB for
+            250 queries at 800 x 1333 pixels); `dataclasses.replace(result, evidence=None)` does without them.
     """
 
     segment_map: np.ndarray
     segments: list[Segment]
     vocabulary_version: int
     timings: dict[str, float]
-    _semantic: Callable[[], np.ndarray] = field(repr=False, compare=False)
-    _instances: Callable[[], Instances] = field(repr=False, compare=False)
-    _probabilities: Callable[[], np.ndarray] = field(
-        default=lambda: np.zeros((0, 0), np.float32), repr=False, compare=False
-    )
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
     def class_map(self) -> np.ndarray:
         """Class of each pixel's segment: int32 `(H, W)` of stable class ids, 0 where there is no segment."""
@@ -148,19 +223,27 @@ class PanopticResult:
 
         Every pixel gets the class with the largest sum over all queries of class probability times mask probability;
         no pixel is left unlabelled. Computed when asked for.
+
+        Raises:
+            FcclipError: The result has no evidence, here and below.
         """
-        return self._semantic()
+        return self._needed().semantic_map()
 
     def instances(self) -> Instances:
         """The `top_k_instances` best (query, class) pairs whose class is a thing. Computed when asked for."""
-        return self._instances()
+        return self._needed().instances()
 
     def probabilities(self) -> np.ndarray:
         """Probability of every class for each segment, after the ensemble: float32 `(S, C)`.
 
         Segments and classes are in their order; what is missing to 1 is void's. Computed when asked for.
         """
-        return self._probabilities()
+        return self._needed().probabilities()
+
+    def _needed(self) -> Evidence:
+        if self.evidence is None:
+            raise FcclipError("this result was kept without its evidence, which this map is made from; segment again")
+        return self.evidence
 
     def with_ids(self, ids: Sequence[int]) -> PanopticResult:
         """The same result with other segment ids, in the map and in the segments.
@@ -173,7 +256,7 @@ class PanopticResult:
             self,
             segment_map=self._per_segment(ids, np.int32),
             segments=[replace(self.segments[index], id=int(ids[index])) for index in order],
-            _probabilities=lambda: self._probabilities()[order],
+            evidence=self.evidence and replace(self.evidence, queries=self.evidence.queries[order]),
         )
 
     def fill_segments(self, pixels: np.ndarray, values: Sequence[float]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from fcclip_core.backends import FallbackBackend, create_backend
 from fcclip_core.backends.interface import Progress as BuildProgress
+from fcclip_core.cache_folder import cache_folder
 from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
 from fcclip_core.class_ids import ClassIds
 from fcclip_core.device_labels import Words, create_labeler
@@ -24,19 +24,13 @@ from fcclip_core.devices import resolve_device, watched, watches_device
 from fcclip_core.errors import ImageError, VocabularyError
 from fcclip_core.model.classification import MAX_LOGIT_SCALE, MaskProbabilities, TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
-from fcclip_core.postprocess import (
-    KEPT_SIZES,
-    InstanceMasks,
-    MaskResizer,
-    MergedFrame,
-    instance_masks,
-    semantic_classes,
-)
+from fcclip_core.model_zoo import AUTO
+from fcclip_core.postprocess import MaskResizer, MergedFrame
 from fcclip_core.preprocess import FrameGeometry
-from fcclip_core.results import Instances, PanopticResult, Prediction, Segment
+from fcclip_core.results import Evidence, PanopticResult, Prediction, Segment
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.stage_clock import StageClock
-from fcclip_core.text import Progress, TextEncoder, TextRows, default_cache_dir
+from fcclip_core.text import Progress, TextEncoder, TextRows
 from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
 
@@ -140,19 +134,19 @@ class Segmenter:
         self._text = TextRows(
             TextEncoder(checkpoint.text_tower, self._backend.device),
             self._text_tower_id,
-            cache_dir or default_cache_dir(),
+            cache_folder(cache_dir),
+            width=checkpoint.config.embed_dim,
         )
         self._class_ids = ClassIds()
         self._snapshot: VocabularySnapshot | None = None
         self._writer = threading.Lock()
         self._preprocess = create_preprocessor(self._backend.device)
         self._labeler = create_labeler(self._backend.device)
-        self._resizer = functools.lru_cache(KEPT_SIZES)(MaskResizer)
 
     @classmethod
     def from_checkpoint(
         cls,
-        source: str | Path,
+        source: str | Path = AUTO,
         *,
         clip: str | Path | None = None,
         train_vocabulary: Vocabulary | None = None,
@@ -161,7 +155,8 @@ class Segmenter:
         """Loads a checkpoint and makes it ready.
 
         Args:
-            source: A file, a bundled name, or `recipe:NAME` for seeded weights (their labels mean nothing).
+            source: A file, a bundled name, or `recipe:NAME` for seeded weights (their labels mean nothing). "auto": the
+                best published model that was imported on this machine, else the bundled demo, with a warning.
             clip: File with CLIP's own weights, for published checkpoints without them; None takes open_clip's.
             train_vocabulary: Decides which classes count as seen, instead of the checkpoint's own.
             **options: device ("auto", "cpu", "cuda", "cuda:1"), backend ("auto" or one of `backends.BACKENDS`),
@@ -446,23 +441,21 @@ class Segmenter:
         def finish() -> PanopticResult:
             with watched(self.device):
                 labels = wait()
-            mask_logits, class_probs, merged = output.mask_logits[0], labels.class_probs, labels.merged
-            resizer = functools.partial(self._resizer, geometry, tuple(mask_logits.shape[1:]), self.device)
             return PanopticResult(
-                segment_map=merged.segment_map,
-                segments=_describe(merged, snapshot),
+                segment_map=labels.merged.segment_map,
+                segments=_describe(labels.merged, snapshot),
                 vocabulary_version=snapshot.version,
                 timings={**encoded.timings, **clock},
-                _semantic=lambda: np.array(snapshot.class_ids, np.int32)[
-                    semantic_classes(mask_logits, class_probs, resizer())
-                ],
-                _instances=lambda: _instances(
-                    instance_masks(
-                        mask_logits, class_probs, snapshot.words.is_thing, resizer(), used.top_k_instances
-                    ),
-                    snapshot,
+                evidence=Evidence(
+                    mask_logits=output.mask_logits[0],
+                    class_probs=labels.class_probs,
+                    geometry=geometry,
+                    queries=labels.merged.queries,
+                    class_ids=snapshot.class_ids,
+                    names=snapshot.vocabulary.names,
+                    is_thing=snapshot.vocabulary.things,
+                    top_k=used.top_k_instances,
                 ),
-                _probabilities=lambda: class_probs[torch.from_numpy(merged.queries).to(self.device), :-1].cpu().numpy(),
             )
 
         return finish
@@ -576,15 +569,3 @@ def _describe(merged: MergedFrame, snapshot: VocabularySnapshot) -> list[Segment
         )
         for index, (label, score, area, box, embedding) in enumerate(zip(*columns, strict=True), start=1)
     ]
-
-
-def _instances(found: InstanceMasks, snapshot: VocabularySnapshot) -> Instances:
-    """Names instances and replaces class indices by stable ids."""
-    classes = snapshot.vocabulary.classes
-    return Instances(
-        masks=found.masks,
-        class_ids=np.array(snapshot.class_ids, np.int64)[found.class_indices],
-        scores=found.scores,
-        names=tuple(classes[index].name for index in found.class_indices),
-        is_thing=np.array([classes[index].is_thing for index in found.class_indices], bool),
-    )

@@ -6,26 +6,24 @@ known by the tower, the templates and the name. One new word costs one word.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from open_clip.tokenizer import SimpleTokenizer
+from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from torch import Tensor
 
-from fcclip_core.errors import BackendError, CheckpointError, FcclipError
+from fcclip_core.cache_folder import keep_ours, open_ours
+from fcclip_core.errors import BackendError, CheckpointError, shown
 from fcclip_core.model.onednn import text_tower_for_processor
 from fcclip_core.model.text_tower import TextTower
 from fcclip_core.model.token_tree import TokenTree, in_groups
-from fcclip_core.paths import expanded
 from fcclip_core.whole_file import whole_file
 
 TEMPLATES = (
@@ -61,8 +59,13 @@ _TREE = 1200
 """Tokens of prompts that are read together. More share more, but attention grows with the square of what is left."""
 
 _RELEASE_AFTER = 60.0
-_CACHE_FORMAT = "fcclip text row 1"
+_CACHE_FORMAT = "fcclip text row 2"
 _DIGEST_SIZE = hashlib.sha256().digest_size
+_LARGEST_ROW = _DIGEST_SIZE + (1 << 20)
+"""Bytes that are read of a kept row's file at most."""
+
+_UNIT = 1e-3
+"""How far a kept row's length may be from 1."""
 
 _logger = logging.getLogger(__name__)
 
@@ -73,17 +76,23 @@ class TextRows:
     May be used from several threads; names that are already known never wait for others that are being encoded.
     """
 
-    def __init__(self, encode: Encode, tower_id: str, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self, encode: Encode, tower_id: str, cache_dir: Path | None = None, *, width: int | None = None
+    ) -> None:
         """Starts with what `cache_dir` holds.
 
         Args:
             encode: Embeds prompts; called with the prompts of up to 16 new names at a time.
             tower_id: Identity of what `encode` computes: equal ids must give equal rows.
             cache_dir: Folder that keeps rows between runs; made when needed. None keeps them in memory only. A folder
-                that cannot be written is said once in the log, and a damaged file is computed anew.
+                that cannot be written is said once in the log, and a file that is damaged, another user's or no unit
+                row is computed anew.
+            width: Length D of a row; None takes that of the first row.
         """
         self._encode = encode
-        self._identity = json.dumps([_CACHE_FORMAT, tower_id, TEMPLATES])
+        self._identity = json.dumps([_CACHE_FORMAT, tower_id, TEMPLATES, CONTEXT_LENGTH, _tokenizer_digest()])
+        self._width = width
+        self._said_unusable = False
         self._cache_dir = cache_dir
         self._writable = cache_dir is not None
         self._known: dict[str, Tensor] = {}
@@ -112,7 +121,7 @@ class TextRows:
         for start in range(0, len(new), _CHUNK):
             chunk = new[start : start + _CHUNK]
             for name, row in zip(chunk, _template_mean(chunk, self._encode(prompts_for(chunk))), strict=True):
-                self._known[name] = row
+                self._width, self._known[name] = len(row), row
                 self._store(name, row)
             if progress is not None:
                 progress(start + len(chunk), len(new))
@@ -122,15 +131,29 @@ class TextRows:
         if path is None:
             return False
         try:
-            content = path.read_bytes()
-        except OSError:
+            with open_ours(path) as file:
+                content = file.read(_LARGEST_ROW)
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            return self._is_unusable(name, error)
         digest, payload = content[:_DIGEST_SIZE], content[_DIGEST_SIZE:]
-        if not payload or digest != self._digest(name, payload):
-            _logger.warning("%s is damaged; the row of %r is computed anew", path, name)
-            return False
-        self._known[name] = torch.from_numpy(np.frombuffer(payload, "<f4").astype(np.float32))
+        if not payload or len(payload) % 4 or digest != self._digest(name, payload):
+            return self._is_unusable(name, f"{path} is damaged")
+        row = torch.from_numpy(np.frombuffer(payload, "<f4").astype(np.float32))
+        if len(row) != (self._width or len(row)):
+            return self._is_unusable(name, f"{path} holds {len(row)} numbers, not {self._width}")
+        if not abs(row.norm() - 1) < _UNIT:  # nor if there is no such number
+            return self._is_unusable(name, f"{path} holds no row of unit length")
+        self._width, self._known[name] = len(row), row
         return True
+
+    def _is_unusable(self, name: str, why: object) -> bool:
+        """Says once that rows on disk are computed anew; False, for `_recall`."""
+        if not self._said_unusable:
+            self._said_unusable = True
+            _logger.warning("%s; the row of %s is computed anew, and further ones like it", why, shown(name))
+        return False
 
     def _store(self, name: str, row: Tensor) -> None:
         path = self._path(name)
@@ -138,9 +161,10 @@ class TextRows:
             return
         payload = row.numpy().astype("<f4").tobytes()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with whole_file(path) as part:
                 part.write_bytes(self._digest(name, payload) + payload)
+                keep_ours(part)
         except OSError as error:
             self._writable = False
             _logger.warning("text rows are not kept for the next start: cannot write to %s: %s", path.parent, error)
@@ -234,24 +258,15 @@ def is_cut(name: str) -> bool:
     return any(len(_tokenizer().encode(prompt)) > _TEXT_LENGTH for prompt in prompts_for([name]))
 
 
-def default_cache_dir() -> Path | None:
-    """Where the program keeps what it can compute again.
-
-    Returns:
-        $FCCLIP_CACHE_DIR, else $XDG_CACHE_HOME/fcclip_ros, else ~/.cache/fcclip_ros; None for a user without a home.
-    """
-    with contextlib.suppress(RuntimeError, FcclipError):
-        if own := os.environ.get("FCCLIP_CACHE_DIR"):
-            return expanded(own)
-        if shared := os.environ.get("XDG_CACHE_HOME"):
-            return Path(shared) / "fcclip_ros"
-        return Path.home() / ".cache" / "fcclip_ros"
-    return None
-
-
 @functools.cache
 def _tokenizer() -> SimpleTokenizer:
     return SimpleTokenizer()
+
+
+@functools.cache
+def _tokenizer_digest() -> str:
+    """Identity of the list of byte pairs that words are cut by."""
+    return hashlib.sha256(Path(default_bpe()).read_bytes()).hexdigest()
 
 
 def _template_mean(names: list[str], embeddings: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from rclpy.parameter import Parameter
 from fcclip_core.encoded_images import MAX_PIXELS
 from fcclip_core.errors import SettingsError, VocabularyError
 from fcclip_core.export.form import PRECISIONS, parse_size
+from fcclip_core.model_zoo import AUTO
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
 from fcclip_ros.compat import given_parameters
@@ -74,7 +75,12 @@ def _setting(name: str, description: str, **more: Any) -> Declaration:
 
 
 PARAMETERS: tuple[Declaration, ...] = (
-    Declaration("checkpoint", "", "Weights: a file, a bundled name, or recipe:NAME (seeded; its labels mean nothing)."),
+    Declaration(
+        "checkpoint",
+        AUTO,
+        "Weights: a file, a bundled name, or recipe:NAME (seeded; its labels mean nothing); auto: the best published "
+        "model that was imported on this machine, else demo.",
+    ),
     Declaration(
         "train_vocabulary",
         "",
@@ -83,9 +89,9 @@ PARAMETERS: tuple[Declaration, ...] = (
     ),
     Declaration(
         "vocabulary",
-        "indoor_robot",
+        AUTO,
         "The classes: a bundled vocabulary, a .yaml or .txt file, or names (a list, or one text with semicolons); "
-        "commas separate synonyms.",
+        "commas separate synonyms; auto: those that the checkpoint was trained on.",
         live=True,
         any_type=True,
     ),
@@ -207,9 +213,9 @@ class NodeParameters:
     """A consistent set of parameters.
 
     Attributes:
-        checkpoint: Weights.
+        checkpoint: Weights; auto for the best that there are.
         train_vocabulary: Source of the training vocabulary; empty for the checkpoint's own.
-        vocabulary: A bundled vocabulary or a file alone, or the names of the classes.
+        vocabulary: A bundled vocabulary or a file alone, or the names of the classes; auto alone: the checkpoint's.
         stuff: Names that are stuff.
         device: Where the model runs.
         backend: What runs it.
@@ -293,15 +299,29 @@ class NodeParameters:
             settings=InferenceSettings(**settings),
         )
 
-    def load_vocabulary(self) -> Vocabulary:
+    @property
+    def has_own_words(self) -> bool:
+        """Whether the parameters name classes, and not those that the checkpoint was trained on."""
+        return self.vocabulary != (AUTO,)
+
+    def load_vocabulary(self, trained_on: Vocabulary | None = None) -> Vocabulary:
         """Reads the vocabulary that the parameters name.
+
+        Args:
+            trained_on: The checkpoint's classes; needed unless `has_own_words`.
 
         Raises:
             VocabularyError: It is empty, cannot be read, or contradicts itself.
         """
         if not self.vocabulary:
-            raise VocabularyError("the parameter vocabulary is empty; set it to a bundled name, a file or names")
-        if len(self.vocabulary) == 1 and _names_a_file(self.vocabulary[0]):
+            raise VocabularyError(
+                f"the parameter vocabulary is empty; set it to {AUTO}, a bundled name, a file or names"
+            )
+        if not self.has_own_words:
+            if trained_on is None:
+                raise VocabularyError(f"the parameter vocabulary is {AUTO}, and no checkpoint is loaded yet")
+            vocabulary = trained_on
+        elif len(self.vocabulary) == 1 and _names_a_file(self.vocabulary[0]):
             vocabulary = Vocabulary.load(self.vocabulary[0])
         else:
             vocabulary = Vocabulary.from_names(self.vocabulary)

@@ -199,10 +199,11 @@ class Perception(LifecycleNode):
             self.trigger_shutdown()
 
     def _load(self, configuration: NodeParameters) -> None:
-        vocabulary = configuration.load_vocabulary()
+        if configuration.has_own_words:
+            configuration.load_vocabulary()  # before the model, which takes longer to load
         if not configuration.checkpoint:
             raise SettingsError(
-                "the parameter checkpoint is empty; set it to a weights file, a bundled name or recipe:NAME "
+                "the parameter checkpoint is empty; set it to auto, a weights file, a bundled name or recipe:NAME "
                 "(`fcclip weights list` shows what there is)"
             )
         source = configuration.train_vocabulary
@@ -234,7 +235,7 @@ class Perception(LifecycleNode):
         self.get_logger().info(
             f"colours are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}"
         )
-        self._pipeline.set_vocabulary(vocabulary).result()
+        self._pipeline.set_vocabulary(configuration.load_vocabulary(segmenter.train_vocabulary)).result()
         if configuration.camera_size:
             most_together = min(configuration.max_batch, len(self._cameras))
             segmenter.prepare_beside(*configuration.camera_size, most_together)
@@ -321,7 +322,10 @@ class Perception(LifecycleNode):
         values = {change.name: change.value for change in changes}
         try:
             changed = parameters.check_change(parameters.values_of(self), values, self._lifecycle)
-            vocabulary = changed.load_vocabulary() if {"vocabulary", "stuff"} & values.keys() else None
+            trained_on = self._pipeline.segmenter.train_vocabulary if self._pipeline is not None else None
+            is_known = changed.has_own_words or trained_on is not None
+            new_words = is_known and {"vocabulary", "stuff"} & values.keys()
+            vocabulary = changed.load_vocabulary(trained_on) if new_words else None
         except FcclipError as error:
             return SetParametersResult(successful=False, reason=str(error))
         for camera in self._cameras:

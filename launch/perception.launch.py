@@ -22,8 +22,8 @@ PARAMETERS = {
     "use_depth": "Read DEPTH_TOPIC, registered to the images, and camera_info; say where segments are",
     "image_transport": "raw, or compressed: read sensor_msgs/CompressedImage at IMAGE_TOPIC/compressed",
     "cameras": 'Names of several cameras, such as "[front, left]"; each has topics of its own below ~/NAME/',
-    "checkpoint": "Weights: a file, a bundled name, or recipe:NAME for seeded weights",
-    "vocabulary": "Classes: a file, a bundled name, or a list such as \"['person', 'pallet, wooden pallet']\"",
+    "checkpoint": "Weights: a file, a bundled name, recipe:NAME for seeded weights, or auto: the best that there is",
+    "vocabulary": "Classes: a file, a bundled name, auto, or a list such as \"['person', 'pallet, wooden pallet']\"",
 }
 
 # Other arguments, with their defaults.

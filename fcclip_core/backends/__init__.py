@@ -18,6 +18,7 @@ from fcclip_core.backends.onnxruntime import OnnxRuntime
 from fcclip_core.backends.openvino import OpenVino
 from fcclip_core.backends.reference import CheckedBackend, EagerAnswers
 from fcclip_core.backends.tensorrt import TensorRt
+from fcclip_core.cache_folder import guard_compilers
 from fcclip_core.errors import SettingsError
 from fcclip_core.export.built_files import BuiltFiles
 from fcclip_core.export.form import PRECISIONS, precision_of
@@ -69,6 +70,8 @@ def create_backend(
         raise SettingsError(f"backend is {name!r}; it must be one of {', '.join(BACKENDS)}")
     if precision not in ("auto", *PRECISIONS):
         raise SettingsError(f"precision is {precision!r}; it must be auto or one of {', '.join(PRECISIONS)}")
+    if device.type == "cuda":  # kernels of Triton's run below every backend there
+        guard_compilers()
     answers = _answers(model, device, cache_dir)
 
     def make(candidate: str) -> Backend:
@@ -128,4 +131,4 @@ def _library(name: str, device: torch.device, precision: str, answers: EagerAnsw
 
 
 def _answers(model: FCCLIP, device: torch.device, cache_dir: Path | None) -> EagerAnswers:
-    return EagerAnswers(model, device, BuiltFiles(cache_dir / "built") if cache_dir else BuiltFiles.default())
+    return EagerAnswers(model, device, BuiltFiles.below(cache_dir))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fcclip_core.backends.interface import Progress
+from fcclip_core.cache_folder import guard_compilers
 from fcclip_core.errors import BackendError, first_line
 from fcclip_core.export.constants import capture
 from fcclip_core.kernels.cuda_graph import CapturedWork
@@ -57,6 +58,7 @@ class CompiledBackend:
         Raises:
             BackendError: There is no working compiler, or not enough memory.
         """
+        guard_compilers()
         self.device = device
         self.dtype = dtype or _default_type(device)
         self._compiler = compiler

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fcclip_core.backends.interface import Backend, FormDeclined, Progress
 from fcclip_core.backends.readiness import LARGEST_BATCH, Abandoned, Preparations, Shape
-from fcclip_core.devices import free_memory, watched
+from fcclip_core.devices import free_memory, undisturbed, watched
 from fcclip_core.errors import BackendError, DeviceLostError, first_line
 from fcclip_core.model.fcclip import ModelOutput
 
@@ -147,7 +147,7 @@ class FallbackBackend:
             if candidate.failed:
                 continue
             try:
-                with watched(self.device):
+                with undisturbed(), watched(self.device):
                     return candidate, action(candidate)
             except (DeviceLostError, Abandoned):  # to the other candidates, too
                 raise

@@ -31,8 +31,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, backend: str = "auto
     """Adds --checkpoint, --device, --backend (by default `backend`), --precision and one option per setting."""
     parser.add_argument(
         "--checkpoint",
-        required=True,
-        help="weights: a file, a bundled name, or recipe:NAME (seeded, labels mean nothing)",
+        default="auto",
+        help="weights: a file, a bundled name, recipe:NAME (seeded, labels mean nothing), or auto (default): the best "
+        "published model that was imported here, else demo",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands.inference_arguments import vocabulary_from
@@ -37,7 +38,13 @@ def add_parser(subparsers: Any) -> None:
         "origin inside.",
     )
     importing.add_argument("source", metavar="SRC", help="file, bundled name or recipe:NAME")
-    importing.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", type=expanded)
+    importing.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT.safetensors",
+        type=expanded,
+        help="default: where checkpoint auto looks, ~/.local/share/fcclip_ros/models/PRESET.safetensors",
+    )
     importing.add_argument(
         "--clip",
         metavar="FILE",
@@ -85,7 +92,7 @@ def run_list(args: argparse.Namespace) -> int:
             f"\n  licence  {model.licence}"
             f"\n  CLIP     open_clip {model.clip}, {model.clip_licence}"
         )
-    console.print(f"\nNumbers, files and licence: {AUTHORS}. Then: fcclip weights import FILE -o OUT.safetensors")
+    console.print(f"\nNumbers, files and licence: {AUTHORS}. Then: fcclip weights import FILE")
     console.print(f"Bundled: {', '.join(bundled_checkpoints()) or 'none'}")
     console.print(
         f"Seeded (any size, no download, labels mean nothing): {', '.join(RECIPE_PREFIX + n for n in PRESETS)}"
@@ -97,14 +104,16 @@ def run_import(args: argparse.Namespace) -> int:
     """Joins, checks and writes."""
     from fcclip_core.checkpoints import load_checkpoint, save_checkpoint
     from fcclip_core.commands.progress_bar import progress_bar, reporter
+    from fcclip_core.model_zoo import remember_import
     from fcclip_core.terminal import Terminal
 
     console = Terminal(stderr=True, soft_wrap=True)
-    if args.output.suffix != ".safetensors":
+    if args.output is not None and args.output.suffix != ".safetensors":
         raise CheckpointError(f"{args.output} must end in .safetensors: that is what is written")
-    if not args.output.parent.is_dir():
+    if args.output is not None and not args.output.parent.is_dir():
         raise CheckpointError(f"{args.output.parent} is not a folder; make it first, or choose another output")
-    refuse_overwriting("--output", [args.output], [expanded(args.source), *filter(None, [args.clip])])
+    if args.output is not None:
+        refuse_overwriting("--output", [args.output], [expanded(args.source), *filter(None, [args.clip])])
     with progress_bar(console) as bar:
         checkpoint = load_checkpoint(
             args.source,
@@ -113,10 +122,45 @@ def run_import(args: argparse.Namespace) -> int:
             train_vocabulary=_vocabulary(args.train_vocabulary),
             progress=reporter(bar),
         )
-        save_checkpoint(args.output, checkpoint, dtype=args.dtype, progress=reporter(bar))
-    size = args.output.stat().st_size
-    console.print(f"{args.output}: {checkpoint.config.name}, {size / 1e6:,.0f} MB, {checkpoint.provenance.describe()}")
+        output = args.output or _usual_place(checkpoint.config.name)
+        save_checkpoint(output, checkpoint, dtype=args.dtype, progress=reporter(bar))
+    size = output.stat().st_size
+    console.print(f"{output}: {checkpoint.config.name}, {size / 1e6:,.0f} MB, {checkpoint.provenance.describe()}")
+    if _is_published(checkpoint):
+        if why := remember_import(output, checkpoint.config.name):
+            console.print(f"checkpoint auto will not find it: {why}")
+        else:
+            console.print("checkpoint auto, the default everywhere, finds it now")
     return 0
+
+
+def _usual_place(preset: str) -> Path:
+    """Where a model is written that nobody gave a place.
+
+    Raises:
+        CheckpointError: There is no such place.
+    """
+    from fcclip_core.model_zoo import models_folder
+
+    folder = models_folder()
+    if folder is None:
+        raise CheckpointError("this user has no home folder to put models in; name the file: -o OUT.safetensors")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be made ({error.strerror or error}); name another file: -o OUT.safetensors"
+        ) from error
+    return folder / f"{preset}.safetensors"
+
+
+def _is_published(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is, by all signs, one of the published models, and not made or trained here."""
+    from fcclip_core.model_zoo import PUBLISHED_MODELS
+
+    about = checkpoint.provenance
+    is_known = checkpoint.config.name in {model.preset for model in PUBLISHED_MODELS}
+    return is_known and not about.seeded and not about.note
 
 
 def run_inspect(args: argparse.Namespace) -> int:
@@ -190,7 +234,7 @@ def _description(file: WeightFile, config: ModelConfig, checkpoint: Checkpoint |
     if checkpoint is None:
         yield f"checks: {checked}"
         yield (
-            f"CLIP: not in the file; `fcclip weights import {file.path} -o OUT.safetensors` joins it with open_clip's "
+            f"CLIP: not in the file; `fcclip weights import {file.path}` joins it with open_clip's "
             f"{config.open_clip_name} {config.open_clip_tag}"
         )
         return

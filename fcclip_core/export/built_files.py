@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from fcclip_core.errors import BackendError
-from fcclip_core.text import default_cache_dir
+from fcclip_core.cache_folder import cache_folder, keep_ours, open_ours
+from fcclip_core.errors import BackendError, shown, spelled
 from fcclip_core.whole_file import whole_file
 
 _logger = logging.getLogger(__name__)
@@ -47,7 +48,12 @@ class BuiltFiles:
     @classmethod
     def default(cls) -> BuiltFiles:
         """The folder `built` in the program's cache; $FCCLIP_CACHE_DIR moves it."""
-        cache = default_cache_dir()
+        return cls.below(None)
+
+    @classmethod
+    def below(cls, cache_dir: Path | None) -> BuiltFiles:
+        """The folder `built` in a cache; None: the program's. One that others can write is not used."""
+        cache = cache_folder(cache_dir)
         return cls(cache / "built" if cache else None)
 
     def is_empty(self) -> bool:
@@ -68,10 +74,10 @@ class BuiltFiles:
         try:
             if path is None:
                 return False
-            with path.open("rb") as file:
+            with open_ours(path) as file:
                 header = _read_header(file)
                 _require(header, key)
-                return file.tell() + header["size"] == path.stat().st_size
+                return _size_after_header(file) == header["size"]
         except (OSError, _Unusable):
             return False
 
@@ -158,12 +164,12 @@ def _read(path: Path, key: Key) -> bytes:
         OSError: It cannot be read.
         _Unusable: It is damaged or was built from something else.
     """
-    with path.open("rb") as file:
+    with open_ours(path) as file:
         header = _read_header(file)
         _require(header, key)
+        if (size := _size_after_header(file)) != header["size"]:
+            raise _Unusable(f"it is truncated or was changed: {size:,} bytes, not {shown(header['size'])}")
         content = file.read()
-    if len(content) != header["size"]:
-        raise _Unusable(f"it is truncated or was changed: {len(content):,} bytes, not {header['size']:,}")
     if blake2b(content).hexdigest() != header["blake2b"]:
         raise _Unusable("it is damaged: its checksum does not fit its content")
     return content
@@ -178,7 +184,8 @@ def _require(header: dict, key: Key) -> None:
     found = header["key"]
     for name in [*key, *found]:
         if found.get(name) != key.get(name):
-            raise _Unusable(f"its {name} is {found.get(name, 'not said')}; needed is {key.get(name, 'none')}")
+            said = spelled(found[name]) if name in found else "not said"
+            raise _Unusable(f"its {spelled(name)} is {said}; needed is {key.get(name, 'none')}")
 
 
 def _read_header(file: BinaryIO) -> dict:
@@ -195,9 +202,13 @@ def _read_header(file: BinaryIO) -> dict:
         header = json.loads(file.read(min(length, _LONGEST_HEADER)))
         if isinstance(header["key"], dict) and isinstance(header["size"], int) and isinstance(header["blake2b"], str):
             return header
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):  # not JSON, not such JSON, or brackets without end
         pass
     raise _Unusable("its header is damaged")
+
+
+def _size_after_header(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size - file.tell()
 
 
 def _write(path: Path, key: Key, content: bytes) -> None:
@@ -205,10 +216,12 @@ def _write(path: Path, key: Key, content: bytes) -> None:
     header = {"key": dict(key), "size": len(content), "blake2b": blake2b(content).hexdigest()}
     encoded = json.dumps(header).encode()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as part, part.open("wb") as file:
-            file.write(MAGIC + len(encoded).to_bytes(_LENGTH_BYTES, "little") + encoded)
-            file.write(content)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with whole_file(path) as part:
+            with part.open("wb") as file:
+                file.write(MAGIC + len(encoded).to_bytes(_LENGTH_BYTES, "little") + encoded)
+                file.write(content)
+            keep_ours(part)
     except OSError as error:
         _logger.warning(
             "%s (%.0f MB) cannot be kept: %s. It works now, but will be built again at the next start; make room or "

@@ -5,7 +5,10 @@ A variant is a name in `PRESETS`, never a branch in the code.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+
+from fcclip_core.errors import shown
 
 
 @dataclass(frozen=True)
@@ -177,13 +180,96 @@ PRESETS: dict[str, ModelConfig] = {
 }
 
 
-def config_from_dict(fields: dict) -> ModelConfig:
+_SIDES = (32, 4096)
+"""Smallest and largest `shorter_side`, as `InferenceSettings` has them."""
+_LONGEST_NAME = 200
+_MOST = 1 << 20
+"""Largest number in a configuration; vocabularies of byte pairs have the largest."""
+
+
+def config_from_dict(fields: object) -> ModelConfig:
     """Rebuilds a configuration from `dataclasses.asdict` output (the form stored inside a checkpoint).
 
+    Every field is checked by type and range, whether a file agrees with it is not.
+
     Raises:
-        TypeError: A field is unknown or missing.
+        ValueError: A field is unknown, missing, of another type or out of range; names it.
     """
-    vision = dict(fields["vision"])
-    vision = {name: tuple(value) if isinstance(value, list) else value for name, value in vision.items()}
-    vision_type = ConvNeXtConfig if "depths" in vision else ResNetConfig
-    return ModelConfig(**{**fields, "vision": vision_type(**vision), "text": TextConfig(**fields["text"])})
+    fields = dict(_mapping("config", fields))
+    vision = _mapping("vision", fields.get("vision"))
+    parts = {"vision": ConvNeXtConfig if "depths" in vision else ResNetConfig, "text": TextConfig}
+    for name, part in parts.items():
+        fields[name] = part(**_checked(part, name, fields.get(name)))
+    config = ModelConfig(**_checked(ModelConfig, "config", fields))
+    if not _SIDES[0] <= config.shorter_side <= _SIDES[1]:
+        raise ValueError(f"shorter_side is {config.shorter_side}; expected {_SIDES[0]} to {_SIDES[1]}")
+    for what, width, heads in (
+        ("hidden_dim", config.hidden_dim, config.num_heads),
+        ("text.width", config.text.width, config.text.heads),
+    ):
+        if width % heads:
+            raise ValueError(f"{what} is {width}, which does not divide among {heads} heads")
+    return config
+
+
+def _mapping(what: str, value: object) -> dict:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ValueError(f"{what} is {shown(value)}; expected named fields")
+    return value
+
+
+def _checked(part: type, what: str, value: object) -> dict:
+    """The fields of one dataclass as it takes them.
+
+    Raises:
+        ValueError: Naming the field.
+    """
+    given, known = _mapping(what, value), {field.name: field for field in dataclasses.fields(part)}
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{what} has an unknown field {shown(name)}")
+    for name, field in known.items():
+        if name not in given and field.default is dataclasses.MISSING:
+            raise ValueError(f"{what} lacks the field {name}")
+    return {name: _value(name, str(known[name].type), value) for name, value in given.items()}
+
+
+def _value(name: str, kind: str, value: object) -> object:
+    """One value, if it is of the kind that the field's annotation names."""
+    if kind == "int" and _is_count(value):
+        return value
+    if kind.startswith("tuple") and isinstance(value, list) and len(value) == 4 and all(map(_is_count, value)):
+        return tuple(value)
+    if kind == "bool" and isinstance(value, bool):
+        return value
+    if kind.startswith("str") and isinstance(value, str) and len(value) <= _LONGEST_NAME and value.isprintable():
+        return value
+    if kind == "str | None" and value is None:
+        return value
+    if kind not in ("int", "bool") and not kind.startswith(("tuple", "str")):  # a part, checked before
+        return value
+    raise ValueError(f"{name} is {shown(value)}; expected {_EXPECTED[kind.partition('[')[0].partition(' ')[0]]}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST
+
+
+_EXPECTED = {
+    "int": f"a whole number from 1 to {_MOST}",
+    "tuple": f"four whole numbers from 1 to {_MOST}",
+    "bool": "true or false",
+    "str": f"a text of at most {_LONGEST_NAME} characters",
+}
+
+
+def layer_counts(config: ModelConfig) -> dict[str, int]:
+    """Name of each number of layers -> that number: building takes time for each layer, whatever its size."""
+    vision = config.vision
+    blocks = vision.depths if isinstance(vision, ConvNeXtConfig) else vision.layers
+    return {
+        "vision blocks": sum(blocks),
+        "text.layers": config.text.layers,
+        "encoder_layers": config.encoder_layers,
+        "decoder_layers": config.decoder_layers,
+    }

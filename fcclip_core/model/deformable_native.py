@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fcclip_core.cache_folder import keep_ours, open_ours, why_unsafe
 from fcclip_core.errors import BackendError, first_line
 from fcclip_core.model.deformable_attention import DeformableAttention
 from fcclip_core.processor import features
@@ -139,7 +140,9 @@ def _loaded(compiler: list[str], folder: Path | None) -> ctypes.CDLL:
     # A home folder may be shared by different machines.
     about = f"{version.stdout}{_OPTIONS}{platform.machine()}{sorted(features())}"
     name = f"deformable-{blake2b(about.encode() + _SOURCE.read_bytes(), digest_size=8).hexdigest()}.so"
-    if folder is not None:
+    if folder is not None and (why := why_unsafe(folder.resolve())):
+        _logger.warning("no compiled kernel is loaded from %s, nor kept there: %s", folder, why)
+    elif folder is not None:
         try:
             return _from_file(compiler, folder / name)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -155,16 +158,23 @@ def _loaded(compiler: list[str], folder: Path | None) -> ctypes.CDLL:
 
 def _from_file(compiler: list[str], kernel: Path) -> ctypes.CDLL:
     """Loads a kept kernel, which is compiled if it is not there, or damaged."""
-    if kernel.exists() and not _is_whole(kernel):
-        _logger.warning("%s is damaged, so it is compiled again", kernel)
+    try:
+        if not _is_whole(kernel):
+            _logger.warning("%s is damaged, so it is compiled again", kernel)
+            kernel.unlink()
+    except PermissionError as error:  # not this user's
+        _logger.warning("%s; it is compiled again", error)
         kernel.unlink()
+    except FileNotFoundError:
+        pass
     if not kernel.exists():
-        kernel.parent.mkdir(parents=True, exist_ok=True)
+        kernel.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with whole_file(kernel) as part:
             command = [*compiler, *_OPTIONS, "-o", str(part), str(_SOURCE)]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE)
             # Behind the library's end, where no loader looks.
             part.write_bytes(_sealed(part.read_bytes()))
+            keep_ours(part)
     return ctypes.CDLL(str(kernel))
 
 
@@ -175,7 +185,8 @@ def _sealed(library: bytes) -> bytes:
 
 def _is_whole(kernel: Path) -> bool:
     """Whether a kept kernel is as it was written: to load one that was cut short would end the process."""
-    kept = kernel.read_bytes()
+    with open_ours(kernel) as file:
+        kept = file.read()
     return kept == _sealed(kept[:-_SEAL])
 
 

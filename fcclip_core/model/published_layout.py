@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 
 import torch
 
+from fcclip_core.devices import undisturbed
 from fcclip_core.model.config import ModelConfig
 from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.published_names import CLIP_PREFIX, published_name
@@ -69,7 +70,7 @@ class Layout:
 @lru_cache(maxsize=16)
 def layout_of(config: ModelConfig) -> Layout:
     """The layout of a configuration, read off the modules themselves, which are built without memory."""
-    with torch.device("meta"):
+    with undisturbed(), torch.device("meta"):
         model, text_tower = FCCLIP(config), TextTower(config)
     own = {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
     text = {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in text_tower.state_dict().items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcclip_core.errors import TrainingError
+from fcclip_core.errors import CheckpointError, TrainingError, shown, spelled
+from fcclip_core.weight_files import read_archive
 from fcclip_core.whole_file import whole_file
 
 FORMAT = "fcclip training state 1"
@@ -68,13 +68,16 @@ def load_state(path: Path, identity: Mapping[str, Any]) -> TrainingState:
     """
     remedy = f"name another output folder, or remove {path} to start anew"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise TrainingError(f"{path} is no training state of this program; {remedy}") from error
-    except Exception as error:  # what a damaged archive raises has no bounds
-        raise TrainingError(f"{path} is damaged or cannot be read ({error}); {remedy}") from error
+        content = read_archive(path)
+    except CheckpointError as error:
+        raise TrainingError(f"{path} is no training state that can be read ({error}); {remedy}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise TrainingError(f"{path} is no training state of this program's version; {remedy}")
+    for name, kind in (("step", int), ("identity", dict), ("parameters", dict), ("optimizer", dict)):
+        if type(content.get(name)) is not kind:
+            raise TrainingError(f"{path} is damaged: its {name} is {shown(content.get(name))}; {remedy}")
+    if content["step"] < 0 or not all(isinstance(value, Tensor) for value in content["parameters"].values()):
+        raise TrainingError(f"{path} is damaged: its step or parameters are none; {remedy}")
     differences = [
         f"{name} was {_short(content['identity'].get(name))} and is {_short(value)}"
         for name, value in identity.items()
@@ -88,8 +91,7 @@ def load_state(path: Path, identity: Mapping[str, Any]) -> TrainingState:
 
 
 def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return spelled(value, 80)
 
 
 def _cause(error: BaseException) -> str:

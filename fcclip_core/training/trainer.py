@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from fcclip_core import distributed
+from fcclip_core.cache_folder import cache_folder
 from fcclip_core.checkpoints import Checkpoint, load_model, save_checkpoint
 from fcclip_core.errors import TrainingError
 from fcclip_core.model.published_names import published_name
-from fcclip_core.text import TextEncoder, TextRows, default_cache_dir
+from fcclip_core.text import TextEncoder, TextRows
 from fcclip_core.training.config import TrainingConfig
 from fcclip_core.training.journal import Journal
 from fcclip_core.training.losses import Criterion, Losses
@@ -76,7 +77,8 @@ class Trainer:
         self._checkpoint, self._dataset, self._device = checkpoint, dataset, torch.device(device)
         if text_rows is None:
             encoder = TextEncoder(checkpoint.text_tower, self._device)
-            text_rows = TextRows(encoder, checkpoint.text_tower_id, default_cache_dir()).rows(vocabulary.synonyms)
+            known = TextRows(encoder, checkpoint.text_tower_id, cache_folder(), width=checkpoint.config.embed_dim)
+            text_rows = known.rows(vocabulary.synonyms)
         model = load_model(checkpoint)
         self._parameters = trained_parameters(model, config.train_backbone)
         for parameter in self._parameters.values():

@@ -206,7 +206,7 @@ def test_pixels_are_equal_where_segments_match() -> None:
             Segment(number, class_id, "", 1.0, True, 1, (0, 0, 1, 1), np.zeros(1))
             for number, class_id in enumerate(class_ids, 1)
         ]
-        return PanopticResult(np.array(rows, np.int32), segments, 1, {}, np.zeros, lambda: None)  # type: ignore[arg-type]
+        return PanopticResult(np.array(rows, np.int32), segments, 1, {})
 
     expected = result([[1, 1, 1, 2, 0], [1, 1, 1, 2, 0]], 7, 9)
     assert equal_share(expected, expected) == 1.0

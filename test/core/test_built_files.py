@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -103,6 +104,15 @@ def test_built_from_something_else(
         (lambda data: data + b"tail", "truncated"),
         (lambda data: data.replace(b'"size"', b'"sise"'), "header is damaged"),
         (lambda data: built_files.MAGIC + b"\xff" * 8 + data, "header is damaged"),
+        (lambda data: _with_header(b"[" * 500_000), "header is damaged"),
+        (lambda data: _with_header(b'{"key": ' * 100_000), "header is damaged"),
+        (lambda data: _with_header(b"\xff\xfe"), "header is damaged"),
+        (lambda data: _with_header(b'{"key": [], "size": 1, "blake2b": ""}'), "header is damaged"),
+        (lambda data: _with_header(b'{"key": {"weights": [[[]]]}, "size": 1, "blake2b": ""}'), "its weights is a list"),
+        (lambda data: _with_header(_header(b'{"weights": "%s"}' % (b"x" * 90_000), b"1")), "xxx'..."),
+        (lambda data: _with_header(_header(json.dumps(KEY).encode(), b"9" * 4000)), "a whole number of"),
+        (lambda data: _with_header(_header(json.dumps(KEY).encode(), b"9" * 5000)), "header is damaged"),
+        (lambda data: _with_header(_header(json.dumps(KEY).encode(), b"-1")), "truncated"),
     ],
 )
 def test_damaged_or_foreign(
@@ -115,6 +125,37 @@ def test_damaged_or_foreign(
     assert "built again" in caplog.text
     assert shop.get() == CONTENT
     assert shop.builds == 2
+
+
+def _header(key: bytes, size: bytes) -> bytes:
+    return b'{"key": ' + key + b', "size": ' + size + b', "blake2b": ""}'
+
+
+def _with_header(header: bytes) -> bytes:
+    return built_files.MAGIC + len(header).to_bytes(8, "little") + header
+
+
+def test_a_pipe_in_a_built_files_place_holds_nothing_up(
+    shop: Shop, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.unlink()
+    os.mkfifo(path)
+    assert not shop.files.is_current("x.engine", KEY)
+    assert shop.get() == CONTENT
+    assert "is a pipe" in caplog.text
+    assert shop.get() == CONTENT
+    assert shop.builds == 2
+
+
+def test_an_engine_that_others_can_write_is_built_again(
+    shop: Shop, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.chmod(0o666)
+    assert not shop.files.is_current("x.engine", KEY)
+    assert shop.get() == CONTENT
+    assert shop.builds == 2
+    assert "everybody can write to it" in caplog.text
+    assert path.stat().st_mode & 0o022 == 0
 
 
 def test_refused_by_the_library_is_built_again_once(shop: Shop, path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -68,7 +68,7 @@ def test_the_cloud_has_a_point_for_every_pixel() -> None:
     # As a float, class 1 of segment 0x7f81 would be a NaN that arithmetic changes.
     segments = [segment(1, 300, 0.25), segment(0x7F81, 1, 0.875)]
     ids = dice.choice([0, 1, 0x7F81], (5, 7)).astype(np.int32)
-    result = PanopticResult(ids, segments, 1, {}, lambda: ids, lambda: None)
+    result = PanopticResult(ids, segments, 1, {})
     image = dice.integers(0, 256, (5, 7, 3), dtype=np.uint8)
     image[0, 0] = 255
     depth = dice.uniform(1, 4, (5, 7)).astype(np.float32)
@@ -94,7 +94,7 @@ def test_the_cloud_has_a_point_for_every_pixel() -> None:
 
 def test_the_cloud_can_be_written_in_place() -> None:
     ids = np.ones((2, 3), np.int32)
-    result = PanopticResult(ids, [segment(1, 2, 0.5)], 1, {}, lambda: ids, lambda: None)
+    result = PanopticResult(ids, [segment(1, 2, 0.5)], 1, {})
     out = np.zeros((2, 3), POINT)
     image, depth = np.zeros((2, 3, 3), np.uint8), np.ones((2, 3), np.float32)
     assert organized_cloud(image, depth, PinholeCamera(3, 2, 1.0, 1.0, 1.0, 0.5), result, out) is out

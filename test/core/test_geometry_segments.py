@@ -26,7 +26,7 @@ def labelled(ids: np.ndarray) -> PanopticResult:
         rows, columns = np.nonzero(ids == number)
         box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
         segments.append(Segment(number, 1, "thing", 1.0, True, len(rows), box, np.zeros(4, np.float32)))
-    return PanopticResult(ids.astype(np.int32), segments, 1, {}, lambda: ids, lambda: None)
+    return PanopticResult(ids.astype(np.int32), segments, 1, {})
 
 
 def plate(

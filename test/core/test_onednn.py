@@ -227,6 +227,27 @@ def test_a_damaged_kernel_is_compiled_again(
     assert damaged.stat().st_size == whole.stat().st_size
 
 
+@pytest.mark.parametrize("shared", ["the folder", "the file"])
+def test_a_kernel_that_others_could_have_planted_is_not_loaded(
+    not_loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, shared: str
+) -> None:
+    compile_kernel(tmp_path / "kernels")
+    planted = next((tmp_path / "kernels").iterdir())
+    (planted.parent if shared == "the folder" else planted).chmod(0o777)
+    before = planted.stat().st_ino
+    loaded: list[str] = []
+    real = deformable_native.ctypes.CDLL
+    monkeypatch.setattr(deformable_native.ctypes, "CDLL", lambda path: loaded.append(path) or real(path))
+    monkeypatch.setattr(deformable_native, "_libraries", [])
+    compile_kernel(tmp_path / "kernels")
+    assert "everybody can write to it" in caplog.text
+    if shared == "the folder":
+        assert not Path(loaded[0]).is_relative_to(tmp_path)
+    else:
+        assert planted.stat().st_ino != before
+        assert planted.stat().st_mode & 0o022 == 0
+
+
 def test_a_folder_that_cannot_be_used_costs_time_alone(
     not_loaded: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -63,9 +64,8 @@ class FakeSegmenter:
             1, 300, self.names[0], 0.75, True, height * (width // 2), (0, 0, width // 2, height), np.zeros(4)
         )
         timings = {"preprocess": 0.001, "model": 0.5}
-        return PanopticResult(
-            segment_map, [found], 1, timings, lambda: np.full((height, width), 300, np.int32), lambda: None
-        )
+        evidence: Any = SimpleNamespace(semantic_map=lambda: np.full((height, width), 300, np.int32))
+        return PanopticResult(segment_map, [found], 1, timings, evidence)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from fcclip_core.model.classification import TextClassifier
 from fcclip_core.model.config import TINY
 from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.text_tower import TextTower
-from fcclip_core.text import TEMPLATES, TextEncoder, TextRows, default_cache_dir, is_cut, prompts_for, tokenize
+from fcclip_core.text import TEMPLATES, TextEncoder, TextRows, is_cut, prompts_for, tokenize
 from fcclip_core.whole_file import whole_file
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -158,6 +158,41 @@ def test_a_damaged_file_is_computed_anew_and_repaired(damage, tmp_path: Path, ca
     assert torch.equal(TextRows(Encoder(), "tower", tmp_path).rows(["cup"]), right)
     assert "damaged" in caplog.text and "'cup'" in caplog.text
     assert torch.equal(TextRows(no_encoder, "tower", tmp_path).rows(["cup"]), right)
+
+
+def test_rows_of_another_length_type_or_norm_are_computed_anew(tmp_path: Path, caplog) -> None:
+    right = TextRows(Encoder(), "tower", tmp_path).rows(["cup"])
+    (file,) = row_files(tmp_path)
+    rows = TextRows(Encoder(), "tower", tmp_path, width=4)
+    unit = np.eye(4, dtype="<f4")[0]
+    no_numbers = [np.full(4, value, "<f4") for value in (np.nan, np.inf)]
+    lies = (np.eye(7, dtype="<f4")[0], unit * 2, unit * 0, *no_numbers, np.zeros(0, "<f4"))
+    for payload in (*(lie.tobytes() for lie in lies), unit.tobytes()[:-1], unit.tobytes() * 100_000):
+        file.write_bytes(rows._digest("cup", payload) + payload)
+        found = TextRows(Encoder(), "tower", tmp_path, width=4)
+        assert torch.equal(found.rows(["cup"]), right)
+        assert found.rows(["cup", "spoon"]).shape == (2, 4)
+    assert "no row of unit length" in caplog.text
+    assert "holds 7 numbers, not 4" in caplog.text
+
+
+def test_unusable_rows_are_said_once(tmp_path: Path, caplog) -> None:
+    TextRows(Encoder(), "tower", tmp_path).rows(["cup", "spoon", "fork"])
+    for file in row_files(tmp_path):
+        file.write_bytes(b"damaged")
+    TextRows(Encoder(), "tower", tmp_path).rows(["cup", "spoon", "fork"])
+    assert len(caplog.records) == 1
+
+
+def test_a_row_that_another_user_could_write_is_not_believed(tmp_path: Path, caplog) -> None:
+    TextRows(Encoder(), "tower", tmp_path).rows(["cup"])
+    (file,) = row_files(tmp_path)
+    assert file.stat().st_mode & 0o022 == 0
+    file.chmod(0o666)
+    encoder = Encoder()
+    TextRows(encoder, "tower", tmp_path).rows(["cup"])
+    assert encoder.prompts == prompts_for(["cup"])
+    assert "everybody can write" in caplog.text
 
 
 def test_a_file_under_another_name_is_not_believed(tmp_path: Path) -> None:
@@ -322,24 +357,6 @@ def test_a_tower_in_use_is_not_released(monkeypatch: pytest.MonkeyPatch) -> None
     stale.function()  # what a timer does that fired just before it was replaced
     encoder(["a fork"])
     assert len(loads) == 1
-
-
-@pytest.mark.parametrize(
-    ("own", "shared", "expected"),
-    [
-        ("/data/fcclip", "/data/cache", Path("/data/fcclip")),
-        (None, "/data/cache", Path("/data/cache/fcclip_ros")),
-        ("", "", Path("/home/robot/.cache/fcclip_ros")),
-    ],
-)
-def test_cache_folder(own: str | None, shared: str | None, expected: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/robot")
-    for name, value in (("FCCLIP_CACHE_DIR", own), ("XDG_CACHE_HOME", shared)):
-        if value is None:
-            monkeypatch.delenv(name, raising=False)
-        else:
-            monkeypatch.setenv(name, value)
-    assert default_cache_dir() == expected
 
 
 def test_a_file_is_whole_or_untouched(tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from fcclip_core.results import PanopticResult, Segment
+from fcclip_core.preprocess import FrameGeometry
+from fcclip_core.results import Evidence, PanopticResult, Segment
+from fcclip_core.settings import InferenceSettings
 from fcclip_core.tracking import Tracker
 
 RED, GREEN, BLUE = np.eye(3, dtype=np.float32)
@@ -26,7 +30,7 @@ def scene(parts: list[tuple[Box, np.ndarray, int, bool]], size: tuple[int, int] 
         segment_map[y_min:y_max, x_min:x_max] = number
         area = (x_max - x_min) * (y_max - y_min)
         segments.append(Segment(number, class_id, f"class {class_id}", 0.9, is_thing, area, box, look))
-    return PanopticResult(segment_map, segments, 1, {}, lambda: segment_map, lambda: None)  # type: ignore[arg-type, return-value]
+    return PanopticResult(segment_map, segments, 1, {})
 
 
 def ids(result: PanopticResult) -> dict[Box, int]:
@@ -162,7 +166,17 @@ def test_a_frame_without_anything_is_no_trouble() -> None:
 def test_scores_and_classes_go_with_their_segments() -> None:
     table = np.array([[0.7, 0.2], [0.1, 0.8]], np.float32)
     first = frame((LEFT, RED), (RIGHT, GREEN))
-    result = PanopticResult(**{**vars(first), "_probabilities": lambda: table})
+    evidence = Evidence(
+        mask_logits=torch.zeros(2, 1, 1),
+        class_probs=torch.from_numpy(np.pad(table, ((0, 0), (0, 1)))),
+        geometry=FrameGeometry.of(120, 160, InferenceSettings()),
+        queries=np.arange(2),
+        class_ids=(1, 2),
+        names=("red", "green"),
+        is_thing=(True, True),
+        top_k=10,
+    )
+    result = replace(first, evidence=evidence)
     renumbered = result.with_ids([9, 4])
     assert [(segment.id, segment.box) for segment in renumbered.segments] == [(4, RIGHT), (9, LEFT)]
     assert renumbered.probabilities().tolist() == table[::-1].tolist()

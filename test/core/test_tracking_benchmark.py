@@ -58,7 +58,7 @@ def test_only_things_are_followed_and_overlaps_are_those_of_masks() -> None:
     segment_map[0:4, 2:6] = 5
     segment_map[4:, :] = 6
     parts = [segment(5, (2, 0, 6, 4)), segment(6, (0, 4, 8, 8), "floor", False)]
-    result = PanopticResult(segment_map, parts, 1, {}, lambda: segment_map, lambda: None)  # type: ignore[arg-type, return-value]
+    result = PanopticResult(segment_map, parts, 1, {})
     seen = sight(frame, result)
     assert (seen.truth, seen.found) == ((3,), (5,))
     assert seen.overlap == pytest.approx(8 / 24)

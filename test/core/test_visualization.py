@@ -19,7 +19,7 @@ def make_segment(number: int, class_id: int, name: str = "cup", is_thing: bool =
 
 
 def make_result(segment_map: np.ndarray, segments: list[Segment]) -> PanopticResult:
-    return PanopticResult(segment_map.astype(np.int32), segments, 1, {}, lambda: segment_map, lambda: None)
+    return PanopticResult(segment_map.astype(np.int32), segments, 1, {})
 
 
 def halves() -> tuple[np.ndarray, PanopticResult]:

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from fcclip_core.class_ids import ClassIds
 from fcclip_core.errors import CheckpointError, DeviceLostError, VocabularyError
 from fcclip_core.palette import class_color
-from fcclip_core.results import PanopticResult, Segment
+from fcclip_core.preprocess import FrameGeometry
+from fcclip_core.results import Evidence, PanopticResult, Segment
 from fcclip_core.segmenter import TextEmbeddings, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import Vocabulary, VocabularyClass
@@ -76,6 +78,8 @@ class FakeSegmenter:
     backend_problem = ""
     device = torch.device("cpu")
     computes_beside = False
+
+    train_vocabulary = Vocabulary.from_names(["floor", "cup"], stuff=["floor"])
 
     def __init__(
         self,
@@ -193,13 +197,26 @@ class FakeSegmenter:
             segments=segments,
             vocabulary_version=snapshot.version,
             timings={**encoded.timings, "classify": 0.0, "merge": merging},
-            _semantic=lambda: segment_map,
-            _instances=lambda: None,
-            _probabilities=lambda: np.diag(np.array([segment.score for segment in segments], np.float32)),
+            evidence=_evidence(segment_map, segments, snapshot),
         )
 
     def __call__(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> PanopticResult:
         return self.label(self.encode_batch([image])[0], vocabulary)
+
+
+def _evidence(segment_map: np.ndarray, segments: list[Segment], snapshot: VocabularySnapshot) -> Evidence:
+    """One query a segment, sure of nothing but its own class."""
+    count, (height, width) = len(segments), segment_map.shape
+    return Evidence(
+        mask_logits=torch.zeros(count, 1, 1),
+        class_probs=F.pad(torch.diag(torch.tensor([segment.score for segment in segments])), (0, 1)),
+        geometry=FrameGeometry.of(height, width, InferenceSettings()),
+        queries=np.arange(count),
+        class_ids=snapshot.class_ids,
+        names=snapshot.vocabulary.names,
+        is_thing=snapshot.vocabulary.things,
+        top_k=100,
+    )
 
 
 def _bands(image: np.ndarray, snapshot: VocabularySnapshot) -> tuple[np.ndarray, list[Segment]]:

@@ -32,7 +32,7 @@ def make_result(class_ids: tuple[int, int] = (7, 300)) -> PanopticResult:
         Segment(2, class_ids[1], "floor", 1.0, False, 2, (1, 0, 2, 2), np.zeros(1)),
     ]
     segment_map = np.array([[1, 2, 0], [1, 2, 0]], np.int32)
-    return PanopticResult(segment_map, segments, 4, {}, lambda: segment_map, lambda: None)  # type: ignore[arg-type]
+    return PanopticResult(segment_map, segments, 4, {})
 
 
 def pixels(image: Any, dtype: type) -> list:
@@ -75,9 +75,7 @@ def test_image_data_is_an_array_and_rows_of_colour_are_three_bytes_a_pixel() -> 
 def test_pixels_are_copied_once_into_a_message() -> None:
     """What a second copy of the picture would need was never allocated."""
     result = make_result()
-    large = PanopticResult(
-        np.kron(result.segment_map, np.ones((200, 200), np.int32)), result.segments, 1, {}, lambda: None, lambda: None
-    )
+    large = PanopticResult(np.kron(result.segment_map, np.ones((200, 200), np.int32)), result.segments, 1, {})
     picture = np.zeros((400, 600, 3), np.uint8)
     for make in (
         lambda: messages.image_message(picture, "rgb8", HEADER),

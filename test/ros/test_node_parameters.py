@@ -97,7 +97,7 @@ def test_valid_mask_only_may_be_written_as_yaml_writes_it(given: object, meant: 
         ("active", "checkpoint", "other", False),
         ("inactive", "device", "cuda", False),
         ("unconfigured", "checkpoint", "other", True),
-        ("active", "checkpoint", "", True),  # No change.
+        ("active", "checkpoint", "auto", True),  # No change.
         ("configuring", "alpha", 0.1, False),
         ("configuring", "use_sim_time", True, True),
         ("active", "use_sim_time", True, True),

@@ -68,6 +68,20 @@ def test_services_answer_and_the_newest_frame_is_labelled_while_the_model_works(
     assert not panoptic.empty()
 
 
+def test_a_node_without_any_parameter_becomes_active_with_the_demo(
+    start_process: Callable[..., Process], peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    node = start_process("-m", "fcclip_ros.perception")
+    node.wait_for("reading images from", 60)
+    assert state(peer) == "active"
+    assert "the bundled demo is used" in node.output
+    assert "fcclip weights import fcclip_cocopan.pth" in node.output
+    vocabulary = peer.call(srv.GetVocabulary, "/fcclip/get_vocabulary").vocabulary
+    assert len(vocabulary.classes) == 80
+    assert "red ball" in {item.synonyms[0] for item in vocabulary.classes}
+
+
 def test_compressed_images_names_and_namespaces(start_process: Callable[..., Process], peer: Peer) -> None:
     node = start_process(
         *fake_node(0.002, "-p", "image_transport:=compressed", "-r", "__ns:=/robot", "-r", "image:=/front/image_raw")
