@@ -17,6 +17,7 @@ from fcclip_ros.image_input import ImageInput
 from fcclip_ros.outputs import Outputs
 from fcclip_ros.parameters import NodeParameters
 from fcclip_ros.pipeline import LabelledFrame
+from fcclip_ros.plain_text import plain
 from fcclip_ros.search import Search
 
 _WARNING_PERIOD = 5.0
@@ -72,6 +73,7 @@ class Camera:
 
     def start(self, configuration: NodeParameters, segmenter: Segmenter) -> None:
         """Subscribes, to depth only where that is used; `segmenter` is the one that labels the frames."""
+        self.statistics.restarted()
         self.search.start(segmenter)
         reliability = configuration.image_reliability
         if configuration.use_depth:
@@ -114,4 +116,4 @@ class Camera:
 
     def warn(self, text: str) -> None:
         """Logs that a frame could not be labelled, from time to time."""
-        self._logger.warning(text, throttle_duration_sec=_WARNING_PERIOD)
+        self._logger.warning(plain(text), throttle_duration_sec=_WARNING_PERIOD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +283,7 @@ class NodeParameters:
         )
 
     def load_vocabulary(self) -> Vocabulary:
-        """Reads the vocabulary that the parameters name.
+        """Reads the vocabulary that the parameter names, without what the parameter stuff says of it.
 
         Raises:
             VocabularyError: It is empty, cannot be read, or contradicts itself.
@@ -291,12 +291,8 @@ class NodeParameters:
         if not self.vocabulary:
             raise VocabularyError("the parameter vocabulary is empty; set it to a bundled name, a file or names")
         if len(self.vocabulary) == 1 and _names_a_file(self.vocabulary[0]):
-            vocabulary = Vocabulary.load(self.vocabulary[0])
-        else:
-            vocabulary = Vocabulary.from_names(self.vocabulary)
-        stuff = set(self.stuff)
-        classes = (replace(item, is_thing=item.is_thing and item.name not in stuff) for item in vocabulary.classes)
-        return replace(vocabulary, classes=tuple(classes))
+            return Vocabulary.load(self.vocabulary[0])
+        return Vocabulary.from_names(self.vocabulary)
 
 
 def camera_names(value: Any) -> tuple[str, ...]:
@@ -347,16 +343,25 @@ def declare_checked(node: Node, declarations: Sequence[Declaration]) -> dict[str
     return values
 
 
-def refuse_fixed(declarations: Iterable[Declaration], changes: Iterable[Parameter], advice: str) -> SetParametersResult:
+def refuse_fixed(
+    node: Node, declarations: Iterable[Declaration], changes: Iterable[Parameter], advice: str
+) -> SetParametersResult:
     """Decides whether a running node's parameters may change: those that are live, and those of others.
 
+    A value that is given again is no change.
+
     Args:
-        declarations: The node's own parameters.
+        node: The node.
+        declarations: Its own parameters.
         changes: What is to change.
         advice: Follows the names of those that may not.
     """
     not_live = {declaration.name for declaration in declarations if not declaration.live}
-    fixed = [change.name for change in changes if change.name in not_live]
+    fixed = [
+        change.name
+        for change in changes
+        if change.name in not_live and change.value != node.get_parameter(change.name).value
+    ]
     return SetParametersResult(successful=not fixed, reason=f"{', '.join(fixed)} {advice}" if fixed else "")
 
 

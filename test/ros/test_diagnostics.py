@@ -20,6 +20,7 @@ STATE = NodeState(
     backend_wanted="auto",
     backend_problem="",
     image_input="/camera/image, reliable, 1 publisher",
+    image_problem="",
     vocabulary_version=3,
     vocabulary_classes=20,
     encoding_classes=0,
@@ -64,7 +65,7 @@ def test_errors_are_counted_by_kind_and_grow_old(monkeypatch: pytest.MonkeyPatch
     statistics.error("no checkpoint")
     report = statistics.report()
     assert (report.counts.bad, report.counts.failed, report.counts.refused) == (1, 1, 1)
-    assert report.last_error == LastError("other", "no checkpoint", 0.0)
+    assert report.last_error == LastError("errors", "no checkpoint", 0.0)
     assert report.last_error.recent
     now[0] = 6.0
     assert not statistics.report().last_error.recent  # type: ignore[union-attr]
