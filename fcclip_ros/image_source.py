@@ -77,7 +77,8 @@ class ImageSource(GuardedNode):
         parameters.declare_checked(self, PARAMETERS)
         if (self._value("width") == 0) != (self._value("height") == 0):
             raise SettingsError("set both width and height, or neither")
-        self._source = open_source(str(self._value("source")), self._value("bag_topic"))
+        source = self._value("source")
+        self._source = open_source("" if source is None else str(source), self._value("bag_topic"))
         self._pictures = self._play()
         self._picture = next(self._pictures)
         self._shown = 0

@@ -13,8 +13,9 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from fcclip_core.camera_size import parse_size
 from fcclip_core.errors import SettingsError, VocabularyError
-from fcclip_core.export.form import PRECISIONS, parse_size
+from fcclip_core.export.form import PRECISIONS
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
 from fcclip_ros.compat import given_parameters
@@ -101,7 +102,7 @@ PARAMETERS: tuple[Declaration, ...] = (
     Declaration(
         "camera_size",
         "",
-        "HEIGHTxWIDTH of the cameras' frames, for example 480x640: what single ones need is built while the node is "
+        "WIDTHxHEIGHT of the cameras' frames, for example 640x480: what single ones need is built while the node is "
         "configured, what batches of them need beside the stream; empty: nothing is built beforehand.",
     ),
     Declaration(
@@ -206,7 +207,7 @@ class NodeParameters:
         device: Where the model runs.
         backend: What runs it.
         precision: What the backend computes in.
-        camera_size: Height and width to make ready for; None for none.
+        camera_size: Width and height to make ready for; None for none.
         cameras: Names of the cameras; one empty name for a node with one camera.
         max_batch: Frames that go through the network together at most.
         image_transport: raw or compressed.
@@ -283,7 +284,11 @@ class NodeParameters:
         )
 
     def load_vocabulary(self) -> Vocabulary:
-        """Reads the vocabulary that the parameter names, without what the parameter stuff says of it.
+        """The vocabulary that the parameters name, with what stuff says of it; errors as `load_words`."""
+        return self.load_words().with_stuff(self.stuff)
+
+    def load_words(self) -> Vocabulary:
+        """Reads what the parameter vocabulary names, without what stuff says of it.
 
         Raises:
             VocabularyError: It is empty, cannot be read, or contradicts itself.
@@ -319,12 +324,22 @@ def camera_names(value: Any) -> tuple[str, ...]:
 def declare(node: Node, declarations: Iterable[Declaration] = PARAMETERS) -> None:
     """Declares a node's parameters.
 
+    An empty list in a file has no type, so ROS calls it "not set": that is empty where lists are taken, and said and
+    left out elsewhere.
+
     Raises:
         InvalidParameterTypeException: A value given at start has the wrong type.
         InvalidParameterValueException: A value given at start is out of range.
     """
+    given = given_parameters(node)
     for parameter in declarations:
-        node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+        value = given.get(parameter.name)
+        left_out = value is not None and value.type_ == Parameter.Type.NOT_SET and not parameter.any_type
+        if left_out:
+            node.get_logger().warning(
+                f"{parameter.name} is given as [], which is no value; its default is used: {parameter.default!r}"
+            )
+        node.declare_parameter(parameter.name, parameter.default, parameter.descriptor(), ignore_override=left_out)
 
 
 def declare_checked(node: Node, declarations: Sequence[Declaration]) -> dict[str, Any]:
@@ -443,7 +458,9 @@ def _names_a_file(text: str) -> bool:
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
-    """The texts that are not blank in a list, or in one text with semicolons between them."""
+    """The texts that are not blank in a list, or in one text with semicolons between them; None is the empty list."""
+    if value is None:
+        return ()
     texts = value.split(";") if isinstance(value, str) else value
     if not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
         raise SettingsError(f"{name} is {value!r}; it must be a text or a list of texts")

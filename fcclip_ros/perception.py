@@ -21,6 +21,7 @@ from std_srvs.srv import SetBool
 import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
 from fcclip_core.devices import free_memory
+from fcclip_core.camera_size import described_size
 from fcclip_core.errors import DeviceLostError, FcclipError, SettingsError
 from fcclip_core.segmenter import Segmenter, VocabularySnapshot
 from fcclip_core.vocabulary import Vocabulary
@@ -235,7 +236,7 @@ class Perception(GuardedNode, LifecycleNode):
             self.trigger_shutdown()
 
     def _load(self, configuration: NodeParameters) -> None:
-        vocabulary = configuration.load_vocabulary()
+        vocabulary = configuration.load_words()
         if not configuration.checkpoint:
             raise SettingsError(
                 "the parameter checkpoint is empty; set it to a weights file, a bundled name or recipe:NAME "
@@ -253,7 +254,9 @@ class Perception(GuardedNode, LifecycleNode):
             train_vocabulary=Vocabulary.load(source) if source else None,
         )
         if configuration.camera_size:
-            segmenter.prepare(*configuration.camera_size)
+            width, height = configuration.camera_size
+            self.get_logger().info(f"making ready for {described_size(width, height)}")
+            segmenter.prepare(height, width)
         for camera in self._cameras:
             camera.configure(configuration)
         self._pipeline = Pipeline(
@@ -274,7 +277,7 @@ class Perception(GuardedNode, LifecycleNode):
         self._given = vocabulary
         if configuration.camera_size:
             most_together = min(configuration.max_batch, len(self._cameras))
-            segmenter.prepare_beside(*configuration.camera_size, most_together)
+            segmenter.prepare_beside(height, width, most_together)
 
     def _stop_stream(self) -> None:
         self._active = False
@@ -358,7 +361,7 @@ class Perception(GuardedNode, LifecycleNode):
         values, before = {change.name: change.value for change in changes}, parameters.values_of(self)
         try:
             changed = parameters.check_change(before, values, self._lifecycle)
-            vocabulary = changed.load_vocabulary() if "vocabulary" in values else None
+            vocabulary = changed.load_words() if "vocabulary" in values else None
         except FcclipError as error:
             return SetParametersResult(successful=False, reason=plain(error))
         for camera in self._cameras:

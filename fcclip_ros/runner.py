@@ -72,8 +72,8 @@ def run(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str
     """Runs a node: an executor in a thread, the main thread waiting for a signal.
 
     rclpy's own signal handlers invalidate the context first, so that a node could not even say that it ends. Here the
-    context lives until the node has finished. The process ends in time whatever its threads do, so further signals, which
-    `ros2 launch` and a terminal send for one Ctrl-C, change nothing.
+    context lives until the node has finished. The process ends in time whatever its threads do, so further signals,
+    which `ros2 launch` and a terminal send for one Ctrl-C, change nothing.
 
     Args:
         make_node: Makes the node from an event that the node may set to end itself.

@@ -66,9 +66,7 @@ class _Goal:
 class WaitForAction:
     """Serves `~/wait_for`.
 
-    Goals wait side by side; each ends alone: found, late, cancelled, the node stopped, its client gone, or the oldest
-    of
-    too many.
+    Goals wait side by side; each ends alone: found, late, cancelled, the node stopped, its client gone, or too many.
     """
 
     def __init__(self, node: Node, access: Access) -> None:

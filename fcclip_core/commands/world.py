@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fcclip_core.errors import FcclipError
+from fcclip_core.camera_size import parse_size
+from fcclip_core.errors import FcclipError, SettingsError
 
 
 def add_parser(subparsers: Any) -> None:
@@ -110,7 +111,7 @@ def run_drive(args: argparse.Namespace) -> int:
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected WIDTHxHEIGHT, for example 320x240")
-    return int(width), int(height)
+    try:
+        return parse_size(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

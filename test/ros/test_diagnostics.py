@@ -98,9 +98,21 @@ def test_errors_are_counted_by_kind_and_grow_old(monkeypatch: pytest.MonkeyPatch
         ),
         (
             STATE,
-            replace(REPORT, output_rate=0.0, last_error=LastError("failed", "out of memory", 1.0)),
+            replace(REPORT, output_rate=0.0, failure="out of memory", last_error=LastError("failed", "x", 1.0)),
             DiagnosticStatus.ERROR,
             "out of memory",
+        ),
+        (
+            STATE,
+            replace(REPORT, output_rate=0.0, failure="out of memory", last_error=LastError("refused", "x", 90.0)),
+            DiagnosticStatus.ERROR,
+            "out of memory",
+        ),
+        (
+            replace(STATE, image_problem="/image carries sensor_msgs/msg/CompressedImage"),
+            Report(Counts(), 0, 0),
+            DiagnosticStatus.WARN,
+            "/image carries sensor_msgs/msg/CompressedImage",
         ),
         (
             STATE,

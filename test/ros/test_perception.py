@@ -52,7 +52,7 @@ def test_what_the_cameras_frames_need_is_made_ready_one_at_configuring_and_the_o
         "checkpoint": "fake",
         "vocabulary": ["cup"],
         "cameras": ["front", "left", "right"],
-        "camera_size": "480x640",
+        "camera_size": "640x480",
     }
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     host = Peer(lambda **options: Perception(load, parameter_overrides=overrides, **options))
