@@ -20,8 +20,8 @@ from std_srvs.srv import SetBool
 
 import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
-from fcclip_core.devices import free_memory
 from fcclip_core.camera_size import described_size
+from fcclip_core.devices import free_memory
 from fcclip_core.errors import DeviceLostError, FcclipError, SettingsError
 from fcclip_core.segmenter import Segmenter, VocabularySnapshot
 from fcclip_core.vocabulary import Vocabulary
@@ -371,6 +371,8 @@ class Perception(GuardedNode, LifecycleNode):
             if changed.settings != self._settings:
                 pipeline.settings = self._settings = changed.settings
             reason = self._change_words(pipeline, vocabulary, changed.stuff)
+        if reason:  # rclpy drops the reason of a change that is made where another callback follows.
+            self.get_logger().info(reason)
         return SetParametersResult(successful=True, reason=reason)
 
     def _change_words(self, pipeline: Pipeline, vocabulary: Vocabulary | None, stuff: tuple[str, ...]) -> str:

@@ -32,7 +32,7 @@ _RESULT_TIMEOUT = 60
 _LISTENERS_PERIOD = 1.0
 """Seconds between two looks at who listens."""
 
-_INTRODUCTION = 5.0
+_INTRODUCTION = 2.0
 """Seconds after its beginning in which a goal's client may turn up as a listener."""
 
 

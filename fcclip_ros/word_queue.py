@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,6 +18,13 @@ CHUNK = 16
 
 MAX_WAITING = 64
 """Requests that may wait, vocabularies apart: of those there is one for each camera and one for all."""
+
+
+_AT_ONCE = 8
+"""Answers that a client of ROS surely keeps until it reads them: it has room for ten."""
+
+_PAUSE = 0.003
+"""Seconds between two further ones."""
 
 
 class Superseded(VocabularyError):
@@ -109,8 +117,9 @@ class WordQueue:
                     del self._vocabularies[other]
                     self._waiting.remove(older)
                     request.replaced += [*older.replaced, older.future]
+                    older.replaced.clear()
             self._vocabularies[target] = request
-        request.future.add_done_callback(lambda future: _tell_replaced(request.replaced, future))
+        request.future.add_done_callback(lambda future: _tell_replaced(list(request.replaced), future))
         return request
 
     def close(self) -> None:
@@ -203,11 +212,20 @@ def _finish(future: Future, outcome: Any = None, error: BaseException | None = N
 
 
 def _tell_replaced(replaced: list[Future], newer: Future) -> None:
-    """Answers those whose vocabulary a newer one superseded."""
-    for future in replaced:
-        if newer.cancelled():
-            future.cancel()
-        elif (error := newer.exception()) is not None:
-            _finish(future, error=Superseded(f"superseded by a newer vocabulary, which was not accepted: {error}"))
-        else:
-            _finish(future, error=Superseded(f"superseded by version {newer.result().version}"))
+    """Answers those whose vocabulary a newer one superseded; many of them beside everything else, not at once."""
+
+    def tell() -> None:
+        for number, future in enumerate(replaced):
+            if number >= _AT_ONCE:
+                time.sleep(_PAUSE)
+            if newer.cancelled():
+                future.cancel()
+            elif (error := newer.exception()) is not None:
+                _finish(future, error=Superseded(f"superseded by a newer vocabulary, which was not accepted: {error}"))
+            else:
+                _finish(future, error=Superseded(f"superseded by version {newer.result().version}"))
+
+    if len(replaced) <= _AT_ONCE:
+        tell()
+    else:
+        threading.Thread(target=tell, name="superseded", daemon=True).start()
