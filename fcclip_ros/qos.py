@@ -24,7 +24,7 @@ LATCHED = QoSProfile(
 
 REQUESTS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
-    depth=1000,
+    depth=4000,
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
 )
