@@ -478,7 +478,10 @@ class Perception(GuardedNode, LifecycleNode):
     # On the pipeline's threads
 
     def _announce(self, snapshot: VocabularySnapshot) -> None:
-        self._vocabulary = vocabulary_message(snapshot, self.get_clock().now().to_msg())
+        # The message of a camera that has no words of its own, where there is one.
+        given = (camera.vocabulary for camera in self._cameras)
+        same = (message for message in given if message and message.version == snapshot.version)
+        self._vocabulary = next(same, None) or vocabulary_message(snapshot, self.get_clock().now().to_msg())
         self.get_logger().info(f"{len(snapshot.vocabulary)} classes are active, version {snapshot.version}")
 
     def _check_vocabulary(self, change: Future[VocabularySnapshot]) -> None:

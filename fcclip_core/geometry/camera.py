@@ -84,11 +84,6 @@ class PinholeCamera:
         Raises:
             DepthError: No focal length, numbers that are not finite, or a model that is not known.
         """
-        if not any(k) and not any(p):
-            raise DepthError(
-                "camera_info is all zeros: the camera is not calibrated, and depth means nothing without; calibrate it "
-                "(camera_calibration) and give its driver the file"
-            )
         fx, fy, cx, cy = (p[0], p[5], p[2], p[6]) if rectified and p[0] != 0 else (k[0], k[4], k[2], k[5])
         if not rectified and any(distortion) and model not in _POLYNOMIAL_MODELS:
             raise DepthError(
