@@ -26,7 +26,7 @@ def node_parameters(args: argparse.Namespace) -> dict[str, Any]:
         "checkpoint": args.checkpoint,
         "backend": args.backend,
         "precision": args.precision,
-        "camera_size": "{1}x{0}".format(*args.size),
+        "camera_size": "{}x{}".format(*args.size),
         "device": args.device,
         "shorter_side": args.shorter_side,
         "num_threads": args.threads,

@@ -45,6 +45,7 @@ from fcclip_ros.demo.children import Children, unused_domain_id  # noqa: E402
 from fcclip_ros.frame_statistics import Statistics  # noqa: E402
 from fcclip_ros.outputs import Outputs  # noqa: E402
 from fcclip_ros.qos import OUTPUT, image_profile  # noqa: E402
+from fcclip_ros.runner import run  # noqa: E402
 
 CORE_STAGES = ("preprocess", "model", "classify", "merge")
 """Stages that `Segmenter` times itself; every other one is the node's."""
@@ -422,7 +423,8 @@ def main() -> int:
     with ExitStack() as stack:
         for patch in recorder.places():
             stack.enter_context(patch)
-        status = perception.main(sys.argv)
+        # Not its main(), which ends the process.
+        status = run(lambda stop: perception.Perception(stop=stop), sys.argv)
     recorder.write(Path(sys.argv[1]))
     return status
 

@@ -37,17 +37,26 @@ class ClassIds:
                 changed then.
         """
         with self._lock:
-            id_of = dict(self._id_of)
-            name_of = {number: name for name, number in id_of.items()}
-            for item in vocabulary.classes:
-                if item.id is not None:
-                    _claim(item.name, item.id, id_of, name_of)
-            free = (number for number in range(1, MAX_CLASSES + 1) if number not in name_of)
-            for item in vocabulary.classes:
-                if item.name not in id_of:
-                    id_of[item.name] = _next_id(free, item.name)
-            self._id_of = id_of
-            return tuple(id_of[item.name] for item in vocabulary.classes)
+            self._id_of, ids = self._resolved(vocabulary)
+            return ids
+
+    def look_up(self, vocabulary: Vocabulary) -> tuple[int, ...]:
+        """The ids that `resolve` would give now, without promising those that are new; errors as there."""
+        with self._lock:
+            return self._resolved(vocabulary)[1]
+
+    def _resolved(self, vocabulary: Vocabulary) -> tuple[dict[str, int], tuple[int, ...]]:
+        """All promises with those to a vocabulary, and its classes' ids."""
+        id_of = dict(self._id_of)
+        name_of = {number: name for name, number in id_of.items()}
+        for item in vocabulary.classes:
+            if item.id is not None:
+                _claim(item.name, item.id, id_of, name_of)
+        free = (number for number in range(1, MAX_CLASSES + 1) if number not in name_of)
+        for item in vocabulary.classes:
+            if item.name not in id_of:
+                id_of[item.name] = _next_id(free, item.name)
+        return id_of, tuple(id_of[item.name] for item in vocabulary.classes)
 
 
 def _claim(name: str, number: int, id_of: dict[str, int], name_of: dict[int, str]) -> None:

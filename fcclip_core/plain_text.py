@@ -8,9 +8,9 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud8
 """Control characters but line ends and tabs; what turns the direction of writing; halves of characters."""
 
 
-def printable(text: str) -> str:
+def printable(text: object) -> str:
     r"""The text with what a terminal would obey, or no encoding can write, as escapes such as `\x1b`."""
-    return _UNSAFE.sub(lambda found: _escape(ord(found[0])), text)
+    return _UNSAFE.sub(lambda found: _escape(ord(found[0])), str(text))
 
 
 def _escape(code: int) -> str:

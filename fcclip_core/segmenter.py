@@ -248,7 +248,8 @@ class Segmenter:
         """Makes a vocabulary ready without putting it into force; pass the snapshot to `__call__` for single frames.
 
         Args:
-            vocabulary: Classes; their ids are resolved against every id this segmenter ever gave.
+            vocabulary: Classes; names that were in force before have their ids, others such that are free. Those are
+                not promised to them before `activate`.
             text_embeddings: float32 `(total synonyms, D)` unit rows; skips the text tower.
             progress: Called with (names encoded, names to encode) while new words are encoded.
 
@@ -263,7 +264,7 @@ class Segmenter:
         return VocabularySnapshot(
             version=0,
             vocabulary=vocabulary,
-            class_ids=self._class_ids.resolve(vocabulary),
+            class_ids=self._class_ids.look_up(vocabulary),
             colors=vocabulary.colors,
             seen=tuple(bool(flag) for flag in seen),
             words=Words(classifier, self._thing_flags(vocabulary)),
@@ -288,11 +289,39 @@ class Segmenter:
         Raises:
             VocabularyError: See `prepare_vocabulary`; the vocabulary in force stays.
         """
-        prepared = self.prepare_vocabulary(vocabulary, text_embeddings, progress)
+        return self.activate(self.prepare_vocabulary(vocabulary, text_embeddings, progress))
+
+    def activate(self, prepared: VocabularySnapshot) -> VocabularySnapshot:
+        """Puts a vocabulary that was made ready into force, atomically, from the next frame on; takes no time.
+
+        Args:
+            prepared: From `prepare_vocabulary`.
+
+        Returns:
+            The vocabulary in force, with its version, and with class ids that are its classes' from now on.
+
+        Raises:
+            VocabularyError: An id that it asks for was given to another name meanwhile.
+        """
         with self._writer:
             version = self._snapshot.version + 1 if self._snapshot else 1
-            self._snapshot = replace(prepared, version=version)
+            self._snapshot = replace(
+                prepared, version=version, class_ids=self._class_ids.resolve(prepared.vocabulary)
+            )
             return self._snapshot
+
+    def unknown_words(self, words: Sequence[str]) -> list[str]:
+        """Those words, each once, that were not encoded yet: what needs one of them has to wait for it."""
+        return self._text.unknown(words)
+
+    @watches_device
+    def learn_words(self, words: Sequence[str]) -> None:
+        """Encodes words; what needs them later has not to wait. May run beside `__call__`.
+
+        Raises:
+            CheckpointError: The text tower gives no usable numbers.
+        """
+        self._rows_of(words)
 
     @watches_device
     def extend_vocabulary(

@@ -111,10 +111,14 @@ class TextRows:
         Raises:
             CheckpointError: The text tower gives no usable numbers.
         """
-        if any(name not in self._known for name in names):
+        if self.unknown(names):
             with self._encoding:
-                self._learn([name for name in dict.fromkeys(names) if name not in self._known], progress)
+                self._learn(self.unknown(names), progress)
         return torch.stack([self._known[name] for name in names])
+
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Those names, each once, whose rows are not in memory: `rows` takes time for them."""
+        return [name for name in dict.fromkeys(names) if name not in self._known]
 
     def _learn(self, names: list[str], progress: Progress | None) -> None:
         new = [name for name in names if not self._recall(name)]

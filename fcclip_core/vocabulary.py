@@ -253,6 +253,12 @@ class Vocabulary:
         """
         return palette_colors(self.names, [item.color for item in self.classes])
 
+    def with_stuff(self, names: Iterable[str]) -> Vocabulary:
+        """The same classes; those that go by one of `names` are stuff, besides those that are already."""
+        stuff = set(names)
+        classes = (replace(item, is_thing=item.is_thing and item.name not in stuff) for item in self.classes)
+        return replace(self, classes=tuple(classes))
+
     def seen_mask(self, train_synonyms: frozenset[str]) -> np.ndarray:
         """Tells which classes the model was trained on (section 3.2).
 

@@ -9,6 +9,7 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 
 import fcclip_ros.msg as msg
+from fcclip_core.plain_text import printable
 from fcclip_core.segmenter import Segmenter, VocabularySnapshot
 from fcclip_core.tracking import Tracker
 from fcclip_ros.depth_input import DepthInput
@@ -74,6 +75,7 @@ class Camera:
 
     def start(self, configuration: NodeParameters, segmenter: Segmenter) -> None:
         """Subscribes, to depth only where that is used; `segmenter` is the one that labels the frames."""
+        self.statistics.restarted()
         self.search.start(segmenter)
         reliability = configuration.image_reliability
         if configuration.use_depth:
@@ -121,4 +123,4 @@ class Camera:
 
     def warn(self, text: str) -> None:
         """Logs that a frame could not be labelled, from time to time."""
-        self._logger.warning(text, throttle_duration_sec=_WARNING_PERIOD)
+        self._logger.warning(printable(text), throttle_duration_sec=_WARNING_PERIOD)

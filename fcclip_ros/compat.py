@@ -68,8 +68,8 @@ def run_transitions_in(node: LifecycleNode, submit: Callable[..., Future], refus
     def attempt(request: Any, response: Any) -> Any:
         try:
             return transition(request, response)
-        except RCLError as error:
-            refused(str(error))
+        except Exception as error:
+            refused(str(error) if isinstance(error, RCLError) else f"{type(error).__name__}: {error}")
             response.success = False
             return response
 

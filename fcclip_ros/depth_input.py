@@ -18,6 +18,7 @@ from fcclip_core.errors import DepthError, ImageError
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.depth import check_aspect, depth_in_metres
 from fcclip_ros.following import Following
+from fcclip_ros.frame_ids import compare_frames
 from fcclip_ros.images import to_depth
 from fcclip_ros.stamps import StandingStamps, nanoseconds, nearest
 
@@ -154,7 +155,7 @@ class DepthInput:
         self.patience = 0.0
         """Seconds after a frame's arrival that it may wait for its depth."""
         self._logger = logger
-        self._topics = (node.resolve_topic_name(depth_topic), node.resolve_topic_name(info_topic))
+        self._topics = (depth_topic, info_topic)
         self._depth_following = Following(node, self._on_depth, "depth")
         self._info_following = Following(node, self._on_info, "camera_info")
         self._changed = threading.Condition()
@@ -345,7 +346,11 @@ class DepthInput:
         if info is None:
             raise _NoDepth("no camera_info", f"depth comes, but no camera_info on {self._info_following.describe()}")
         for name, other in (("depth", message.header.frame_id), ("camera_info", info.header.frame_id)):
-            if other != frame_id:
+            same, doubt = compare_frames(name, other, frame_id)
+            if doubt and doubt not in self._found.said:
+                self._found.said.add(doubt)
+                self._logger.warning(doubt)
+            if not same:
                 raise _NoDepth(
                     "frame",
                     f"{name} is in the frame {other!r}, the image in {frame_id!r}; depth must be registered to the "

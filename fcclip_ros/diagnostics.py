@@ -34,6 +34,7 @@ class NodeState:
         backend_wanted: What was asked for.
         backend_problem: What should run and does not any more, and why; empty while nothing is wrong.
         image_input: The camera's image subscription in words.
+        image_problem: Why no image can come from it, although somebody publishes; empty while nothing is wrong.
         vocabulary_version: Version of the vocabulary in force for this camera; 0 for none.
         vocabulary_classes: Number of its classes.
         encoding_classes: Number of classes of a vocabulary that is being made ready; 0 for none.
@@ -49,6 +50,7 @@ class NodeState:
     backend_wanted: str
     backend_problem: str
     image_input: str
+    image_problem: str
     vocabulary_version: int
     vocabulary_classes: int
     encoding_classes: int
@@ -84,7 +86,8 @@ def make_status(name: str, state: NodeState, report: Report) -> DiagnosticStatus
     """Puts a node's state and a camera's statistics into one status.
 
     The level is ERROR if the node could not be configured or its model fails on frames; WARN if frames are missing or
-    bad, inference is switched off, anything went wrong lately, or the backend that should run does not; else OK.
+    bad, the image topic has another type, inference is switched off, anything went wrong lately, or the backend that
+    should run does not; else OK.
     """
     level, message = _judge(state, report)
     return DiagnosticStatus(
@@ -100,9 +103,13 @@ def _judge(state: NodeState, report: Report) -> tuple[bytes, str]:
         return DiagnosticStatus.OK, state.lifecycle
     if not state.enabled:
         return DiagnosticStatus.WARN, "inference is switched off (~/enable)"
+    if report.failure and report.output_rate == 0:
+        # However seldom frames come: none has been labelled since.
+        return DiagnosticStatus.ERROR, report.failure
     if error is not None and error.recent:
-        down = error.kind == "failed" and report.output_rate == 0
-        return (DiagnosticStatus.ERROR if down else DiagnosticStatus.WARN), error.text
+        return DiagnosticStatus.WARN, error.text
+    if state.image_problem:
+        return DiagnosticStatus.WARN, state.image_problem
     if report.input_rate == 0:
         return DiagnosticStatus.WARN, f"no images: {state.image_input}"
     if state.backend_problem:
@@ -124,6 +131,7 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         "frames bad": str(counts.bad),
         "frames failed": str(counts.failed),
         "requests refused": str(counts.refused),
+        "other errors": str(counts.errors),
         "input rate (Hz)": f"{report.input_rate:.2f}",
         "output rate (Hz)": f"{report.output_rate:.2f}",
         **{

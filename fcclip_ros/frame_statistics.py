@@ -26,6 +26,7 @@ class Counts:
         bad: Frames that are no valid image.
         failed: Frames on which the model raised an error.
         refused: Requests for a vocabulary or an image that could not be served.
+        errors: Other things that went wrong, a callback that raised for example.
     """
 
     received: int = 0
@@ -35,6 +36,7 @@ class Counts:
     bad: int = 0
     failed: int = 0
     refused: int = 0
+    errors: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class LastError:
     """The latest thing that went wrong, and how long ago.
 
     Attributes:
-        kind: The counter that it went into, "bad", "failed" or "refused", or "other".
+        kind: The counter that it went into: "bad", "failed", "refused" or "errors".
         text: What was wrong.
         age: Seconds since then.
     """
@@ -67,6 +69,7 @@ class Report:
         output_rate: Frames labelled per second, over the last seconds.
         latencies: Stage -> (mean, largest) in seconds, over the last frames, in the order of the stages.
         last_error: The latest error, or None.
+        failure: What the model raised on the latest frame; empty if that was labelled.
     """
 
     counts: Counts
@@ -74,6 +77,7 @@ class Report:
     output_rate: float
     latencies: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     last_error: LastError | None = None
+    failure: str = ""
 
 
 class Statistics:
@@ -87,6 +91,12 @@ class Statistics:
         self._labelled: deque[float] = deque()
         self._latencies: dict[str, deque[float]] = {}
         self._error: tuple[str, str, float] | None = None
+        self._failure = ""
+
+    def restarted(self) -> None:
+        """The stream begins anew, perhaps with another model; what the last one failed on does not count."""
+        with self._lock:
+            self._failure = ""
 
     def received(self) -> None:
         """A frame came in."""
@@ -110,6 +120,7 @@ class Statistics:
             self._counts["labelled"] += 1
             self._counts["batched"] += batched
             self._labelled.append(time.monotonic())
+            self._failure = ""
             for stage, seconds in latencies.items():
                 self._latencies.setdefault(stage, deque(maxlen=_TIMED_FRAMES)).append(seconds)
 
@@ -119,6 +130,8 @@ class Statistics:
 
     def failed(self, reason: str) -> None:
         """The model raised an error on a frame."""
+        with self._lock:
+            self._failure = reason
         self._went_wrong("failed", reason)
 
     def refused(self, reason: str) -> None:
@@ -127,7 +140,7 @@ class Statistics:
 
     def error(self, reason: str) -> None:
         """Something went wrong that is no frame's fault."""
-        self._went_wrong("other", reason)
+        self._went_wrong("errors", reason)
 
     def report(self) -> Report:
         """The statistics now."""
@@ -139,12 +152,12 @@ class Statistics:
                 output_rate=_rate(self._labelled, now),
                 latencies={stage: (sum(row) / len(row), max(row)) for stage, row in self._latencies.items()},
                 last_error=LastError(*self._error[:2], now - self._error[2]) if self._error else None,
+                failure=self._failure,
             )
 
     def _went_wrong(self, kind: str, reason: str) -> None:
         with self._lock:
-            if kind in self._counts:
-                self._counts[kind] += 1
+            self._counts[kind] += 1
             self._error = (kind, reason, time.monotonic())
 
 

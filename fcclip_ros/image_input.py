@@ -36,26 +36,37 @@ class ImageInput:
             reliability: One of `qos.RELIABILITIES`.
         """
         kind = CompressedImage if transport == "compressed" else Image
-        self._following.start(kind, self.topic(transport), reliability)
+        self._following.start(kind, self._name_to_ask_for(transport), reliability)
 
     def stop(self) -> None:
         """Unsubscribes."""
         self._following.stop()
 
-    def topic(self, transport: str) -> str:
-        """The full name of the topic that a transport reads.
+    @property
+    def problem(self) -> str:
+        """Why no image can be heard, although somebody publishes; empty while nothing is wrong."""
+        return self._following.problem
+
+    def describe(self) -> str:
+        """The subscription in words, for people."""
+        return self._following.describe()
+
+    def _name_to_ask_for(self, transport: str) -> str:
+        """The name to subscribe to, before remapping.
 
         A remapping of the raw topic moves the compressed one along, as image_transport does; a remapping of that one
         goes before it.
         """
         if transport == "raw":
-            return self._node.resolve_topic_name(self._name)
+            return self._name
         compressed = f"{self._name}/compressed"
-        direct = self._node.resolve_topic_name(compressed)
-        if direct != self._node.resolve_topic_name(compressed, only_expand=True):
-            return direct
-        return f"{self._node.resolve_topic_name(self._name)}/compressed"
-
-    def describe(self) -> str:
-        """The subscription in words, for people."""
-        return self._following.describe()
+        if self._node.resolve_topic_name(compressed) != self._node.resolve_topic_name(compressed, only_expand=True):
+            return compressed
+        moved = f"{self._node.resolve_topic_name(self._name)}/compressed"
+        # rclpy applies the rules to this name too; one that starts where another ends leads on.
+        if (led_on := self._node.resolve_topic_name(moved)) != moved:
+            self._node.get_logger().warning(
+                f"compressed images are read from {led_on}: {self._name} is remapped to "
+                f"{moved.removesuffix('/compressed')}, and {moved} to {led_on}; remap {compressed} itself to choose"
+            )
+        return moved

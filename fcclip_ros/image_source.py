@@ -5,17 +5,15 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import sys
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import PIL.Image
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
@@ -23,10 +21,11 @@ from std_msgs.msg import Header
 
 from fcclip_core.errors import ImageError, SettingsError
 from fcclip_ros import parameters
+from fcclip_ros.guarded import GuardedNode
 from fcclip_ros.messages import camera_info_message, image_message
 from fcclip_ros.parameters import Declaration
 from fcclip_ros.qos import RELIABILITIES, choose_reliability, image_profile
-from fcclip_ros.runner import run
+from fcclip_ros.runner import run_process
 from fcclip_ros.sources import fit, move, open_source
 
 PARAMETERS: tuple[Declaration, ...] = (
@@ -54,7 +53,7 @@ PARAMETERS: tuple[Declaration, ...] = (
 )
 
 
-class ImageSource(Node):
+class ImageSource(GuardedNode):
     """Publishes pictures at a rate, with camera_info that fits their size.
 
     Attributes:
@@ -78,7 +77,8 @@ class ImageSource(Node):
         parameters.declare_checked(self, PARAMETERS)
         if (self._value("width") == 0) != (self._value("height") == 0):
             raise SettingsError("set both width and height, or neither")
-        self._source = open_source(str(self._value("source")), self._value("bag_topic"))
+        source = self._value("source")
+        self._source = open_source("" if source is None else str(source), self._value("bag_topic"))
         self._pictures = self._play()
         self._picture = next(self._pictures)
         self._shown = 0
@@ -112,10 +112,10 @@ class ImageSource(Node):
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         answer = parameters.refuse_fixed(
-            PARAMETERS, changes, "cannot change while the source plays; start the node anew"
+            self, PARAMETERS, changes, "cannot change while the source plays; start the node anew"
         )
         for change in changes:
-            if change.name == "rate" and answer.successful:
+            if change.name == "rate" and answer.successful and change.value != self._value("rate"):
                 self.destroy_timer(self._timer)
                 self._start_timer(change.value)
         return answer
@@ -197,10 +197,10 @@ def jpeg_message(frame: np.ndarray, quality: int, header: Header) -> CompressedI
     return CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=array("B", buffer.getvalue()))
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Runs the node until SIGINT, SIGTERM or the end of its source."""
-    return run(ImageSource, args)
+    run_process(ImageSource, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,6 +12,9 @@ from typing import Any, Generic, TypeVar
 
 Frame = TypeVar("Frame")
 
+_TASKS_IN_A_ROW = 8
+"""Tasks that may go before a frame that waits: however many there are, the stream goes on."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -46,6 +49,7 @@ class Mailbox(Generic[Frame]):
         self._tasks: deque[Task] = deque()
         self._turns = itertools.count()
         self._served: dict[object, int] = {}
+        self._in_a_row = 0
         self._closed = False
         self.changes = 0
         """How often something was left."""
@@ -77,6 +81,8 @@ class Mailbox(Generic[Frame]):
     ) -> Task | list[Frame]:
         """Takes something to do: the oldest task, else frames; an empty list if there is nothing.
 
+        A frame that waits is taken after some tasks, so that no number of them stops the streams.
+
         Args:
             limit: Frames to take at most, at least one.
             fit: Whether two frames may be taken together; those that do not fit the first one stay, and may still be
@@ -88,8 +94,10 @@ class Mailbox(Generic[Frame]):
                 self._changed.wait_for(lambda: self._closed or self._tasks or self._frames)
             if self._closed or not (self._tasks or self._frames):
                 return []
-            if self._tasks:
+            if self._task_is_next():
+                self._in_a_row += 1
                 return self._tasks.popleft()
+            self._in_a_row = 0
             taken = self._next(limit, fit)
             self._served.update((stream, next(self._turns)) for stream in taken)
             return [self._frames.pop(stream) for stream in taken]
@@ -97,7 +105,7 @@ class Mailbox(Generic[Frame]):
     def waiting(self, limit: int = 1, fit: Callable[[Frame, Frame], bool] = lambda one, other: True) -> list[Frame]:
         """The frames that `take` would give if nothing newer came; they stay. None while a task goes before them."""
         with self._changed:
-            if self._closed or self._tasks or not self._frames:
+            if self._closed or self._task_is_next() or not self._frames:
                 return []
             return [self._frames[stream] for stream in self._next(limit, fit)]
 
@@ -110,6 +118,14 @@ class Mailbox(Generic[Frame]):
         """Has those who wait look again."""
         with self._changed:
             self._changed.notify_all()
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks wait."""
+        return len(self._tasks)
+
+    def _task_is_next(self) -> bool:
+        return bool(self._tasks) and not (self._frames and self._in_a_row >= _TASKS_IN_A_ROW)
 
     def _notify(self) -> None:
         self.changes += 1

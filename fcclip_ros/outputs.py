@@ -49,7 +49,8 @@ class Outputs:
         """Overlays per second at most; 0 for none."""
         self.embedding_type = ""
         """What ~/segments holds of the embeddings; one of `EMBEDDING_TYPES`."""
-        self._next_overlay = 0.0
+        self._overlay_due = 0.0
+        """When the latest overlay was due, monotonic seconds."""
         self._announced: dict[int, str] = {}
         self._vision = optional_module("vision_msgs.msg")
         self._vocabulary = node.create_publisher(msg.Vocabulary, f"{prefix}vocabulary", LATCHED)
@@ -118,10 +119,11 @@ class Outputs:
     def _draw(self, frame: LabelledFrame) -> Image:
         now, period = time.monotonic(), 1.0 / self.overlay_rate
         # Counted from when it was due, so that a camera of the same rate is drawn whole in spite of its jitter.
-        late = now - self._next_overlay
-        self._next_overlay = now + period - (late if late < period else 0.0)
+        due = self._overlay_due + period
+        self._overlay_due = due if now - due < period else now
         colors = dict(zip(frame.snapshot.class_ids, frame.snapshot.colors, strict=True))
         return image_message(draw_overlay(frame.image, frame.result, colors), "rgb8", frame.header)
 
     def _overlay_is_due(self) -> bool:
-        return self.overlay_rate > 0 and time.monotonic() >= self._next_overlay
+        # The period as it is now: a rate that was raised does not wait out the old one.
+        return self.overlay_rate > 0 and time.monotonic() >= self._overlay_due + 1.0 / self.overlay_rate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from fcclip_core.camera_size import parse_size
 from fcclip_core.encoded_images import MAX_PIXELS
 from fcclip_core.errors import SettingsError, VocabularyError
-from fcclip_core.export.form import PRECISIONS, parse_size
+from fcclip_core.export.form import PRECISIONS
 from fcclip_core.model_zoo import AUTO
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
@@ -108,7 +109,7 @@ PARAMETERS: tuple[Declaration, ...] = (
     Declaration(
         "camera_size",
         "",
-        "HEIGHTxWIDTH of the cameras' frames, for example 480x640: what single ones need is built while the node is "
+        "WIDTHxHEIGHT of the cameras' frames, for example 640x480: what single ones need is built while the node is "
         "configured, what batches of them need beside the stream; empty: nothing is built beforehand.",
     ),
     Declaration(
@@ -220,7 +221,7 @@ class NodeParameters:
         device: Where the model runs.
         backend: What runs it.
         precision: What the backend computes in.
-        camera_size: Height and width to make ready for; None for none.
+        camera_size: Width and height to make ready for; None for none.
         cameras: Names of the cameras; one empty name for a node with one camera.
         max_batch: Frames that go through the network together at most.
         image_transport: raw or compressed.
@@ -305,7 +306,11 @@ class NodeParameters:
         return self.vocabulary != (AUTO,)
 
     def load_vocabulary(self, trained_on: Vocabulary | None = None) -> Vocabulary:
-        """Reads the vocabulary that the parameters name.
+        """The vocabulary that the parameters name, with what stuff says of it; arguments and errors as `load_words`."""
+        return self.load_words(trained_on).with_stuff(self.stuff)
+
+    def load_words(self, trained_on: Vocabulary | None = None) -> Vocabulary:
+        """Reads what the parameter vocabulary names, without what stuff says of it.
 
         Args:
             trained_on: The checkpoint's classes; needed unless `has_own_words`.
@@ -320,14 +325,10 @@ class NodeParameters:
         if not self.has_own_words:
             if trained_on is None:
                 raise VocabularyError(f"the parameter vocabulary is {AUTO}, and no checkpoint is loaded yet")
-            vocabulary = trained_on
-        elif len(self.vocabulary) == 1 and _names_a_file(self.vocabulary[0]):
-            vocabulary = Vocabulary.load(self.vocabulary[0])
-        else:
-            vocabulary = Vocabulary.from_names(self.vocabulary)
-        stuff = set(self.stuff)
-        classes = (replace(item, is_thing=item.is_thing and item.name not in stuff) for item in vocabulary.classes)
-        return replace(vocabulary, classes=tuple(classes))
+            return trained_on
+        if len(self.vocabulary) == 1 and _names_a_file(self.vocabulary[0]):
+            return Vocabulary.load(self.vocabulary[0])
+        return Vocabulary.from_names(self.vocabulary)
 
 
 def camera_names(value: Any) -> tuple[str, ...]:
@@ -354,12 +355,22 @@ def camera_names(value: Any) -> tuple[str, ...]:
 def declare(node: Node, declarations: Iterable[Declaration] = PARAMETERS) -> None:
     """Declares a node's parameters.
 
+    An empty list in a file has no type, so ROS calls it "not set": that is empty where lists are taken, and said and
+    left out elsewhere.
+
     Raises:
         InvalidParameterTypeException: A value given at start has the wrong type.
         InvalidParameterValueException: A value given at start is out of range.
     """
+    given = given_parameters(node)
     for parameter in declarations:
-        node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+        value = given.get(parameter.name)
+        left_out = value is not None and value.type_ == Parameter.Type.NOT_SET and not parameter.any_type
+        if left_out:
+            node.get_logger().warning(
+                f"{parameter.name} is given as [], which is no value; its default is used: {parameter.default!r}"
+            )
+        node.declare_parameter(parameter.name, parameter.default, parameter.descriptor(), ignore_override=left_out)
 
 
 def declare_checked(node: Node, declarations: Sequence[Declaration]) -> dict[str, Any]:
@@ -378,16 +389,25 @@ def declare_checked(node: Node, declarations: Sequence[Declaration]) -> dict[str
     return values
 
 
-def refuse_fixed(declarations: Iterable[Declaration], changes: Iterable[Parameter], advice: str) -> SetParametersResult:
+def refuse_fixed(
+    node: Node, declarations: Iterable[Declaration], changes: Iterable[Parameter], advice: str
+) -> SetParametersResult:
     """Decides whether a running node's parameters may change: those that are live, and those of others.
 
+    A value that is given again is no change.
+
     Args:
-        declarations: The node's own parameters.
+        node: The node.
+        declarations: Its own parameters.
         changes: What is to change.
         advice: Follows the names of those that may not.
     """
     not_live = {declaration.name for declaration in declarations if not declaration.live}
-    fixed = [change.name for change in changes if change.name in not_live]
+    fixed = [
+        change.name
+        for change in changes
+        if change.name in not_live and change.value != node.get_parameter(change.name).value
+    ]
     return SetParametersResult(successful=not fixed, reason=f"{', '.join(fixed)} {advice}" if fixed else "")
 
 
@@ -469,7 +489,9 @@ def _names_a_file(text: str) -> bool:
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
-    """The texts that are not blank in a list, or in one text with semicolons between them."""
+    """The texts that are not blank in a list, or in one text with semicolons between them; None is the empty list."""
+    if value is None:
+        return ()
     texts = value.split(";") if isinstance(value, str) else value
     if not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
         raise SettingsError(f"{name} is {value!r}; it must be a text or a list of texts")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 import time
 import traceback
@@ -11,7 +10,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any
+from typing import Any, NoReturn
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -21,26 +20,32 @@ from std_srvs.srv import SetBool
 
 import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
+from fcclip_core.camera_size import described_size
 from fcclip_core.devices import free_memory
 from fcclip_core.errors import DeviceLostError, FcclipError, SettingsError
+from fcclip_core.plain_text import printable
 from fcclip_core.segmenter import Segmenter, VocabularySnapshot
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros import parameters
 from fcclip_ros.camera import Camera
 from fcclip_ros.compat import RCLError, destroy_state_machine, given_parameters, result_of, run_transitions_in
+from fcclip_ros.deadlines import Deadlines
 from fcclip_ros.diagnostics import DiagnosticsPublisher, NodeState
 from fcclip_ros.find import Access, FindServices
 from fcclip_ros.frame_statistics import Report
+from fcclip_ros.guarded import GuardedNode, describe, guarded_transition
 from fcclip_ros.images import cv_bridge
-from fcclip_ros.messages import fill_segment_image, vocabulary_from_message
+from fcclip_ros.messages import fill_segment_image, vocabulary_from_message, vocabulary_message
 from fcclip_ros.parameters import NodeParameters
 from fcclip_ros.pipeline import LabelledFrame, Pipeline
-from fcclip_ros.runner import run
+from fcclip_ros.qos import IMAGE_REQUESTS, REQUESTS
+from fcclip_ros.runner import run_process
 from fcclip_ros.wait_for import WaitForAction
+from fcclip_ros.word_queue import Superseded
 from fcclip_ros.worker import Worker
 
-_SHUTDOWN_PATIENCE = 2.0
-"""Seconds that the end of the process waits for the model; `ros2 launch` kills after five."""
+_SHUTDOWN_PATIENCE = 1.0
+"""Seconds that the end of the process waits for the model."""
 
 _CLEANUP_PATIENCE = 60.0
 """Seconds that cleaning up waits for the model."""
@@ -48,7 +53,7 @@ _CLEANUP_PATIENCE = 60.0
 _NOT_CONFIGURED = "the node is not configured; see its log or /diagnostics, then: ros2 lifecycle set NODE configure"
 
 
-class Perception(LifecycleNode):
+class Perception(GuardedNode, LifecycleNode):
     """Labels the frames of one camera or several with vocabularies that may change at any time.
 
     Configuring loads the weights, activating subscribes. The executor's thread takes messages and answers services;
@@ -80,6 +85,8 @@ class Perception(LifecycleNode):
         self._lifecycle = "unconfigured"
         self._active = False
         self._problem = ""
+        self._given: Vocabulary | None = None
+        """The words that the parameter vocabulary gave last, as far as they came into force."""
         self._transitions: Worker[None] = Worker("transitions")
 
         parameters.declare(self)
@@ -92,7 +99,13 @@ class Perception(LifecycleNode):
         self._diagnostics = DiagnosticsPublisher(self, self._describe)
         # Reentrant, because these callbacks wait for other threads without holding up the executor.
         group = ReentrantCallbackGroup()
-        self.create_service(srv.SegmentImage, "~/segment_image", self._on_segment_image, callback_group=group)
+        self.create_service(
+            srv.SegmentImage,
+            "~/segment_image",
+            self._on_segment_image,
+            qos_profile=IMAGE_REQUESTS,
+            callback_group=group,
+        )
         # For all cameras, and for each one that has a name.
         for camera in (None, *(camera for camera in self._cameras if camera.name)):
             for service, name, callback in (
@@ -101,8 +114,13 @@ class Perception(LifecycleNode):
                 (SetBool, "enable", self._on_enable),
             ):
                 name = camera.private_name(name) if camera else f"~/{name}"
-                self.create_service(service, name, functools.partial(callback, camera), callback_group=group)
-        access = Access(self._configured, self._camera_called, self._refusal, lambda: self._embedding_type)
+                self.create_service(
+                    service, name, functools.partial(callback, camera), qos_profile=REQUESTS, callback_group=group
+                )
+        self._deadlines = Deadlines()
+        access = Access(
+            self._configured, self._camera_called, self._refusal, lambda: self._embedding_type, self._deadlines
+        )
         self._find = FindServices(self, access)
         self._wait_for = WaitForAction(self, access)
         run_transitions_in(self, self._transitions.submit, lambda reason: self.get_logger().error(reason))
@@ -114,20 +132,34 @@ class Perception(LifecycleNode):
 
     def finish(self) -> bool:
         """Shuts down from whatever state the node is in; False if a thread still works."""
+        if self._lifecycle == "configuring":  # Nobody waits for weights that nobody will use.
+            return False
         try:
-            self._transitions.submit(self._shut_down).result(_SHUTDOWN_PATIENCE + 1.0)
+            self._transitions.submit(self._shut_down).result(_SHUTDOWN_PATIENCE + 0.5)
         except (TimeoutError, FutureTimeoutError):
             return False
-        return self._transitions.stop(_SHUTDOWN_PATIENCE) and self._pipeline is None
+        except Exception as error:
+            self.callback_failed("shutting down", error)
+            return False
+        return self._transitions.stop(0.1) and self._pipeline is None
 
     def destroy_node(self) -> None:
         """As rclpy's, which leaves action servers and state machines; what is left keeps the node in the ROS graph."""
+        self._deadlines.close()
         self._wait_for.destroy()
         super().destroy_node()
         destroy_state_machine(self)
 
+    def callback_failed(self, what: str, error: Exception) -> None:
+        """Counts it, besides saying it."""
+        super().callback_failed(what, error)
+        for camera in self._cameras:
+            camera.statistics.error(f"{what} failed: {describe(error)}")
+        self._end_if_lost(error)
+
     # Lifecycle, on the transitions' thread
 
+    @guarded_transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads the weights and the vocabulary; on failure the node stays unconfigured and says why."""
         self._lifecycle, self._problem = "configuring", ""
@@ -135,20 +167,20 @@ class Perception(LifecycleNode):
             self._configuration = NodeParameters.from_values(parameters.values_of(self))
             self._load(self._configuration)
         except Exception as error:
-            reason = str(error) if isinstance(error, FcclipError) else f"{type(error).__name__}: {error}"
-            self._lifecycle, self._problem = "unconfigured", f"cannot configure: {reason}"
+            self._lifecycle, self._problem = "unconfigured", printable(f"cannot configure: {describe(error)}")
             self._unload(_CLEANUP_PATIENCE)
             for camera in self._cameras:
                 camera.statistics.error(self._problem)
             name = self.get_fully_qualified_name()
             self.get_logger().error(f"{self._problem}; put that right, then: ros2 lifecycle set {name} configure")
             if not isinstance(error, FcclipError):
-                self.get_logger().error(traceback.format_exc())
+                self.get_logger().error(printable(traceback.format_exc()))
             self._end_if_lost(error)
             return TransitionCallbackReturn.FAILURE
         self._lifecycle = "inactive"
         return TransitionCallbackReturn.SUCCESS
 
+    @guarded_transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribes to the cameras."""
         super().on_activate(state)
@@ -158,6 +190,7 @@ class Perception(LifecycleNode):
             camera.start(self._configuration, self._pipeline.segmenter)
         return TransitionCallbackReturn.SUCCESS
 
+    @guarded_transition
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribes; the weights and the vocabulary stay."""
         self._stop_stream()
@@ -165,12 +198,14 @@ class Perception(LifecycleNode):
         self._lifecycle = "inactive"
         return TransitionCallbackReturn.SUCCESS
 
+    @guarded_transition
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Lets go of the weights."""
         self._unload(_CLEANUP_PATIENCE)
         self._lifecycle = "unconfigured"
         return TransitionCallbackReturn.SUCCESS
 
+    @guarded_transition
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stops for good."""
         self._stop_stream()
@@ -179,6 +214,7 @@ class Perception(LifecycleNode):
         self._lifecycle = "finalized"
         return TransitionCallbackReturn.SUCCESS
 
+    @guarded_transition
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Goes back to unconfigured after a transition that raised."""
         self._stop_stream()
@@ -193,19 +229,22 @@ class Perception(LifecycleNode):
                 self.trigger_activate()
         except RCLError as error:
             self.get_logger().error(f"cannot start by itself: {error}")
+        except Exception as error:  # Nobody waits for this function's outcome.
+            self.callback_failed("starting", error)
 
     def _shut_down(self) -> None:
         if self._lifecycle != "finalized":
             self.trigger_shutdown()
 
     def _load(self, configuration: NodeParameters) -> None:
-        if configuration.has_own_words:
-            configuration.load_vocabulary()  # before the model, which takes longer to load
+        # Before the model, which takes longer to load.
+        vocabulary = configuration.load_words() if configuration.has_own_words else None
         if not configuration.checkpoint:
             raise SettingsError(
                 "the parameter checkpoint is empty; set it to auto, a weights file, a bundled name or recipe:NAME "
                 "(`fcclip weights list` shows what there is)"
             )
+        self._settings, self._stuff = configuration.settings, configuration.stuff
         source = configuration.train_vocabulary
         began = time.monotonic()
         segmenter = self._load_segmenter(
@@ -217,7 +256,9 @@ class Perception(LifecycleNode):
             train_vocabulary=Vocabulary.load(source) if source else None,
         )
         if configuration.camera_size:
-            segmenter.prepare(*configuration.camera_size)
+            width, height = configuration.camera_size
+            self.get_logger().info(f"making ready for {described_size(width, height)}")
+            segmenter.prepare(height, width)
         for camera in self._cameras:
             camera.configure(configuration)
         self._pipeline = Pipeline(
@@ -229,16 +270,21 @@ class Perception(LifecycleNode):
         )
         self._pipeline.max_image_pixels = configuration.max_image_pixels
         self.get_logger().info(
-            f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: {self._pipeline.backend}"
+            printable(
+                f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: {self._pipeline.backend}"
+            )
         )
         # Looked for here, because the search takes too long for a frame to wait for it.
         self.get_logger().info(
             f"colours are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}"
         )
-        self._pipeline.set_vocabulary(configuration.load_vocabulary(segmenter.train_vocabulary)).result()
+        if vocabulary is None:
+            vocabulary = configuration.load_words(segmenter.train_vocabulary)
+        self._pipeline.set_vocabulary(vocabulary, stuff=configuration.stuff).result()
+        self._given = vocabulary
         if configuration.camera_size:
             most_together = min(configuration.max_batch, len(self._cameras))
-            segmenter.prepare_beside(*configuration.camera_size, most_together)
+            segmenter.prepare_beside(height, width, most_together)
 
     def _stop_stream(self) -> None:
         self._active = False
@@ -248,7 +294,7 @@ class Perception(LifecycleNode):
                 self._pipeline.discard_frame(camera)
 
     def _unload(self, patience: float) -> None:
-        pipeline, self._vocabulary = self._pipeline, None
+        pipeline, self._vocabulary, self._given = self._pipeline, None, None
         for camera in self._cameras:
             camera.vocabulary = None
         if pipeline is None:
@@ -319,23 +365,49 @@ class Perception(LifecycleNode):
         return response
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        values = {change.name: change.value for change in changes}
+        values, before = {change.name: change.value for change in changes}, parameters.values_of(self)
         try:
-            changed = parameters.check_change(parameters.values_of(self), values, self._lifecycle)
-            trained_on = self._pipeline.segmenter.train_vocabulary if self._pipeline is not None else None
-            is_known = changed.has_own_words or trained_on is not None
-            new_words = is_known and {"vocabulary", "stuff"} & values.keys()
-            vocabulary = changed.load_vocabulary(trained_on) if new_words else None
+            changed = parameters.check_change(before, values, self._lifecycle)
+            trained_on = None if self._pipeline is None else self._pipeline.segmenter.train_vocabulary
+            readable = changed.has_own_words or trained_on is not None
+            vocabulary = changed.load_words(trained_on) if "vocabulary" in values and readable else None
         except FcclipError as error:
-            return SetParametersResult(successful=False, reason=str(error))
+            return SetParametersResult(successful=False, reason=printable(error))
         for camera in self._cameras:
             camera.tune(changed)
-        if self._pipeline is not None:
-            self._pipeline.settings = changed.settings
-            self._pipeline.max_image_pixels = changed.max_image_pixels
-            if vocabulary is not None:
-                self._pipeline.set_vocabulary(vocabulary).add_done_callback(self._check_vocabulary)
-        return SetParametersResult(successful=True)
+        pipeline, reason = self._pipeline, ""
+        if pipeline is not None:
+            pipeline.max_image_pixels = changed.max_image_pixels
+            if changed.settings != self._settings:
+                pipeline.settings = self._settings = changed.settings
+            reason = self._change_words(pipeline, vocabulary, changed.stuff)
+        if reason:  # rclpy drops the reason of a change that is made where another callback follows.
+            self.get_logger().info(reason)
+        return SetParametersResult(successful=True, reason=reason)
+
+    def _change_words(self, pipeline: Pipeline, vocabulary: Vocabulary | None, stuff: tuple[str, ...]) -> str:
+        """Applies what differs of the parameters vocabulary and stuff; returns what there is to say about it.
+
+        Args:
+            pipeline: The threads.
+            vocabulary: What the parameter gives; None if it was not set.
+            stuff: What the parameter holds now.
+        """
+        differs = vocabulary is not None and vocabulary != self._given
+        stuff_differs, self._stuff = stuff != self._stuff, stuff
+        if vocabulary is not None and differs:
+            self._given = vocabulary
+            pipeline.set_vocabulary(vocabulary, stuff=stuff).add_done_callback(self._check_vocabulary)
+            return f"{len(vocabulary)} classes are made ready; ~/vocabulary and the log say when they are active"
+        if stuff_differs:
+            pipeline.set_stuff(stuff).add_done_callback(self._check_stuff)
+        if vocabulary is None:
+            return ""
+        active = self._vocabulary
+        return (
+            f"vocabulary is what it was, so the active words (version {active.version if active else 0}) stay, whoever "
+            "gave them; ~/set_vocabulary replaces them"
+        )
 
     def _configured(self) -> Pipeline:
         if self._pipeline is None or self._lifecycle not in ("inactive", "active"):
@@ -367,7 +439,11 @@ class Perception(LifecycleNode):
         if isinstance(error, CancelledError):
             reason = "the node is being shut down or cleaned up"
         else:
-            reason = str(error) if isinstance(error, FcclipError) else f"{type(error).__name__}: {error}"
+            reason = printable(describe(error))
+        if isinstance(error, Superseded):
+            # Neither the node's fault nor the request's: not counted as refused.
+            self.get_logger().info(f"{what}: {reason}")
+            return reason
         for concerned in (camera,) if camera else self._cameras:
             concerned.statistics.refused(f"{what}: {reason}")
         self.get_logger().warning(f"{what}: {reason}")
@@ -389,6 +465,7 @@ class Perception(LifecycleNode):
             backend_wanted=self.get_parameter("backend").value,
             backend_problem=pipeline.backend_problem if pipeline else "",
             image_input=camera.input.describe(),
+            image_problem=camera.input.problem,
             depth=camera.depth.state(image_rate),
             vocabulary_version=vocabulary.version if vocabulary else 0,
             vocabulary_classes=len(vocabulary.classes) if vocabulary else 0,
@@ -411,19 +488,32 @@ class Perception(LifecycleNode):
     # On the pipeline's threads
 
     def _announce(self, snapshot: VocabularySnapshot) -> None:
-        # All cameras have it by now, each in its message.
-        self._vocabulary = self._cameras[0].vocabulary
+        # The message of a camera that has no words of its own, where there is one.
+        given = (camera.vocabulary for camera in self._cameras)
+        same = (message for message in given if message and message.version == snapshot.version)
+        self._vocabulary = next(same, None) or vocabulary_message(snapshot, self.get_clock().now().to_msg())
+        self.get_logger().info(f"{len(snapshot.vocabulary)} classes are active, version {snapshot.version}")
 
     def _check_vocabulary(self, change: Future[VocabularySnapshot]) -> None:
         if change.cancelled() or (error := change.exception()) is None:
             return
+        if not isinstance(error, Superseded):
+            self._given = None  # Setting the parameter again tries again.
         self._refusal("vocabulary not changed, although the parameter says so", error)
 
+    def _check_stuff(self, change: Future[list[VocabularySnapshot]]) -> None:
+        if change.cancelled():
+            return
+        if (error := change.exception()) is not None:
+            self._refusal("stuff not changed, although the parameter says so", error)
+        elif not change.result():
+            self.get_logger().info("the parameter stuff changes no active class")
 
-def main(args: Sequence[str] | None = None, load_segmenter: Callable[..., Segmenter] | None = None) -> int:
+
+def main(args: Sequence[str] | None = None, load_segmenter: Callable[..., Segmenter] | None = None) -> NoReturn:
     """Runs the node until SIGINT or SIGTERM, or until its device is lost; then the exit status is 1."""
-    return run(lambda stop: Perception(load_segmenter or Segmenter.from_checkpoint, stop), args)
+    run_process(lambda stop: Perception(load_segmenter or Segmenter.from_checkpoint, stop), args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from fcclip_core.encoded_images import MAX_PIXELS
-from fcclip_core.errors import DeviceLostError, ImageError, VocabularyError
+from fcclip_core.errors import DeviceLostError, FcclipError, ImageError, VocabularyError
 from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
 from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import EncodedImage, Segmenter, TextEmbeddings, VocabularySnapshot
@@ -21,9 +21,13 @@ from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros.depth_input import FrameDepth
 from fcclip_ros.frame_statistics import Statistics
 from fcclip_ros.images import size_of, to_rgb
+from fcclip_ros.word_queue import Request, WordQueue
 from fcclip_ros.worker import Worker
 
 Outcome = TypeVar("Outcome")
+
+MAX_TASKS = 64
+"""Requests that may wait for the inference thread: each may hold an image."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,26 @@ class _InFlight:
     together: bool
 
 
+@dataclass(eq=False)
+class _Words:
+    """Words that were given to the cameras: what is in force for a camera, or will be.
+
+    Attributes:
+        given: The classes as they came.
+        stuff: Names that are stuff besides, for the parameter of that name.
+        stream: The camera that they were given to; None for all.
+    """
+
+    given: Vocabulary
+    stuff: Collection[str]
+    stream: Stream | None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes that label frames."""
+        return self.given.with_stuff(self.stuff)
+
+
 class _Flight:
     """Frames that were started together; see `worker.Started`."""
 
@@ -193,16 +217,22 @@ class Pipeline:
         self._lost = lost
         self._most_together = min(max_batch, len(self._streams))
         self._expected: set[tuple[int, int]] = set()
-        self._common: VocabularySnapshot | None = None
-        self._snapshots: dict[Stream, VocabularySnapshot] = {}
+        # Of each camera, and under None of those that come without words of their own.
+        self._snapshots: dict[Stream | None, VocabularySnapshot] = {}
+        self._in_force: dict[Stream | None, _Words] = {}
+        self._orders: dict[Stream | None, int] = {}
+        self._coming: dict[Stream | None, _Words] = {}
         self.max_image_pixels = MAX_PIXELS
         """Pixels that an image may have, of cameras and of services; assigning takes effect with the next message."""
-        self.encoding_classes = 0
-        """Number of classes of the vocabulary that is being made ready; 0 for none."""
         self._frames: Worker[_Arrival] = Worker(
-            "inference", self._start, _fit, max_batch, look_ahead=lambda arrival: arrival.frame
+            "inference",
+            self._start,
+            _fit,
+            max_batch,
+            look_ahead=lambda arrival: arrival.frame,
+            failed=self._all_failed,
         )
-        self._words: Worker[None] = Worker("vocabulary")
+        self._words = WordQueue(segmenter)
 
     @property
     def settings(self) -> InferenceSettings:
@@ -229,6 +259,11 @@ class Pipeline:
         return self._segmenter.backend_description
 
     @property
+    def encoding_classes(self) -> int:
+        """Number of classes of the vocabulary whose words are being read; 0 for none."""
+        return self._words.classes
+
+    @property
     def backend_problem(self) -> str:
         """What should run there and does not any more, and why; empty while nothing is wrong."""
         return self._segmenter.backend_problem
@@ -237,8 +272,12 @@ class Pipeline:
         """Takes a camera's frame (Image or CompressedImage); one of that camera still waiting is dropped for it."""
         stream.statistics.received()
         limit = self.max_image_pixels
-        size = size_of(message, limit)
-        padded = None if size is None else self._segmenter.padded_size(*size)
+        try:
+            size = size_of(message, limit)
+            padded = None if size is None else self._segmenter.padded_size(*size)
+        except Exception as error:  # Settings under which no image has a size, for example.
+            self._failed(stream, error)
+            return
         if self._frames.put(stream, _Arrival(stream, message, time.monotonic(), padded, limit)) is not None:
             stream.statistics.dropped()
 
@@ -247,17 +286,39 @@ class Pipeline:
         if self._frames.discard(stream) is not None:
             stream.statistics.dropped()
 
-    def set_vocabulary(self, vocabulary: Vocabulary, stream: Stream | None = None) -> Future[VocabularySnapshot]:
+    def set_vocabulary(
+        self, vocabulary: Vocabulary, stream: Stream | None = None, stuff: Collection[str] = ()
+    ) -> Future[VocabularySnapshot]:
         """Encodes a vocabulary and puts it into force; frames go on with the old one until it is ready.
 
         Args:
             vocabulary: The classes.
             stream: The camera that gets it, until the next vocabulary for it or for all; None: all cameras.
+            stuff: Names of classes that are stuff besides.
 
         Returns:
-            The vocabulary in force, or VocabularyError, in which case the old one stays.
+            The vocabulary in force, or VocabularyError, in which case the old one stays; `Superseded` if a newer one
+            came before its words were read.
         """
-        return self._words.submit(self._change_vocabulary, vocabulary, stream)
+        words = _Words(vocabulary, stuff, stream)
+        self._coming[stream] = words
+        request = self._words.submit_vocabulary(
+            vocabulary.synonyms, lambda request: self._change_vocabulary(words, request), len(vocabulary), stream
+        )
+        return request.future
+
+    def set_stuff(self, stuff: Collection[str]) -> Future[list[VocabularySnapshot]]:
+        """Lets other classes of the active words be stuff, whoever gave them, and of those that are on their way.
+
+        Args:
+            stuff: Names, instead of those that were stuff by name so far; what came as stuff stays it.
+
+        Returns:
+            The vocabularies in force that differ by it; none if no class does.
+        """
+        for words in list(self._coming.values()):
+            words.stuff = stuff
+        return self._frames.submit(self._change_stuff, stuff)
 
     def segment(
         self, message: Any, vocabulary: Vocabulary | None, then: Callable[[LabelledFrame], Outcome]
@@ -273,12 +334,16 @@ class Pipeline:
             What `then` returned, or the error that came before.
         """
         if vocabulary is None:
-            return self._frames.submit(self._label_for, message, None, then)
-        return self._words.submit(self._segment_with, message, vocabulary, then)
+            return self._submit(self._label_for, message, None, then)
+
+        def label(_: Request) -> Future[Outcome]:
+            return self._submit(self._label_for, message, self._segmenter.prepare_vocabulary(vocabulary), then)
+
+        return self._words.submit(vocabulary.synonyms, label)
 
     def embed_text(self, names: Sequence[str]) -> Future[TextEmbeddings]:
         """Embeds names beside the stream; VocabularyError if one cannot be used."""
-        return self._words.submit(self._segmenter.embed_text, names)
+        return self._words.submit(names, lambda _: self._segmenter.embed_text(names))
 
     def with_text(self, names: Sequence[str], then: Callable[[], Outcome]) -> Future[Outcome]:
         """Embeds names beside the stream, and then does what needs them, which waits for no text any more.
@@ -288,9 +353,13 @@ class Pipeline:
             then: Called on the inference thread, before its next frame.
 
         Returns:
-            What `then` returned, or the error that came before.
+            What `then` returned, or the error that came before. Cancelling it ends the embedding.
         """
-        return self._words.submit(self._with_text, names, then)
+        return self._words.submit(names, lambda _: self._submit(then))
+
+    def after_text(self, names: Sequence[str], then: Callable[[], Outcome]) -> Future[Outcome]:
+        """As `with_text`, but `then` is called beside the stream and must not take time."""
+        return self._words.submit(names, lambda _: then())
 
     def close(self, timeout: float) -> bool:
         """Ends both threads, and what the segmenter makes ready beside them; what has not begun is cancelled.
@@ -302,51 +371,72 @@ class Pipeline:
             False if a thread still works.
         """
         deadline = time.monotonic() + timeout
-        # Frames first: a vocabulary that waits for its turn there is cancelled, which frees the other thread.
+        self._words.close()
         stopped = self._frames.stop(timeout)
-        stopped = self._words.stop(max(deadline - time.monotonic(), 0.0)) and stopped
+        stopped = self._words.join(max(deadline - time.monotonic(), 0.0)) and stopped
         return self._segmenter.close(max(deadline - time.monotonic(), 0.0)) and stopped
 
     # On the thread for words
 
-    def _change_vocabulary(self, vocabulary: Vocabulary, stream: Stream | None) -> VocabularySnapshot:
-        # The rows are cached from here on: what is left for the inference thread takes no time.
-        self._prepare(vocabulary)
-        return self._frames.submit(self._put_into_force, vocabulary, stream).result()
+    def _change_vocabulary(self, words: _Words, request: Request) -> Future[VocabularySnapshot]:
+        prepared = self._segmenter.prepare_vocabulary(words.vocabulary)
+        # Not counted against MAX_TASKS: an older one is superseded before it comes so far.
+        return self._frames.submit(self._put_into_force, prepared, words, request.order)
 
-    def _segment_with(self, message: Any, vocabulary: Vocabulary, then: Callable[[LabelledFrame], Outcome]) -> Outcome:
-        snapshot = self._prepare(vocabulary)
-        return self._frames.submit(self._label_for, message, snapshot, then).result()
+    # On any thread
 
-    def _with_text(self, names: Sequence[str], then: Callable[[], Outcome]) -> Outcome:
-        self._segmenter.embed_text(names)
-        return self._frames.submit(then).result()
+    def _submit(self, function: Callable[..., Outcome], *arguments: Any) -> Future[Outcome]:
+        """Leaves a request's work for the inference thread.
 
-    def _prepare(self, vocabulary: Vocabulary) -> VocabularySnapshot:
-        self.encoding_classes = len(vocabulary)
-        try:
-            return self._segmenter.prepare_vocabulary(vocabulary)
-        finally:
-            self.encoding_classes = 0
+        Raises:
+            FcclipError: Too much waits there.
+        """
+        if self._frames.tasks >= MAX_TASKS:
+            raise FcclipError(f"{MAX_TASKS} requests wait for the model already; ask again later")
+        return self._frames.submit(function, *arguments)
 
     # On the thread for frames
 
-    def _put_into_force(self, vocabulary: Vocabulary, stream: Stream | None) -> VocabularySnapshot:
+    def _put_into_force(self, prepared: VocabularySnapshot, words: _Words, order: int) -> VocabularySnapshot:
         # The segmenter counts versions for all cameras, so that a version means one vocabulary.
-        snapshot = self._segmenter.set_vocabulary(vocabulary)
-        for changed in self._streams if stream is None else (stream,):
-            self._snapshots[changed] = snapshot
-            changed.announce(snapshot)
-        if stream is None:
-            self._common = snapshot
-            self._announce(snapshot)
+        snapshot = self._segmenter.activate(prepared)
+        everybody = (*self._streams, None)
+        # One for all may have taken longer than a newer one for a single camera.
+        targets = [
+            target
+            for target in (everybody if words.stream is None else (words.stream,))
+            if self._orders.get(target, 0) < order
+        ]
+        self._orders.update(dict.fromkeys(targets, order))
+        self._in_force.update(dict.fromkeys(targets, words))
+        self._give(snapshot, targets)
         return snapshot
+
+    def _change_stuff(self, stuff: Collection[str]) -> list[VocabularySnapshot]:
+        changed = []
+        for words in list(dict.fromkeys(self._in_force.values())):
+            words.stuff = stuff
+            targets = [target for target, own in self._in_force.items() if own is words]
+            if words.vocabulary != self._snapshots[targets[0]].vocabulary:
+                # Its words were read long ago: this takes no time.
+                changed.append(self._segmenter.activate(self._segmenter.prepare_vocabulary(words.vocabulary)))
+                self._give(changed[-1], targets)
+        return changed
+
+    def _give(self, snapshot: VocabularySnapshot, targets: Iterable[Stream | None]) -> None:
+        """Labels with a vocabulary from the next frame on; for None, whoever has no words of its own."""
+        for target in targets:
+            self._snapshots[target] = snapshot
+            if target is None:
+                self._announce(snapshot)
+            else:
+                target.announce(snapshot)
 
     def _label_for(
         self, message: Any, snapshot: VocabularySnapshot | None, then: Callable[[LabelledFrame], Outcome]
     ) -> Outcome:
-        arrived, used = time.monotonic(), _existing(snapshot or self._common)
-        image = to_rgb(message, self.max_image_pixels)
+        arrived, image = time.monotonic(), to_rgb(message, self.max_image_pixels)
+        used = _existing(snapshot or self._snapshots.get(None))
         settings = self._segmenter.settings
         encoded = self._segmenter.encode(image, settings)
         result = self._segmenter.label(encoded, used, settings)
@@ -447,6 +537,10 @@ class Pipeline:
             "total": done - frame.arrival_time,
         }
         frame.stream.statistics.labelled(latencies, started.together)
+
+    def _all_failed(self, arrivals: list[_Arrival], error: Exception) -> None:
+        for arrival in arrivals:
+            self._failed(arrival.stream, error)
 
     def _failed(self, stream: Stream, error: Exception) -> None:
         _failed(stream, error)

@@ -22,6 +22,22 @@ LATCHED = QoSProfile(
 )
 """What stays true until it is published again: whoever comes later gets it too."""
 
+REQUESTS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=4000,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+"""Requests that wait to be looked at: one beyond these is never answered."""
+
+IMAGE_REQUESTS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=32,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+"""Likewise, of requests that carry an image of many megabytes each."""
+
 DIAGNOSTICS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=10,
@@ -40,11 +56,26 @@ TRANSFORMS = QoSProfile(
 RELIABILITIES = ("auto", "reliable", "best_effort")
 
 
-def image_profile(reliability: ReliabilityPolicy) -> QoSProfile:
+def image_profile(
+    reliability: ReliabilityPolicy, durability: DurabilityPolicy = DurabilityPolicy.VOLATILE
+) -> QoSProfile:
     """Profile of a camera topic, for its publisher or subscriber: the newest frame alone."""
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability, durability=DurabilityPolicy.VOLATILE
-    )
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability, durability=durability)
+
+
+def choose_durability(offered: Iterable[DurabilityPolicy]) -> DurabilityPolicy:
+    """The durability to subscribe with, so that every publisher is heard.
+
+    Args:
+        offered: What each publisher of the topic offers.
+
+    Returns:
+        TRANSIENT_LOCAL, with which a latched message from before arrives, if every publisher offers it and there is
+        one. Else VOLATILE, which any publisher can serve.
+    """
+    offered = list(offered)
+    everybody = bool(offered) and all(policy == DurabilityPolicy.TRANSIENT_LOCAL for policy in offered)
+    return DurabilityPolicy.TRANSIENT_LOCAL if everybody else DurabilityPolicy.VOLATILE
 
 
 def choose_reliability(wanted: str, offered: Iterable[ReliabilityPolicy]) -> ReliabilityPolicy:

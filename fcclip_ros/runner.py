@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
@@ -18,6 +19,13 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from fcclip_core.errors import FcclipError
+from fcclip_core.plain_text import printable
+
+_PATIENCE = 2.5
+"""Seconds that a process takes to end at most, whatever its threads are doing; `ros2 launch` kills after five."""
+
+_SPINNER_PATIENCE = 0.5
+"""Seconds that the executor may go on with the callback that it is in."""
 
 
 class RunnableNode(Protocol):
@@ -41,12 +49,31 @@ class RunnableNode(Protocol):
     def get_logger(self) -> Any:
         """As rclpy's."""
 
+    def callback_failed(self, what: str, error: Exception) -> None:
+        """Is told what the executor met outside of a callback, such as a message that cannot be read."""
+
+
+def run_process(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str] | None = None) -> NoReturn:
+    """`run`, and the end of the process with its status.
+
+    What Python does at its end is left out but for what was registered to be done then: with torch loaded it takes
+    seconds on a busy machine, and crashes where a thread is inside a long native call, such as an engine's build.
+    """
+    status = run(make_node, args)
+    stop = threading.Event()
+    ended = _end_in_time(stop, lambda: status)
+    stop.set()
+    atexit._run_exitfuncs()  # temporary folders, logs; there is no public name for it
+    ended.set()
+    _leave(status)
+
 
 def run(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str] | None = None) -> int:
     """Runs a node: an executor in a thread, the main thread waiting for a signal.
 
     rclpy's own signal handlers invalidate the context first, so that a node could not even say that it ends. Here the
-    context lives until the node has finished. A second signal ends the process at once.
+    context lives until the node has finished. The process ends in time whatever its threads do, so further signals,
+    which `ros2 launch` and a terminal send for one Ctrl-C, change nothing.
 
     Args:
         make_node: Makes the node from an event that the node may set to end itself.
@@ -56,14 +83,18 @@ def run(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str
         The exit status: the node's own, or 1 if it could not be made.
     """
     stop = threading.Event()
+    made: list[RunnableNode] = []
+    ended = _end_in_time(stop, lambda: made[0].exit_status if made else 0)
     _stop_on_signals(stop)
-    rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
+    rclpy.init(args=_with_usable_logs(args), signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = make_node(stop)
     except (FcclipError, InvalidParameterTypeException, InvalidParameterValueException) as error:
-        rclpy.logging.get_logger("fcclip_ros").fatal(f"cannot start: {error}")
+        rclpy.logging.get_logger("fcclip_ros").fatal(printable(f"cannot start: {error}"))
         rclpy.try_shutdown()
+        ended.set()
         return 1
+    made.append(node)
     executor = SingleThreadedExecutor()
     executor.add_node(cast(Node, node))
     ending = threading.Event()
@@ -74,23 +105,58 @@ def run(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str
     finished = node.finish()
     # As a task: merely woken, an executor goes on waiting for a callback.
     executor.create_task(ending.set)
-    spinner.join(timeout=2.0)
-    if not finished or spinner.is_alive():
-        # A thread inside a long native call (an engine build, a slow model) would hold up the interpreter's exit, or
-        # crash it; nothing is left to save.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(node.exit_status)
-    executor.shutdown()
-    node.destroy_node()
+    spinner.join(_SPINNER_PATIENCE)
+    if finished and not spinner.is_alive():
+        executor.shutdown()
+        node.destroy_node()
+    # Says goodbye to the other participants, who would look for this one for 20 s, also while a thread still works.
     rclpy.try_shutdown()
+    ended.set()
+    if not finished or spinner.is_alive():
+        _leave(node.exit_status)
     return node.exit_status
+
+
+def _with_usable_logs(args: Sequence[str] | None) -> list[str]:
+    """The command line; without log files, which ROS does not start without, where there is no folder for them."""
+    given = list(sys.argv if args is None else args)
+    if any(os.environ.get(name) for name in ("ROS_LOG_DIR", "ROS_HOME")):
+        return given
+    home = os.environ.get("HOME", "")
+    try:
+        folder = Path(home or "/nonexistent") / ".ros" / "log"
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = bool(home) and os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if usable:
+        return given
+    where = f"{home} cannot be written" if home else "HOME is not set"
+    print(f"no log files are kept: {where}; set ROS_LOG_DIR to a folder for them", file=sys.stderr)
+    return [*given, "--ros-args", "--disable-external-lib-logs"]
+
+
+def _end_in_time(stop: threading.Event, status: Callable[[], int]) -> threading.Event:
+    """Ends the process some seconds after `stop`, unless the event that is returned is set by then."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        stop.wait()
+        if not ended.wait(_PATIENCE):
+            _leave(status())
+
+    threading.Thread(target=watch, name="end", daemon=True).start()
+    return ended
+
+
+def _leave(status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -98,12 +164,12 @@ def _stop_on_signals(stop: threading.Event) -> None:
 
 
 def _spin(executor: SingleThreadedExecutor, node: RunnableNode, stop: threading.Event, ending: threading.Event) -> None:
-    """Spins until `ending`; an error in one callback is logged and does not end the others."""
+    """Spins until `ending`; an error outside of a callback is told to the node and does not end the others."""
     while executor.context.ok() and not ending.is_set():
         try:
             executor.spin_once()
         except ExternalShutdownException:
             break
-        except Exception:
-            node.get_logger().error(f"a callback failed:\n{traceback.format_exc()}")
+        except Exception as error:
+            node.callback_failed("the executor", error)
     stop.set()

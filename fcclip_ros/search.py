@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, TypeVar
 
@@ -45,12 +46,12 @@ class Watch:
         with contextlib.suppress(InvalidStateError):
             self.future.set_exception(error)
 
-    def see(self, frame: LabelledFrame, segmenter: Labeller) -> None:
-        """Looks at a frame; on the inference thread."""
+    def see(self, frame: LabelledFrame, find_in: Callable[[Query], list[Found]]) -> None:
+        """Looks at a frame, in which `find_in` finds what is looked for; on the inference thread."""
         if self.future.done():
             return
         try:
-            outcome = self.look(frame, _found(self.query, frame, segmenter))
+            outcome = self.look(frame, find_in(self.query))
         except Exception as error:  # The watch's fault must not be the stream's.
             self.fail(error)
             del self  # the error knows this call: together they would keep the frame alive, in a circle
@@ -58,6 +59,42 @@ class Watch:
         if outcome is not None:
             with contextlib.suppress(InvalidStateError):
                 self.future.set_result(outcome)
+
+
+class GaveWay(FcclipError):
+    """More wait than may; those who have waited longest give way."""
+
+
+class Waiting:
+    """The watches of one kind of request, so many at most.
+
+    Those who wait longest may be of a client that is gone, which nobody says: they give way to newer ones.
+    """
+
+    def __init__(self, what: str, limit: int) -> None:
+        """Starts empty.
+
+        Args:
+            what: The requests, in the plural, for the text.
+            limit: How many may wait.
+        """
+        self._what = what
+        self._limit = limit
+        self._watches: list[Watch] = []
+
+    @contextlib.contextmanager
+    def admitted(self, watch: Watch) -> Iterator[None]:
+        """Counts a watch while the block lasts; the oldest one fails with `GaveWay` if there are too many."""
+        while len(self._watches) >= self._limit:
+            self._watches.pop(0).fail(
+                GaveWay(f"gave way to a newer one: {self._limit} {self._what} may wait at the same time")
+            )
+        self._watches.append(watch)
+        try:
+            yield
+        finally:
+            if watch in self._watches:
+                self._watches.remove(watch)
 
 
 class Search:
@@ -90,8 +127,11 @@ class Search:
                 return
             segmenter, self._newest = self._segmenter, frame
             watches = [watch for watch in self._watches if frame.arrival_time >= watch.since]
+        # Who looks for the same shares one answer.
+        find_in = functools.cache(lambda query: _found(query, frame, segmenter))
         for watch in watches:
-            watch.see(frame, segmenter)
+            watch.see(frame, find_in)
+        del find_in  # it knows the frame
         with self._lock:
             self._watches = [watch for watch in self._watches if not watch.future.done()]
 

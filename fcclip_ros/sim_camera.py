@@ -5,18 +5,16 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import sys
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, Transform, TransformStamped, Vector3
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from scipy.ndimage import find_objects
 from scipy.spatial.transform import Rotation
@@ -31,15 +29,19 @@ from fcclip_core.simulation.names import SPLITS, train_vocabulary, world_vocabul
 from fcclip_core.simulation.recording import Recording
 from fcclip_ros import parameters
 from fcclip_ros.compat import optional_module
+from fcclip_ros.guarded import GuardedNode
 from fcclip_ros.messages import camera_info_message, class_messages, image_message
 from fcclip_ros.parameters import Declaration
 from fcclip_ros.qos import LATCHED, OUTPUT, RELIABILITIES, TRANSFORMS, choose_reliability, image_profile
-from fcclip_ros.runner import run
+from fcclip_ros.runner import run_process
 from fcclip_ros.worker import Worker
 
 WORLD_FRAME = "world"
 MAX_SCENES = 1000
 VOCABULARY_VERSION = 1
+
+_PATIENCE = 1.0
+"""Seconds that the end of the process waits for the frame that is being rendered."""
 
 PARAMETERS: tuple[Declaration, ...] = (
     Declaration("rate", 10.0, "Frames per second, if the machine renders as many.", limits=(0.1, 120.0)),
@@ -63,7 +65,7 @@ PARAMETERS: tuple[Declaration, ...] = (
 )
 
 
-class SimCamera(Node):
+class SimCamera(GuardedNode):
     """Publishes a drive at a rate. The same parameters give the same frames, on a slow machine only later.
 
     A thread of its own renders ahead by one frame and publishes, so parameters and services are answered meanwhile.
@@ -129,14 +131,14 @@ class SimCamera(Node):
         self._timer.cancel()
         closing = self._worker.submit(self._frames.close)
         try:
-            closing.result(timeout=5.0)
+            closing.result(timeout=_PATIENCE)
         except FutureTimeoutError:  # the built-in one only from Python 3.11 on
             return False
-        return self._worker.stop(timeout=2.0)
+        return self._worker.stop(_PATIENCE)
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         return parameters.refuse_fixed(
-            PARAMETERS, changes, "cannot change while the camera drives; start the node anew"
+            self, PARAMETERS, changes, "cannot change while the camera drives; start the node anew"
         )
 
     def _tick(self) -> None:
@@ -278,10 +280,10 @@ def _region(rows: slice, columns: slice) -> RegionOfInterest:
     )
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Runs the node until SIGINT, SIGTERM or the end of its drive."""
-    return run(SimCamera, args)
+    run_process(SimCamera, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -39,6 +39,7 @@ class Worker(Generic[Frame]):
         fit: Callable[[Frame, Frame], bool] = lambda one, other: True,
         limit: int = 1,
         look_ahead: Callable[[Frame], object] = lambda frame: None,
+        failed: Callable[[list[Frame], Exception], None] | None = None,
     ) -> None:
         """Starts the thread.
 
@@ -49,12 +50,14 @@ class Worker(Generic[Frame]):
             fit: Whether two frames can be worked on at once.
             limit: See the attribute.
             look_ahead: Called with a frame that may be next, while others are computed; must not raise.
+            failed: Called with frames on which `handle_frames` raised all the same: the thread goes on.
         """
         self.limit = limit
         self._mailbox: Mailbox[Frame] = Mailbox()
         self._handle_frames = handle_frames
         self._fit = fit
         self._look_ahead = look_ahead
+        self._failed = failed
         # Its thread starts with the first work.
         self._waiter = ThreadPoolExecutor(1, f"{name} waits")
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -69,6 +72,11 @@ class Worker(Generic[Frame]):
         task = Task(function, arguments)
         self._mailbox.put_task(task)
         return task.future
+
+    @property
+    def tasks(self) -> int:
+        """How many functions wait for their turn."""
+        return self._mailbox.tasks
 
     def discard(self, stream: object) -> Frame | None:
         """Takes back the frame of a stream that waits, if one does."""
@@ -95,7 +103,7 @@ class Worker(Generic[Frame]):
             work = self._mailbox.take(self.limit, self._fit, wait=started is None)
             following = None
             if isinstance(work, list) and work and self._handle_frames:
-                following = self._handle_frames(work)
+                following = self._handle(work)
             if started:
                 started.finish()
             elif not work:
@@ -105,6 +113,16 @@ class Worker(Generic[Frame]):
                 work.run()
             started = following
             del work, following  # not kept while there is nothing to do
+
+    def _handle(self, frames: list[Frame]) -> Started | None:
+        assert self._handle_frames is not None
+        try:
+            return self._handle_frames(frames)
+        except Exception as error:
+            if self._failed is None:
+                raise
+            self._failed(frames, error)
+            return None
 
     def _look_ahead_until_computed(self, started: Started) -> None:
         computed = self._waiter.submit(started.wait)

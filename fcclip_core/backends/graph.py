@@ -167,7 +167,7 @@ class GraphBackend:
         return files.is_current(name, key) if current else files.holds(name)
 
     def _lacking(self, form: Form) -> str:
-        command = f"fcclip export CHECKPOINT --size {form.height}x{form.width} --batch {form.batch} --precision "
+        command = f"fcclip export CHECKPOINT --size {form.width}x{form.height} --batch {form.batch} --precision "
         return f"no graph for {form} is there; `{command}{form.precision} --engine` makes it"
 
     def _keep(self, form: Form, runner: Runner) -> None:

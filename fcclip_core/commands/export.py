@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from fcclip_core.camera_size import described_size, parse_size
 from fcclip_core.errors import BackendError, SettingsError
 from fcclip_core.paths import expanded
 
@@ -38,15 +39,15 @@ def add_parser(subparsers: Any) -> None:
         "--size",
         action="append",
         default=[],
-        metavar="HxW",
-        help="height and width of the network's input, multiples of 32; may be given several times",
+        metavar="WxH",
+        help="width and height of the network's input, multiples of 32; may be given several times",
     )
     parser.add_argument(
         "--camera",
         action="append",
         default=[],
-        metavar="HxW",
-        help="height and width of the camera's images, instead of --size: the input's size follows from them",
+        metavar="WxH",
+        help="width and height of the camera's images, instead of --size: the input's size follows from them",
     )
     parser.add_argument("--shorter-side", type=int, metavar="N", help="with --camera, as `fcclip segment` has it")
     parser.add_argument("--max-size", type=int, metavar="N", help="with --camera, as `fcclip segment` has it")
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.out and not args.engine:
         raise SettingsError("nothing to do: give --out DIR for ONNX files, --engine for this machine, or both")
     if not args.size and not args.camera:
-        raise SettingsError("no size: give --size HEIGHTxWIDTH of the network's input, or --camera HEIGHTxWIDTH")
+        raise SettingsError("no size: give --size WIDTHxHEIGHT of the network's input, or --camera WIDTHxHEIGHT")
     if args.out and not args.out.is_dir():
         raise SettingsError(f"{args.out} is not a folder; make it first, or choose another")
     from fcclip_core.checkpoints import load_checkpoint, load_model
@@ -86,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
 
     console = Terminal(stderr=True, soft_wrap=True)
     model = load_model(load_checkpoint(args.checkpoint))
+    for width, height in map(parse_size, (*args.size, *args.camera)):
+        console.print(f"for {described_size(width, height)}")
     sizes = list(dict.fromkeys(_sizes(args, model.config)))
     with progress_bar(console) as bar:
         precision = args.precision or "fp32"
@@ -98,17 +101,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _sizes(args: argparse.Namespace, config: ModelConfig) -> Iterator[tuple[int, int]]:
     """Heights and widths of the network's input."""
-    from fcclip_core.export.form import parse_size
     from fcclip_core.preprocess import FrameGeometry
     from fcclip_core.settings import InferenceSettings
 
-    yield from map(parse_size, args.size)
+    for width, height in map(parse_size, args.size):
+        yield height, width
     shorter_side = args.shorter_side or config.shorter_side
     max_size = args.max_size or max(InferenceSettings().max_size, shorter_side)
     settings = InferenceSettings(shorter_side=shorter_side, max_size=max_size)
-    for height, width in map(parse_size, args.camera):
-        if not height or not width:
-            raise SettingsError(f"a camera's images of {height}x{width} hold no pixel")
+    for width, height in map(parse_size, args.camera):
         yield FrameGeometry.of(height, width, settings).padded
 
 

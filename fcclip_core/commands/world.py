@@ -6,7 +6,8 @@ import argparse
 import os
 from typing import Any
 
-from fcclip_core.errors import FcclipError
+from fcclip_core.camera_size import parse_size
+from fcclip_core.errors import FcclipError, SettingsError
 from fcclip_core.paths import expanded
 
 
@@ -110,7 +111,7 @@ def run_drive(args: argparse.Namespace) -> int:
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected WIDTHxHEIGHT, for example 320x240")
-    return int(width), int(height)
+    try:
+        return parse_size(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

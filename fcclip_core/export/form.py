@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import torch
@@ -68,15 +67,3 @@ class Form:
     def __str__(self) -> str:
         """For file names and people, as in 1x800x1088-fp16."""
         return f"{self.batch}x{self.height}x{self.width}-{self.precision}"
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Reads "480x640" as (height, width).
-
-    Raises:
-        SettingsError: Not two whole numbers with an x between them.
-    """
-    found = re.fullmatch(r"(\d+)x(\d+)", text.strip())
-    if not found:
-        raise SettingsError(f"{text!r} is no size; write HEIGHTxWIDTH in pixels, for example 480x640")
-    return int(found[1]), int(found[2])

@@ -6,12 +6,13 @@ import time
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.node import Node, NodeNameNonExistentError
+from rclpy.node import NodeNameNonExistentError
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 import fcclip_ros.msg as msg
 from fcclip_core.errors import DepthError, ImageError
 from fcclip_ros.following import Following
+from fcclip_ros.guarded import GuardedNode
 from fcclip_ros.qos import LATCHED, OUTPUT
 from fcclip_ros.runner import run
 from fcclip_ros.view.scene import Scene
@@ -48,7 +49,7 @@ _CLASSES: dict[str, type] = {
 }
 
 
-class LiveView(Node):
+class LiveView(GuardedNode):
     """Subscribes to what belongs to a node's cameras, as it comes to be there, and shows it.
 
     Attributes:

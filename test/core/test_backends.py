@@ -167,7 +167,7 @@ def test_no_more_forms_are_built_than_are_held(backend: GraphBackend, library: F
     sizes = [32 * (index + 1) for index in range(RUNNERS + 2)]
     for size in sizes[:RUNNERS]:
         backend(torch.zeros(1, 3, size, 32))
-    with pytest.raises(FormDeclined, match=rf"--size {sizes[RUNNERS]}x32 --batch 1 --precision fp32"):
+    with pytest.raises(FormDeclined, match=rf"--size 32x{sizes[RUNNERS]} --batch 1 --precision fp32"):
         backend(torch.zeros(1, 3, sizes[RUNNERS], 32))
     backend.prepare(1, sizes[RUNNERS], 32)
     assert len(library.built) == RUNNERS + 1, "what is asked for is built"

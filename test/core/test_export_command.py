@@ -25,7 +25,7 @@ def test_writes_a_checked_file_and_builds_what_the_backend_finds(
         pytest.importorskip(module)
     arguments = ["export", "recipe:tiny", "--out", str(tmp_path), "--engine", "--device", "cpu", "--precision", "fp32"]
     # 48x64 at 64 pixels becomes 64x85, which is padded to 64x96.
-    assert cli.main([*arguments, "--camera", "48x64", "--shorter-side", "64", "--size", "64x96"]) == 0
+    assert cli.main([*arguments, "--camera", "64x48", "--shorter-side", "64", "--size", "96x64"]) == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "OpenVINO" in said
     assert f"ready for 1x64x96-fp32; kept in {cache / 'built'}" in said
@@ -47,8 +47,8 @@ def test_writes_a_checked_file_and_builds_what_the_backend_finds(
         (["--size", "64x64"], "nothing to do"),
         (["--out", "."], "no size"),
         (["--out", "nowhere", "--size", "64x64"], "nowhere is not a folder"),
-        (["--out", ".", "--size", "60x64"], "multiples of 32"),
-        (["--out", ".", "--size", "64"], "HEIGHTxWIDTH"),
+        (["--out", ".", "--size", "64x60"], "multiples of 32"),
+        (["--out", ".", "--size", "64"], "WIDTHxHEIGHT"),
         (["--out", ".", "--camera", "0x64"], "hold no pixel"),
         (["--out", ".", "--size", "64x64", "--batch", "0"], "batch is 0"),
         (["--engine", "--size", "64x64", "--device", "cpu", "--backend", "tensorrt"], "TensorRT"),

@@ -13,7 +13,7 @@ from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.checkpoints import load_checkpoint, load_model
 from fcclip_core.errors import SettingsError
 from fcclip_core.export.check import TOLERANCES, Differences, Reference, check, check_picture
-from fcclip_core.export.form import Form, parse_size
+from fcclip_core.export.form import Form
 from fcclip_core.export.graph import INPUT, OPSET, OUTPUTS, attend_by_bias, export_onnx
 from fcclip_core.export.identity import weights_digest
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
@@ -170,12 +170,6 @@ def test_additive_mask_blocks_whatever_the_scores() -> None:
 def test_impossible_forms(fields: tuple[int, int, int, str], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         Form(*fields)
-
-
-@pytest.mark.parametrize("text", ["640", "640x", "axb", "640x480x3", "-1x5"])
-def test_unreadable_sizes(text: str) -> None:
-    with pytest.raises(SettingsError, match="HEIGHTxWIDTH"):
-        parse_size(text)
 
 
 # --- the check against eager ------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ class FakeSegmenter:
         prepared: What was to be made ready beside the stream: height, width, batches, whether somebody asked.
         gate: While it is cleared, a batch that was begun does not end.
         words_gate: New words pass through it while they are encoded.
+        read: Words that were read together.
     """
 
     backend_description = "a fake model"
@@ -97,27 +98,40 @@ class FakeSegmenter:
         self.gate = threading.Event()
         self.gate.set()
         self.words_gate = words_gate or Gate()
+        self.read: list[tuple[str, ...]] = []
         self._seconds = seconds
         self._encoding_seconds = encoding_seconds
         self._ids = ClassIds()
         self._known: set[str] = set()
 
     def prepare_vocabulary(self, vocabulary: Vocabulary) -> VocabularySnapshot:
-        new = set(vocabulary.synonyms) - self._known
-        self._encode(new)
+        self.learn_words(self.unknown_words(vocabulary.synonyms))
         return VocabularySnapshot(
             version=0,
             vocabulary=vocabulary,
-            class_ids=self._ids.resolve(vocabulary),
+            class_ids=self._ids.look_up(vocabulary),
             colors=tuple(item.color or class_color(item.name) for item in vocabulary.classes),
             seen=tuple(item.seen is not False for item in vocabulary.classes),
             words=None,
         )
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> VocabularySnapshot:
+        return self.activate(self.prepare_vocabulary(vocabulary))
+
+    def activate(self, prepared: VocabularySnapshot) -> VocabularySnapshot:
         version = self.vocabulary.version + 1 if self.vocabulary else 1
-        self.vocabulary = replace(self.prepare_vocabulary(vocabulary), version=version)
+        self.vocabulary = replace(prepared, version=version, class_ids=self._ids.resolve(prepared.vocabulary))
         return self.vocabulary
+
+    def unknown_words(self, words: Sequence[str]) -> list[str]:
+        return [word for word in dict.fromkeys(words) if word not in self._known]
+
+    def learn_words(self, words: Sequence[str]) -> None:
+        time.sleep(self._encoding_seconds * len(words))
+        if words:
+            self.words_gate.pass_through()
+        self._known |= set(words)
+        self.read.append(tuple(words))
 
     def prepare_beside(self, height: int, width: int, batches: int = 1, *, asked: bool = True) -> None:
         self.prepared.append((height, width, batches, asked))
@@ -163,14 +177,8 @@ class FakeSegmenter:
             VocabularyClass((name,))
         if not names:
             raise VocabularyError("there is no name to embed")
-        self._encode(set(names) - self._known)
+        self.learn_words(self.unknown_words(names))
         return TextEmbeddings(np.eye(4, dtype=np.float32)[[len(name) % 4 for name in names]], 100.0, "fake tower")
-
-    def _encode(self, new: set[str]) -> None:
-        if new:
-            time.sleep(self._encoding_seconds * len(new))
-            self.words_gate.pass_through()
-            self._known |= new
 
     def start_labeling(
         self,

@@ -20,6 +20,7 @@ STATE = NodeState(
     backend_wanted="auto",
     backend_problem="",
     image_input="/camera/image, reliable, 1 publisher",
+    image_problem="",
     vocabulary_version=3,
     vocabulary_classes=20,
     encoding_classes=0,
@@ -64,7 +65,7 @@ def test_errors_are_counted_by_kind_and_grow_old(monkeypatch: pytest.MonkeyPatch
     statistics.error("no checkpoint")
     report = statistics.report()
     assert (report.counts.bad, report.counts.failed, report.counts.refused) == (1, 1, 1)
-    assert report.last_error == LastError("other", "no checkpoint", 0.0)
+    assert report.last_error == LastError("errors", "no checkpoint", 0.0)
     assert report.last_error.recent
     now[0] = 6.0
     assert not statistics.report().last_error.recent  # type: ignore[union-attr]
@@ -97,9 +98,21 @@ def test_errors_are_counted_by_kind_and_grow_old(monkeypatch: pytest.MonkeyPatch
         ),
         (
             STATE,
-            replace(REPORT, output_rate=0.0, last_error=LastError("failed", "out of memory", 1.0)),
+            replace(REPORT, output_rate=0.0, failure="out of memory", last_error=LastError("failed", "x", 1.0)),
             DiagnosticStatus.ERROR,
             "out of memory",
+        ),
+        (
+            STATE,
+            replace(REPORT, output_rate=0.0, failure="out of memory", last_error=LastError("refused", "x", 90.0)),
+            DiagnosticStatus.ERROR,
+            "out of memory",
+        ),
+        (
+            replace(STATE, image_problem="/image carries sensor_msgs/msg/CompressedImage"),
+            Report(Counts(), 0, 0),
+            DiagnosticStatus.WARN,
+            "/image carries sensor_msgs/msg/CompressedImage",
         ),
         (
             STATE,

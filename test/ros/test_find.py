@@ -309,11 +309,12 @@ def test_waiting_can_be_cancelled_and_preempted(start: Callable[..., Peer], peer
 def test_many_wait_side_by_side(start: Callable[..., Peer], peer: Peer) -> None:
     waiter = Waiter(peer, active(start()))
     goals = [waiter.send("cup", minimum_score=0.9) for _ in range(16)]
-    status, result = waiter.result(waiter.send("cup"))
+    goals.append(waiter.send("cup", minimum_score=0.9))
+    status, result = waiter.result(goals.pop(0))
     assert (status, result.success) == (GoalStatus.STATUS_ABORTED, False)
-    assert "16 goals wait already" in result.message
+    assert result.message == "gave way to a newer one: 16 goals may wait at the same time"
     for goal in goals:
-        # One after the other: a service's queue holds ten requests.
+        # One after the other: a client keeps ten answers.
         wait_until(goal.cancel_goal_async().done)
     assert {waiter.result(goal)[0] for goal in goals} == {GoalStatus.STATUS_CANCELED}
     with Shutter(peer):

@@ -190,3 +190,12 @@ def test_the_frame_on_which_a_search_failed_dies_with_the_answer(no_collector: N
     assert watch.future.exception(0) is not None
     del frame, watch
     assert seen() is None
+
+
+def test_a_frame_goes_between_tasks_however_many_there_are() -> None:
+    mailbox: Mailbox[str] = Mailbox()
+    for _ in range(30):
+        mailbox.put_task(Task(lambda: None))
+    mailbox.put("camera", "frame")
+    taken = [mailbox.take() for _ in range(12)]
+    assert taken.index(["frame"]) == 8

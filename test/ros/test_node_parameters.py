@@ -29,8 +29,8 @@ def test_defaults_are_the_published_settings_at_the_models_own_size() -> None:
 
 def test_the_cameras_size_is_read_or_refused() -> None:
     assert parameters().camera_size is None
-    assert parameters(camera_size="480x640").camera_size == (480, 640)
-    with pytest.raises(SettingsError, match="HEIGHTxWIDTH"):
+    assert parameters(camera_size="640x480").camera_size == (640, 480)
+    with pytest.raises(SettingsError, match="WIDTHxHEIGHT"):
         parameters(camera_size="640")
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pytest
 from fake_segmenter import FakeSegmenter, fake_loader
+from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
 from ros_harness import Peer, state, transition, wait_until
+from std_msgs.msg import Header
 
-from fcclip_ros import srv
+from fcclip_ros import outputs, srv
 from fcclip_ros.perception import Perception
 
 
@@ -52,7 +57,7 @@ def test_what_the_cameras_frames_need_is_made_ready_one_at_configuring_and_the_o
         "checkpoint": "fake",
         "vocabulary": ["cup"],
         "cameras": ["front", "left", "right"],
-        "camera_size": "480x640",
+        "camera_size": "640x480",
     }
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     host = Peer(lambda **options: Perception(load, parameter_overrides=overrides, **options))
@@ -77,3 +82,29 @@ def test_a_node_that_ended_leaves_the_ros_graph_though_something_still_holds_it(
     finally:
         host.close()
     wait_until(lambda: "fcclip" not in peer.node.get_node_names())
+
+
+def test_an_overlay_rate_that_is_raised_does_not_wait_out_the_old_period(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(outputs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(outputs, "draw_overlay", lambda *_: np.zeros((1, 1, 3), np.uint8))
+    host = Peer(lambda **options: LifecycleNode("publisher", **options))
+    try:
+        published = outputs.Outputs(host.node, "~/")
+        published.overlay_rate = 0.01
+        assert published._overlay_is_due()
+        frame = SimpleNamespace(
+            snapshot=SimpleNamespace(class_ids=(), colors=()), image=None, result=None, header=Header()
+        )
+        published._draw(frame)
+        now[0] += 1.0
+        assert not published._overlay_is_due()
+        published.overlay_rate = 5.0
+        assert published._overlay_is_due()
+        published.overlay_rate = 0.0
+        assert not published._overlay_is_due()
+        del published
+    finally:
+        host.close()
