@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator
 
 from fcclip_core.errors import VocabularyError
-from fcclip_core.vocabulary import MAX_CLASSES, Vocabulary, short
+from fcclip_core.quoting import short
+from fcclip_core.vocabulary import MAX_CLASSES, Vocabulary
 
 
 class ClassIds:

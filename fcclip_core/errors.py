@@ -48,6 +48,10 @@ class VocabularyError(FcclipError, ValueError):
     """A vocabulary is empty, contradictory, or does not fit what the segmenter already promised."""
 
 
+class YamlError(FcclipError, ValueError):
+    """YAML text is damaged, or asks for more than plain data."""
+
+
 class ImageError(FcclipError, ValueError):
     """An image has a shape, type or encoding that cannot be segmented."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -17,7 +18,16 @@ _KINDS = (
 
 
 class NotRegularError(OSError):
-    """Something else than a file of bytes has the name."""
+    """Something else than a file of bytes has the name.
+
+    Attributes:
+        what: What it is, with its article.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        """`what` has the name `path`."""
+        super().__init__(f"{path} is {what}, not a file")
+        self.what = what
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -33,7 +43,7 @@ def open_regular(path: Path) -> BinaryIO:
         _require_regular(path, kind)  # opening a device may do something already
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a zero byte in the name
-        raise OSError(f"{str(path)[:80]!r} is no name of a file: {error}") from error
+        raise OSError(errno.EINVAL, f"{str(path)[:80]!r} is no name of a file: {error}") from error
     try:
         _require_regular(path, os.fstat(handle))
     except OSError:
@@ -42,7 +52,27 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
+def read_regular_file(path: Path, most: int) -> bytes:
+    """Reads a whole file.
+
+    Args:
+        path: The file.
+        most: Bytes that are read at most.
+
+    Raises:
+        OSError: It cannot be read, is no regular file, or is larger; `strerror` says which.
+    """
+    try:
+        with open_regular(path) as file:
+            content = file.read(most + 1)
+    except NotRegularError as error:
+        raise OSError(errno.EINVAL, f"it is {error.what}; expected a regular file") from error
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes, which is the most that is read")
+    return content
+
+
 def _require_regular(path: Path, about: os.stat_result) -> None:
     if not stat.S_ISREG(about.st_mode):
         what = next((name for is_kind, name in _KINDS if is_kind(about.st_mode)), "no file")
-        raise NotRegularError(f"{path} is {what}, not a file")
+        raise NotRegularError(path, what)

@@ -6,20 +6,28 @@ one row a synonym, and a class scores what its best synonym scores.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
-from fcclip_core.errors import VocabularyError, first_line
+from fcclip_core.errors import VocabularyError, YamlError
 from fcclip_core.palette import Color, palette_colors
-from fcclip_core.paths import expanded
-from fcclip_core.resources import config_path
+from fcclip_core.quoting import short, short_path
+from fcclip_core.regular_files import read_regular_file
+from fcclip_core.vocabulary_sources import (
+    closest,
+    find_vocabulary,
+    missing_file_hint,
+    names_a_source,
+    refuse_sources,
+)
+from fcclip_core.yaml_text import read_yaml
 
 MAX_CLASSES = 65_535
 """Class ids are 16-bit in label images, and 0 means unlabelled."""
@@ -27,11 +35,24 @@ MAX_CLASSES = 65_535
 MAX_NAME_LENGTH = 1_000
 """Characters of one synonym; CLIP reads 77 tokens, which is far less."""
 
+MAX_SYNONYMS = 100_000
+"""Names of all classes together: each is a text row of 3 kB or so."""
+
+MAX_CHARACTERS = 2_000_000
+"""Characters of all names together."""
+
+MAX_TEXT_LENGTH = 10_000
+"""Characters of a description, a source or a licence."""
+
+MAX_FILE_SIZE = 16 << 20
+"""Bytes of a file; the largest vocabulary fits."""
+
 INVALID_CLASS = "invalid_class_id"
 """The name of the rows that the paper's list files keep for ids without a class."""
 
-_DEEPEST = 10
-_SUFFIXES = (".yaml", ".yml", ".txt")
+_JOINERS = "\u200c\u200d"
+"""Invisible, but Persian, Indic scripts and emoji are written with them."""
+
 _CLASS_KEYS = ("name", "synonyms", "stuff", "id", "color", "seen", "label")
 _FILE_KEYS = ("description", "source", "licence", "classes")
 
@@ -41,7 +62,8 @@ class VocabularyClass:
     """One class.
 
     Attributes:
-        synonyms: At least one name; the first is what the class goes by, the best-matching one counts.
+        synonyms: At least one name; the first is what the class goes by, the best-matching one counts. Names are kept
+            in Unicode's form NFC, so that a letter with an accent is one letter however it was typed.
         is_thing: True for countable objects, False for stuff.
         id: Class id asked for, 1..65535; None takes whatever `ClassIds` gives.
         color: `(r, g, b)`, 0..255 each, for drawing; None takes the name's own colour.
@@ -64,20 +86,18 @@ class VocabularyClass:
         Raises:
             VocabularyError: Naming the class, the field and what was expected.
         """
-        if isinstance(self.synonyms, str) or not isinstance(self.synonyms, Iterable):
-            raise VocabularyError(f"synonyms is {self.synonyms!r}; expected a list of names")
-        object.__setattr__(self, "synonyms", tuple(self.synonyms))
+        object.__setattr__(self, "synonyms", checked_names("synonyms", self.synonyms))
         if not self.synonyms:
             raise VocabularyError("a class has no name; expected at least one synonym")
-        for text in self.synonyms if self.label is None else (*self.synonyms, self.label):
-            _check_name(text)
+        if self.label is not None:
+            object.__setattr__(self, "label", _checked_name(self.label))
         for flag in ("is_thing", "seen"):
             value = getattr(self, flag)
             if not isinstance(value, bool) and not (flag == "seen" and value is None):
-                raise VocabularyError(f"class {short(self.name)}: {flag} is {value!r}; expected true or false")
+                raise VocabularyError(f"class {short(self.name)}: {flag} is {short(value)}; expected true or false")
         if self.id is not None and not _is_integer(self.id, 1, MAX_CLASSES):
             raise VocabularyError(
-                f"class {short(self.name)}: id is {self.id!r}; expected a whole number between 1 and {MAX_CLASSES} "
+                f"class {short(self.name)}: id is {short(self.id)}; expected a whole number between 1 and {MAX_CLASSES} "
                 "(0 means unlabelled)"
             )
         if self.color is not None:
@@ -109,20 +129,37 @@ class Vocabulary:
         """Checks what a single class cannot know.
 
         Raises:
-            VocabularyError: No class, too many, or two with the same name or id.
+            VocabularyError: No class, too many classes or names, or two with the same name or id.
         """
-        object.__setattr__(self, "classes", tuple(self.classes))
+        if isinstance(self.classes, (str, bytes, Mapping)) or not isinstance(self.classes, Iterable):
+            raise VocabularyError(f"classes is {short(self.classes)}; expected a list of VocabularyClass")
+        object.__setattr__(self, "classes", tuple(itertools.islice(self.classes, MAX_CLASSES + 1)))
         if not self.classes:
             raise VocabularyError("the vocabulary is empty; it needs at least one class")
         if len(self.classes) > MAX_CLASSES:
-            raise VocabularyError(f"the vocabulary has {len(self.classes)} classes; at most {MAX_CLASSES} have an id")
+            raise VocabularyError(f"the vocabulary has more than {MAX_CLASSES} classes; at most so many have an id")
         for index, item in enumerate(self.classes, 1):
             if not isinstance(item, VocabularyClass):
                 raise VocabularyError(
-                    f"class {index} is {item!r}; expected a VocabularyClass (Vocabulary.from_names takes plain names)"
+                    f"class {index} is {short(item)}; expected a VocabularyClass (Vocabulary.from_names takes plain names)"
                 )
+        self._check_size()
         _refuse_repeated("the name", [item.name for item in self.classes], "merge them or rename one")
         _refuse_repeated("id", [item.id for item in self.classes], "give each its own, or leave one out")
+
+    def _check_size(self) -> None:
+        for about in _FILE_KEYS[:-1]:
+            text = getattr(self, about)
+            if not isinstance(text, str) or len(text) > MAX_TEXT_LENGTH:
+                raise VocabularyError(f"{about} is {short(text)}; expected text of at most {MAX_TEXT_LENGTH} characters")
+        names = sum(self.synonym_counts)
+        if names > MAX_SYNONYMS:
+            raise VocabularyError(f"the vocabulary has {names} names; at most {MAX_SYNONYMS} are accepted")
+        letters = sum(len(text) for item in self.classes for text in (*item.synonyms, item.label or ""))
+        if letters > MAX_CHARACTERS:
+            raise VocabularyError(
+                f"the names of the vocabulary have {letters} characters together; at most {MAX_CHARACTERS} are accepted"
+            )
 
     @classmethod
     def from_names(
@@ -146,13 +183,15 @@ class Vocabulary:
         Raises:
             VocabularyError: Empty, repeated or overlong names, or an option that names no class.
         """
-        ids, colors = dict(ids or {}), dict(colors or {})
+        if isinstance(names, (set, frozenset)):
+            raise VocabularyError("names is a set, which has no order, so ids would differ from run to run; give a list")
+        ids, colors = _options("ids", ids), _options("colors", colors)
         rows = [_split(index, text) for index, text in enumerate(_list_of_names("names", names), 1)]
-        known = {row[0] for row in rows}
+        known = {row[0]: None for row in rows}
         stuff = _known_names("stuff", stuff, known)
         seen = None if seen is None else _known_names("seen", seen, known)
-        _known_names("ids", ids, known)
-        _known_names("colors", colors, known)
+        _known_names("ids", list(ids), known)
+        _known_names("colors", list(colors), known)
         return cls(
             tuple(
                 VocabularyClass(
@@ -165,6 +204,23 @@ class Vocabulary:
                 for row in rows
             )
         )
+
+    @classmethod
+    def from_words(cls, words: Sequence[str]) -> Vocabulary:
+        """Reads what a user wrote where both sources and class names are accepted.
+
+        Args:
+            words: One bundled name or file alone, or class names as `from_names` takes them.
+
+        Raises:
+            VocabularyError: See `load` and `from_names`; or a file or bundled name was meant, with what to write.
+        """
+        words = _list_of_names("words", words)
+        texts = [text for text in words if isinstance(text, str)]
+        if len(words) == 1 and texts and names_a_source(texts[0]):
+            return cls.load(texts[0])
+        refuse_sources(texts)
+        return cls.from_names(words)
 
     @classmethod
     def load(cls, source: str | Path, *, things: Sequence[bool] | None = None) -> Vocabulary:
@@ -180,14 +236,9 @@ class Vocabulary:
         Raises:
             VocabularyError: Naming the file, the class and what to do.
         """
-        path = _find(source)
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except OSError as error:
-            raise VocabularyError(f"cannot read vocabulary {path}: {error.strerror or error}") from error
-        except UnicodeDecodeError as error:
-            raise VocabularyError(f"{path} is not a vocabulary: it is not UTF-8 text") from error
-        vocabulary = _from_list(text, path) if path.suffix.lower() == ".txt" else cls.from_yaml(text, str(path))
+        path = find_vocabulary(source)
+        text = _read(path)
+        vocabulary = _from_list(text, path) if path.suffix.lower() == ".txt" else cls.from_yaml(text, short_path(path))
         return vocabulary if things is None else _with_things(vocabulary, things, path)
 
     @classmethod
@@ -201,16 +252,20 @@ class Vocabulary:
         Raises:
             VocabularyError: Naming `where`, the class and what was expected.
         """
+        if not isinstance(text, str):
+            raise VocabularyError(f"{where} is {short(text)}; expected YAML text")
+        if len(text) > MAX_FILE_SIZE:
+            raise VocabularyError(f"{where} has {len(text)} characters; at most {MAX_FILE_SIZE} are read")
         try:
-            document = yaml.load(text, _PlainLoader)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise VocabularyError(f"{where} is not valid YAML: {first_line(error)}") from error
+            document = read_yaml(text)
+        except YamlError as error:
+            raise VocabularyError(f"{where} is not valid YAML: {error}") from error
         if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
             raise VocabularyError(f"{where}: expected a mapping with a list under 'classes' (see docs/vocabularies.md)")
         try:
             _refuse_unknown_keys(document, _FILE_KEYS)
-            classes = [_class_from_yaml(index, entry) for index, entry in enumerate(document["classes"], 1)]
-            return cls(tuple(classes), **{key: str(document.get(key) or "") for key in _FILE_KEYS[:-1]})
+            classes = (_class_from_yaml(index, entry) for index, entry in enumerate(document["classes"], 1))
+            return cls(tuple(classes), **{key: _text_of(document, key) for key in _FILE_KEYS[:-1]})
         except VocabularyError as error:
             raise VocabularyError(f"{where}: {error}") from error
 
@@ -219,6 +274,20 @@ class Vocabulary:
         about = {key: getattr(self, key) for key in _FILE_KEYS[:-1] if getattr(self, key)}
         document = {**about, "classes": [_class_to_yaml(item) for item in self.classes]}
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+    def require_classes(self, what: str, names: Iterable[str]) -> None:
+        """Checks that each name is a class's.
+
+        Raises:
+            VocabularyError: Naming the first one that is none, and what may have been meant.
+        """
+        _known_names(what, names, dict.fromkeys(self.names))
+
+    def with_stuff(self, names: Iterable[str]) -> Vocabulary:
+        """The same classes, of which these are stuff too; names of no class change nothing (`doubts` tells them)."""
+        stuff = {normal_form(name).strip() for name in names}
+        classes = (replace(item, is_thing=item.is_thing and item.name not in stuff) for item in self.classes)
+        return replace(self, classes=tuple(classes))
 
     def __len__(self) -> int:
         """Number of classes."""
@@ -253,12 +322,6 @@ class Vocabulary:
         """
         return palette_colors(self.names, [item.color for item in self.classes])
 
-    def with_stuff(self, names: Iterable[str]) -> Vocabulary:
-        """The same classes; those that go by one of `names` are stuff, besides those that are already."""
-        stuff = set(names)
-        classes = (replace(item, is_thing=item.is_thing and item.name not in stuff) for item in self.classes)
-        return replace(self, classes=tuple(classes))
-
     def seen_mask(self, train_synonyms: frozenset[str]) -> np.ndarray:
         """Tells which classes the model was trained on (section 3.2).
 
@@ -278,49 +341,53 @@ class Vocabulary:
         )
 
 
-def bundled_vocabularies() -> tuple[str, ...]:
-    """Names of the vocabularies that come with the package, in alphabetical order."""
-    return tuple(sorted(path.stem for path in config_path("vocabularies").glob("*.yaml")))
+def checked_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Names in the form in which they are kept and compared: Unicode's NFC.
+
+    NFC makes equal what is one text written in two ways. NFKC would also change what is meant and seen ("m\u00b2" to "m2").
+
+    Args:
+        what: What to call them in errors.
+        names: A list of names.
+
+    Raises:
+        VocabularyError: It is no list, or a name is empty, too long, or has control or invisible characters.
+    """
+    return tuple(map(_checked_name, _list_of_names(what, names)))
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Reads YAML that costs no more than its bytes: no aliases, which multiply them, and no brackets without end."""
-
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (*name), which a vocabulary may not; write the value out")
-        self.depth += 1
-        if self.depth > _DEEPEST:
-            raise yaml.YAMLError(f"it is nested more than {_DEEPEST} deep")
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
+def normal_form(text: str) -> str:
+    """A name as names are compared."""
+    return unicodedata.normalize("NFC", text)
 
 
-def _check_name(text: object) -> None:
+def _checked_name(text: object) -> str:
     if not isinstance(text, str):
-        raise VocabularyError(f"a class name is {text!r} ({type(text).__name__}); expected text (in YAML, quote it)")
-    if not text.strip():
-        raise VocabularyError("a class name is empty; give it at least one letter, or remove the stray comma")
+        raise VocabularyError(
+            f"a class name is {short(text)} ({type(text).__name__}); expected text (in YAML, quote it)"
+        )
     if len(text) > MAX_NAME_LENGTH:
         raise VocabularyError(
             f"the class name {short(text)} has {len(text)} characters; at most {MAX_NAME_LENGTH} are accepted"
         )
-    unprintable = next((sign for sign in text if unicodedata.category(sign) in ("Cc", "Cs")), None)
-    if unprintable is not None:
-        raise VocabularyError(
-            f"the class name {short(text)} contains the control character U+{ord(unprintable):04X}; remove it"
-        )
+    name = normal_form(text)
+    if not name.strip(f"{_JOINERS} \t\n"):
+        raise VocabularyError("a class name is empty; give it at least one letter, or remove the stray comma")
+    for sign in name:
+        category = unicodedata.category(sign)
+        if category in ("Cc", "Cs", "Cf", "Zl", "Zp") and sign not in _JOINERS:
+            kind = "control" if category in ("Cc", "Cs") else "invisible"
+            raise VocabularyError(
+                f"the class name {short(text)} contains the {kind} character U+{ord(sign):04X}; remove it"
+            )
+    return name
 
 
 def _checked_color(name: str, color: object) -> Color:
-    channels = tuple(color) if isinstance(color, Iterable) else ()
+    channels = tuple(itertools.islice(color, 4)) if isinstance(color, Iterable) else ()
     if len(channels) != 3 or not all(_is_integer(channel, 0, 255) for channel in channels):
         raise VocabularyError(
-            f"class {short(name)}: colour is {color!r}; expected three whole numbers (red, green, blue), 0 to 255 each"
+            f"class {short(name)}: colour is {short(color)}; expected three whole numbers (red, green, blue), 0 to 255 each"
         )
     return channels
 
@@ -329,89 +396,109 @@ def _is_integer(value: object, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def short(text: str) -> str:
-    """A name as an error shows it: quoted, and cut where it goes on for long."""
-    return repr(text if len(text) <= 40 else f"{text[:40]}...")
-
-
 def _refuse_repeated(what: str, values: Sequence[str | int | None], advice: str) -> None:
     first: dict[str | int, int] = {}
     for index, value in enumerate(values, 1):
         if value is None:
             continue
         if value in first:
-            shown = short(value) if isinstance(value, str) else value
-            raise VocabularyError(f"classes {first[value]} and {index} both have {what} {shown}; {advice}")
+            raise VocabularyError(f"classes {first[value]} and {index} both have {what} {short(value)}; {advice}")
         first[value] = index
 
 
 def _list_of_names(what: str, names: Iterable[str]) -> list[str]:
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise VocabularyError(f"{what} is {names!r}; expected a list of names, for example ['cup, mug', 'floor']")
-    return list(names)
+    if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
+        raise VocabularyError(f"{what} is {short(names)}; expected a list of names, for example ['cup, mug', 'floor']")
+    found = list(itertools.islice(names, MAX_SYNONYMS + 1))
+    if len(found) > MAX_SYNONYMS:
+        raise VocabularyError(f"{what} has more than {MAX_SYNONYMS} names; at most so many are accepted")
+    return found
+
+
+def _options(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """An option by class, its names in normal form."""
+    if given is not None and not isinstance(given, Mapping):
+        raise VocabularyError(f"{what} is {short(given)}; expected a mapping from class names")
+    return {normal_form(key).strip() if isinstance(key, str) else key: value for key, value in (given or {}).items()}
 
 
 def _split(index: int, text: str) -> tuple[str, ...]:
-    synonyms = tuple(part.strip() for part in text.split(",")) if isinstance(text, str) else (text,)
     try:
-        for synonym in synonyms:
-            _check_name(synonym)
+        if isinstance(text, str) and len(text) > MAX_CHARACTERS:
+            raise VocabularyError(f"the names have {len(text)} characters; at most {MAX_CHARACTERS} are accepted")
+        return checked_names("names", [part.strip() for part in text.split(",")] if isinstance(text, str) else [text])
     except VocabularyError as error:
         raise VocabularyError(f"class {index}: {error}") from error
-    return synonyms
 
 
-def _known_names(what: str, names: Iterable[str], known: set[str]) -> set[str]:
-    names = _list_of_names(what, names)
+def _known_names(what: str, names: Iterable[str], known: Mapping[str, None]) -> set[str]:
+    names = [normal_form(name).strip() if isinstance(name, str) else name for name in _list_of_names(what, names)]
     for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {short(close[0])}?" if close else "a class goes by its first synonym"
-            raise VocabularyError(f"{what} names {short(str(name))}, which is no class of this vocabulary; {hint}")
+        if not isinstance(name, str) or name not in known:
+            close = closest(name, known) if isinstance(name, str) else None
+            hint = f"did you mean {short(close)}?" if close else "a class goes by its first synonym"
+            raise VocabularyError(f"{what} names {short(name)}, which is no class of this vocabulary; {hint}")
     return set(names)
 
 
-def _find(source: str | Path) -> Path:
-    if str(source) in bundled_vocabularies():
-        return config_path("vocabularies", f"{source}.yaml")
-    path = expanded(source, VocabularyError)
-    if path.suffix.lower() not in _SUFFIXES:
+def _read(path: Path) -> str:
+    try:
+        return read_regular_file(path, MAX_FILE_SIZE).decode("utf-8-sig")
+    except FileNotFoundError as error:
         raise VocabularyError(
-            f"there is no vocabulary {short(str(source))}; expected a .yaml or .txt file or one of "
-            f"{', '.join(bundled_vocabularies())}"
-        )
-    return path
+            f"cannot read vocabulary {short_path(path)}: {error.strerror}{missing_file_hint(path)}"
+        ) from error
+    except OSError as error:
+        raise VocabularyError(f"cannot read vocabulary {short_path(path)}: {error.strerror or error}") from error
+    except UnicodeError as error:
+        raise VocabularyError(f"{short_path(path)} is not a vocabulary: it is not UTF-8 text") from error
 
 
 def _from_list(text: str, path: Path) -> Vocabulary:
     classes: list[VocabularyClass] = []
-    taken: set[str] = set()
+    labels = _Labels()
     for number, line in enumerate(text.splitlines(), 1):
         index, colon, names = line.partition(":")
         if not line.strip() or names == INVALID_CLASS:
             continue
+        where = f"{short_path(path)}, line {number}"
         if not colon or not index.strip().isdecimal():
-            raise VocabularyError(f"{path}, line {number}: {short(line)} is not of the form 'id:name,synonym'")
+            raise VocabularyError(f"{where}: {short(line)} is not of the form 'id:name,synonym'")
+        if len(classes) == MAX_CLASSES:
+            raise VocabularyError(f"{where}: more than {MAX_CLASSES} classes; at most so many have an id")
         try:
-            item = VocabularyClass(tuple(names.replace(", ", ",").split(",")))
+            item = VocabularyClass(tuple(names.replace(", ", ",").split(",", MAX_SYNONYMS)))
+            label = labels.free(item.name)
+            classes.append(item if label == item.name else replace(item, label=label))
         except VocabularyError as error:
-            raise VocabularyError(f"{path}, line {number}: {error}") from error
-        if item.name in taken:
-            item = replace(item, label=_free_label(item.name, taken))
-        taken.add(item.name)
-        classes.append(item)
+            raise VocabularyError(f"{where}: {error}") from error
     if not classes:
-        raise VocabularyError(f"{path} holds no class; expected lines of the form 'id:name,synonym'")
-    return Vocabulary(tuple(classes), source=path.name)
+        raise VocabularyError(f"{short_path(path)} holds no class; expected lines of the form 'id:name,synonym'")
+    return Vocabulary(tuple(classes), source=short_path(path.name))
 
 
-def _free_label(name: str, taken: set[str]) -> str:
-    return next(label for n in itertools.count(2) if (label := f"{name} ({n})") not in taken)
+class _Labels:
+    """Gives classes that begin alike labels of their own: "bag", "bag (2)", "bag (3)"."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        # Where the search for a name's next number begins, so that many equal names cost no more than many others.
+        self._next: dict[str, int] = {}
+
+    def free(self, name: str) -> str:
+        label, number = name, self._next.get(name, 2)
+        while label in self._taken:
+            label, number = f"{name} ({number})", number + 1
+        self._next[name] = number
+        self._taken.add(label)
+        return label
 
 
 def _with_things(vocabulary: Vocabulary, things: Sequence[bool], path: Path) -> Vocabulary:
+    if isinstance(things, (str, bytes)) or not hasattr(things, "__len__"):
+        raise VocabularyError(f"things is {short(things)}; expected one flag a class")
     if len(things) != len(vocabulary):
-        raise VocabularyError(f"{path} has {len(vocabulary)} classes but {len(things)} thing flags were given")
+        raise VocabularyError(f"{short_path(path)} has {len(vocabulary)} classes but {len(things)} thing flags were given")
     classes = (replace(item, is_thing=bool(flag)) for item, flag in zip(vocabulary.classes, things, strict=True))
     return replace(vocabulary, classes=tuple(classes))
 
@@ -419,7 +506,7 @@ def _with_things(vocabulary: Vocabulary, things: Sequence[bool], path: Path) -> 
 def _class_from_yaml(index: int, entry: object) -> VocabularyClass:
     try:
         if not isinstance(entry, dict) or "name" not in entry:
-            raise VocabularyError(f"{short(str(entry))} is not a mapping with a 'name'")
+            raise VocabularyError(f"{short(entry)} is not a mapping with a 'name'")
         _refuse_unknown_keys(entry, _CLASS_KEYS)
         more, stuff = entry.get("synonyms", []), entry.get("stuff", False)
         if not isinstance(more, list) or not isinstance(stuff, bool):
@@ -441,7 +528,14 @@ def _class_to_yaml(item: VocabularyClass) -> dict:
     return entry | {key: value for key in ("id", "seen", "label") if (value := getattr(item, key)) is not None}
 
 
+def _text_of(document: dict, key: str) -> str:
+    value = document.get(key)
+    if isinstance(value, (list, dict)):
+        raise VocabularyError(f"{key} is {short(value)}; expected text")
+    return "" if value is None else str(value)
+
+
 def _refuse_unknown_keys(mapping: dict, known: Sequence[str]) -> None:
-    unknown = [str(key) for key in mapping if key not in known]
-    if unknown:
-        raise VocabularyError(f"unknown key {short(unknown[0])}; known are {', '.join(known)}")
+    unknown = next((key for key in mapping if key not in known), known)
+    if unknown is not known:
+        raise VocabularyError(f"unknown key {short(unknown)}; known are {', '.join(known)}")

@@ -6,7 +6,6 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -19,14 +18,13 @@ from fcclip_core.errors import SettingsError, VocabularyError
 from fcclip_core.export.form import PRECISIONS
 from fcclip_core.model_zoo import AUTO
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
-from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
+from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros.compat import given_parameters
 from fcclip_ros.image_input import TRANSPORTS
 from fcclip_ros.messages import EMBEDDING_TYPES
 from fcclip_ros.qos import RELIABILITIES
 
 _DEFAULTS = InferenceSettings(shorter_side=0)
-_FILE_SUFFIXES = (".yaml", ".yml", ".txt")
 _VALID_MASK_ONLY = {"auto": None, "true": True, "false": False}
 
 
@@ -326,9 +324,7 @@ class NodeParameters:
             if trained_on is None:
                 raise VocabularyError(f"the parameter vocabulary is {AUTO}, and no checkpoint is loaded yet")
             return trained_on
-        if len(self.vocabulary) == 1 and _names_a_file(self.vocabulary[0]):
-            return Vocabulary.load(self.vocabulary[0])
-        return Vocabulary.from_names(self.vocabulary)
+        return Vocabulary.from_words(self.vocabulary)
 
 
 def camera_names(value: Any) -> tuple[str, ...]:
@@ -479,13 +475,6 @@ def unknown_parameters(
 
 def _listed(choices: Iterable[str]) -> str:
     return ", ".join(choice or '""' for choice in choices)
-
-
-def _names_a_file(text: str) -> bool:
-    """Whether a vocabulary's only text is a path or a bundled name, also a misspelt one, and not a class."""
-    if "/" in text or Path(text).suffix.lower() in _FILE_SUFFIXES:
-        return True
-    return bool(difflib.get_close_matches(text, bundled_vocabularies(), n=1, cutoff=0.85))
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:

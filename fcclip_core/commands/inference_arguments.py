@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcclip_core.errors import VocabularyError
@@ -98,20 +96,13 @@ def vocabulary_from(text: str, stuff: str = "") -> Vocabulary:
     Raises:
         VocabularyError: No words, an unreadable file, or a stuff name that is no class.
     """
-    from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
+    from fcclip_core.vocabulary import Vocabulary
 
     if not text.strip(" ;,"):
         raise VocabularyError('--vocab names no class; write for example --vocab "person; pallet, wooden pallet"')
-    stuff_names = _split_classes(stuff)
-    is_file = Path(text).suffix.lower() in (".yaml", ".yml", ".txt")
-    if not is_file and text not in bundled_vocabularies():
-        return Vocabulary.from_names(_split_classes(text), stuff=stuff_names)
-    vocabulary = Vocabulary.load(text)
-    unknown = set(stuff_names) - set(vocabulary.names)
-    if unknown:
-        raise VocabularyError(f"--stuff names {min(unknown)!r}, which is no class of {text}")
-    classes = (replace(item, is_thing=item.is_thing and item.name not in stuff_names) for item in vocabulary.classes)
-    return replace(vocabulary, classes=tuple(classes))
+    vocabulary, stuff_names = Vocabulary.from_words(_split_classes(text)), _split_classes(stuff)
+    vocabulary.require_classes("--stuff", stuff_names)
+    return vocabulary.with_stuff(stuff_names)
 
 
 def _split_classes(text: str) -> list[str]:

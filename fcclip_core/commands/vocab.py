@@ -45,7 +45,8 @@ def add_parser(subparsers: Any) -> None:
 
 def list_bundled(args: argparse.Namespace) -> int:
     """Prints one line for each bundled vocabulary."""
-    from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
+    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary_sources import bundled_vocabularies
 
     found = [(name, Vocabulary.load(name)) for name in bundled_vocabularies()]
     _print_table(

@@ -10,7 +10,8 @@ import pytest
 
 from fcclip_core.class_ids import ClassIds
 from fcclip_core.commands.vocab import doubts
-from fcclip_core.vocabulary import Vocabulary, bundled_vocabularies
+from fcclip_core.vocabulary import Vocabulary
+from fcclip_core.vocabulary_sources import bundled_vocabularies
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "vocabularies.md"
