@@ -42,7 +42,7 @@ from fcclip_core.model_zoo import (
 )
 from fcclip_core.paths import expanded
 from fcclip_core.seeded_weights import seeded_state
-from fcclip_core.vocabulary import Vocabulary
+from fcclip_core.vocabulary import Vocabulary, require_vocabulary
 from fcclip_core.weight_files import WeightFile, read_weight_file, sha256_of
 from fcclip_core.whole_file import whole_file
 
@@ -164,8 +164,11 @@ def load_checkpoint(
 
     Raises:
         CheckpointError: Says which file, what is wrong with it and what to do.
+        VocabularyError: `train_vocabulary` is no Vocabulary.
     """
     name = str(source)
+    if train_vocabulary is not None:
+        require_vocabulary("train_vocabulary", train_vocabulary)
     if preset is not None and preset not in PRESETS:
         raise CheckpointError(f"there is no preset {shown(preset)}; there are {', '.join(PRESETS)}")
     if name == AUTO:

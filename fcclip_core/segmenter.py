@@ -21,17 +21,18 @@ from fcclip_core.class_ids import ClassIds
 from fcclip_core.device_labels import Words, create_labeler
 from fcclip_core.device_preprocess import create_preprocessor
 from fcclip_core.devices import resolve_device, watched, watches_device
-from fcclip_core.errors import ImageError, VocabularyError
+from fcclip_core.errors import ImageError, SettingsError, VocabularyError
 from fcclip_core.model.classification import MAX_LOGIT_SCALE, MaskProbabilities, TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.model_zoo import AUTO
 from fcclip_core.postprocess import MaskResizer, MergedFrame
 from fcclip_core.preprocess import FrameGeometry
+from fcclip_core.quoting import short
 from fcclip_core.results import Evidence, PanopticResult, Prediction, Segment
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.stage_clock import StageClock
 from fcclip_core.text import Progress, TextEncoder, TextRows
-from fcclip_core.vocabulary import Vocabulary, VocabularyClass
+from fcclip_core.vocabulary import Vocabulary, VocabularyClass, checked_names, require_vocabulary
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Segmenter:
         self.config = checkpoint.config
         self.provenance = checkpoint.provenance
         self.train_vocabulary = checkpoint.train_vocabulary
-        self._settings = self._with_preset(settings or InferenceSettings(shorter_side=0))
+        self._settings = self._with_preset(InferenceSettings(shorter_side=0) if settings is None else settings)
         _limit_threads(self._settings)
         self._model = load_model(checkpoint)
         self._backend: FallbackBackend = create_backend(
@@ -256,6 +257,7 @@ class Segmenter:
         Raises:
             VocabularyError: Ids contradict earlier ones, or the rows do not fit.
         """
+        require_vocabulary("the vocabulary", vocabulary)
         rows = self._text_rows(vocabulary, text_embeddings, progress)
         seen = vocabulary.seen_mask(frozenset(self.train_vocabulary.synonyms))
         classifier = TextClassifier.build(
@@ -367,12 +369,11 @@ class Segmenter:
             progress: Called with (names encoded, names to encode) while new words are encoded.
 
         Raises:
-            VocabularyError: No name, or one that is empty or too long.
+            VocabularyError: No list, no name, or one that is empty or too long.
         """
+        names = checked_names("names", names)
         if not names:
             raise VocabularyError("there is no name to embed; give at least one")
-        for name in names:
-            VocabularyClass((name,))
         return TextEmbeddings(
             rows=self._rows_of(names, progress).numpy(),
             logit_scale=min(self._model.clip_logit_scale.exp().item(), MAX_LOGIT_SCALE),
@@ -415,7 +416,7 @@ class Segmenter:
             ImageError: One is no image, or their padded sizes differ.
         """
         clock = StageClock(self.device)
-        output, geometries = self._run_model(images, self._frame_settings(settings or self._settings), clock)
+        output, geometries = self._run_model(images, self._frame_settings(settings), clock)
         return [
             EncodedImage(_image_of(output, index), geometry, clock) for index, geometry in enumerate(geometries)
         ]
@@ -462,7 +463,7 @@ class Segmenter:
         Raises:
             VocabularyError: No vocabulary is in force.
         """
-        snapshot, used = self._require(vocabulary), self._frame_settings(settings or self._settings)
+        snapshot, used = self._require(vocabulary), self._frame_settings(settings)
         output, geometry = encoded.output, encoded.geometry
         clock = StageClock(self.device)
         wait = self._labeler(output, snapshot.words, geometry, used, clock)
@@ -492,7 +493,7 @@ class Segmenter:
     @watches_device
     def predict(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> Prediction:
         """The model's answer for one image before masks are merged; arguments and errors as `__call__`."""
-        snapshot, settings = self._require(vocabulary), self._frame_settings(self._settings)
+        snapshot, settings = self._require(vocabulary), self._frame_settings(None)
         output, _ = self._run_model([image], settings, StageClock(self.device))
         probabilities: MaskProbabilities = classify(output, snapshot.classifier, settings)
         return Prediction(
@@ -522,17 +523,24 @@ class Segmenter:
         return output, geometries
 
     def _require(self, vocabulary: VocabularySnapshot | None) -> VocabularySnapshot:
-        snapshot = vocabulary or self._snapshot
+        snapshot = self._snapshot if vocabulary is None else vocabulary
         if snapshot is None:
             raise VocabularyError("no vocabulary is set; call set_vocabulary(Vocabulary.from_names([...])) first")
+        if not isinstance(snapshot, VocabularySnapshot):
+            raise VocabularyError(
+                f"the vocabulary is {short(snapshot)}; expected what prepare_vocabulary(...) or set_vocabulary(...) gave"
+            )
         return snapshot
 
-    def _frame_settings(self, settings: InferenceSettings) -> InferenceSettings:
-        """Settings with the preset's defaults filled in; sets the number of threads."""
+    def _frame_settings(self, given: InferenceSettings | None) -> InferenceSettings:
+        """The given settings or the segmenter's, the preset's defaults filled in; sets the number of threads."""
+        settings = self._settings if given is None else given
+        _require_settings(settings)
         _limit_threads(settings)
         return self._with_preset(settings)
 
     def _with_preset(self, settings: InferenceSettings) -> InferenceSettings:
+        _require_settings(settings)
         if settings.valid_mask_only is None:
             settings = replace(settings, valid_mask_only=self.config.valid_mask_only)
         if not settings.shorter_side:
@@ -560,6 +568,11 @@ class Segmenter:
         if not torch.allclose(rows.norm(dim=-1), torch.ones(len(rows)), atol=1e-3):
             raise VocabularyError("text_embeddings holds rows that are not of unit length; divide each by its L2 norm")
         return rows
+
+
+def _require_settings(settings: InferenceSettings) -> None:
+    if not isinstance(settings, InferenceSettings):
+        raise SettingsError(f"settings is {short(settings)}; expected InferenceSettings, such as InferenceSettings(alpha=0.4)")
 
 
 def _limit_threads(settings: InferenceSettings) -> None:

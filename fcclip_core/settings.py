@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any, SupportsIndex
 
 from fcclip_core.errors import SettingsError
+from fcclip_core.quoting import short
 
 ENSEMBLES = ("geometric", "arithmetic", "in_vocabulary", "out_of_vocabulary")
 
@@ -38,11 +42,13 @@ class InferenceSettings:
     num_threads: int = 0
 
     def __post_init__(self) -> None:
-        """Checks every range.
+        """Checks every type and range.
 
         Raises:
-            SettingsError: Naming the setting, its value and its range.
+            SettingsError: Naming the setting, its value and what it must be.
         """
+        for setting in fields(self):
+            self._require_type(setting.name, setting.default)
         for name in ("alpha", "beta", "object_mask_threshold", "overlap_threshold"):
             self._require(name, 0.0 <= getattr(self, name) <= 1.0, "between 0 and 1")
         self._require(
@@ -55,9 +61,24 @@ class InferenceSettings:
         self._require("top_k_instances", 1 <= self.top_k_instances <= 10_000, "between 1 and 10000")
         self._require("num_threads", 0 <= self.num_threads <= 1024, "between 0 (torch's choice) and 1024")
 
+    def _require_type(self, name: str, default: Any) -> None:
+        """Numbers of other libraries, such as numpy's, become Python's own."""
+        value = getattr(self, name)
+        if default is None:
+            self._require(name, value is None or isinstance(value, bool), "true, false or None")
+        elif isinstance(default, str):
+            self._require(name, isinstance(value, str), "text")
+        elif isinstance(default, float):
+            self._require(name, isinstance(value, Real) and not isinstance(value, bool), "a number")
+            object.__setattr__(self, name, float(value))
+        else:
+            whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
+            self._require(name, whole, "a whole number")
+            object.__setattr__(self, name, operator.index(value))
+
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be {expected}")
+            raise SettingsError(f"{name} is {short(getattr(self, name))}; it must be {expected}")
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

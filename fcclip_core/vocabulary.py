@@ -144,7 +144,11 @@ class Vocabulary:
                     f"class {index} is {short(item)}; expected a VocabularyClass (Vocabulary.from_names takes plain names)"
                 )
         self._check_size()
-        _refuse_repeated("the name", [item.name for item in self.classes], "merge them or rename one")
+        _refuse_repeated(
+            "the name",
+            [item.name for item in self.classes],
+            "merge them or rename one (an accented letter is the same letter however it was typed)",
+        )
         _refuse_repeated("id", [item.id for item in self.classes], "give each its own, or leave one out")
 
     def _check_size(self) -> None:
@@ -354,6 +358,18 @@ def checked_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
         VocabularyError: It is no list, or a name is empty, too long, or has control or invisible characters.
     """
     return tuple(map(_checked_name, _list_of_names(what, names)))
+
+
+def require_vocabulary(what: str, value: object) -> None:
+    """Refuses what is no Vocabulary.
+
+    Raises:
+        VocabularyError: Saying what it is and how one is made.
+    """
+    if not isinstance(value, Vocabulary):
+        raise VocabularyError(
+            f"{what} is {short(value)}; expected a Vocabulary: Vocabulary.from_names([...]) or .load(...) makes one"
+        )
 
 
 def normal_form(text: str) -> str:

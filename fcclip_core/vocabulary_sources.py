@@ -64,6 +64,14 @@ def names_a_source(text: str) -> bool:
     return text in bundled_vocabularies() or ("," not in text and Path(text).suffix.lower() in FILE_SUFFIXES)
 
 
+def looks_like_a_file(text: str) -> bool:
+    """Whether a class's name is rather a file's."""
+    if "," in text:
+        return False
+    suffix = Path(text).suffix.lower()
+    return suffix in FILE_SUFFIXES or suffix in _OTHER_SUFFIXES or text.startswith(("/", "./", "../", "~/"))
+
+
 def refuse_sources(names: Iterable[str]) -> None:
     """Refuses class names with which a file or a bundled vocabulary was meant.
 
@@ -74,7 +82,7 @@ def refuse_sources(names: Iterable[str]) -> None:
     for text in names:
         if "," in text:
             continue
-        file = _looks_like_a_file(text) or (len(names) == 1 and "/" in text)
+        file = looks_like_a_file(text) or (len(names) == 1 and "/" in text)
         meant = _bundled_like(text) if len(names) == 1 else _bundled_alone(text)
         if file and len(names) > 1:
             problem = f"{short_path(text)} looks like a file among class names, but a file can only stand alone"
@@ -89,7 +97,8 @@ def refuse_sources(names: Iterable[str]) -> None:
             problem = f"there is no vocabulary {short(text)}; did you mean {meant}?"
         else:
             continue
-        raise VocabularyError(f'{problem}; if a class of that name is meant, give it a synonym: "{text[:40]}, ..."')
+        gap = " If" if problem.endswith("?") else "; if"
+        raise VocabularyError(f'{problem}{gap} a class of that name is meant, give it a synonym: "{text[:40]}, ..."')
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
@@ -122,11 +131,6 @@ def _bundled_alone(text: str) -> str | None:
     """A bundled name that is no word of any language, so that no class can be meant."""
     plain = text.casefold()
     return plain if "_" in plain and plain in bundled_vocabularies() else None
-
-
-def _looks_like_a_file(text: str) -> bool:
-    suffix = Path(text).suffix.lower()
-    return suffix in FILE_SUFFIXES or suffix in _OTHER_SUFFIXES or text.startswith(("/", "./", "../", "~/"))
 
 
 def _rename(text: str) -> str:

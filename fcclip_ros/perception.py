@@ -22,6 +22,7 @@ import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
 from fcclip_core.camera_size import described_size
 from fcclip_core.devices import free_memory
+from fcclip_core.doubts import doubts, summary
 from fcclip_core.errors import DeviceLostError, FcclipError, SettingsError
 from fcclip_core.plain_text import printable
 from fcclip_core.segmenter import Segmenter, VocabularySnapshot
@@ -280,6 +281,7 @@ class Perception(GuardedNode, LifecycleNode):
         )
         if vocabulary is None:
             vocabulary = configuration.load_words(segmenter.train_vocabulary)
+        self._say_doubts(doubts(vocabulary, configuration.stuff))
         self._pipeline.set_vocabulary(vocabulary, stuff=configuration.stuff).result()
         self._given = vocabulary
         if configuration.camera_size:
@@ -326,6 +328,7 @@ class Perception(GuardedNode, LifecycleNode):
             response.version = in_force.version if in_force else 0
             return response
         response.success = True
+        response.message = self._say_doubts(doubts(vocabulary))
         response.version = snapshot.version
         response.ids = array("H", snapshot.class_ids)
         return response
@@ -351,6 +354,7 @@ class Perception(GuardedNode, LifecycleNode):
             response.message = self._refusal("image not segmented", error)
             return response
         response.success = True
+        response.message = summary(doubts(vocabulary)) if vocabulary else ""
         return response
 
     def _on_enable(
@@ -398,11 +402,16 @@ class Perception(GuardedNode, LifecycleNode):
         if vocabulary is not None and differs:
             self._given = vocabulary
             pipeline.set_vocabulary(vocabulary, stuff=stuff).add_done_callback(self._check_vocabulary)
-            return f"{len(vocabulary)} classes are made ready; ~/vocabulary and the log say when they are active"
+            said = self._say_doubts(doubts(vocabulary, stuff))
+            ready = f"{len(vocabulary)} classes are made ready; ~/vocabulary and the log say when they are active"
+            return f"{ready}; {said}" if said else ready
+        said = ""
         if stuff_differs:
             pipeline.set_stuff(stuff).add_done_callback(self._check_stuff)
+            current = pipeline.segmenter.vocabulary
+            said = self._say_doubts(doubts(current.vocabulary, stuff)) if current else ""
         if vocabulary is None:
-            return ""
+            return said
         active = self._vocabulary
         return (
             f"vocabulary is what it was, so the active words (version {active.version if active else 0}) stay, whoever "
@@ -433,6 +442,12 @@ class Perception(GuardedNode, LifecycleNode):
     def _vocabulary_of(self, camera: Camera | None) -> msg.Vocabulary | None:
         """What is in force for a camera; None asks for what was last given to all."""
         return camera.vocabulary if camera else self._vocabulary
+
+    def _say_doubts(self, found: Sequence[str]) -> str:
+        """Logs what is doubtful in a vocabulary, and returns it for an answer."""
+        if found:
+            self.get_logger().warning(printable(f"vocabulary: {summary(found)}"))
+        return summary(found)
 
     def _refusal(self, what: str, error: BaseException, camera: Camera | None = None) -> str:
         """Counts and logs a request that cannot be served, and returns what to answer."""

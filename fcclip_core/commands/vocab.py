@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from fcclip_core.paths import expanded, refuse_overwriting
 from fcclip_core.whole_file import whole_file
 
 if TYPE_CHECKING:
-    from fcclip_core.vocabulary import Vocabulary
+    pass
 
 
 def add_parser(subparsers: Any) -> None:
@@ -33,6 +32,8 @@ def add_parser(subparsers: Any) -> None:
         actions, "check", check_file, "say what is wrong or doubtful in a vocabulary; exit code 1 if wrong"
     )
     check.add_argument("vocabulary", metavar="NAME|FILE", help="a bundled name, or a .yaml or .txt file")
+
+    check.add_argument("--stuff", default="", help='classes that are to be stuff besides, as in "floor; wall"')
 
     convert = _add_action(actions, "convert", convert_list, "turn one of the paper's `id:name,synonym` lists into YAML")
     convert.add_argument("source", metavar="FILE.txt")
@@ -95,6 +96,7 @@ def check_file(args: argparse.Namespace) -> int:
     Returns:
         0 for a usable vocabulary, 1 otherwise.
     """
+    from fcclip_core.doubts import doubts
     from fcclip_core.vocabulary import Vocabulary
 
     try:
@@ -102,7 +104,7 @@ def check_file(args: argparse.Namespace) -> int:
     except VocabularyError as error:
         _say(f"wrong: {error}")
         return 1
-    for doubt in doubts(vocabulary):
+    for doubt in doubts(vocabulary, [part.strip() for part in args.stuff.split(";") if part.strip()]):
         _say(f"doubtful: {doubt}")
     things = sum(vocabulary.things)
     _say(
@@ -141,23 +143,6 @@ def convert_list(args: argparse.Namespace) -> int:
         raise FcclipError(f"cannot write {target}: {error.strerror or error}") from error
     _say(f"{len(vocabulary)} classes written to {target}{matched}")
     return 0
-
-
-def doubts(vocabulary: Vocabulary) -> list[str]:
-    """What is legal but seldom meant: names that several classes share or that CLIP reads alike, names that are cut."""
-    from fcclip_core.text import is_cut
-
-    owners: dict[str, list[str]] = defaultdict(list)
-    for item in vocabulary.classes:
-        for text in item.synonyms:
-            owners[" ".join(text.lower().split())].append(item.name)
-    found = [
-        f"{text!r} stands in {len(names)} places ({', '.join(map(repr, dict.fromkeys(names)))}): "
-        + ("it is needed once" if len(set(names)) == 1 else "these classes can tie")
-        for text, names in owners.items()
-        if len(names) > 1
-    ]
-    return found + [f"{name!r} is longer than CLIP reads; its end does not count" for name in owners if is_cut(name)]
 
 
 def _add_action(

@@ -13,6 +13,7 @@ import torch
 
 from fcclip_core import Segmenter, Vocabulary
 from fcclip_core.checkpoints import Checkpoint, load_checkpoint
+from fcclip_core.errors import SettingsError, VocabularyError
 from fcclip_core.settings import InferenceSettings
 
 FRAME = np.zeros((48, 64, 3), np.uint8)
@@ -68,3 +69,62 @@ def test_every_thread_that_computes_keeps_to_the_number_of_threads(checkpoint: C
 
 def test_published_models_see_800_pixels() -> None:
     assert load_checkpoint("recipe:tiny").config.shorter_side == InferenceSettings().shorter_side == 800
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"shorter_side": "800"}, "shorter_side is '800'; it must be a whole number"),
+        ({"shorter_side": 800.0}, "shorter_side is 800.0; it must be a whole number"),
+        ({"shorter_side": True}, "shorter_side is True; it must be a whole number"),
+        ({"max_size": None}, "max_size is None"),
+        ({"alpha": "0.4"}, "alpha is '0.4'; it must be a number"),
+        ({"beta": float("nan")}, "beta is nan"),
+        ({"overlap_threshold": []}, r"overlap_threshold is \[\]"),
+        ({"ensemble": 3}, "ensemble is 3; it must be text"),
+        ({"ensemble": ["geometric"]}, "ensemble is .*it must be text"),
+        ({"valid_mask_only": "false"}, "valid_mask_only is 'false'; it must be true, false or None"),
+        ({"top_k_instances": "x" * 10_000}, "top_k_instances is 'x"),
+        ({"num_threads": 10**5000}, "num_threads is a number of"),
+    ],
+)
+def test_settings_of_the_wrong_type_get_a_sentence(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        InferenceSettings(**setting)
+    assert len(str(caught.value)) < 200
+
+
+def test_numbers_of_other_libraries_are_numbers() -> None:
+    settings = InferenceSettings(shorter_side=np.int64(640), alpha=np.float32(0.5), beta=1)
+    assert settings == InferenceSettings(shorter_side=640, alpha=0.5, beta=1.0)
+    assert type(settings.shorter_side) is int and type(settings.alpha) is float and type(settings.beta) is float
+
+
+def test_a_segmenter_says_what_is_no_settings_and_no_vocabulary(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    segmenter = Segmenter(checkpoint, cache_dir=tmp_path)
+    for wrong in ({}, None, "fast"):
+        with pytest.raises(SettingsError, match="settings is .*expected InferenceSettings"):
+            segmenter.settings = wrong
+    with pytest.raises(SettingsError, match="settings is {}"):
+        Segmenter(checkpoint, settings={}, cache_dir=tmp_path)
+    with pytest.raises(SettingsError, match="settings is {}"):
+        segmenter.encode(FRAME, {})
+    for wrong in (["mug"], "mug", None, 3, {"mug": 1}):
+        with pytest.raises(VocabularyError, match="vocabulary is .*from_names"):
+            segmenter.set_vocabulary(wrong)
+    for wrong in (["mug"], "", Vocabulary.from_names(["mug"])):
+        with pytest.raises(VocabularyError, match="expected what prepare_vocabulary"):
+            segmenter(FRAME, wrong)
+    with pytest.raises(VocabularyError, match="train_vocabulary is 'coco_panoptic'"):
+        Segmenter.from_checkpoint("recipe:tiny", train_vocabulary="coco_panoptic")
+
+
+def test_embed_text_takes_a_list_and_says_so(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    segmenter = Segmenter(checkpoint, cache_dir=tmp_path)
+    for wrong in ("mug", b"mug", None, 3, {"mug": 1}):
+        with pytest.raises(VocabularyError, match="names is .*expected a list of names"):
+            segmenter.embed_text(wrong)
+    with pytest.raises(VocabularyError, match="no name to embed"):
+        segmenter.embed_text([])
+    rows = segmenter.embed_text(name for name in ("caf\u00e9", "cafe\u0301", "mug, cup")).rows
+    assert len(rows) == 3 and np.array_equal(rows[0], rows[1])
