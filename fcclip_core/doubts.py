@@ -19,8 +19,8 @@ _SURELY_READ = 50
 
 # Letters that look like a Latin one, after case is folded: Cyrillic, Greek, Armenian, dotless and script forms, digits.
 _LIKE_LATIN = str.maketrans(
-    "авеԁһніјкӏмпорԛѕтуԝхαβεηικμνορτυχγϲϳօսհոցıɑɡ01|",
-    "abedhhijklmnopqstywxabenikmvoptyxycjouhngiagoll",
+    "авеԁһніјкӏмпорԛсѕтуԝхαβεηικμνορτυχγζωϲϳօսհոցıɑɡ01|",
+    "abedhhijklmnopqcstywxabenikmvoptyxycjouhngiagoll",
 )
 
 

@@ -56,7 +56,7 @@ def missing_file_hint(path: Path) -> str:
     except OSError:
         return ""
     close = closest(path.name, (name for name in beside if Path(name).suffix.lower() in FILE_SUFFIXES))
-    return f"; did you mean {short(str(path.with_name(close)))}?" if close else ""
+    return f"; did you mean {short_path(path.with_name(close))}?" if close else ""
 
 
 def names_a_source(text: str) -> bool:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fcclip_core.errors import FcclipError, VocabularyError
 from fcclip_core.model_zoo import TRAINED_ON
 from fcclip_core.paths import expanded, refuse_overwriting
 from fcclip_core.whole_file import whole_file
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_parser(subparsers: Any) -> None:

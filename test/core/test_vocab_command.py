@@ -70,6 +70,21 @@ def test_check_passes_and_names_what_is_doubtful(tmp_path: Path, capsys: pytest.
     assert "5 classes (5 things, 0 stuff)" in lines[3]
 
 
+def test_check_names_stuff_that_is_no_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "words.yaml"
+    path.write_text("classes: [{name: cup}, {name: floor}]")
+    assert run("check", path, "--stuff", "flor; floor") == 0
+    (doubt, usable) = capsys.readouterr().out.splitlines()
+    assert doubt.startswith("doubtful: stuff names 'flor'") and "'floor'" in doubt and usable.startswith("usable")
+
+
+def test_check_says_which_key_comes_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "words.yaml"
+    path.write_text("classes:\n- {name: pallet}\nclasses:\n- {name: floor, stuff: true}\n")
+    assert run("check", path) == 1
+    assert "line 3: the key 'classes' comes again, after line 1" in capsys.readouterr().out
+
+
 def test_convert_writes_what_the_list_says(tmp_path: Path) -> None:
     source, target, like = tmp_path / "list.txt", tmp_path / "words.yaml", tmp_path / "like.yaml"
     source.write_text("0:invalid_class_id\n1:heaven,sky\n2:mug, cup\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
 from pathlib import Path
 
@@ -343,3 +345,153 @@ def test_mistakes_in_a_list_name_file_and_line(text: str, message: str, tmp_path
     with pytest.raises(VocabularyError, match=message) as caught:
         Vocabulary.load(path)
     assert "list.txt" in str(caught.value)
+
+
+def test_one_word_written_in_two_ways_is_one_name() -> None:
+    nfc, nfd = "caf\u00e9", "cafe\u0301"
+    with pytest.raises(VocabularyError, match="classes 1 and 2 both have the name .*accented letter"):
+        words(nfc, nfd)
+    vocabulary = words(nfd, "sky", stuff=[nfc], seen=[nfd], ids={nfc: 7}, colors={nfd: (1, 2, 3)})
+    assert vocabulary.names[0] == nfc
+    assert vocabulary.classes[0] == VocabularyClass((nfc,), is_thing=False, id=7, color=(1, 2, 3), seen=True)
+    assert VocabularyClass((nfd,), label=nfd).label == nfc
+    assert words(nfd).seen_mask(frozenset(words(nfc).synonyms)).all()
+    ids = ClassIds()
+    assert ids.resolve(words(nfc)) == ids.resolve(words(nfd))
+    assert words(nfd).with_stuff([f" {nfc} "]).things == (False,)
+
+
+@pytest.mark.parametrize("sign", ["\u200b", "\ufeff", "\u2060", "\u00ad", "\u202e", "\u2066", "\u200f", "\u2028", "\x9b"])
+def test_control_and_invisible_characters_in_names_are_refused(sign: str) -> None:
+    with pytest.raises(VocabularyError, match=rf"class 1: .* character U\+{ord(sign):04X}; remove it"):
+        words(f"flo{sign}or")
+    with pytest.raises(VocabularyError, match="class 1: "):
+        Vocabulary.from_yaml(f'classes: [{{name: "flo\\u{ord(sign):04x}or"}}]')
+
+
+def test_joiners_that_scripts_and_emoji_need_are_names_parts() -> None:
+    assert words("می\u200cخواهم", "👩\u200d🚀").names == ("می\u200cخواهم", "👩\u200d🚀")
+    with pytest.raises(VocabularyError, match="empty"):
+        words("\u200d")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        *((lambda wrong=wrong: Vocabulary.from_names(wrong), "names is .*list of names")
+          for wrong in ("mug", b"mug", None, 7, {"mug": 1})),
+        (lambda: Vocabulary.from_names({"mug", "cup"}), "no order"),
+        (lambda: Vocabulary.from_names([None]), "class 1: a class name is None"),
+        (lambda: Vocabulary.from_names([["mug"]]), "class 1: a class name is "),
+        (lambda: words("cup", ids=["cup"]), "ids is .*mapping"),
+        (lambda: words("cup", colors=7), "colors is 7"),
+        (lambda: words("cup", stuff=[["cup"]]), "stuff names "),
+        (lambda: words("cup", stuff=None), "stuff is None"),
+        (lambda: Vocabulary("mug"), "classes is 'mug'"),
+        (lambda: Vocabulary(None), "classes is None"),
+        (lambda: Vocabulary(({"name": "mug"},)), "class 1 is "),
+        (lambda: VocabularyClass(None), "synonyms is None"),
+        (lambda: VocabularyClass({"mug": 1}), "synonyms is "),
+        (lambda: VocabularyClass(("cup",), label=7), "a class name is 7"),
+        *((lambda wrong=wrong: Vocabulary.load(wrong), "the vocabulary is ") for wrong in (None, 7, {}, [], b"a.yaml")),
+        (lambda: Vocabulary.from_yaml(None), "expected YAML text"),
+        (lambda: Vocabulary.load("indoor_robot", things=7), "things is 7"),
+        (lambda: Vocabulary.from_words("mug"), "words is 'mug'"),
+        (lambda: Vocabulary.from_words([7]), "class 1: a class name is 7"),
+    ],
+)
+def test_vocabularies_of_the_wrong_type_get_a_sentence(make, message: str) -> None:
+    with pytest.raises(VocabularyError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: words("x" * 10**6),
+        lambda: words("cup", stuff=["x" * 10**6]),
+        lambda: words("cup", ids={"cup": 10**5000}),
+        lambda: words("cup", colors={"cup": range(10**9)}),
+        lambda: VocabularyClass(("cup",), is_thing=["x" * 10**6] * 100),
+        lambda: Vocabulary(("x" * 10**6,)),
+        lambda: Vocabulary.from_names(itertools.repeat("cup")),
+        lambda: Vocabulary.load("x" * 10**6),
+        lambda: Vocabulary.load("x" * 10**6 + ".yaml"),
+        lambda: Vocabulary.from_words(["/" + "x" * 10**6]),
+        lambda: Vocabulary.from_yaml(f"classes: [{{name: cup, {'x' * 10**5}: 1}}]"),
+        lambda: Vocabulary.from_yaml(f"classes: [{{name: cup, color: [{','.join('x' * 10**5)}]}}]"),
+        lambda: Vocabulary.from_yaml(f"classes: [[{','.join('x' * 10**5)}]]"),
+        lambda: Vocabulary.from_yaml(f"classes: [{{name: cup}}]\ndescription: {'x' * 10**5}"),
+    ],
+)
+def test_quoted_values_are_short_however_long_they_are(make) -> None:
+    with pytest.raises(VocabularyError) as caught:
+        make()
+    assert len(str(caught.value)) < 800
+
+
+def test_a_vocabulary_has_limits() -> None:
+    with pytest.raises(VocabularyError, match="100001 names; at most 100000"):
+        Vocabulary((VocabularyClass(("a",) * 50_000), VocabularyClass(("b",) * 50_001)))
+    with pytest.raises(VocabularyError, match="characters together; at most 2000000"):
+        Vocabulary(tuple(VocabularyClass((f"{n:04d}" + "x" * 996,)) for n in range(2_001)))
+
+
+def test_equal_names_in_a_list_cost_no_more_than_others(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("".join(f"{n}:cup\n" for n in range(60_000)))
+    # One look for each name: with a look at all earlier labels for each, these would be minutes.
+    assert Vocabulary.load(path).names[-1] == "cup (60000)"
+
+
+def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "folder.yaml").mkdir()
+    with (tmp_path / "large.yaml").open("wb") as file:
+        file.truncate(1 << 40)
+    (tmp_path / "binary.txt").write_bytes(b"1:\xff\xfe")
+    for name, message in (
+        ("pipe.yaml", "a pipe, a device or a socket"),
+        ("zero.yaml", "a pipe, a device or a socket"),
+        ("folder.yaml", "Is a directory"),
+        ("large.yaml", "larger than 16,777,216 bytes"),
+        ("binary.txt", "not UTF-8"),
+        ("nul\0.yaml", r"cannot contain the character U\+0000"),
+    ):
+        with pytest.raises(VocabularyError, match=message):
+            Vocabulary.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["coco"], "no vocabulary 'coco'; did you mean coco_panoptic\\? If a class of that name is meant"),
+        (["COCO_panoptic"], "did you mean coco_panoptic"),
+        (["indoor robot"], "did you mean indoor_robot"),
+        (["Cityscape"], "did you mean cityscapes"),
+        (["ade20k"], "did you mean ade20k_150"),
+        (["voc"], "did you mean pascal_voc_20"),
+        (["words.json"], "words.json is no vocabulary file; .*rename it"),
+        (["./words"], "./words is no vocabulary file"),
+        (["coco_panoptic", "forklift"], "coco_panoptic is a bundled vocabulary among class names"),
+        (["forklift", "words.yaml"], "words.yaml looks like a file among class names"),
+        (["coco_panoptic.yaml"], "did you mean the bundled vocabulary coco_panoptic"),
+    ],
+)
+def test_what_was_meant_for_a_source_is_asked(given: list[str], message: str) -> None:
+    with pytest.raises(VocabularyError, match=message):
+        Vocabulary.from_words(given)
+
+
+def test_a_file_beside_is_proposed_for_a_misspelt_one(tmp_path: Path) -> None:
+    (tmp_path / "hall_words.yaml").touch()
+    with pytest.raises(VocabularyError, match="No such file.*did you mean .*hall_words.yaml"):
+        Vocabulary.load(tmp_path / "hal_words.yaml")
+
+
+def test_words_that_are_also_sources_can_be_classes() -> None:
+    assert Vocabulary.from_words(["warehouse", "forklift"]).names == ("warehouse", "forklift")
+    assert Vocabulary.from_words(["coco, coconut"]).synonyms == ("coco", "coconut")
+    assert Vocabulary.from_words(["robot"]).names == ("robot",)
+    assert len(Vocabulary.from_words(["pascal_voc_20"])) == 20

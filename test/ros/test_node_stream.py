@@ -6,6 +6,7 @@ import random
 import time
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,3 +187,25 @@ def test_a_best_effort_publisher_that_joins_is_heard_too(quick_node: Process, pe
     heard = lambda: any(m.header.frame_id == "second" for _, m in drain(segments))  # noqa: E731
     publish_until(second, rgb_message(flat_image(), "second"), heard)
     status_of(diagnostics, lambda s, v: "best_effort, 2 publishers" in v["image input"], 15.0)
+
+
+def test_what_is_doubtful_in_words_is_answered_and_logged(quick_node: Process, peer: Peer) -> None:
+    classes = [msg.VocabularyClass(synonyms=[name]) for name in ("cup", "\u0441up", "floor")]
+    answer = peer.call(srv.SetVocabulary, "/fcclip/set_vocabulary", srv.SetVocabulary.Request(classes=classes))
+    assert answer.success and "look alike" in answer.message
+    quick_node.wait_for("look alike")
+    clear = srv.SetVocabulary.Request(classes=classes[:1])
+    assert peer.call(srv.SetVocabulary, "/fcclip/set_vocabulary", clear).message == ""
+    request = srv.SegmentImage.Request(image=rgb_message(flat_image()), classes=classes)
+    alone = peer.call(srv.SegmentImage, "/fcclip/segment_image", request)
+    assert alone.success and "look alike" in alone.message
+    result = set_parameters(peer, vocabulary=["lamp", "sky"], stuff=["ski"])
+    assert all(item.successful for item in result)
+    quick_node.wait_for("stuff names 'ski', which is no class of this vocabulary")
+
+
+def test_a_tag_in_a_vocabulary_file_is_answered(quick_node: Process, peer: Peer, tmp_path: Path) -> None:
+    path = tmp_path / "words.yaml"
+    path.write_text("classes: [{name: cup, stuff: !!bool x}]")
+    (result,) = set_parameters(peer, vocabulary=[str(path)])
+    assert not result.successful and "line 1: the tag" in result.reason
