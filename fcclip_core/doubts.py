@@ -17,11 +17,34 @@ _MOST_HINTS = 10
 _SURELY_READ = 50
 """Bytes of a name that CLIP reads whole in every template: it makes no more tokens than bytes."""
 
-# Letters that look like a Latin one, after case is folded: Cyrillic, Greek, Armenian, dotless and script forms, digits.
-_LIKE_LATIN = str.maketrans(
-    "авеԁһніјкӏмпорԛсѕтуԝхαβεηικμνορτυχγζωϲϳօսհոցıɑɡ01|",
-    "abedhhijklmnopqcstywxabenikmvoptyxycjouhngiagoll",
-)
+# What looks like a Latin letter, after case is folded: Cyrillic, Greek, Armenian and other letters, and digits.
+_LOOKS = {
+    "a": "\u0430\u03b1\u0251",
+    "b": "\u0432\u044c\u03b2",
+    "c": "\u0441\u03f2",
+    "d": "\u0501",
+    "e": "\u0435\u03b5",
+    "g": "\u0261\u0581",
+    "h": "\u043d\u04bb\u0570",
+    "i": "\u0456\u03b9\u0131",
+    "j": "\u0458\u03f3",
+    "k": "\u043a\u03ba",
+    "l": "\u04cf1|",
+    "m": "\u043c",
+    "n": "\u043f\u03b7\u0578",
+    "o": "\u043e\u03bf\u03c3\u05850",
+    "p": "\u0440\u03c1",
+    "q": "\u051b",
+    "s": "\u0455",
+    "t": "\u0442\u03c4",
+    "u": "\u057d\u03bc",
+    "v": "\u03bd\u0475",
+    "w": "\u051d\u03c9",
+    "x": "\u0445\u03c7",
+    "y": "\u0443\u03c5\u03b3",
+    "z": "\u03b6",
+}
+_LIKE_LATIN = str.maketrans({sign: letter for letter, signs in _LOOKS.items() for sign in signs})
 
 
 def doubts(vocabulary: Vocabulary, stuff: Iterable[str] = ()) -> list[str]:
@@ -38,8 +61,11 @@ def doubts(vocabulary: Vocabulary, stuff: Iterable[str] = ()) -> list[str]:
     return [
         *_unmatched(vocabulary, stuff),
         *_alike(vocabulary),
-        *(f"the class {short(name)} is called as a file is; a file can only stand alone" for name in vocabulary.names
-          if looks_like_a_file(name)),
+        *(
+            f"the class {short(name)} is called as a file is; a file can only stand alone"
+            for name in vocabulary.names
+            if looks_like_a_file(name)
+        ),
         *(f"{short(text)} is longer than CLIP reads; its end does not count" for text in _cut(vocabulary)),
     ]
 
@@ -84,9 +110,10 @@ def _alike(vocabulary: Vocabulary) -> Iterable[str]:
         if len(keys) > 1:
             texts = [read[key][0] for key in keys]
             owners = [names[index] for text in texts for index in written[text]]
+            shown = ", ".join(f"{short(text)} ({_signs(text)})" for text in texts[:_SHOWN])
             yield (
-                f"{', '.join(f'{short(text)} ({_signs(text)})' for text in texts[:_SHOWN])} look alike but are different "
-                f"words to CLIP (in {_listed(owners)}): was one typed in another script?"
+                f"{shown} look alike but are different words to CLIP (in {_listed(owners)}): was one typed in another "
+                "script, or with a character that is not seen?"
             )
 
 
@@ -103,8 +130,10 @@ def look_alike(text: str) -> str:
 
 
 def _is_invisible(sign: str) -> bool:
-    return unicodedata.category(sign) == "Cf" or sign in "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0" or (
-        "\ufe00" <= sign <= "\ufe0f" or "\U000e0100" <= sign <= "\U000e01ef"
+    return (
+        unicodedata.category(sign) == "Cf"
+        or sign in "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"
+        or ("\ufe00" <= sign <= "\ufe0f" or "\U000e0100" <= sign <= "\U000e01ef")
     )
 
 
@@ -128,5 +157,6 @@ def _listed(names: Iterable[str]) -> str:
 
 def _cut(vocabulary: Vocabulary) -> Iterable[str]:
     long = [text for text in dict.fromkeys(vocabulary.synonyms) if len(text.encode()) > _SURELY_READ]
-    # The longest alone, where they are many: each takes milliseconds.
-    return filter(is_cut, sorted(long, key=len, reverse=True)[:_MOST_TOKENIZED] if len(long) > _MOST_TOKENIZED else long)
+    if len(long) > _MOST_TOKENIZED:  # each takes milliseconds
+        long = sorted(long, key=len, reverse=True)[:_MOST_TOKENIZED]
+    return filter(is_cut, long)

@@ -417,9 +417,7 @@ class Segmenter:
         """
         clock = StageClock(self.device)
         output, geometries = self._run_model(images, self._frame_settings(settings), clock)
-        return [
-            EncodedImage(_image_of(output, index), geometry, clock) for index, geometry in enumerate(geometries)
-        ]
+        return [EncodedImage(_image_of(output, index), geometry, clock) for index, geometry in enumerate(geometries)]
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) at which the network sees an image under the present settings; equal ones fit one batch."""
@@ -528,7 +526,7 @@ class Segmenter:
             raise VocabularyError("no vocabulary is set; call set_vocabulary(Vocabulary.from_names([...])) first")
         if not isinstance(snapshot, VocabularySnapshot):
             raise VocabularyError(
-                f"the vocabulary is {short(snapshot)}; expected what prepare_vocabulary(...) or set_vocabulary(...) gave"
+                f"the vocabulary is {short(snapshot)}; expected what prepare_vocabulary or set_vocabulary gave"
             )
         return snapshot
 
@@ -572,7 +570,7 @@ class Segmenter:
 
 def _require_settings(settings: InferenceSettings) -> None:
     if not isinstance(settings, InferenceSettings):
-        raise SettingsError(f"settings is {short(settings)}; expected InferenceSettings, such as InferenceSettings(alpha=0.4)")
+        raise SettingsError(f"settings is {short(settings)}; expected an InferenceSettings")
 
 
 def _limit_threads(settings: InferenceSettings) -> None:

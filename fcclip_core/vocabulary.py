@@ -97,8 +97,8 @@ class VocabularyClass:
                 raise VocabularyError(f"class {short(self.name)}: {flag} is {short(value)}; expected true or false")
         if self.id is not None and not _is_integer(self.id, 1, MAX_CLASSES):
             raise VocabularyError(
-                f"class {short(self.name)}: id is {short(self.id)}; expected a whole number between 1 and {MAX_CLASSES} "
-                "(0 means unlabelled)"
+                f"class {short(self.name)}: id is {short(self.id)}; expected a whole number between 1 and "
+                f"{MAX_CLASSES} (0 means unlabelled)"
             )
         if self.color is not None:
             object.__setattr__(self, "color", _checked_color(self.name, self.color))
@@ -141,7 +141,8 @@ class Vocabulary:
         for index, item in enumerate(self.classes, 1):
             if not isinstance(item, VocabularyClass):
                 raise VocabularyError(
-                    f"class {index} is {short(item)}; expected a VocabularyClass (Vocabulary.from_names takes plain names)"
+                    f"class {index} is {short(item)}; expected a VocabularyClass "
+                    "(Vocabulary.from_names takes plain names)"
                 )
         self._check_size()
         _refuse_repeated(
@@ -155,7 +156,7 @@ class Vocabulary:
         for about in _FILE_KEYS[:-1]:
             text = getattr(self, about)
             if not isinstance(text, str) or len(text) > MAX_TEXT_LENGTH:
-                raise VocabularyError(f"{about} is {short(text)}; expected text of at most {MAX_TEXT_LENGTH} characters")
+                raise VocabularyError(f"{about} is {short(text)}; expected text, at most {MAX_TEXT_LENGTH} characters")
         names = sum(self.synonym_counts)
         if names > MAX_SYNONYMS:
             raise VocabularyError(f"the vocabulary has {names} names; at most {MAX_SYNONYMS} are accepted")
@@ -188,7 +189,7 @@ class Vocabulary:
             VocabularyError: Empty, repeated or overlong names, or an option that names no class.
         """
         if isinstance(names, (set, frozenset)):
-            raise VocabularyError("names is a set, which has no order, so ids would differ from run to run; give a list")
+            raise VocabularyError("names is a set; expected a list: without an order, ids would differ from run to run")
         ids, colors = _options("ids", ids), _options("colors", colors)
         rows = [_split(index, text) for index, text in enumerate(_list_of_names("names", names), 1)]
         known = {row[0]: None for row in rows}
@@ -348,7 +349,8 @@ class Vocabulary:
 def checked_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
     """Names in the form in which they are kept and compared: Unicode's NFC.
 
-    NFC makes equal what is one text written in two ways. NFKC would also change what is meant and seen ("m\u00b2" to "m2").
+    NFC makes equal what is one text written in two ways. NFKC would also change what is meant and
+    seen ("m\u00b2" to "m2").
 
     Args:
         what: What to call them in errors.
@@ -403,7 +405,8 @@ def _checked_color(name: str, color: object) -> Color:
     channels = tuple(itertools.islice(color, 4)) if isinstance(color, Iterable) else ()
     if len(channels) != 3 or not all(_is_integer(channel, 0, 255) for channel in channels):
         raise VocabularyError(
-            f"class {short(name)}: colour is {short(color)}; expected three whole numbers (red, green, blue), 0 to 255 each"
+            f"class {short(name)}: colour is {short(color)}; expected three whole numbers (red, green, blue), "
+            "0 to 255 each"
         )
     return channels
 
@@ -514,7 +517,9 @@ def _with_things(vocabulary: Vocabulary, things: Sequence[bool], path: Path) -> 
     if isinstance(things, (str, bytes)) or not hasattr(things, "__len__"):
         raise VocabularyError(f"things is {short(things)}; expected one flag a class")
     if len(things) != len(vocabulary):
-        raise VocabularyError(f"{short_path(path)} has {len(vocabulary)} classes but {len(things)} thing flags were given")
+        raise VocabularyError(
+            f"{short_path(path)} has {len(vocabulary)} classes but {len(things)} thing flags were given"
+        )
     classes = (replace(item, is_thing=bool(flag)) for item, flag in zip(vocabulary.classes, things, strict=True))
     return replace(vocabulary, classes=tuple(classes))
 

@@ -15,7 +15,7 @@ from fcclip_core.resources import config_path
 FILE_SUFFIXES = (".yaml", ".yml", ".txt")
 """How the names of vocabulary files end."""
 
-_OTHER_SUFFIXES = (".json", ".toml", ".csv", ".tsv", ".xml", ".names", ".labels", ".pbtxt", ".md", ".pt", ".safetensors")
+_OTHER_SUFFIXES = (".json", ".toml", ".csv", ".tsv", ".xml", ".names", ".labels", ".pbtxt", ".md", ".pt")
 _MOST_COMPARED = 2_000
 _LONGEST_COMPARED = 60
 _MOST_FILES = 1_000
@@ -90,8 +90,8 @@ def refuse_sources(names: Iterable[str]) -> None:
             problem = f"{short_path(text)} is no vocabulary file; expected a .yaml or .txt file{_rename(text)}"
         elif meant and len(names) > 1:
             problem = (
-                f"{meant} is a bundled vocabulary among class names, but it can only stand alone; to add classes to it, "
-                f"copy its file ({config_path('vocabularies', f'{meant}.yaml')}) and name the copy"
+                f"{meant} is a bundled vocabulary among class names, but it can only stand alone; to add "
+                f"classes to it, copy its file ({config_path('vocabularies', f'{meant}.yaml')}) and name the copy"
             )
         elif meant:
             problem = f"there is no vocabulary {short(text)}; did you mean {meant}?"
@@ -103,9 +103,7 @@ def refuse_sources(names: Iterable[str]) -> None:
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The known word that is most like another one, if any is. Long words and lists are compared in part."""
-    short_ones = {
-        text[:_LONGEST_COMPARED].casefold(): text for text in itertools.islice(known, _MOST_COMPARED)
-    }
+    short_ones = {text[:_LONGEST_COMPARED].casefold(): text for text in itertools.islice(known, _MOST_COMPARED)}
     found = difflib.get_close_matches(word[:_LONGEST_COMPARED].casefold(), short_ones, n=1)
     return short_ones[found[0]] if found else None
 

@@ -133,12 +133,12 @@ def _scalar(event: yaml.ScalarEvent, parent: _Open) -> Any:
     try:
         return _READ[tag](yaml.ScalarNode(tag, event.value))
     except (ValueError, OverflowError) as error:
-        raise YamlError(f"line {_line(event)}: {short(event.value)} looks like a number but is none; quote it") from error
+        raise YamlError(f"line {_line(event)}: {short(event.value)} looks like a number but is none") from error
 
 
 def _refuse_tag(event: yaml.Event) -> None:
     if event.tag is not None and event.tag != "!":
-        raise YamlError(f"line {_line(event)}: the tag {short(event.tag)} is not read; remove it, and quote what is text")
+        raise YamlError(f"line {_line(event)}: the tag {short(event.tag)} is not read; remove it")
 
 
 def _line(event: yaml.Event) -> int:

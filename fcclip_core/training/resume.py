@@ -64,7 +64,8 @@ def load_state(path: Path, identity: Mapping[str, Any]) -> TrainingState:
     """Reads a state that belongs to the run `identity`.
 
     Raises:
-        TrainingError: The file is damaged, foreign, or belongs to another run; says in what they differ.
+        TrainingError: The file is damaged, foreign, or belongs to another run; says in what they differ. Milestones
+            may differ where no step that was made had another rate.
     """
     remedy = f"name another output folder, or remove {path} to start anew"
     try:
@@ -82,12 +83,21 @@ def load_state(path: Path, identity: Mapping[str, Any]) -> TrainingState:
         f"{name} was {_short(content['identity'].get(name))} and is {_short(value)}"
         for name, value in identity.items()
         if content["identity"].get(name) != value
+        and not (name == "milestones" and _same_so_far(content["identity"].get(name), value, content["step"]))
     ]
     if differences:
         raise TrainingError(
             f"{path} belongs to another run: {'; '.join(differences)}. To resume it, ask for what it was; else {remedy}"
         )
     return TrainingState(content["step"], content["identity"], content["parameters"], content["optimizer"])
+
+
+def _same_so_far(before: Any, after: Any, step: int) -> bool:
+    """Whether two lists of milestones give every step that was made the same rate: those ahead may move."""
+    try:
+        return [m for m in before if m < step] == [m for m in after if m < step]
+    except TypeError:
+        return False
 
 
 def _short(value: object) -> str:

@@ -31,7 +31,9 @@ def test_names_that_are_alike_are_a_doubt(names: list[str], parts: list[str]) ->
     assert all(part in doubt for part in parts), doubt
 
 
-@pytest.mark.parametrize("names", [["pail", "pall"], ["cafe", "caf\u00e9"], ["стол", "стул"], ["椅子", "桌子"], ["1", "2"]])
+@pytest.mark.parametrize(
+    "names", [["pail", "pall"], ["cafe", "caf\u00e9"], ["стол", "стул"], ["椅子", "桌子"], ["1", "2"]]
+)
 def test_names_that_only_resemble_each_other_are_no_doubt(names: list[str]) -> None:
     assert doubts(Vocabulary.from_names(names)) == []
 

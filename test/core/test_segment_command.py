@@ -660,7 +660,11 @@ def test_frames_that_cannot_be_read_are_counted(tmp_path: Path, capsys: pytest.C
     assert run(video, "--out", tmp_path / "out") == 0
     assert "cut.avi: 1 of 12 frames could not be read" in said_in(capsys)
 def test_words_with_which_a_source_was_meant_are_asked_about() -> None:
-    for text, meant in (("coco", "coco_panoptic"), ("words.json", "rename it"), ("coco_panoptic; forklift", "stand alone")):
+    for text, meant in (
+        ("coco", "coco_panoptic"),
+        ("words.json", "rename it"),
+        ("coco_panoptic; forklift", "stand alone"),
+    ):
         with pytest.raises(VocabularyError, match=meant):
             vocabulary_from(text)
     with pytest.raises(VocabularyError, match="--stuff names 'flor'.*did you mean 'floor'"):

@@ -361,7 +361,9 @@ def test_one_word_written_in_two_ways_is_one_name() -> None:
     assert words(nfd).with_stuff([f" {nfc} "]).things == (False,)
 
 
-@pytest.mark.parametrize("sign", ["\u200b", "\ufeff", "\u2060", "\u00ad", "\u202e", "\u2066", "\u200f", "\u2028", "\x9b"])
+@pytest.mark.parametrize(
+    "sign", ["\u200b", "\ufeff", "\u2060", "\u00ad", "\u202e", "\u2066", "\u200f", "\u2028", "\x9b"]
+)
 def test_control_and_invisible_characters_in_names_are_refused(sign: str) -> None:
     with pytest.raises(VocabularyError, match=rf"class 1: .* character U\+{ord(sign):04X}; remove it"):
         words(f"flo{sign}or")
@@ -378,9 +380,11 @@ def test_joiners_that_scripts_and_emoji_need_are_names_parts() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        *((lambda wrong=wrong: Vocabulary.from_names(wrong), "names is .*list of names")
-          for wrong in ("mug", b"mug", None, 7, {"mug": 1})),
-        (lambda: Vocabulary.from_names({"mug", "cup"}), "no order"),
+        *(
+            (lambda wrong=wrong: Vocabulary.from_names(wrong), "names is .*list of names")
+            for wrong in ("mug", b"mug", None, 7, {"mug": 1})
+        ),
+        (lambda: Vocabulary.from_names({"mug", "cup"}), "without an order"),
         (lambda: Vocabulary.from_names([None]), "class 1: a class name is None"),
         (lambda: Vocabulary.from_names([["mug"]]), "class 1: a class name is "),
         (lambda: words("cup", ids=["cup"]), "ids is .*mapping"),
