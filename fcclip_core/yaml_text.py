@@ -65,10 +65,10 @@ def read_yaml(text: str) -> Any:
 class _Open:
     """A list or mapping whose end has not come."""
 
-    value: list[Any] | dict[Any, Any]
-    lines: dict[Any, int] = field(default_factory=dict)
+    value: list[Any] | dict[str, Any]
+    lines: dict[str, int] = field(default_factory=dict)
     """The line of each key."""
-    key: tuple[Any] | None = None
+    key: str | None = None
     """The key whose value comes next."""
 
     def add(self, value: Any, event: yaml.Event) -> None:
@@ -77,19 +77,20 @@ class _Open:
         elif self.key is None:
             self._take_key(value, event)
         else:
-            self.value[self.key[0]] = value
+            self.value[self.key] = value
             self.key = None
 
     def _take_key(self, key: Any, event: yaml.Event) -> None:
-        if isinstance(key, (list, dict)):
-            raise YamlError(f"line {_line(event)}: a key is a list or a mapping; expected a word")
+        # Not numbers either: keys of equal hash can be written on purpose, and each would be compared with all others.
+        if not isinstance(key, str):
+            raise YamlError(f"line {_line(event)}: a key is {short(key)}; expected text, quoted if need be")
         if key in self.lines:
             raise YamlError(
                 f"line {_line(event)}: the key {short(key)} comes again, after line {self.lines[key]}; one of the two "
                 "would be lost: join or remove one"
             )
         self.lines[key] = _line(event)
-        self.key = (key,)
+        self.key = key
 
 
 def _document(events: Iterator[yaml.Event]) -> Any:
@@ -110,7 +111,7 @@ def _document(events: Iterator[yaml.Event]) -> Any:
             _refuse_tag(event)
             if len(within) > MAX_DEPTH:
                 raise YamlError(f"line {_line(event)}: more than {MAX_DEPTH} lists and mappings within each other")
-            value: list[Any] | dict[Any, Any] = [] if isinstance(event, yaml.SequenceStartEvent) else {}
+            value: list[Any] | dict[str, Any] = [] if isinstance(event, yaml.SequenceStartEvent) else {}
             within[-1].add(value, event)
             within.append(_Open(value))
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -136,10 +137,10 @@ def _scalar(event: yaml.ScalarEvent, parent: _Open) -> Any:
         raise YamlError(f"line {_line(event)}: {short(event.value)} looks like a number but is none") from error
 
 
-def _refuse_tag(event: yaml.Event) -> None:
+def _refuse_tag(event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
     if event.tag is not None and event.tag != "!":
         raise YamlError(f"line {_line(event)}: the tag {short(event.tag)} is not read; remove it")
 
 
 def _line(event: yaml.Event) -> int:
-    return event.start_mark.line + 1
+    return event.start_mark.line + 1 if event.start_mark else 1

@@ -257,7 +257,7 @@ def test_a_yaml_file_reads_as_documented(tmp_path: Path) -> None:
         ("classes:\n\t- name: cup", "line 2, column 1: .*cannot start any token"),
         ("classes: [{name: cup}]\n---\nclasses: [{name: mug}]", "a second document"),
         ("classes: [{name: cup\0}]", "control characters are not allowed"),
-        ("classes: [{? [name] : cup}]", "expected a word"),
+        ("classes: [{? [name] : cup}]", "expected text"),
         ("description: [a]\nclasses: [{name: cup}]", "description is .*expected text"),
         ("classes: [cup]", "class 1: 'cup' is not a mapping with a 'name'"),
         ("classes: [{name: cup}, {synonyms: [mug]}]", "class 2: .*'name'"),
