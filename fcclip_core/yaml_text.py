@@ -94,14 +94,14 @@ class _Open:
 
 
 def _document(events: Iterator[yaml.Event]) -> Any:
-    top = _Open([])
-    within = [top]
+    documents: list[Any] = []
+    within = [_Open(documents)]
     count = 0
     for event in events:
         count += isinstance(event, yaml.NodeEvent)
         if count > MAX_VALUES:
             raise YamlError(f"line {_line(event)}: more than {MAX_VALUES:,} values")
-        if isinstance(event, yaml.DocumentStartEvent) and top.value:
+        if isinstance(event, yaml.DocumentStartEvent) and documents:
             raise YamlError(f"line {_line(event)}: a second document begins; expected one")
         if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
             raise YamlError(f"line {_line(event)}: anchors and aliases (& and *) are not read; write the value out")
@@ -116,7 +116,7 @@ def _document(events: Iterator[yaml.Event]) -> Any:
             within.append(_Open(value))
         elif isinstance(event, yaml.CollectionEndEvent):
             within.pop()
-    return top.value[0] if top.value else None
+    return documents[0] if documents else None
 
 
 def _scalar(event: yaml.ScalarEvent, parent: _Open) -> Any:

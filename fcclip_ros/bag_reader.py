@@ -9,10 +9,9 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fcclip_core.bag_paths import METADATA, files_in, is_bag_file, is_packed, storage_suffix
-from fcclip_core.errors import ImageError, first_line
+from fcclip_core.errors import ImageError, YamlError, first_line
+from fcclip_core.yaml_text import read_yaml
 from fcclip_ros.bag_topics import BagFile, Say, Topic, unpacked, zstd
 from fcclip_ros.compat import optional_module
 from fcclip_ros.mcap_file import McapFile
@@ -138,7 +137,7 @@ class BagReader:
         except FileNotFoundError:
             self._say(f"there is no {METADATA}, so its recorder was killed; the files that are there are read")
             return {}, there
-        except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError, RecursionError) as error:
+        except (OSError, KeyError, TypeError, ValueError, YamlError, RecursionError) as error:
             text = first_line(error) or type(error).__name__
             self._say(f"{METADATA} cannot be used ({text}); the files that are there are read")
             return {}, there
@@ -210,23 +209,13 @@ def _metadata(file: Path) -> dict[str, Any]:
         ValueError: It is too long, or not text.
         KeyError: It is no bag's.
         TypeError: Likewise.
-        yaml.YAMLError: It is no YAML.
+        YamlError: It is no YAML, or no plain one.
     """
     with file.open("rb") as opened:
         text = opened.read(_METADATA_BYTES + 1)
     if len(text) > _METADATA_BYTES:
         raise ValueError(f"longer than {_METADATA_BYTES} bytes")
-    return yaml.load(text, _Plain)["rosbag2_bagfile_information"]
-
-
-class _Plain(yaml.SafeLoader):
-    """YAML without aliases, of which a short text can make an endless one."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuses aliases."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
+    return read_yaml(text.decode())["rosbag2_bagfile_information"]
 
 
 def _reason(path: Path, error: Exception) -> str:
