@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fcclip_core.class_ids import ClassIds
-from fcclip_core.commands.vocab import doubts
+from fcclip_core.doubts import doubts
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_core.vocabulary_sources import bundled_vocabularies
 
