@@ -456,8 +456,8 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     (tmp_path / "binary.txt").write_bytes(b"1:\xff\xfe")
     for name, message in (
-        ("pipe.yaml", "it is a (pipe|device|socket)"),
-        ("zero.yaml", "it is a (pipe|device|socket)"),
+        ("pipe.yaml", "it is a pipe"),
+        ("zero.yaml", "it is a device"),
         ("folder.yaml", "Is a directory"),
         ("large.yaml", "larger than 16,777,216 bytes"),
         ("binary.txt", "not UTF-8"),
