@@ -458,10 +458,10 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
     for name, message in (
         ("pipe.yaml", "it is a pipe"),
         ("zero.yaml", "it is a device"),
-        ("folder.yaml", "Is a directory"),
+        ("folder.yaml", "it is a folder"),
         ("large.yaml", "larger than 16,777,216 bytes"),
         ("binary.txt", "not UTF-8"),
-        ("nul\0.yaml", r"cannot contain the character U\+0000"),
+        ("nul\0.yaml", "is no name of a file"),
     ):
         with pytest.raises(VocabularyError, match=message):
             Vocabulary.load(tmp_path / name)
