@@ -27,7 +27,7 @@ VIEWER = "rerun+http://127.0.0.1:9876/proxy"
 """Where a viewer listens that was started as `rerun` on this machine."""
 
 _PATIENCE = 3.0
-"""Seconds that a viewer has to answer."""
+"""Seconds that a viewer has to answer, and a file that is written to grow."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -134,13 +134,31 @@ def _saved(recording: rerun.RecordingStream, path: Path) -> Iterator[None]:
         recording.save(part)
         try:
             yield
-            try:
-                recording.flush()
-            except Exception as error:  # Rerun has said why in its log; older versions raise nothing here.
-                raise _unwritten(path, error) from error
+            _flush(recording, part, path)
         finally:
             recording.disconnect()
         _check_readable(part, path)
+
+
+def _flush(recording: rerun.RecordingStream, part: Path, path: Path) -> None:
+    """Has Rerun write what it holds; as long as the file grows it may take its time.
+
+    Raises:
+        FcclipError: It cannot. Why is in Rerun's own log.
+    """
+    written = -1
+    while True:
+        try:
+            recording.flush(timeout_sec=_PATIENCE)
+            return
+        except TypeError:  # an older Rerun, which waits without end and raises nothing
+            recording.flush()
+            return
+        except Exception as error:
+            size = part.stat().st_size
+            if size <= written:
+                raise _unwritten(path, error) from error
+            written = size
 
 
 def _check_readable(part: Path, path: Path) -> None:
