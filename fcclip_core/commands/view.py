@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import importlib
 import os
+import shutil
 import socket
 import sys
-import warnings
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from urllib.parse import urlsplit
 
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
-from fcclip_core.errors import FcclipError, first_line
+from fcclip_core.errors import FcclipError
 from fcclip_core.paths import expanded, refuse_overwriting
 from fcclip_core.whole_file import whole_file
 
@@ -28,6 +30,8 @@ VIEWER = "rerun+http://127.0.0.1:9876/proxy"
 
 _PATIENCE = 3.0
 """Seconds that a viewer has to answer."""
+
+_CHUNK = 1 << 20
 
 
 def add_parser(subparsers: Any) -> None:
@@ -130,35 +134,48 @@ def _saved(recording: rerun.RecordingStream, path: Path) -> Iterator[None]:
     """
     if not path.parent.is_dir():
         raise FcclipError(f"--save {path}: there is no folder {path.parent}")
-    with whole_file(path) as part:
-        recording.save(part)
+    with whole_file(path) as part, tempfile.TemporaryDirectory() as folder:
+        # Rerun says in its log alone that a disk is full, and may then wait for ever. So it writes to a pipe.
+        pipe = Path(folder) / path.name
+        os.mkfifo(pipe)
+        # Open for reading first: to open for writing waits for that.
+        source = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        recording.save(pipe)
+        os.set_blocking(source, True)
+        copy = _Copy(source, part)
+        copy.start()
         try:
             yield
-            try:
-                recording.flush()
-            except Exception as error:  # Rerun has said why in its log; older versions raise nothing here.
-                raise _unwritten(path, error) from error
         finally:
             recording.disconnect()
-        _check_readable(part, path)
+            copy.join()
+        if copy.error is not None:
+            said = copy.error.strerror or copy.error
+            raise FcclipError(f"--save {path} cannot be written: {said}; choose another place") from copy.error
 
 
-def _check_readable(part: Path, path: Path) -> None:
-    """Reads a recording's end, which Rerun writes last and without a word if it cannot."""
-    try:
-        reader = importlib.import_module("rerun.chunk").RrdReader
-    except (ImportError, AttributeError):  # a Rerun without it
-        return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a file without its table of contents can be read, slowly
-            reader(part)
-    except Exception as error:
-        raise _unwritten(path, error) from error
+class _Copy(threading.Thread):
+    """Copies a pipe to a file, and takes what comes also when the file takes no more.
 
+    Attributes:
+        error: Why the file is not whole.
+    """
 
-def _unwritten(path: Path, error: Exception) -> FcclipError:
-    return FcclipError(f"--save {path} cannot be written: {first_line(error)}; is the disk full?")
+    def __init__(self, source: int, path: Path) -> None:
+        super().__init__(name="recording", daemon=True)
+        self.error: OSError | None = None
+        self._source = source
+        self._path = path
+
+    def run(self) -> None:
+        with open(self._source, "rb", buffering=0) as source:
+            try:
+                with self._path.open("wb") as target:
+                    shutil.copyfileobj(source, target, _CHUNK)
+            except OSError as error:
+                self.error = error
+            while source.read(_CHUNK):
+                pass
 
 
 def _check_viewer(url: str) -> None:
