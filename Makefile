@@ -10,6 +10,8 @@ VENV ?= .venv
 prefix := $(abspath $(VENV))
 python := $(prefix)/bin/python
 interfaces := $(prefix)/build/fcclip_ros
+# Test modules are shared out among processes; each takes about 2 GB.
+workers := --numprocesses auto --maxprocesses 4 --dist loadfile
 test_interfaces := vision_msgs tf2_msgs
 
 .PHONY: help setup test lint test-fast test-all demo fuzz clean
@@ -27,10 +29,10 @@ lint: setup ## ruff and mypy
 	$(python) -m mypy
 
 test-fast: setup ## The fast tests
-	$(python) -m pytest --strict-skips
+	$(python) -m pytest --strict-skips $(workers)
 
 test-all: lint ## Lint and all tests, slow ones too
-	$(python) -m pytest --strict-skips -m ""
+	$(python) -m pytest --strict-skips $(workers) -m ""
 
 demo: setup ## Drive a simulated robot, label its camera, change the words twice; film and report go to demo_output/
 	$(python) -m fcclip_ros.demo
