@@ -21,7 +21,8 @@ from PIL import Image as Picture
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from fcclip_core.encoded_images import MAX_PIXELS, MAX_SIDE  # noqa: E402
+from fcclip_core.encoded_images import MAX_SIDE  # noqa: E402
+from fcclip_core.image_limits import MAX_PIXELS  # noqa: E402
 
 KINDS = ("raw rgb8", "raw mono8", "raw bayer_rggb16", "JPEG", "PNG", "raw rgb8, a strip")
 

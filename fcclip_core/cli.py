@@ -38,7 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = False
     try:
         with interruptible():
-            args = _parser().parse_args(argv)
+            try:
+                args = _parser().parse_args(argv)
+            except SystemExit:  # help or a version was printed, or a complaint
+                _flush_output()
+                raise
             verbose = args.verbose
             if verbose:
                 logging.basicConfig(level=logging.INFO)

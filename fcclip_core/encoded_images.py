@@ -18,14 +18,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from fcclip_core.errors import ImageError, first_line
+from fcclip_core.image_limits import MAX_SIDE
 
 Data = bytes | memoryview
-
-MAX_PIXELS = 40_000_000
-"""Pixels that an image has at most, where nobody says otherwise."""
-
-MAX_SIDE = 65_500
-"""Pixels of an image's longer side at most: what a JPEG can hold."""
 
 SHRINKS = (1, 2, 4, 8)
 """What a JPEG's sides may be divided by while it is decoded."""

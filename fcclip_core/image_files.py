@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from fcclip_core.encoded_images import MAX_PIXELS, MAX_SIDE
 from fcclip_core.errors import FcclipError, ImageError
+from fcclip_core.image_limits import MAX_PIXELS, MAX_SIDE
 from fcclip_core.image_modes import to_rgb
 from fcclip_core.picture_files import LARGEST, open_picture
 from fcclip_core.whole_file import write_whole

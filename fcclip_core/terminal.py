@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
 from fcclip_core.errors import FcclipError
 from fcclip_core.plain_text import printable
@@ -27,6 +28,10 @@ class Terminal(Console):
         stream = _Notes(sys.stderr) if stderr else _Answer(sys.stdout)
         file: Any = stream
         super().__init__(file=file, soft_wrap=soft_wrap, quiet=quiet, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As Rich's, with text that obeys nobody and takes the room that it is shown in."""
+        return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As Rich's, with text that obeys nobody."""

@@ -12,8 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fcclip_core.encoded_images import MAX_PIXELS, check_size
+from fcclip_core.encoded_images import check_size
 from fcclip_core.errors import ImageError
+from fcclip_core.image_limits import MAX_PIXELS
 from fcclip_core.whole_file import whole_file
 
 FALLBACK_RATE = 25.0

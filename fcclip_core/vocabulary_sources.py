@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fcclip_core.errors import VocabularyError
+from fcclip_core.paths import expanded
 from fcclip_core.quoting import short, short_path
 from fcclip_core.resources import config_path
 
@@ -36,8 +37,7 @@ def find_vocabulary(source: str | Path) -> Path:
         raise VocabularyError(f"the vocabulary is {short(source)}; expected a bundled name or a file's name")
     if str(source) in bundled_vocabularies():
         return config_path("vocabularies", f"{source}.yaml")
-    # Of a user who has no home folder, `~` stays.
-    path = Path(os.path.expanduser(source))
+    path = expanded(source, VocabularyError)
     if path.suffix.lower() not in FILE_SUFFIXES:
         expected = f"expected a .yaml or .txt file or one of {', '.join(bundled_vocabularies())}"
         if path.suffix.lower() == ".json":

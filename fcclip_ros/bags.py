@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcclip_core.bag_paths import is_bag
-from fcclip_core.encoded_images import MAX_PIXELS
 from fcclip_core.errors import ImageError
+from fcclip_core.image_limits import MAX_PIXELS
 from fcclip_core.whole_file import whole_folder
 from fcclip_ros.bag_reader import BagReader, message_definitions, typestore_of
 from fcclip_ros.bag_topics import Say, Topic, unpacked

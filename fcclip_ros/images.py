@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from fcclip_core.encoded_images import MAX_PIXELS, announced_size, check_size, decode, is_jpeg, is_png
+from fcclip_core.encoded_images import announced_size, check_size, decode, is_jpeg, is_png
 from fcclip_core.errors import ImageError, first_line
+from fcclip_core.image_limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image

@@ -13,9 +13,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from fcclip_core.camera_size import parse_size
-from fcclip_core.encoded_images import MAX_PIXELS
 from fcclip_core.errors import SettingsError, VocabularyError
 from fcclip_core.export.form import PRECISIONS
+from fcclip_core.image_limits import MAX_PIXELS
 from fcclip_core.model_zoo import AUTO
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.vocabulary import Vocabulary

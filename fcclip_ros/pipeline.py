@@ -11,9 +11,9 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from fcclip_core.encoded_images import MAX_PIXELS
 from fcclip_core.errors import DeviceLostError, FcclipError, ImageError, VocabularyError
 from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
+from fcclip_core.image_limits import MAX_PIXELS
 from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import EncodedImage, Segmenter, TextEmbeddings, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings

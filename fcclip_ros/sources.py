@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 
 from fcclip_core.bag_paths import is_bag
-from fcclip_core.encoded_images import MAX_PIXELS, check_size
+from fcclip_core.encoded_images import check_size
 from fcclip_core.errors import ImageError
 from fcclip_core.image_files import read_photograph
+from fcclip_core.image_limits import MAX_PIXELS
 from fcclip_core.paths import expanded
+from fcclip_core.video_files import plainly_named
 from fcclip_ros.bags import BagImages
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -103,7 +105,8 @@ class Video:
 
     def frames(self) -> Iterator[np.ndarray | ImageError]:
         """See `Source.frames`."""
-        yield from _captured(cv2.VideoCapture(str(self.path)), f"{self.path} cannot be read; expected {_CHOICE}")
+        with plainly_named(self.path) as name:
+            yield from _captured(cv2.VideoCapture(name), f"{self.path} cannot be read; expected {_CHOICE}")
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from fcclip_core.commands.inference_arguments import (
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.commands.segment_jobs import Job, find_jobs, left_out, listed
-from fcclip_core.encoded_images import MAX_PIXELS
 from fcclip_core.errors import DeviceLostError, FcclipError, ImageError, first_line
+from fcclip_core.image_limits import MAX_PIXELS
 from fcclip_core.json_files import json_line, write_json
 from fcclip_core.paths import expanded, refuse_overwriting
 from fcclip_core.plain_text import printable
@@ -311,11 +311,13 @@ class ResultWriter:
     def _lines(self, job: Job, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         """A file of JSON lines being written; yields the function that takes them."""
         with whole_file(self.out / name) as part:
-            # Unbuffered: a disk that is full is noticed at the frame that found it so.
-            with part.open("wb", buffering=0) as file:
+            with part.open("wb") as file:
 
                 def write(values: dict[str, Any]) -> None:
                     file.write(json_line(values))
+                    # A disk that is full is noticed at the frame that found it so. Unbuffered files would take a part
+                    # of the line and say so in a number alone.
+                    file.flush()
 
                 yield write
             self._forget(job)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcclip_core.encoded_images import MAX_PIXELS, announced_size, check_size, decode, decode_jpeg
+from fcclip_core.encoded_images import announced_size, check_size, decode, decode_jpeg
 from fcclip_core.errors import ImageError
+from fcclip_core.image_limits import MAX_PIXELS
 
 PICTURE = np.kron(np.random.default_rng(3).integers(0, 256, (12, 16, 3)), np.ones((8, 8, 1))).astype(np.uint8)
 END = b"\xff\xd9"

@@ -94,7 +94,7 @@ def save_image(path: Path, height: int = 40, width: int = 60, **options: object)
 def save_video(path: Path, frames: int = 7, height: int = 48, width: int = 64) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (width, height))
     for index in range(frames):
-        writer.write(np.full((height, width, 3), 20 * index, np.uint8))
+        writer.write(np.full((height, width, 3), 20 * index % 256, np.uint8))
     writer.release()
     return path
 
@@ -474,6 +474,17 @@ def test_an_overlay_video_that_the_disk_has_no_room_for_is_not_left_damaged(
         assert run(video, "--out", out) == 1
     assert "frames can be read back from noise_overlay.mp4; is the disk full?" in said_in(capsys)
     assert names_in(out) == ["noise_frames.jsonl"], "what was computed stays"
+
+
+@pytest.mark.parametrize("limit", [1000, 1500, 1501, 4096])
+def test_lines_that_the_disk_has_no_room_for_are_not_left_cut(
+    tmp_path: Path, limit: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = save_video(tmp_path / "drive.mp4", frames=40)
+    with full_disk(limit):
+        assert run(video, "--out", tmp_path / "out", "--overlay", "none") == 1
+    assert "drive.mp4: File too large" in said_in(capsys)
+    assert not names_in(tmp_path / "out")
 
 
 def test_a_failed_run_takes_an_earlier_description_away(tmp_path: Path) -> None:
