@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from fcclip_core.errors import VocabularyError
+from fcclip_core.quoting import short
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.segmenter import EncodedImage, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
@@ -62,6 +63,7 @@ class Query:
         Raises:
             VocabularyError: No word, or one that is empty, too long or not printable.
         """
+        words, against = (_listed(*pair) for pair in (("words", words), ("against", against)))
         wanted = tuple(dict.fromkeys(part for text in words for part in _synonyms("words", text)))
         if not wanted:
             raise VocabularyError('words is empty; say what to look for, for example ["red mug"]')
@@ -180,7 +182,16 @@ def _inside_box(result: PanopticResult, segment: Segment) -> np.ndarray:
     return result.segment_map[y_min:y_max, x_min:x_max] == segment.id
 
 
+def _listed(what: str, texts: Iterable[str]) -> list[str]:
+    """A list of texts; one text alone would be read letter by letter."""
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        raise VocabularyError(f'{what} is {short(texts)}; expected a list, for example ["red mug"]')
+    return list(texts)
+
+
 def _synonyms(what: str, text: str) -> tuple[str, ...]:
+    if not isinstance(text, str):
+        raise VocabularyError(f"{what} has {short(text)}; expected text")
     try:
         return VocabularyClass(tuple(part.strip() for part in text.split(","))).synonyms
     except VocabularyError as error:

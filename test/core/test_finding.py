@@ -178,3 +178,11 @@ def test_text_that_cannot_be_embedded_is_refused(segmenter: Segmenter) -> None:
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("wrong", ["mug", b"mug", None, 7, [7]])
+def test_a_query_of_the_wrong_type_gets_a_sentence(wrong: object) -> None:
+    with pytest.raises(VocabularyError, match="words (is|has) .*expected"):
+        Query.of(wrong)
+    with pytest.raises(VocabularyError, match="against (is|has) .*expected"):
+        Query.of(["mug"], wrong)
