@@ -103,7 +103,7 @@ def test_numbers_of_other_libraries_are_numbers() -> None:
 def test_a_segmenter_says_what_is_no_settings_and_no_vocabulary(checkpoint: Checkpoint, tmp_path: Path) -> None:
     segmenter = Segmenter(checkpoint, cache_dir=tmp_path)
     for wrong in ({}, None, "fast"):
-        with pytest.raises(SettingsError, match="settings is .*expected InferenceSettings"):
+        with pytest.raises(SettingsError, match="settings is .*expected an InferenceSettings"):
             segmenter.settings = wrong
     with pytest.raises(SettingsError, match="settings is {}"):
         Segmenter(checkpoint, settings={}, cache_dir=tmp_path)
