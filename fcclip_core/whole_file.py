@@ -31,7 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Whatever stops the block, Ctrl-C too, `path` is either complete or untouched. The hidden file has the name that
     `path` has. What a process that was killed left behind in the folder goes away when another one writes there. A
-    device or a pipe (`/dev/stdout`) cannot be replaced: it gets the finished contents.
+    device, or a pipe that this process was given (`/dev/stdout`), cannot be replaced: it gets the finished contents.
 
     Raises:
         OSError: The disk refuses; its `filename` is `path`.
@@ -111,11 +111,18 @@ def sweep(folder: Path) -> None:
 
 
 def _is_special(path: Path) -> bool:
+    """Whether a path is a device or one of this process's own pipes.
+
+    A pipe that somebody put into a folder is replaced as a file is: whoever opens it waits until somebody reads.
+    """
     try:
         mode = path.stat().st_mode
+        folder = os.path.realpath(path.parent)
     except (OSError, ValueError):
         return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or folder.startswith(("/dev", "/proc"))
 
 
 @contextlib.contextmanager

@@ -141,3 +141,15 @@ def test_outputs_that_are_inputs_are_refused_by_every_name(tmp_path: Path) -> No
         with pytest.raises(FcclipError, match=r"--out .* would replace an input of this call \(.*in\.bin\)"):
             refuse_overwriting("--out", [output], [read])
     refuse_overwriting("--out", [tmp_path / "data" / "out.bin", tmp_path / "new"], [read, tmp_path / "missing"])
+
+
+def test_a_pipe_in_a_files_place_is_replaced_and_one_of_this_process_written_to(tmp_path: Path) -> None:
+    """Whoever opens a pipe that nobody reads waits for ever."""
+    os.mkfifo(tmp_path / "planted")
+    write_whole(tmp_path / "planted", b"ours")
+    assert (tmp_path / "planted").read_bytes() == b"ours"
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as reader:
+        write_whole(Path(f"/dev/fd/{writing}"), b"given")
+        os.close(writing)
+        assert reader.read() == b"given"
