@@ -14,6 +14,8 @@ from fcclip_core.vocabulary_sources import closest, looks_like_a_file
 _SHOWN = 5
 _MOST_TOKENIZED = 200
 _MOST_HINTS = 10
+_JOINERS = "\u200c\u200d"
+"""Invisible, but Persian, Indic scripts and emoji are written with them."""
 _SURELY_READ = 50
 """Bytes of a name that CLIP reads whole in every template: it makes no more tokens than bytes."""
 
@@ -60,7 +62,12 @@ def doubts(vocabulary: Vocabulary, stuff: Iterable[str] = ()) -> list[str]:
     """
     return [
         *_unmatched(vocabulary, stuff),
+        *(
+            f"{short(name)} came twice, with an accent typed in two ways; it is one class"
+            for name in vocabulary.written_twice
+        ),
         *_alike(vocabulary),
+        *_invisible(vocabulary),
         *(
             f"the class {short(name)} is called as a file is; a file can only stand alone"
             for name in vocabulary.names
@@ -115,6 +122,13 @@ def _alike(vocabulary: Vocabulary) -> Iterable[str]:
                 f"{shown} look alike but are different words to CLIP (in {_listed(owners)}): was one typed in another "
                 "script, or with a character that is not seen?"
             )
+
+
+def _invisible(vocabulary: Vocabulary) -> Iterable[str]:
+    for text in dict.fromkeys(vocabulary.synonyms):
+        sign = next((sign for sign in text if unicodedata.category(sign) == "Cf" and sign not in _JOINERS), None)
+        if sign is not None:
+            yield f"{short(text)} contains the invisible character U+{ord(sign):04X}, which CLIP reads as part of it"
 
 
 def read_alike(text: str) -> str:

@@ -50,8 +50,8 @@ MAX_FILE_SIZE = 16 << 20
 INVALID_CLASS = "invalid_class_id"
 """The name of the rows that the paper's list files keep for ids without a class."""
 
-_JOINERS = "\u200c\u200d"
-"""Invisible, but Persian, Indic scripts and emoji are written with them."""
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""They turn the direction of what follows, in messages too."""
 
 _CLASS_KEYS = ("name", "synonyms", "stuff", "id", "color", "seen", "label")
 _FILE_KEYS = ("description", "source", "licence", "classes")
@@ -79,6 +79,8 @@ class VocabularyClass:
     color: Color | None = None
     seen: bool | None = None
     label: str | None = None
+    written: str = field(default="", init=False, compare=False, repr=False)
+    """The name as it was given, before it was brought to the form NFC."""
 
     def __post_init__(self) -> None:
         """Checks every field.
@@ -86,9 +88,11 @@ class VocabularyClass:
         Raises:
             VocabularyError: Naming the class, the field and what was expected.
         """
-        object.__setattr__(self, "synonyms", checked_names("synonyms", self.synonyms))
+        given = _list_of_names("synonyms", self.synonyms)
+        object.__setattr__(self, "synonyms", tuple(map(_checked_name, given)))
         if not self.synonyms:
             raise VocabularyError("a class has no name; expected at least one synonym")
+        object.__setattr__(self, "written", given[0] if self.label is None else self.label)
         if self.label is not None:
             object.__setattr__(self, "label", _checked_name(self.label))
         for flag in ("is_thing", "seen"):
@@ -118,12 +122,15 @@ class Vocabulary:
         description: What the vocabulary is for.
         source: Where its names come from.
         licence: Under which terms the file may be used.
+        written_twice: Names that came as two classes, with an accent typed in two ways. They are one word, and became
+            one class with the names of both; all else is the first one's.
     """
 
     classes: tuple[VocabularyClass, ...]
     description: str = field(default="", compare=False)
     source: str = field(default="", compare=False)
     licence: str = field(default="", compare=False)
+    written_twice: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Checks what a single class cannot know.
@@ -145,12 +152,27 @@ class Vocabulary:
                     "(Vocabulary.from_names takes plain names)"
                 )
         self._check_size()
-        _refuse_repeated(
-            "the name",
-            [item.name for item in self.classes],
-            "merge them or rename one (an accented letter is the same letter however it was typed)",
-        )
+        self._join_spellings()
+        _refuse_repeated("the name", [item.name for item in self.classes], "merge them or rename one")
         _refuse_repeated("id", [item.id for item in self.classes], "give each its own, or leave one out")
+
+    def _join_spellings(self) -> None:
+        """Makes one class of two that bear the same word, typed in two ways."""
+        classes: dict[str, VocabularyClass] = {}
+        twice = []
+        for item in self.classes:
+            first = classes.get(item.name)
+            if first is None:
+                classes[item.name] = item
+            elif first.written == item.written:
+                return  # the same twice: nobody meant that, and it is refused
+            else:
+                twice.append(item.name)
+                synonyms = tuple(dict.fromkeys((*first.synonyms, *item.synonyms)))
+                classes[item.name] = replace(first, synonyms=synonyms, id=first.id or item.id)
+        if twice:
+            object.__setattr__(self, "classes", tuple(classes.values()))
+            object.__setattr__(self, "written_twice", (*self.written_twice, *twice))
 
     def _check_size(self) -> None:
         for about in _FILE_KEYS[:-1]:
@@ -192,7 +214,8 @@ class Vocabulary:
             raise VocabularyError("names is a set; expected a list: without an order, ids would differ from run to run")
         ids, colors = _options("ids", ids), _options("colors", colors)
         rows = [_split(index, text) for index, text in enumerate(_list_of_names("names", names), 1)]
-        known = {row[0]: None for row in rows}
+        keys = [normal_form(row[0]) for row in rows]
+        known = dict.fromkeys(keys)
         stuff = _known_names("stuff", stuff, known)
         seen = None if seen is None else _known_names("seen", seen, known)
         _known_names("ids", list(ids), known)
@@ -201,12 +224,12 @@ class Vocabulary:
             tuple(
                 VocabularyClass(
                     synonyms=row,
-                    is_thing=row[0] not in stuff,
-                    id=ids.get(row[0]),
-                    color=colors.get(row[0]),
-                    seen=None if seen is None else row[0] in seen,
+                    is_thing=key not in stuff,
+                    id=ids.get(key),
+                    color=colors.get(key),
+                    seen=None if seen is None else key in seen,
                 )
-                for row in rows
+                for row, key in zip(rows, keys, strict=True)
             )
         )
 
@@ -270,7 +293,8 @@ class Vocabulary:
         try:
             _refuse_unknown_keys(document, _FILE_KEYS)
             classes = (_class_from_yaml(index, entry) for index, entry in enumerate(document["classes"], 1))
-            return cls(tuple(classes), **{key: _text_of(document, key) for key in _FILE_KEYS[:-1]})
+            description, source, licence = (_text_of(document, key) for key in _FILE_KEYS[:-1])
+            return cls(tuple(classes), description, source, licence)
         except VocabularyError as error:
             raise VocabularyError(f"{where}: {error}") from error
 
@@ -357,7 +381,7 @@ def checked_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
         names: A list of names.
 
     Raises:
-        VocabularyError: It is no list, or a name is empty, too long, or has control or invisible characters.
+        VocabularyError: It is no list, or a name is empty, too long, or has control characters.
     """
     return tuple(map(_checked_name, _list_of_names(what, names)))
 
@@ -389,14 +413,12 @@ def _checked_name(text: object) -> str:
             f"the class name {short(text)} has {len(text)} characters; at most {MAX_NAME_LENGTH} are accepted"
         )
     name = normal_form(text)
-    if not name.strip(f"{_JOINERS} \t\n"):
+    if all(sign.isspace() or unicodedata.category(sign) == "Cf" for sign in name):
         raise VocabularyError("a class name is empty; give it at least one letter, or remove the stray comma")
     for sign in name:
-        category = unicodedata.category(sign)
-        if category in ("Cc", "Cs", "Cf", "Zl", "Zp") and sign not in _JOINERS:
-            kind = "control" if category in ("Cc", "Cs") else "invisible"
+        if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") or sign in _TURNING:
             raise VocabularyError(
-                f"the class name {short(text)} contains the {kind} character U+{ord(sign):04X}; remove it"
+                f"the class name {short(text)} contains the control character U+{ord(sign):04X}; remove it"
             )
     return name
 
@@ -445,7 +467,9 @@ def _split(index: int, text: str) -> tuple[str, ...]:
     try:
         if isinstance(text, str) and len(text) > MAX_CHARACTERS:
             raise VocabularyError(f"the names have {len(text)} characters; at most {MAX_CHARACTERS} are accepted")
-        return checked_names("names", [part.strip() for part in text.split(",")] if isinstance(text, str) else [text])
+        parts = [part.strip() for part in text.split(",")] if isinstance(text, str) else [text]
+        checked_names("names", parts)
+        return tuple(parts)
     except VocabularyError as error:
         raise VocabularyError(f"class {index}: {error}") from error
 

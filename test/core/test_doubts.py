@@ -22,6 +22,8 @@ from fcclip_core.vocabulary import Vocabulary
         (["he\u200dart", "heart"], ["with U+200D", "look alike"]),
         (["heart\ufe0f", "heart"], ["with U+FE0F", "look alike"]),
         (["red\u00a0mug", "redmug, red mug"], ["read alike"]),
+        (["floor\u200b", "lamp"], ["contains the invisible character U+200B"]),
+        (["caf\u00e9", "cafe\u0301"], ["'caf\u00e9' came twice", "it is one class"]),
         (["words.json", "cup"], ["'words.json' is called as a file is"]),
         (["a very " * 80 + "long name"], ["longer than CLIP reads"]),
     ],
