@@ -44,7 +44,9 @@ PACKAGES = {
 }
 """Module -> name under which pip knows it, for what the core cannot do without."""
 
-ROS_SIDE_PACKAGES = {"rosbags": "rosbags", "rerun": "rerun-sdk"}
+ROS_SIDE_PACKAGES = {"rosbags": "rosbags", "rerun": "rerun-sdk", "lz4": "lz4"}
+if sys.version_info < (3, 14):
+    ROS_SIDE_PACKAGES["backports.zstd"] = "backports.zstd"
 """The same, for what only the ROS side uses."""
 
 BACKEND_MODULES = {
