@@ -108,7 +108,7 @@ def test_lines_and_single_pixels_have_depth_clouds_and_places(shape: tuple[int, 
     camera = PinholeCamera(width, height, 500.0, 500.0, width / 2, height / 2)
     segment = Segment(1, 3, "cup", 0.5, True, height * width, (0, 0, width, height), np.zeros(4, np.float32))
     segment_map = np.ones(shape, np.int32)
-    result = PanopticResult(segment_map, [segment], 1, {}, lambda: segment_map, lambda: None)
+    result = PanopticResult(segment_map, [segment], 1, {})
     points = organized_cloud(np.zeros((*shape, 3), np.uint8), metres, camera, result)
     assert points.shape == shape
     assert bool((points["z"] == 2).all())
