@@ -102,12 +102,15 @@ def run(args: argparse.Namespace) -> int:
     from rich.text import Text
 
     from fcclip_core.devices import watched
+    from fcclip_core.doubts import doubts, summary
     from fcclip_core.segmenter import Segmenter
     from fcclip_core.terminal import Terminal
 
     console = Terminal(stderr=True, soft_wrap=True)
     for line in left_out(inputs):
         console.print(Text(line, style="yellow"))
+    if doubtful := summary(doubts(vocabulary)):
+        console.print(Text(f"words: {doubtful}", style="yellow"))
     with console.status(Text(f"loading {args.checkpoint}")):
         segmenter = Segmenter.from_checkpoint(
             args.checkpoint, device=args.device, backend=args.backend, precision=args.precision, settings=settings

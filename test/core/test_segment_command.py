@@ -680,3 +680,11 @@ def test_words_with_which_a_source_was_meant_are_asked_about() -> None:
             vocabulary_from(text)
     with pytest.raises(VocabularyError, match="--stuff names 'flor'.*did you mean 'floor'"):
         vocabulary_from("cup; floor", stuff="flor")
+
+
+def test_what_is_doubtful_in_words_is_said_before_anything_is_segmented(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = save_image(tmp_path / "a.png")
+    assert run(photo, "--out", tmp_path / "out", "--vocab", "cup; \u0441up") == 0
+    assert "look alike but are different words to CLIP" in said_in(capsys)
