@@ -68,8 +68,13 @@ def read(data: bytes, folder: Path) -> None:
         if length:
             (bag / name).write_bytes(data[at + 4 : at + 4 + length])
         at += 4 + length
-    topics = topics_in(bag)
-    for _ in read_messages(bag, topics):
+    topics = topics_in(bag, _say)
+    for _ in read_messages(bag, topics, _say):
         pass
     for _ in BagImages(bag, "").frames():
         pass
+
+
+def _say(text: str) -> None:
+    """What could not be read of a bag, in words."""
+    assert text and len(text) < 2_000
