@@ -93,7 +93,7 @@ def test_tests_of_kernels_are_collected_where_they_run(interpreted: str, collect
     found = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", *files],
         cwd=HERE,
-        env=os.environ | {"TRITON_INTERPRET": interpreted, "CUDA_VISIBLE_DEVICES": ""},
+        env=os.environ | {"TRITON_INTERPRET": interpreted, "CUDA_VISIBLE_DEVICES": "", "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
     ).stdout

@@ -78,7 +78,9 @@ def test_the_camera_is_the_nodes() -> None:
     peer = Peer(lambda **options: Perception(fake_loader(), **options))
     try:
         (camera,) = peer.node._cameras
-        assert "/" + DISPLAYS["Camera"]["Topic"]["Value"] == camera.input.topic("raw")
+        camera.input.start("raw", "best_effort")
+        assert camera.input.describe().startswith(f"/{DISPLAYS['Camera']['Topic']['Value']}, ")
+        camera.input.stop()
     finally:
         peer.close()
     # A best-effort subscription gets the images of every camera.
