@@ -79,6 +79,7 @@ def test_the_camera_is_the_nodes() -> None:
     try:
         (camera,) = peer.node._cameras
         camera.input.start("raw", "best_effort")
+        wait_until(lambda: camera.input.describe() != "not subscribed")
         assert camera.input.describe().startswith(f"/{DISPLAYS['Camera']['Topic']['Value']}, ")
         camera.input.stop()
     finally:
