@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from fake_segmenter import fake_loader
-from ros_harness import ROOT, Peer
+from ros_harness import ROOT, Peer, wait_until
 
 from fcclip_core.geometry.cloud import POINT
 from fcclip_ros import outputs
