@@ -27,7 +27,7 @@ EVIL = "a\x1b]0;owned\x07\x9b31m\u202e[red]b[/]\udcff"
 SAFE = r"a\x1b]0;owned\x07\x9b31m\u202e[red]b[/]\udcff"
 
 WRITER = """
-import signal, sys
+import signal, sys, time
 from pathlib import Path
 from fcclip_core import cli
 from fcclip_core.whole_file import whole_file
@@ -39,8 +39,10 @@ class Fake:
         with whole_file(Path(sys.argv[1])) as part:
             part.write_text("half")
             print("writing", flush=True)
-            signal.pause()
+            while True:
+                time.sleep(0.05)
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup
 cli.COMMANDS = (Fake(),)
 sys.exit(cli.main(["fake"]))
 """
@@ -137,7 +139,10 @@ def test_a_signal_leaves_no_hidden_file(tmp_path: Path, number: signal.Signals) 
         assert process.stdout is not None and process.stdout.readline() == "writing\n"
         assert len(list(tmp_path.iterdir())) == 1
         process.send_signal(number)
-        assert process.wait(timeout=60) == 128 + number
+        try:
+            assert process.wait(timeout=60) == 128 + number
+        finally:
+            process.kill()
         assert process.stderr is not None and process.stderr.read() == "fcclip: interrupted\n"
     assert not list(tmp_path.iterdir())
 
