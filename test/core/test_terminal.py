@@ -42,7 +42,9 @@ class Fake:
             while True:
                 time.sleep(0.05)
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup
+# Tests may run in the background or under nohup, where these are ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 cli.COMMANDS = (Fake(),)
 sys.exit(cli.main(["fake"]))
 """
