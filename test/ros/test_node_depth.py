@@ -170,7 +170,10 @@ def test_bad_depth_is_named_once_and_the_frames_go_on_without(
         while not diagnostics.empty():
             status[:] = [diagnostics.get()[1].status[0]]
         values = {item.key: item.value for item in status[0].values} if status else {}
-        return complaint in values.get("depth problem", "") and not valid_segments(segments)
+        problem = values.get("depth problem", "")
+        # Depth of the good frames before is kept for two seconds; until then it is the nearest.
+        settled = "offset" not in frame or " s earlier)" in problem
+        return complaint in problem and settled and not valid_segments(segments)
 
     eye.publish_until(said, **frame)
     drain(segments)
