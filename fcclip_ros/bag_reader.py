@@ -11,6 +11,7 @@ from typing import Any
 
 from fcclip_core.bag_paths import METADATA, files_in, is_bag_file, is_packed, storage_suffix
 from fcclip_core.errors import ImageError, YamlError, first_line
+from fcclip_core.regular_files import read_regular_file
 from fcclip_core.yaml_text import read_yaml
 from fcclip_ros.bag_topics import BagFile, Say, Topic, unpacked, zstd
 from fcclip_ros.compat import optional_module
@@ -205,17 +206,13 @@ def _metadata(file: Path) -> dict[str, Any]:
     """What metadata.yaml says.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is too long, or not text.
+        OSError: It cannot be read, is no regular file, or is too long.
+        ValueError: It is not text.
         KeyError: It is no bag's.
         TypeError: Likewise.
         YamlError: It is no YAML, or no plain one.
     """
-    with file.open("rb") as opened:
-        text = opened.read(_METADATA_BYTES + 1)
-    if len(text) > _METADATA_BYTES:
-        raise ValueError(f"longer than {_METADATA_BYTES} bytes")
-    return read_yaml(text.decode())["rosbag2_bagfile_information"]
+    return read_yaml(read_regular_file(file, _METADATA_BYTES).decode())["rosbag2_bagfile_information"]
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -6,51 +6,31 @@ from collections.abc import Iterable
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-OUTPUT = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.VOLATILE,
-)
+
+def _reliable(depth: int, durability: DurabilityPolicy = DurabilityPolicy.VOLATILE) -> QoSProfile:
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=durability,
+    )
+
+
+OUTPUT = _reliable(1)
 """What belongs to one frame: only the newest counts, and it should arrive."""
 
-LATCHED = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
+LATCHED = _reliable(1, DurabilityPolicy.TRANSIENT_LOCAL)
 """What stays true until it is published again: whoever comes later gets it too."""
 
-REQUESTS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=4000,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.VOLATILE,
-)
+REQUESTS = _reliable(4000)
 """Requests that wait to be looked at: one beyond these is never answered."""
 
-IMAGE_REQUESTS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=32,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.VOLATILE,
-)
+IMAGE_REQUESTS = _reliable(32)
 """Likewise, of requests that carry an image of many megabytes each."""
 
-DIAGNOSTICS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=10,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.VOLATILE,
-)
+DIAGNOSTICS = _reliable(10)
 
-TRANSFORMS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=100,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.VOLATILE,
-)
+TRANSFORMS = _reliable(100)
 """What tf2's broadcasters use on /tf."""
 
 RELIABILITIES = ("auto", "reliable", "best_effort")
