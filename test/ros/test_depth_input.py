@@ -127,6 +127,21 @@ def test_depth_that_comes_while_a_frame_waits_for_a_slow_model_is_not_lost(bench
     assert bench.problem == ""
 
 
+def test_depth_that_does_not_come_is_waited_for_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first frame waits in vain, the next ones not at all, until depth comes in time again."""
+    waits: list[float] = []
+    monkeypatch.setattr(bench.input._changed, "wait_for", lambda settled, seconds: waits.append(seconds) or settled())
+    bench.input.patience = 0.5
+    bench.depth(4.96)
+    for number in range(4):
+        assert bench.frame(5.0 + number / 1000) is None
+    assert waits == [0.5]
+    bench.depth(6.0)
+    assert bench.frame(6.0) is not None
+    assert bench.frame(6.1) is None
+    assert waits == [0.5, 0.5]
+
+
 def test_what_is_kept_is_bounded_by_time_and_bytes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(300):
         bench.now += 1 / 30
