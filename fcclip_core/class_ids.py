@@ -25,13 +25,13 @@ class ClassIds:
         """Finds the id of each class, keeping every promise made before.
 
         A name that was seen before keeps its id; ids that classes ask for are honoured; the others get the smallest
-        numbers that were never used.
+        numbers that were never used. Distractors get none, though one that such a class asks for is kept for it.
 
         Args:
             vocabulary: Its classes' names and the ids they ask for.
 
         Returns:
-            C ids, all different, each in 1..65535.
+            C ids: all different, each in 1..65535, but 0 for distractors.
 
         Raises:
             VocabularyError: An id that is asked for breaks an earlier promise, or the ids are used up. Nothing has
@@ -55,9 +55,9 @@ class ClassIds:
                 _claim(item.name, item.id, id_of, name_of)
         free = (number for number in range(1, MAX_CLASSES + 1) if number not in name_of)
         for item in vocabulary.classes:
-            if item.name not in id_of:
+            if item.name not in id_of and not item.distractor:
                 id_of[item.name] = _next_id(free, item.name)
-        return id_of, tuple(id_of[item.name] for item in vocabulary.classes)
+        return id_of, tuple(0 if item.distractor else id_of[item.name] for item in vocabulary.classes)
 
 
 def _claim(name: str, number: int, id_of: dict[str, int], name_of: dict[int, str]) -> None:

@@ -38,10 +38,25 @@ class Words:
     Attributes:
         classifier: Text rows and temperatures.
         is_thing: bool `(C,)`.
+        minimum_scores: float32 `(C,)`; segments of a class with a lower score are not published, and no score reaches
+            that of a distractor. None where all are published.
     """
 
     classifier: TextClassifier
     is_thing: Tensor
+    minimum_scores: Tensor | None = None
+
+    def padded(self, rows: int, classes: int) -> Words:
+        """The same in `rows` rows and `classes` classes; see `TextClassifier.padded`."""
+        extra = classes - len(self.is_thing)
+        minimum = self.classifier.rows.new_zeros(len(self.is_thing))
+        if self.minimum_scores is not None:
+            minimum = self.minimum_scores
+        return Words(
+            self.classifier.padded(rows, classes),
+            torch.cat((self.is_thing, self.is_thing.new_zeros(extra))),
+            torch.cat((minimum, minimum.new_zeros(extra))),
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,8 @@ class PlainLabeler:
         probs = classify(output, words.classifier, settings).ensemble[0]
         clock.stage("classify")
         masks, embeddings = output.mask_logits[0], output.out_vocab_embedding[0]
-        labels = Labels(self._merge(masks, probs, embeddings, words.is_thing, geometry, settings), probs)
+        merged = self._merge(masks, probs, embeddings, words.is_thing, geometry, settings, words.minimum_scores)
+        labels = Labels(merged, probs)
         clock.stage("merge")
         return lambda: labels
 
@@ -201,7 +217,7 @@ class _LabelGraph:
         """Captures the work on copies of what the first frame brings."""
         self._merger = merger
         self._output = ModelOutput(*(tensor.clone() for tensor in vars(output).values()))
-        self._words = Words(words.classifier.padded(kind.rows, kind.classes), _padded(words.is_thing, kind.classes))
+        self._words = words.padded(kind.rows, kind.classes)
         self._given = words
         device = output.mask_logits.device
         self._classify = CapturedWork(
@@ -212,7 +228,7 @@ class _LabelGraph:
         masks, embeddings = self._output.mask_logits[0], self._output.out_vocab_embedding[0]
         # The merger forgets the taps of sizes that it did not meet for long, and the graph goes on reading them.
         self._taps = merger.taps_of((masks.shape[1], masks.shape[2]), kind.geometry)
-        rest = (embeddings, self._words.is_thing, kind.geometry, kind.settings)
+        rest = (embeddings, self._words.is_thing, kind.geometry, kind.settings, self._words.minimum_scores)
         self._merge = CapturedWork(lambda: merger.merge(masks, self._classify.output, *rest), device)
 
     def start(self, output: ModelOutput, words: Words, clock: StageClock) -> Callable[[], Labels]:
@@ -233,13 +249,11 @@ class _LabelGraph:
 
     def _take(self, words: Words) -> None:
         """Copies a vocabulary in."""
-        mine, rows, classes = self._words.classifier, len(self._words.classifier.rows), len(self._words.is_thing)
-        padded = words.classifier.padded(rows, classes)
-        for item in fields(padded):
-            target = getattr(mine, item.name)
-            if isinstance(target, Tensor):
-                target.copy_(getattr(padded, item.name))
-        self._words.is_thing.copy_(_padded(words.is_thing, classes))
+        mine, given = self._words, words.padded(len(self._words.classifier.rows), len(self._words.is_thing))
+        for target, source in ((mine.classifier, given.classifier), (mine, given)):
+            for item in fields(source):
+                if isinstance(tensor := getattr(target, item.name), Tensor):
+                    tensor.copy_(getattr(source, item.name))
         self._given = words
 
 
@@ -247,6 +261,3 @@ def _room(count: int) -> int:
     """The next power of two."""
     return max(_SMALLEST_ROOM, 1 << (count - 1).bit_length())
 
-
-def _padded(flags: Tensor, size: int) -> Tensor:
-    return torch.cat((flags, flags.new_zeros(size - len(flags))))

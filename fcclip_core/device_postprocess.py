@@ -124,9 +124,11 @@ class DeviceMerger:
         is_thing: Tensor,
         geometry: FrameGeometry,
         settings: InferenceSettings,
+        minimum_scores: Tensor | None = None,
     ) -> MergedFrame:
         """See `Merger`."""
-        return self.download(self.merge(mask_logits, class_probs, embeddings, is_thing, geometry, settings))()
+        frame = self.merge(mask_logits, class_probs, embeddings, is_thing, geometry, settings, minimum_scores)
+        return self.download(frame)()
 
     def never_waits(self, mask_size: tuple[int, int], geometry: FrameGeometry) -> bool:
         """Whether `merge` leaves the host free for such frames, so that it may become part of a CUDA graph."""
@@ -144,12 +146,14 @@ class DeviceMerger:
         is_thing: Tensor,
         geometry: FrameGeometry,
         settings: InferenceSettings,
+        minimum_scores: Tensor | None = None,
     ) -> PackedFrame:
         """`__call__` without the download."""
         scores, labels = class_probs.max(-1)
         kept = (labels < len(is_thing)) & (scores > settings.object_mask_threshold)
         pixels = self._owned_pixels(mask_logits, scores, kept, geometry)
-        accepted = accept(pixels, kept, labels, scores, is_thing, settings.overlap_threshold)
+        minimum = torch.zeros(len(is_thing), device=scores.device) if minimum_scores is None else minimum_scores
+        accepted = accept(pixels, kept, labels, scores, is_thing, settings.overlap_threshold, minimum)
         segment_map = torch.where(pixels.inside, accepted.segment_of_query[pixels.owner.long()], 0)
         # A segment has what its members hold; queries that were not accepted count for segment 0.
         areas = pixels.held.new_zeros(len(scores) + 1).scatter_add_(0, accepted.segment_of_query, pixels.held)[1:]
@@ -280,7 +284,13 @@ class Accepted:
 
 
 def accept(
-    pixels: OwnedPixels, kept: Tensor, labels: Tensor, scores: Tensor, is_thing: Tensor, overlap_threshold: float
+    pixels: OwnedPixels,
+    kept: Tensor,
+    labels: Tensor,
+    scores: Tensor,
+    is_thing: Tensor,
+    overlap_threshold: float,
+    minimum_scores: Tensor,
 ) -> Accepted:
     """The published decision, query by query, for all queries at once.
 
@@ -291,6 +301,7 @@ def accept(
         scores: `(Q,)`.
         is_thing: bool `(C,)`.
         overlap_threshold: Smallest accepted share of owned in mask area.
+        minimum_scores: float32 `(C,)`, smallest score of a class's segments.
     """
     count = len(scores)
     query = torch.arange(count, device=scores.device)
@@ -304,12 +315,15 @@ def accept(
         count, dtype=torch.bool, device=query.device
     )
     together = together & accepted
+    best_score = torch.where(together, scores, -1.0).amax(1, keepdim=True)
+    # A segment below its class's minimum goes with all of its members.
+    published = best_score.squeeze(1) >= torch.cat((minimum_scores, minimum_scores.new_zeros(1)))[labels]
+    accepted, together = accepted & published, together & published
     first = torch.where(together, query, count).amin(1)
     opens = accepted & (first == query)
     ids = opens.cumsum(0)
     segment_of_query = torch.where(accepted, ids[first.clamp(max=count - 1)], 0)
 
-    best_score = torch.where(together, scores, -1.0).amax(1, keepdim=True)
     best = torch.where(together & (scores == best_score), query, count).amin(1)
     # Slot `count` takes what opens no segment.
     best_of_segment = best.new_full((count + 1,), -1).scatter_(0, torch.where(opens, ids - 1, count), best)

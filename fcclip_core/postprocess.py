@@ -88,6 +88,7 @@ class Merger(Protocol):
         is_thing: Tensor,
         geometry: FrameGeometry,
         settings: InferenceSettings,
+        minimum_scores: Tensor | None = None,
     ) -> MergedFrame:
         """As `panoptic_segments`, with areas, boxes and embeddings of the segments.
 
@@ -98,6 +99,7 @@ class Merger(Protocol):
             is_thing: bool `(C,)`.
             geometry: Sizes that the frame passed through.
             settings: Object mask and overlap thresholds.
+            minimum_scores: float32 `(C,)`, see `panoptic_segments`.
         """
         ...
 
@@ -212,10 +214,11 @@ class HostMerger:
         is_thing: Tensor,
         geometry: FrameGeometry,
         settings: InferenceSettings,
+        minimum_scores: Tensor | None = None,
     ) -> MergedFrame:
         """See `Merger`."""
         resizer = self._resizer(geometry, (mask_logits.shape[1], mask_logits.shape[2]), self._device)
-        merged = panoptic_segments(mask_logits, class_probs, is_thing, resizer, settings)
+        merged = panoptic_segments(mask_logits, class_probs, is_thing, resizer, settings, minimum_scores)
         count = len(merged.queries)
         boxes = [
             (columns.start, rows.start, columns.stop, rows.stop)
@@ -234,7 +237,12 @@ class HostMerger:
 
 
 def panoptic_segments(
-    mask_logits: Tensor, class_probs: Tensor, is_thing: Tensor, resizer: MaskResizer, settings: InferenceSettings
+    mask_logits: Tensor,
+    class_probs: Tensor,
+    is_thing: Tensor,
+    resizer: MaskResizer,
+    settings: InferenceSettings,
+    minimum_scores: Tensor | None = None,
 ) -> PanopticSegments:
     """Merges masks into segments that do not overlap.
 
@@ -247,6 +255,8 @@ def panoptic_segments(
         is_thing: bool `(C,)`.
         resizer: From `(h, w)` to the image.
         settings: Object mask and overlap thresholds.
+        minimum_scores: float32 `(C,)`; segments of a class with a lower score win their pixels like others, but these
+            belong to no segment then. None for no minimum.
     """
     scores, labels = class_probs.max(-1)
     kept = ((labels < len(is_thing)) & (scores > settings.object_mask_threshold)).nonzero().squeeze(1)
@@ -263,7 +273,8 @@ def panoptic_segments(
         final += torch.bincount(there[inside[rows]], minlength=len(kept))
 
     table = torch.stack((kept, labels[kept], is_thing[labels[kept]].long(), mask_areas, owned, final)).cpu().numpy()
-    segment_of_kept, segments = _accept(table, scores[kept].cpu().numpy(), settings.overlap_threshold)
+    minimum = None if minimum_scores is None else minimum_scores.cpu().numpy()
+    segment_of_kept, segments = _accept(table, scores[kept].cpu().numpy(), settings.overlap_threshold, minimum)
     lookup = torch.from_numpy(segment_of_kept).to(owner.device)
     segment_map = torch.empty(owner.shape, dtype=torch.int32, device=owner.device)
     for rows in _row_bands(resizer.height, resizer.width):
@@ -356,13 +367,16 @@ def _areas(segment_map: np.ndarray, count: int) -> np.ndarray:
     )
 
 
-def _accept(table: np.ndarray, scores: np.ndarray, overlap_threshold: float) -> tuple[np.ndarray, tuple]:
+def _accept(
+    table: np.ndarray, scores: np.ndarray, overlap_threshold: float, minimum_scores: np.ndarray | None
+) -> tuple[np.ndarray, tuple]:
     """Decides query by query, in query order as published, which masks become segments.
 
     Args:
         table: `(6, K)`: query, class, is thing, mask area, owned area, area both.
         scores: `(K,)`.
         overlap_threshold: Smallest accepted share of owned in mask area.
+        minimum_scores: `(C,)`, smallest score of a class's segments; None for no minimum.
 
     Returns:
         Segment id of each kept query (0 = none), and (classes, scores, queries) of the segments.
@@ -383,6 +397,12 @@ def _accept(table: np.ndarray, scores: np.ndarray, overlap_threshold: float) -> 
         segment_of_kept[index] = len(segments)
         if not thing:
             stuff_segment[label] = len(segments)
+    if minimum_scores is not None:
+        published = [score >= minimum_scores[label] for label, score, _ in segments]
+        # Those that stay are numbered anew, in their order.
+        numbers = np.cumsum([0, *published], dtype=np.int32) * np.array([0, *published])
+        segment_of_kept = numbers.astype(np.int32)[segment_of_kept]
+        segments = [segment for segment, kept in zip(segments, published, strict=True) if kept]
     classes, best_scores, queries = zip(*segments, strict=True) if segments else ((), (), ())
     return segment_of_kept, (
         np.array(classes, np.int64),

@@ -132,10 +132,11 @@ class Evidence:
         class_probs: float32 `(Q, C+1)`, after the ensemble, void last.
         geometry: The sizes that the image passed through.
         queries: int64 `(S,)`, the query of each segment, in the order of the segments.
-        class_ids: Stable id of each class.
+        class_ids: Stable id of each class; 0 for distractors.
         names: Name of each class.
         is_thing: Whether each class is a thing.
         top_k: Instances wanted.
+        is_distractor: Whether each class only competes; empty where none does.
     """
 
     mask_logits: torch.Tensor
@@ -146,6 +147,7 @@ class Evidence:
     names: tuple[str, ...]
     is_thing: tuple[bool, ...]
     top_k: int
+    is_distractor: tuple[bool, ...] = ()
 
     def semantic_map(self) -> np.ndarray:
         """See `PanopticResult.semantic_map`."""
@@ -156,8 +158,13 @@ class Evidence:
     def instances(self) -> Instances:
         """See `PanopticResult.instances`."""
         with undisturbed():
-            things = torch.tensor(self.is_thing, device=self.mask_logits.device)
-            found = instance_masks(self.mask_logits, self.class_probs, things, self._resizer(), self.top_k)
+            device = self.mask_logits.device
+            things = torch.tensor(self.is_thing, device=device)
+            probabilities = self.class_probs
+            if any(self.is_distractor):
+                hidden = torch.tensor((*self.is_distractor, False), device=device)
+                things, probabilities = things & ~hidden[:-1], probabilities.masked_fill(hidden, -1.0)
+            found = instance_masks(self.mask_logits, probabilities, things, self._resizer(), self.top_k)
         return Instances(
             masks=found.masks,
             class_ids=np.array(self.class_ids, np.int64)[found.class_indices],
@@ -221,8 +228,8 @@ class PanopticResult:
     def semantic_map(self) -> np.ndarray:
         """Semantic segmentation as the paper evaluates it: int32 `(H, W)` of stable class ids.
 
-        Every pixel gets the class with the largest sum over all queries of class probability times mask probability;
-        no pixel is left unlabelled. Computed when asked for.
+        Every pixel gets the class with the largest sum over all queries of class probability times mask probability; no
+        pixel is left unlabeled, but for those that a distractor wins (0). Computed when asked for.
 
         Raises:
             FcclipError: The result has no evidence, here and below.
@@ -236,7 +243,8 @@ class PanopticResult:
     def probabilities(self) -> np.ndarray:
         """Probability of every class for each segment, after the ensemble: float32 `(S, C)`.
 
-        Segments and classes are in their order; what is missing to 1 is void's. Computed when asked for.
+        Segments and classes are in their order, distractors among them; what is missing to 1 is void's. Computed when
+        asked for.
         """
         return self._needed().probabilities()
 

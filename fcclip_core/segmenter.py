@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from fcclip_core.devices import resolve_device, watched, watches_device
 from fcclip_core.errors import ImageError, SettingsError, VocabularyError
 from fcclip_core.model.classification import MAX_LOGIT_SCALE, MaskProbabilities, TextClassifier, classify
 from fcclip_core.model.fcclip import ModelOutput
-from fcclip_core.model_zoo import AUTO
+from fcclip_core.model_zoo import AUTO, EVERYDAY
 from fcclip_core.postprocess import MaskResizer, MergedFrame
 from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.quoting import short
@@ -35,6 +36,27 @@ from fcclip_core.text import Progress, TextEncoder, TextRows
 from fcclip_core.vocabulary import Vocabulary, VocabularyClass, checked_names, require_vocabulary
 
 
+_UNREACHED = 2.0
+"""No score reaches it."""
+
+
+@dataclass(frozen=True)
+class ResolvedClass:
+    """A class with what was resolved for it.
+
+    Attributes:
+        item: The class.
+        id: Its stable id, from 1.
+        color: (r, g, b), 0..255.
+        seen: Whether the ensemble treats it as seen in training.
+    """
+
+    item: VocabularyClass
+    id: int
+    color: tuple[int, int, int]
+    seen: bool
+
+
 @dataclass(frozen=True)
 class VocabularySnapshot:
     """A vocabulary made ready: what one frame is labelled with, all or nothing.
@@ -42,10 +64,10 @@ class VocabularySnapshot:
     Attributes:
         version: Grows by one with every `Segmenter.set_vocabulary`; 0 for a vocabulary that never came into force.
         vocabulary: The classes.
-        class_ids: Stable id of each class, from 1.
+        class_ids: Stable id of each class, from 1; 0 for distractors.
         colors: (r, g, b) of each class, 0..255.
         seen: Whether the ensemble treats each class as seen in training.
-        words: Text rows, temperatures and thing flags, on the device.
+        words: Text rows, temperatures, thing flags and smallest scores, on the device.
     """
 
     version: int
@@ -60,13 +82,19 @@ class VocabularySnapshot:
         """Text rows and temperatures."""
         return self.words.classifier
 
-    def name_of(self, class_id: int) -> str:
-        """The class's name.
+    @functools.cached_property
+    def published(self) -> tuple[ResolvedClass, ...]:
+        """The classes that frames are labeled with: all but distractors, in their order."""
+        return tuple(row for row in self._rows() if not row.item.distractor)
 
-        Raises:
-            ValueError: The id is not in this vocabulary.
-        """
-        return self.vocabulary.names[self.class_ids.index(class_id)]
+    @functools.cached_property
+    def distractors(self) -> tuple[ResolvedClass, ...]:
+        """The classes that compete and are never published, with id 0."""
+        return tuple(row for row in self._rows() if row.item.distractor)
+
+    def _rows(self) -> Iterator[ResolvedClass]:
+        columns = (self.vocabulary.classes, self.class_ids, self.colors, self.seen)
+        return map(ResolvedClass, *columns)
 
 
 @dataclass(frozen=True)
@@ -183,6 +211,18 @@ class Segmenter:
         """The vocabulary in force, or None before the first `set_vocabulary`."""
         return self._snapshot
 
+    def default_background(self) -> Vocabulary | None:
+        """What should compete with short lists of words (`Vocabulary.with_background`), for this checkpoint.
+
+        Its training vocabulary, which the in-vocabulary classifier knows, and, if its CLIP was trained at web scale,
+        everyday things and surfaces besides. None for seeded weights, which know no words.
+        """
+        if self.provenance.seeded:
+            return None
+        if self.config.open_clip_name is None:
+            return self.train_vocabulary
+        return self.train_vocabulary.joined(Vocabulary.load(EVERYDAY))
+
     @property
     def device(self) -> torch.device:
         """Where the network runs."""
@@ -260,8 +300,9 @@ class Segmenter:
         require_vocabulary("the vocabulary", vocabulary)
         rows = self._text_rows(vocabulary, text_embeddings, progress)
         seen = vocabulary.seen_mask(frozenset(self.train_vocabulary.synonyms))
+        margin = torch.tensor([item.margin for item in vocabulary.classes])
         classifier = TextClassifier.build(
-            self._model, rows, vocabulary.synonym_counts, torch.from_numpy(seen), self.device
+            self._model, rows, vocabulary.synonym_counts, torch.from_numpy(seen), self.device, margin
         )
         return VocabularySnapshot(
             version=0,
@@ -269,7 +310,7 @@ class Segmenter:
             class_ids=self._class_ids.look_up(vocabulary),
             colors=vocabulary.colors,
             seen=tuple(bool(flag) for flag in seen),
-            words=Words(classifier, self._thing_flags(vocabulary)),
+            words=self._words(classifier, vocabulary),
         )
 
     def set_vocabulary(
@@ -331,33 +372,38 @@ class Segmenter:
     ) -> VocabularySnapshot:
         """Adds classes to a vocabulary that was made ready, for single frames; no id is promised to them.
 
+        Segments of all classes are published then, distractors' and those below a minimum score too: whoever asks for
+        more than the vocabulary has wants to see what it is.
+
         Args:
             snapshot: What competes with them.
             further: Their ids are 0, whatever they ask for.
-            without: Synonyms that the vocabulary's own classes are to do without. Their first ones stay.
+            without: Synonyms that the vocabulary's own classes are to do without. First ones stay, but for distractors'.
 
         Raises:
             VocabularyError: A name is taken.
         """
-        if not further:
-            return snapshot
-        classes = snapshot.vocabulary.classes
-        kept = [index == 0 or text not in without for item in classes for index, text in enumerate(item.synonyms)]
-        added = Vocabulary(tuple(further))
-        extended = Vocabulary((*classes, *added.classes))
-        seen = added.seen_mask(frozenset(self.train_vocabulary.synonyms))
+        own, added = snapshot.vocabulary.classes, tuple(further)
+        kept = [
+            (index == 0 and not item.distractor) or text not in without
+            for item in own
+            for index, text in enumerate(item.synonyms)
+        ]
+        extended = Vocabulary((*own, *added))
+        names = [text for item in added for text in item.synonyms]
+        known = frozenset(self.train_vocabulary.synonyms)
+        seen = tuple(bool(flag) for flag in Vocabulary(added).seen_mask(known)) if added else ()
+        rows = self._rows_of(names) if names else torch.zeros(0, self.config.embed_dim)
+        classifier = snapshot.classifier.extended(
+            kept, rows, [len(item.synonyms) for item in added], torch.tensor(seen, dtype=torch.bool)
+        )
         return VocabularySnapshot(
             version=0,
             vocabulary=extended,
-            class_ids=(*snapshot.class_ids, *(0 for _ in further)),
-            colors=(*snapshot.colors, *added.colors),
-            seen=(*snapshot.seen, *(bool(flag) for flag in seen)),
-            words=Words(
-                snapshot.classifier.extended(
-                    kept, self._rows_of(added.synonyms), added.synonym_counts, torch.from_numpy(seen)
-                ),
-                self._thing_flags(extended),
-            ),
+            class_ids=(*snapshot.class_ids, *(0 for _ in added)),
+            colors=(*snapshot.colors, *extended.colors[len(own) :]),
+            seen=(*snapshot.seen, *seen),
+            words=replace(self._words(classifier, extended), minimum_scores=None),
         )
 
     @watches_device
@@ -483,6 +529,7 @@ class Segmenter:
                     names=snapshot.vocabulary.names,
                     is_thing=snapshot.vocabulary.things,
                     top_k=used.top_k_instances,
+                    is_distractor=snapshot.vocabulary.distractors if snapshot.distractors else (),
                 ),
             )
 
@@ -545,8 +592,10 @@ class Segmenter:
             settings = replace(settings, shorter_side=min(self.config.shorter_side, settings.max_size))
         return settings
 
-    def _thing_flags(self, vocabulary: Vocabulary) -> Tensor:
-        return torch.tensor([item.is_thing for item in vocabulary.classes], device=self.device)
+    def _words(self, classifier: TextClassifier, vocabulary: Vocabulary) -> Words:
+        things = torch.tensor(vocabulary.things, device=self.device)
+        minimum = [_UNREACHED if item.distractor else item.minimum_score for item in vocabulary.classes]
+        return Words(classifier, things, torch.tensor(minimum, device=self.device) if any(minimum) else None)
 
     def _rows_of(self, names: Sequence[str], progress: Progress | None = None) -> Tensor:
         _limit_threads(self._settings)
@@ -600,7 +649,7 @@ def _describe(merged: MergedFrame, snapshot: VocabularySnapshot) -> list[Segment
         Segment(
             id=index,
             class_id=snapshot.class_ids[label],
-            name=classes[label].name,
+            name="" if classes[label].distractor else classes[label].name,
             score=float(score),
             is_thing=classes[label].is_thing,
             area=int(area),

@@ -6,6 +6,7 @@ one row a synonym, and a class scores what its best synonym scores.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ from fcclip_core.vocabulary_sources import (
     names_a_source,
     refuse_sources,
 )
+from fcclip_core.word_overlap import WordIndex
 from fcclip_core.yaml_text import read_yaml
 
 MAX_CLASSES = 65_535
@@ -53,7 +55,16 @@ INVALID_CLASS = "invalid_class_id"
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """They turn the direction of what follows, in messages too."""
 
-_CLASS_KEYS = ("name", "synonyms", "stuff", "id", "color", "seen", "label")
+MAX_BACKGROUND = 5_000
+"""Classes of a background vocabulary; each is compared with every name."""
+
+BACKGROUND_MARGIN = 1.0
+"""Logits that the classes of a background stand behind; chosen by measurement (docs/results.md)."""
+
+MAX_MARGIN = 100.0
+"""Logits; no cosine times CLIP's temperature is larger."""
+
+_CLASS_KEYS = ("name", "synonyms", "stuff", "id", "color", "seen", "label", "distractor", "margin", "minimum_score")
 _FILE_KEYS = ("description", "source", "licence", "classes")
 
 
@@ -71,6 +82,9 @@ class VocabularyClass:
             the training vocabulary's.
         label: What the class goes by instead of its first synonym. Only needed where two classes begin alike, as in
             the paper's ADE20K-847 list.
+        distractor: True for a class that only competes: its pixels are published as unlabeled, and it has no class id.
+        margin: Logits that are taken from the class in both classifiers before it competes, 0..100.
+        minimum_score: Segments of the class with a lower score are published as unlabeled, 0..1.
     """
 
     synonyms: tuple[str, ...]
@@ -79,6 +93,9 @@ class VocabularyClass:
     color: Color | None = None
     seen: bool | None = None
     label: str | None = None
+    distractor: bool = False
+    margin: float = 0.0
+    minimum_score: float = 0.0
     written: str = field(default="", init=False, compare=False, repr=False)
     """The name as it was given, before it was brought to the form NFC."""
 
@@ -95,7 +112,7 @@ class VocabularyClass:
         object.__setattr__(self, "written", given[0] if self.label is None else self.label)
         if self.label is not None:
             object.__setattr__(self, "label", _checked_name(self.label))
-        for flag in ("is_thing", "seen"):
+        for flag in ("is_thing", "seen", "distractor"):
             value = getattr(self, flag)
             if not isinstance(value, bool) and not (flag == "seen" and value is None):
                 raise VocabularyError(f"class {short(self.name)}: {flag} is {short(value)}; expected true or false")
@@ -106,6 +123,13 @@ class VocabularyClass:
             )
         if self.color is not None:
             object.__setattr__(self, "color", _checked_color(self.name, self.color))
+        for number, largest in (("margin", MAX_MARGIN), ("minimum_score", 1.0)):
+            value = getattr(self, number)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= largest:
+                raise VocabularyError(
+                    f"class {short(self.name)}: {number} is {short(value)}; expected a number between 0 and {largest:g}"
+                )
+            object.__setattr__(self, number, float(value))
 
     @property
     def name(self) -> str:
@@ -140,17 +164,19 @@ class Vocabulary:
         """
         if isinstance(self.classes, (str, bytes, Mapping)) or not isinstance(self.classes, Iterable):
             raise VocabularyError(f"classes is {short(self.classes)}; expected a list of VocabularyClass")
-        object.__setattr__(self, "classes", tuple(itertools.islice(self.classes, MAX_CLASSES + 1)))
+        object.__setattr__(self, "classes", tuple(itertools.islice(self.classes, MAX_CLASSES + MAX_BACKGROUND + 1)))
         if not self.classes:
             raise VocabularyError("the vocabulary is empty; it needs at least one class")
-        if len(self.classes) > MAX_CLASSES:
-            raise VocabularyError(f"the vocabulary has more than {MAX_CLASSES} classes; at most so many have an id")
         for index, item in enumerate(self.classes, 1):
             if not isinstance(item, VocabularyClass):
                 raise VocabularyError(
                     f"class {index} is {short(item)}; expected a VocabularyClass "
                     "(Vocabulary.from_names takes plain names)"
                 )
+        if len(self.classes) - sum(item.distractor for item in self.classes) > MAX_CLASSES:
+            raise VocabularyError(f"the vocabulary has more than {MAX_CLASSES} classes; at most so many have an id")
+        if all(item.distractor for item in self.classes):
+            raise VocabularyError("all classes are distractors, so nothing would be published; add a class that is not")
         self._check_size()
         self._join_spellings()
         _refuse_repeated("the name", [item.name for item in self.classes], "merge them or rename one")
@@ -194,6 +220,7 @@ class Vocabulary:
         names: Iterable[str],
         *,
         stuff: Iterable[str] = (),
+        distractors: Iterable[str] = (),
         seen: Iterable[str] | None = None,
         ids: Mapping[str, int] | None = None,
         colors: Mapping[str, Color] | None = None,
@@ -203,6 +230,7 @@ class Vocabulary:
         Args:
             names: One string a class; commas separate synonyms ("pallet, wooden pallet"), outer blanks do not count.
             stuff: Classes that are stuff; all others are things. A class goes by its first synonym, here and below.
+            distractors: Classes that only compete; their pixels are published as unlabeled.
             seen: Classes to treat as seen in training, all others as unseen; None compares synonyms (`seen_mask`).
             ids: Ids asked for.
             colors: Colours asked for, `(r, g, b)`, 0..255 each.
@@ -217,6 +245,7 @@ class Vocabulary:
         keys = [normal_form(row[0]) for row in rows]
         known = dict.fromkeys(keys)
         stuff = _known_names("stuff", stuff, known)
+        distractors = _known_names("distractors", distractors, known)
         seen = None if seen is None else _known_names("seen", seen, known)
         _known_names("ids", list(ids), known)
         _known_names("colors", list(colors), known)
@@ -228,6 +257,7 @@ class Vocabulary:
                     id=ids.get(key),
                     color=colors.get(key),
                     seen=None if seen is None else key in seen,
+                    distractor=key in distractors,
                 )
                 for row, key in zip(rows, keys, strict=True)
             )
@@ -318,8 +348,80 @@ class Vocabulary:
         classes = (replace(item, is_thing=item.is_thing and item.name not in stuff) for item in self.classes)
         return replace(self, classes=tuple(classes))
 
+    def joined(self, others: Vocabulary) -> Vocabulary:
+        """These classes, and those of another vocabulary that share no synonym and no name with them."""
+        taken = {*self.names, *self.synonyms}
+        further = (item for item in others.classes if taken.isdisjoint((item.name, *item.synonyms)))
+        return replace(self, classes=(*self.classes, *further))
+
+    def publishing(self, names: Iterable[str]) -> Vocabulary:
+        """The same classes, of which only these are published; the others compete as distractors.
+
+        Args:
+            names: At least one class that is no distractor must be among them; names of no class change nothing.
+
+        Raises:
+            VocabularyError: Nothing would be published.
+        """
+        kept = {normal_form(name).strip() for name in names}
+        classes = (replace(item, distractor=item.distractor or item.name not in kept) for item in self.classes)
+        return replace(self, classes=tuple(classes))
+
+    def background(self, others: Vocabulary) -> Background:
+        """Decides which classes of another vocabulary may compete with these; `with_background` lets them.
+
+        A class falls away if one of its synonyms is, contains, or is contained in a synonym of a class of this
+        vocabulary, word by word, in singular or plural: it would take what the user's word is meant for.
+
+        Args:
+            others: At most `MAX_BACKGROUND` classes.
+
+        Raises:
+            VocabularyError: `others` is no vocabulary, or too large.
+        """
+        require_vocabulary("the background", others)
+        if len(others) > MAX_BACKGROUND:
+            raise VocabularyError(f"the background has {len(others)} classes; at most {MAX_BACKGROUND} are accepted")
+        index = _background_index(others)
+        fallen: dict[int, str] = {}
+        for item in self.classes:
+            for text in item.synonyms:
+                for number in index.overlapping(text):
+                    fallen.setdefault(number, text)
+        # Names are compared as text, too: signs alone have no words.
+        taken = {*self.names, *self.synonyms}
+        for number, item in enumerate(others.classes):
+            same = next((text for text in (item.name, *item.synonyms) if text in taken), None)
+            if same is not None:
+                fallen.setdefault(number, same)
+        return Background(
+            competing=tuple(item for number, item in enumerate(others.classes) if number not in fallen),
+            fallen=tuple((item, fallen[number]) for number, item in enumerate(others.classes) if number in fallen),
+        )
+
+    def with_background(self, others: Vocabulary | None, margin: float = BACKGROUND_MARGIN) -> Vocabulary:
+        """The same classes, and those of another vocabulary that do not coincide with them as distractors.
+
+        A short list of words names most of what a camera sees wrongly, because something has to win; what competes
+        beside it takes these pixels. The user's classes keep their order, ids and colors.
+
+        Args:
+            others: What competes, as far as `background` lets it; None for nothing.
+            margin: Logits that these stand behind the user's classes, 0..100.
+
+        Raises:
+            VocabularyError: See `background`; or both together have too many names.
+        """
+        if others is None:
+            return self
+        classes = (
+            replace(item, distractor=True, margin=margin, minimum_score=0.0, id=None)
+            for item in self.background(others).competing
+        )
+        return replace(self, classes=(*self.classes, *classes))
+
     def __len__(self) -> int:
-        """Number of classes."""
+        """Number of classes, distractors among them."""
         return len(self.classes)
 
     @property
@@ -343,13 +445,20 @@ class Vocabulary:
         return tuple(item.is_thing for item in self.classes)
 
     @property
+    def distractors(self) -> tuple[bool, ...]:
+        """Whether each class only competes."""
+        return tuple(item.distractor for item in self.classes)
+
+    @property
     def colors(self) -> tuple[Color, ...]:
         """A colour for each class: the user's own, or one of 64 well separated ones, each given once.
 
         A name asks for its `class_color`; where an earlier class has it, it takes the next free one. Classes for which
-        none is left get colours between those, which differ less.
+        none is left get colors between those, which differ less. Distractors, which nobody sees, are black.
         """
-        return palette_colors(self.names, [item.color for item in self.classes])
+        shown = [item for item in self.classes if not item.distractor]
+        colors = iter(palette_colors([item.name for item in shown], [item.color for item in shown]))
+        return tuple((0, 0, 0) if item.distractor else next(colors) for item in self.classes)
 
     def seen_mask(self, train_synonyms: frozenset[str]) -> np.ndarray:
         """Tells which classes the model was trained on (section 3.2).
@@ -368,6 +477,19 @@ class Vocabulary:
             ],
             dtype=bool,
         )
+
+
+@dataclass(frozen=True)
+class Background:
+    """What becomes of a vocabulary that is to compete with another.
+
+    Attributes:
+        competing: Classes that may compete.
+        fallen: Classes that may not, each with the name of the other vocabulary that it overlaps with.
+    """
+
+    competing: tuple[VocabularyClass, ...]
+    fallen: tuple[tuple[VocabularyClass, str], ...]
 
 
 def checked_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -401,6 +523,11 @@ def require_vocabulary(what: str, value: object) -> None:
 def normal_form(text: str) -> str:
     """A name as names are compared."""
     return unicodedata.normalize("NFC", text)
+
+
+@functools.lru_cache(4)
+def _background_index(vocabulary: Vocabulary) -> WordIndex:
+    return WordIndex(item.synonyms for item in vocabulary.classes)
 
 
 def _checked_name(text: object) -> str:
@@ -556,7 +683,7 @@ def _class_from_yaml(index: int, entry: object) -> VocabularyClass:
         more, stuff = entry.get("synonyms", []), entry.get("stuff", False)
         if not isinstance(more, list) or not isinstance(stuff, bool):
             raise VocabularyError("'synonyms' must be a list and 'stuff' true or false")
-        rest = {key: entry.get(key) for key in ("id", "color", "seen", "label")}
+        rest = {key: entry[key] for key in _CLASS_KEYS[3:] if entry.get(key) is not None}
         return VocabularyClass((entry["name"], *more), is_thing=not stuff, **rest)
     except VocabularyError as error:
         raise VocabularyError(f"class {index}: {error}") from error
@@ -570,7 +697,8 @@ def _class_to_yaml(item: VocabularyClass) -> dict:
         entry["stuff"] = True
     if item.color is not None:
         entry["color"] = list(item.color)
-    return entry | {key: value for key in ("id", "seen", "label") if (value := getattr(item, key)) is not None}
+    defaults = {"id": None, "seen": None, "label": None, "distractor": False, "margin": 0.0, "minimum_score": 0.0}
+    return entry | {key: getattr(item, key) for key, default in defaults.items() if getattr(item, key) != default}
 
 
 def _text_of(document: dict, key: str) -> str:

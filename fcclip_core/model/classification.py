@@ -30,6 +30,7 @@ class TextClassifier:
         seen: bool `(C,)`, classes of the training vocabulary.
         in_vocab_scale: Learned temperature of the in-vocabulary classifier; a tensor while it learns.
         out_vocab_scale: CLIP's own temperature.
+        margin: float32 `(C,)` or one for all classes, what is taken from their logits; 0 is the published classifier.
     """
 
     rows: Tensor
@@ -38,6 +39,7 @@ class TextClassifier:
     seen: Tensor
     in_vocab_scale: float | Tensor
     out_vocab_scale: float | Tensor
+    margin: float | Tensor = 0.0
 
     @classmethod
     def build(
@@ -47,6 +49,7 @@ class TextClassifier:
         synonym_counts: Sequence[int],
         seen: Tensor,
         device: torch.device | None = None,
+        margin: float | Tensor = 0.0,
     ) -> TextClassifier:
         """Joins unit text `rows` `(T, D)` with the model's void embedding and temperatures.
 
@@ -56,6 +59,7 @@ class TextClassifier:
             synonym_counts: Rows of each class; sums to T.
             seen: bool `(C,)`.
             device: Where the embeddings to classify lie; None: where the model is.
+            margin: Logits to take from the classes, one for all or `(C,)`.
         """
         device = device or model.void_embedding.weight.device
         counts = torch.tensor(synonym_counts)
@@ -66,6 +70,7 @@ class TextClassifier:
             seen=seen.to(device),
             in_vocab_scale=min(model.mask_decoder.logit_scale.exp().item(), MAX_LOGIT_SCALE),
             out_vocab_scale=min(model.clip_logit_scale.exp().item(), MAX_LOGIT_SCALE),
+            margin=margin.to(device, torch.float32) if isinstance(margin, Tensor) else margin,
         )
 
     def extended(
@@ -74,7 +79,7 @@ class TextClassifier:
         """This classifier without some of its rows, and with further classes after its own.
 
         Args:
-            kept: Which rows stay, T flags; each class must keep at least one.
+            kept: Which rows stay, T flags; a class that keeps none gets no probability.
             rows: Unit text embeddings of the further classes, one a synonym, class by class.
             synonym_counts: Rows of each further class.
             seen: bool, one a further class.
@@ -87,6 +92,7 @@ class TextClassifier:
             rows=torch.cat((self.rows[stay.to(device)], rows.to(device, torch.float32))),
             class_of_row=torch.cat((self.class_of_row[stay.to(device)], further.to(device))),
             seen=torch.cat((self.seen, seen.to(device))),
+            margin=self._margins_with(len(seen)),
         )
 
     def padded(self, rows: int, classes: int) -> TextClassifier:
@@ -98,13 +104,19 @@ class TextClassifier:
             rows=torch.cat((self.rows, self.rows[:1].expand(extra, -1))),
             class_of_row=torch.cat((self.class_of_row, self.class_of_row[:1].expand(extra))),
             seen=torch.cat((self.seen, self.seen.new_zeros(classes - len(self.seen)))),
+            margin=self._margins_with(classes - len(self.seen)),
         )
 
     def logits(self, embeddings: Tensor, scale: float | Tensor) -> Tensor:
-        """Scaled cosine with the best synonym of each class: `(..., D)` -> `(..., C)`."""
+        """Scaled cosine with the best synonym of each class, less its margin: `(..., D)` -> `(..., C)`."""
         cosines = (F.normalize(embeddings.float(), dim=-1) * scale) @ self.rows.T
         best = cosines.new_full((*cosines.shape[:-1], len(self.seen)), _ABSENT)
-        return best.scatter_reduce_(-1, self.class_of_row.expand_as(cosines), cosines, "amax")
+        return best.scatter_reduce_(-1, self.class_of_row.expand_as(cosines), cosines, "amax") - self.margin
+
+    def _margins_with(self, further: int) -> Tensor:
+        """The margin of each class, and none for further ones."""
+        own = torch.as_tensor(self.margin, dtype=torch.float32, device=self.seen.device).expand(len(self.seen))
+        return torch.cat((own, own.new_zeros(further)))
 
     def void_logits(self, embeddings: Tensor) -> Tensor:
         """Scaled cosine with the void embedding: `(..., D)` -> `(..., 1)`."""
