@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from fcclip_core.datasets.records import PanopticSample, TruthSegment  # noqa: E
 from fcclip_core.evaluation.panoptic import PanopticQuality  # noqa: E402
 from fcclip_core.results import PanopticResult  # noqa: E402
 from fcclip_core.segmenter import VocabularySnapshot  # noqa: E402
-from fcclip_core.simulation import names  # noqa: E402
 from fcclip_core.simulation.dataset import WorldPlan, render_scene  # noqa: E402
 from fcclip_core.simulation.frames import Frame  # noqa: E402
 from fcclip_core.simulation.names import train_vocabulary, world_vocabulary  # noqa: E402
@@ -103,7 +102,7 @@ def main() -> int:
         (kind, number, way): Tally(words, segmenter.prepare_vocabulary(vocabulary))
         for kind, rows in lists.items()
         for number, words in enumerate(rows)
-        for way, vocabulary in _ways(words, segmenter, args.margins).items()
+        for way, vocabulary in _ways(words, segmenter, args).items()
     }
     for number, frame in enumerate(_frames(args)):
         encoded = segmenter.encode(frame.image)
@@ -147,15 +146,13 @@ def _drawn(rng: np.random.Generator, words: Vocabulary, count: int) -> Vocabular
     )
 
 
-def _ways(words: Vocabulary, segmenter: Segmenter, margins: Sequence[float]) -> dict[str, Vocabulary]:
+def _ways(words: Vocabulary, segmenter: Segmenter, args: argparse.Namespace) -> dict[str, Vocabulary]:
     """What may compete, by name."""
-    background = segmenter.default_background()
-    ways = {
-        "none": words,
-        "auto": words.with_background(background),
-        "world": words.with_background(world_vocabulary()),
-        "generic": words.with_background(_GENERIC),
-    }
+    background, margins = segmenter.default_background(), args.margins
+    ways = {"none": words, "auto": words.with_background(background)}
+    if args.others:
+        ways["everything else"] = words.with_background(world_vocabulary())
+        ways["five generic words"] = words.with_background(_GENERIC)
     return ways | {f"margin {margin:g}": words.with_background(background, margin) for margin in margins}
 
 
@@ -240,6 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, default=60, help="scenes to render, one picture each")
     parser.add_argument("--size", type=int, nargs=2, default=(320, 240), metavar=("WIDTH", "HEIGHT"), help="pixels")
     parser.add_argument("--margins", type=float, nargs="*", default=[], help="further margins to try, in logits")
+    parser.add_argument("--others", action="store_true", help="try other competitors too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     return parser
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -45,6 +45,12 @@ class Words:
     classifier: TextClassifier
     is_thing: Tensor
     minimum_scores: Tensor | None = None
+
+    def only(self, classes: Sequence[int]) -> Words:
+        """Some of the classes; see `TextClassifier.only`."""
+        kept = torch.tensor(list(classes), device=self.is_thing.device)
+        minimum = None if self.minimum_scores is None else self.minimum_scores[kept]
+        return Words(self.classifier.only(classes), self.is_thing[kept], minimum)
 
     def padded(self, rows: int, classes: int) -> Words:
         """The same in `rows` rows and `classes` classes; see `TextClassifier.padded`."""
@@ -260,4 +266,3 @@ class _LabelGraph:
 def _room(count: int) -> int:
     """The next power of two."""
     return max(_SMALLEST_ROOM, 1 << (count - 1).bit_length())
-

@@ -1,9 +1,10 @@
 """Finding what words say in a frame that was labelled with other words.
 
 Probabilities need competitors: with a vocabulary of one word, everything is that word. So what is wanted joins the
-frame's own vocabulary for one labelling of the network's answer, which costs no second inference, and a segment's score
-is the probability of what is wanted among all of them and void. It counts whether or not it is the segment's best
-class: a "blue cone" that is above all a "traffic cone" is still the bluest cone in sight.
+frame's own vocabulary, distractors included, for one labeling of the network's answer, which costs no second
+inference, and a segment's score is the probability of what is wanted among all of them and void. Distractors that
+overlap with what is wanted fall away, as they do beside a vocabulary's own words. The score counts whether or not it is
+the segment's best class: a "blue cone" that is above all a "traffic cone" is still the bluest cone in sight.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fcclip_core.quoting import short
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.segmenter import EncodedImage, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
-from fcclip_core.vocabulary import VocabularyClass
+from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
 _SAME_SEGMENT = 0.5
 """Smallest intersection over union at which a segment found is one of the frame's own; two cannot both reach it."""
@@ -50,7 +51,7 @@ class Query:
 
     Attributes:
         words: Synonyms of what is wanted, at least one.
-        against: Classes that compete beside the frame's vocabulary; synonyms of each.
+        against: Distractors beside the frame's vocabulary; synonyms of each.
     """
 
     words: tuple[str, ...]
@@ -95,7 +96,7 @@ class Found:
 
     Attributes:
         segment: Its `id` is the frame's own, 0 if the frame's labels have no such segment; its class is the best one,
-            with id 0 if that is none of the frame's vocabulary.
+            with id 0 if that is none of the frame's vocabulary, and without a name if it is a distractor.
         score: Probability that it is what is wanted, 0..1.
         mask: bool, the part of the frame that `segment.box` says.
     """
@@ -114,19 +115,40 @@ def ask(segmenter: Labeller, query: Query, snapshot: VocabularySnapshot) -> Aske
     Raises:
         VocabularyError: A word cannot be used.
     """
-    classes = snapshot.vocabulary.classes
-    goes_by = [{item.name, item.synonyms[0]} for item in classes]
-    taken = frozenset().union(*goes_by)
-    wanted = [index for index, names in enumerate(goes_by) if not names.isdisjoint(query.words)]
+    further, words = _further(query, snapshot)
+    kept = _that_may_compete(snapshot, further)
+    base = snapshot if len(kept) == len(snapshot.vocabulary) else snapshot.only(kept)
+    wanted = [index for index, item in enumerate(base.vocabulary.classes) if not _goes_by(item).isdisjoint(query.words)]
+    wanted += [len(base.vocabulary)] if words else []
+    return Asked(segmenter.extend_vocabulary(base, further, frozenset(words)), tuple(wanted))
+
+
+def _further(query: Query, snapshot: VocabularySnapshot) -> tuple[list[VocabularyClass], tuple[str, ...]]:
+    """The classes that a query adds to a vocabulary, and the words of the first one, if that is what is wanted."""
+    published = [row.item for row in snapshot.published]
+    taken = frozenset().union(*map(_goes_by, published))
     words = tuple(word for word in query.words if word not in taken)
     further = [VocabularyClass(words)] if words else []
-    wanted += [len(classes)] if words else []
-    known = taken | set(snapshot.vocabulary.synonyms) | set(query.words)
+    known = taken | {text for item in published for text in item.synonyms} | set(query.words)
     for row in query.against:
         rivals = tuple(text for text in row if text not in known)
         known |= set(rivals)
-        further += [VocabularyClass(rivals)] if rivals else []
-    return Asked(segmenter.extend_vocabulary(snapshot, further, frozenset(words)), tuple(wanted))
+        further += [VocabularyClass(rivals, distractor=True)] if rivals else []
+    return further, words
+
+
+def _that_may_compete(snapshot: VocabularySnapshot, further: Sequence[VocabularyClass]) -> list[int]:
+    """Positions of a vocabulary's classes without the distractors that overlap with further classes."""
+    classes = snapshot.vocabulary.classes
+    if not further or not snapshot.distractors:
+        return list(range(len(classes)))
+    asked = Vocabulary(tuple(replace(item, distractor=False) for item in further))
+    fallen = {item for item, _ in asked.background(snapshot.vocabulary).fallen if item.distractor}
+    return [index for index, item in enumerate(classes) if item not in fallen]
+
+
+def _goes_by(item: VocabularyClass) -> set[str]:
+    return set() if item.distractor else {item.name, item.synonyms[0]}
 
 
 def find(

@@ -35,7 +35,6 @@ from fcclip_core.stage_clock import StageClock
 from fcclip_core.text import Progress, TextEncoder, TextRows
 from fcclip_core.vocabulary import Vocabulary, VocabularyClass, checked_names, require_vocabulary
 
-
 _UNREACHED = 2.0
 """No score reaches it."""
 
@@ -91,6 +90,21 @@ class VocabularySnapshot:
     def distractors(self) -> tuple[ResolvedClass, ...]:
         """The classes that compete and are never published, with id 0."""
         return tuple(row for row in self._rows() if row.item.distractor)
+
+    def only(self, classes: Sequence[int]) -> VocabularySnapshot:
+        """Some of the classes; their ids, colors and text rows stay what they are.
+
+        Args:
+            classes: Their positions, 0..C-1, in rising order, at least one.
+        """
+        return VocabularySnapshot(
+            version=self.version,
+            vocabulary=replace(self.vocabulary, classes=tuple(self.vocabulary.classes[index] for index in classes)),
+            class_ids=tuple(self.class_ids[index] for index in classes),
+            colors=tuple(self.colors[index] for index in classes),
+            seen=tuple(self.seen[index] for index in classes),
+            words=self.words.only(classes),
+        )
 
     def _rows(self) -> Iterator[ResolvedClass]:
         columns = (self.vocabulary.classes, self.class_ids, self.colors, self.seen)
@@ -348,9 +362,7 @@ class Segmenter:
         """
         with self._writer:
             version = self._snapshot.version + 1 if self._snapshot else 1
-            self._snapshot = replace(
-                prepared, version=version, class_ids=self._class_ids.resolve(prepared.vocabulary)
-            )
+            self._snapshot = replace(prepared, version=version, class_ids=self._class_ids.resolve(prepared.vocabulary))
             return self._snapshot
 
     def unknown_words(self, words: Sequence[str]) -> list[str]:
@@ -378,31 +390,27 @@ class Segmenter:
         Args:
             snapshot: What competes with them.
             further: Their ids are 0, whatever they ask for.
-            without: Synonyms that the vocabulary's own classes are to do without. First ones stay, but for distractors'.
+            without: Synonyms that the vocabulary's own classes are to do without. First ones stay.
 
         Raises:
             VocabularyError: A name is taken.
         """
         own, added = snapshot.vocabulary.classes, tuple(further)
-        kept = [
-            (index == 0 and not item.distractor) or text not in without
-            for item in own
-            for index, text in enumerate(item.synonyms)
-        ]
+        if not added and snapshot.words.minimum_scores is None:
+            return snapshot
+        kept = [index == 0 or text not in without for item in own for index, text in enumerate(item.synonyms)]
         extended = Vocabulary((*own, *added))
         names = [text for item in added for text in item.synonyms]
-        known = frozenset(self.train_vocabulary.synonyms)
-        seen = tuple(bool(flag) for flag in Vocabulary(added).seen_mask(known)) if added else ()
+        seen = extended.seen_mask(frozenset(self.train_vocabulary.synonyms))[len(own) :]
         rows = self._rows_of(names) if names else torch.zeros(0, self.config.embed_dim)
-        classifier = snapshot.classifier.extended(
-            kept, rows, [len(item.synonyms) for item in added], torch.tensor(seen, dtype=torch.bool)
-        )
+        counts = extended.synonym_counts[len(own) :]
+        classifier = snapshot.classifier.extended(kept, rows, counts, torch.from_numpy(seen))
         return VocabularySnapshot(
             version=0,
             vocabulary=extended,
             class_ids=(*snapshot.class_ids, *(0 for _ in added)),
             colors=(*snapshot.colors, *extended.colors[len(own) :]),
-            seen=(*snapshot.seen, *seen),
+            seen=(*snapshot.seen, *map(bool, seen)),
             words=replace(self._words(classifier, extended), minimum_scores=None),
         )
 

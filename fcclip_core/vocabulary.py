@@ -52,6 +52,9 @@ MAX_FILE_SIZE = 16 << 20
 INVALID_CLASS = "invalid_class_id"
 """The name of the rows that the paper's list files keep for ids without a class."""
 
+_SHOWN = 5
+"""Names that a message lists."""
+
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """They turn the direction of what follows, in messages too."""
 
@@ -364,6 +367,11 @@ class Vocabulary:
             VocabularyError: Nothing would be published.
         """
         kept = {normal_form(name).strip() for name in names}
+        if not any(item.name in kept and not item.distractor for item in self.classes):
+            raise VocabularyError(
+                f"only {', '.join(map(short, sorted(kept)[:_SHOWN]))} would be published, and none of these is a class "
+                f"of the vocabulary, which has {', '.join(map(short, self.names[:_SHOWN]))}; nothing would be published"
+            )
         classes = (replace(item, distractor=item.distractor or item.name not in kept) for item in self.classes)
         return replace(self, classes=tuple(classes))
 

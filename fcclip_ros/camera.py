@@ -10,7 +10,7 @@ from rclpy.lifecycle import LifecycleNode
 
 import fcclip_ros.msg as msg
 from fcclip_core.plain_text import printable
-from fcclip_core.segmenter import Segmenter, VocabularySnapshot
+from fcclip_core.segmenter import ResolvedClass, Segmenter, VocabularySnapshot
 from fcclip_core.tracking import Tracker
 from fcclip_ros.depth_input import DepthInput
 from fcclip_ros.frame_statistics import Statistics
@@ -32,6 +32,7 @@ class Camera:
         statistics: Its frames.
         enabled: Whether its frames are labelled.
         vocabulary: The words in force for it, as they were announced; None while there are none.
+        distractors: What competes with them and is never published.
         input: Its subscription to images.
         depth: Its depth, where that is used.
         outputs: Its publishers.
@@ -51,6 +52,7 @@ class Camera:
         self.statistics = Statistics()
         self.enabled = True
         self.vocabulary: msg.Vocabulary | None = None
+        self.distractors: tuple[ResolvedClass, ...] = ()
         self.search = Search()
         self._tracker: Tracker | None = None
         self.outputs = Outputs(node, self.private_name(""))
@@ -119,7 +121,7 @@ class Camera:
 
     def announce(self, snapshot: VocabularySnapshot) -> None:
         """Publishes the vocabulary that comes into force."""
-        self.vocabulary = self.outputs.announce(snapshot)
+        self.vocabulary, self.distractors = self.outputs.announce(snapshot), snapshot.distractors
 
     def warn(self, text: str) -> None:
         """Logs that a frame could not be labelled, from time to time."""

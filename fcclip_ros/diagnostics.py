@@ -37,6 +37,7 @@ class NodeState:
         image_problem: Why no image can come from it, although somebody publishes; empty while nothing is wrong.
         vocabulary_version: Version of the vocabulary in force for this camera; 0 for none.
         vocabulary_classes: Number of its classes.
+        distractors: Number of classes that compete with them and are never published.
         encoding_classes: Number of classes of a vocabulary that is being made ready; 0 for none.
         problem: Why the node is not working, if it is not.
         depth: What is known of depth; None where it is not used.
@@ -53,6 +54,7 @@ class NodeState:
     image_problem: str
     vocabulary_version: int
     vocabulary_classes: int
+    distractors: int
     encoding_classes: int
     problem: str
     depth: DepthState | None = None
@@ -146,6 +148,7 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         **(_depth(state.depth) if state.depth is not None else {}),
         "vocabulary version": str(state.vocabulary_version),
         "vocabulary classes": str(state.vocabulary_classes),
+        "distractors": str(state.distractors),
         "vocabulary being encoded, classes": str(state.encoding_classes),
         **_memory(state.device),
         "last error": error.text if error else "",

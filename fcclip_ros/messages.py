@@ -26,7 +26,7 @@ from fcclip_ros.messages_3d import geometry_message
 
 if TYPE_CHECKING:
     from fcclip_core.finding import Found
-    from fcclip_core.segmenter import VocabularySnapshot
+    from fcclip_core.segmenter import ResolvedClass, VocabularySnapshot
     from fcclip_ros.pipeline import LabelledFrame
 
 MAX_MONO8_ID = 255
@@ -168,35 +168,31 @@ def fill_found(
 
 
 def vocabulary_message(snapshot: VocabularySnapshot, stamp: Time) -> msg.Vocabulary:
-    """A vocabulary as it is in force: ids, colours and seen flags resolved.
+    """The classes that are published, as they are in force: ids, colors and seen flags resolved.
 
     Args:
         snapshot: The vocabulary.
         stamp: When it came into force.
     """
     return msg.Vocabulary(
-        header=Header(stamp=stamp),
-        version=snapshot.version,
-        classes=class_messages(snapshot.vocabulary.classes, snapshot.class_ids, snapshot.colors, snapshot.seen),
+        header=Header(stamp=stamp), version=snapshot.version, classes=class_messages(snapshot.published)
     )
 
 
-def class_messages(
-    classes: Sequence[VocabularyClass],
-    class_ids: Sequence[int],
-    colors: Sequence[tuple[int, int, int]],
-    seen: Iterable[bool],
-) -> list[msg.VocabularyClass]:
-    """Classes with what was resolved for each: id, colour (0..255) and whether it counts as seen in training."""
+def class_messages(classes: Iterable[ResolvedClass]) -> list[msg.VocabularyClass]:
+    """Classes with what was resolved for each: id, color (0..255) and whether it counts as seen in training."""
     return [
         msg.VocabularyClass(
             synonyms=list(item.synonyms if item.label is None else (item.label, *item.synonyms)),
             is_thing=item.is_thing,
-            id=class_id,
-            seen=msg.VocabularyClass.SEEN if is_seen else msg.VocabularyClass.UNSEEN,
-            color=ColorRGBA(r=color[0] / 255, g=color[1] / 255, b=color[2] / 255, a=1.0),
+            id=row.id,
+            seen=msg.VocabularyClass.SEEN if row.seen else msg.VocabularyClass.UNSEEN,
+            color=ColorRGBA(r=row.color[0] / 255, g=row.color[1] / 255, b=row.color[2] / 255, a=1.0),
+            distractor=item.distractor,
+            minimum_score=item.minimum_score,
         )
-        for item, class_id, color, is_seen in zip(classes, class_ids, colors, seen, strict=True)
+        for row in classes
+        for item in (row.item,)
     ]
 
 
@@ -275,7 +271,7 @@ def label_info_message(
         vision: The module `vision_msgs.msg`.
         retired: Names that were in force before, by their ids; those in force may be among them.
     """
-    in_force = dict(zip(snapshot.class_ids, snapshot.vocabulary.names, strict=True))
+    in_force = {row.id: row.item.name for row in snapshot.published}
     gone = sorted((retired or {}).items() - in_force.items())
     names = [(0, "unlabelled"), *in_force.items(), *gone]
     return vision.LabelInfo(
@@ -324,6 +320,8 @@ def _class_from_message(number: int, item: msg.VocabularyClass) -> VocabularyCla
             id=item.id or None,
             color=_color_from_message(item.color),
             seen=seen_flags[item.seen],
+            distractor=item.distractor,
+            minimum_score=item.minimum_score,
         )
     except VocabularyError as error:
         raise VocabularyError(f"class {number}: {error}") from error

@@ -85,8 +85,7 @@ class Outputs:
         self._vocabulary.publish(message)
         if self._vision is not None:
             self._label_info.publish(label_info_message(snapshot, stamp, self._vision, self._announced))
-        names = zip(snapshot.class_ids, snapshot.vocabulary.names, strict=True)
-        self._announced.update((number, name) for number, name in names if number <= MAX_MONO8_ID)
+        self._announced.update((row.id, row.item.name) for row in snapshot.published if row.id <= MAX_MONO8_ID)
         if semantic_encoding(snapshot.class_ids) == "mono16":
             self._node.get_logger().warning(
                 f"the vocabulary has class ids up to {max(snapshot.class_ids)}: semantic is mono16, which Nav2's "
@@ -121,7 +120,7 @@ class Outputs:
         # Counted from when it was due, so that a camera of the same rate is drawn whole in spite of its jitter.
         due = self._overlay_due + period
         self._overlay_due = due if now - due < period else now
-        colors = dict(zip(frame.snapshot.class_ids, frame.snapshot.colors, strict=True))
+        colors = {row.id: row.color for row in frame.snapshot.published}
         return image_message(draw_overlay(frame.image, frame.result, colors), "rgb8", frame.header)
 
     def _overlay_is_due(self) -> bool:

@@ -101,6 +101,20 @@ PARAMETERS: tuple[Declaration, ...] = (
         live=True,
         any_type=True,
     ),
+    Declaration(
+        "background",
+        AUTO,
+        "What competes with the classes, unseen, as far as it does not overlap with them: a bundled vocabulary, a "
+        "file, or names; auto: what suits the checkpoint; none: nothing.",
+        any_type=True,
+    ),
+    Declaration(
+        "publish_only",
+        [""],
+        "Names of the only classes that are published; the others compete and are published as unlabeled; empty: all.",
+        live=True,
+        any_type=True,
+    ),
     Declaration("device", "auto", "Where the model runs: auto, cpu, cuda or cuda:N."),
     Declaration("backend", "auto", "What runs the model: auto, or one that `fcclip doctor` lists."),
     Declaration("precision", "auto", "What the backend computes in; auto: its fastest.", choices=("auto", *PRECISIONS)),
@@ -216,6 +230,8 @@ class NodeParameters:
         train_vocabulary: Source of the training vocabulary; empty for the checkpoint's own.
         vocabulary: A bundled vocabulary or a file alone, or the names of the classes; auto alone: the checkpoint's.
         stuff: Names that are stuff.
+        background: What competes; see `fcclip_core.background`.
+        publish_only: Names of the only classes that are published; empty for all.
         device: Where the model runs.
         backend: What runs it.
         precision: What the backend computes in.
@@ -241,6 +257,8 @@ class NodeParameters:
     train_vocabulary: str
     vocabulary: tuple[str, ...]
     stuff: tuple[str, ...]
+    background: tuple[str, ...]
+    publish_only: tuple[str, ...]
     device: str
     backend: str
     precision: str
@@ -277,6 +295,8 @@ class NodeParameters:
             train_vocabulary=values["train_vocabulary"],
             vocabulary=_names("vocabulary", values["vocabulary"]),
             stuff=_names("stuff", values["stuff"]),
+            background=_names("background", values["background"]),
+            publish_only=_names("publish_only", values["publish_only"]),
             device=values["device"],
             backend=values["backend"],
             precision=values["precision"],

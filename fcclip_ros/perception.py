@@ -20,12 +20,13 @@ from std_srvs.srv import SetBool
 
 import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
+from fcclip_core.background import background_from
 from fcclip_core.camera_size import described_size
 from fcclip_core.devices import free_memory
 from fcclip_core.doubts import doubts, summary
 from fcclip_core.errors import DeviceLostError, FcclipError, SettingsError
 from fcclip_core.plain_text import printable
-from fcclip_core.segmenter import Segmenter, VocabularySnapshot
+from fcclip_core.segmenter import ResolvedClass, Segmenter, VocabularySnapshot
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros import parameters
 from fcclip_ros.camera import Camera
@@ -36,9 +37,9 @@ from fcclip_ros.find import Access, FindServices
 from fcclip_ros.frame_statistics import Report
 from fcclip_ros.guarded import GuardedNode, describe, guarded_transition
 from fcclip_ros.images import cv_bridge
-from fcclip_ros.messages import fill_segment_image, vocabulary_from_message, vocabulary_message
+from fcclip_ros.messages import class_messages, fill_segment_image, vocabulary_from_message, vocabulary_message
 from fcclip_ros.parameters import NodeParameters
-from fcclip_ros.pipeline import LabelledFrame, Pipeline
+from fcclip_ros.pipeline import LabelledFrame, Pipeline, WordOptions
 from fcclip_ros.qos import IMAGE_REQUESTS, REQUESTS
 from fcclip_ros.runner import run_process
 from fcclip_ros.wait_for import WaitForAction
@@ -83,6 +84,7 @@ class Perception(GuardedNode, LifecycleNode):
         self._load_segmenter = load_segmenter
         self._pipeline: Pipeline | None = None
         self._vocabulary: msg.Vocabulary | None = None
+        self._distractors: tuple[ResolvedClass, ...] = ()
         self._lifecycle = "unconfigured"
         self._active = False
         self._problem = ""
@@ -245,7 +247,7 @@ class Perception(GuardedNode, LifecycleNode):
                 "the parameter checkpoint is empty; set it to auto, a weights file, a bundled name or recipe:NAME "
                 "(`fcclip weights list` shows what there is)"
             )
-        self._settings, self._stuff = configuration.settings, configuration.stuff
+        self._settings = configuration.settings
         source = configuration.train_vocabulary
         began = time.monotonic()
         segmenter = self._load_segmenter(
@@ -282,7 +284,9 @@ class Perception(GuardedNode, LifecycleNode):
         if vocabulary is None:
             vocabulary = configuration.load_words(segmenter.train_vocabulary)
         self._say_doubts(doubts(vocabulary, configuration.stuff))
-        self._pipeline.set_vocabulary(vocabulary, stuff=configuration.stuff).result()
+        background = background_from(configuration.background, segmenter)
+        self._pipeline.word_options = WordOptions(configuration.stuff, configuration.publish_only, background)
+        self._pipeline.set_vocabulary(vocabulary).result()
         self._given = vocabulary
         if configuration.camera_size:
             most_together = min(configuration.max_batch, len(self._cameras))
@@ -296,9 +300,9 @@ class Perception(GuardedNode, LifecycleNode):
                 self._pipeline.discard_frame(camera)
 
     def _unload(self, patience: float) -> None:
-        pipeline, self._vocabulary, self._given = self._pipeline, None, None
+        pipeline, self._vocabulary, self._given, self._distractors = self._pipeline, None, None, ()
         for camera in self._cameras:
-            camera.vocabulary = None
+            camera.vocabulary, camera.distractors = None, ()
         if pipeline is None:
             return
         if pipeline.close(patience):
@@ -330,13 +334,14 @@ class Perception(GuardedNode, LifecycleNode):
         response.success = True
         response.message = self._say_doubts(doubts(vocabulary))
         response.version = snapshot.version
-        response.ids = array("H", snapshot.class_ids)
+        response.ids = array("H", snapshot.class_ids[: len(vocabulary)])
         return response
 
     def _on_get_vocabulary(
         self, camera: Camera | None, request: srv.GetVocabulary.Request, response: srv.GetVocabulary.Response
     ) -> srv.GetVocabulary.Response:
         response.vocabulary = self._vocabulary_of(camera) or msg.Vocabulary()
+        response.distractors = class_messages(camera.distractors if camera else self._distractors)
         return response
 
     async def _on_segment_image(
@@ -375,6 +380,10 @@ class Perception(GuardedNode, LifecycleNode):
             trained_on = None if self._pipeline is None else self._pipeline.segmenter.train_vocabulary
             readable = changed.has_own_words or trained_on is not None
             vocabulary = changed.load_words(trained_on) if "vocabulary" in values and readable else None
+            background = None if self._pipeline is None else self._pipeline.word_options.background
+            options = WordOptions(changed.stuff, changed.publish_only, background)
+            if vocabulary is not None:
+                options.apply(vocabulary)
         except FcclipError as error:
             return SetParametersResult(successful=False, reason=printable(error))
         for camera in self._cameras:
@@ -384,32 +393,32 @@ class Perception(GuardedNode, LifecycleNode):
             pipeline.max_image_pixels = changed.max_image_pixels
             if changed.settings != self._settings:
                 pipeline.settings = self._settings = changed.settings
-            reason = self._change_words(pipeline, vocabulary, changed.stuff)
+            reason = self._change_words(pipeline, vocabulary, options)
         if reason:  # rclpy drops the reason of a change that is made where another callback follows.
             self.get_logger().info(reason)
         return SetParametersResult(successful=True, reason=reason)
 
-    def _change_words(self, pipeline: Pipeline, vocabulary: Vocabulary | None, stuff: tuple[str, ...]) -> str:
-        """Applies what differs of the parameters vocabulary and stuff; returns what there is to say about it.
+    def _change_words(self, pipeline: Pipeline, vocabulary: Vocabulary | None, options: WordOptions) -> str:
+        """Applies what differs of the parameters about words; returns what there is to say about it.
 
         Args:
             pipeline: The threads.
             vocabulary: What the parameter gives; None if it was not set.
-            stuff: What the parameter holds now.
+            options: What the other parameters hold now.
         """
-        differs = vocabulary is not None and vocabulary != self._given
-        stuff_differs, self._stuff = stuff != self._stuff, stuff
-        if vocabulary is not None and differs:
+        differ = options != pipeline.word_options
+        if vocabulary is not None and vocabulary != self._given:
             self._given = vocabulary
-            pipeline.set_vocabulary(vocabulary, stuff=stuff).add_done_callback(self._check_vocabulary)
-            said = self._say_doubts(doubts(vocabulary, stuff))
+            pipeline.word_options = options
+            pipeline.set_vocabulary(vocabulary).add_done_callback(self._check_vocabulary)
+            said = self._say_doubts(doubts(vocabulary, options.stuff))
             ready = f"{len(vocabulary)} classes are made ready; ~/vocabulary and the log say when they are active"
             return f"{ready}; {said}" if said else ready
         said = ""
-        if stuff_differs:
-            pipeline.set_stuff(stuff).add_done_callback(self._check_stuff)
-            current = pipeline.segmenter.vocabulary
-            said = self._say_doubts(doubts(current.vocabulary, stuff)) if current else ""
+        if differ:
+            pipeline.change_options(options).add_done_callback(self._check_options)
+            current = pipeline.given_words
+            said = self._say_doubts(doubts(current, options.stuff)) if current else ""
         if vocabulary is None:
             return said
         active = self._vocabulary
@@ -484,6 +493,7 @@ class Perception(GuardedNode, LifecycleNode):
             depth=camera.depth.state(image_rate),
             vocabulary_version=vocabulary.version if vocabulary else 0,
             vocabulary_classes=len(vocabulary.classes) if vocabulary else 0,
+            distractors=len(camera.distractors),
             encoding_classes=pipeline.encoding_classes if pipeline else 0,
             problem=self._problem,
         )
@@ -507,7 +517,9 @@ class Perception(GuardedNode, LifecycleNode):
         given = (camera.vocabulary for camera in self._cameras)
         same = (message for message in given if message and message.version == snapshot.version)
         self._vocabulary = next(same, None) or vocabulary_message(snapshot, self.get_clock().now().to_msg())
-        self.get_logger().info(f"{len(snapshot.vocabulary)} classes are active, version {snapshot.version}")
+        self._distractors = snapshot.distractors
+        beside = f", beside {len(snapshot.distractors)} distractors" if snapshot.distractors else ""
+        self.get_logger().info(f"{len(snapshot.published)} classes are active, version {snapshot.version}{beside}")
 
     def _check_vocabulary(self, change: Future[VocabularySnapshot]) -> None:
         if change.cancelled() or (error := change.exception()) is None:
@@ -516,13 +528,13 @@ class Perception(GuardedNode, LifecycleNode):
             self._given = None  # Setting the parameter again tries again.
         self._refusal("vocabulary not changed, although the parameter says so", error)
 
-    def _check_stuff(self, change: Future[list[VocabularySnapshot]]) -> None:
+    def _check_options(self, change: Future[list[VocabularySnapshot]]) -> None:
         if change.cancelled():
             return
         if (error := change.exception()) is not None:
-            self._refusal("stuff not changed, although the parameter says so", error)
+            self._refusal("stuff and publish_only not applied, although the parameters say so", error)
         elif not change.result():
-            self.get_logger().info("the parameter stuff changes no active class")
+            self.get_logger().info("the parameters stuff and publish_only change no active class")
 
 
 def main(args: Sequence[str] | None = None, load_segmenter: Callable[..., Segmenter] | None = None) -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -142,24 +142,43 @@ class _InFlight:
     together: bool
 
 
+@dataclass(frozen=True)
+class WordOptions:
+    """What the node's parameters do to all words that are given to it.
+
+    Attributes:
+        stuff: Names of classes that are stuff besides.
+        publish_only: Names of the only classes that are published; empty for all.
+        background: What competes with the classes, as far as it does not overlap with them.
+    """
+
+    stuff: tuple[str, ...] = ()
+    publish_only: tuple[str, ...] = ()
+    background: Vocabulary | None = None
+
+    def apply(self, given: Vocabulary) -> Vocabulary:
+        """The classes that label frames.
+
+        Raises:
+            VocabularyError: None of them would be published.
+        """
+        words = given.with_stuff(self.stuff)
+        if self.publish_only:
+            words = words.publishing(self.publish_only)
+        return words.with_background(self.background)
+
+
 @dataclass(eq=False)
 class _Words:
     """Words that were given to the cameras: what is in force for a camera, or will be.
 
     Attributes:
         given: The classes as they came.
-        stuff: Names that are stuff besides, for the parameter of that name.
         stream: The camera that they were given to; None for all.
     """
 
     given: Vocabulary
-    stuff: Collection[str]
     stream: Stream | None
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The classes that label frames."""
-        return self.given.with_stuff(self.stuff)
 
 
 class _Flight:
@@ -221,7 +240,8 @@ class Pipeline:
         self._snapshots: dict[Stream | None, VocabularySnapshot] = {}
         self._in_force: dict[Stream | None, _Words] = {}
         self._orders: dict[Stream | None, int] = {}
-        self._coming: dict[Stream | None, _Words] = {}
+        self.word_options = WordOptions()
+        """What the parameters do to all words; see `change_options`."""
         self.max_image_pixels = MAX_PIXELS
         """Pixels that an image may have, of cameras and of services; assigning takes effect with the next message."""
         self._frames: Worker[_Arrival] = Worker(
@@ -264,6 +284,12 @@ class Pipeline:
         return self._words.classes
 
     @property
+    def given_words(self) -> Vocabulary | None:
+        """The words that were last given to all cameras, as they came; None before the first."""
+        words = self._in_force.get(None)
+        return words.given if words else None
+
+    @property
     def backend_problem(self) -> str:
         """What should run there and does not any more, and why; empty while nothing is wrong."""
         return self._segmenter.backend_problem
@@ -286,39 +312,41 @@ class Pipeline:
         if self._frames.discard(stream) is not None:
             stream.statistics.dropped()
 
-    def set_vocabulary(
-        self, vocabulary: Vocabulary, stream: Stream | None = None, stuff: Collection[str] = ()
-    ) -> Future[VocabularySnapshot]:
+    def set_vocabulary(self, vocabulary: Vocabulary, stream: Stream | None = None) -> Future[VocabularySnapshot]:
         """Encodes a vocabulary and puts it into force; frames go on with the old one until it is ready.
 
         Args:
             vocabulary: The classes.
             stream: The camera that gets it, until the next vocabulary for it or for all; None: all cameras.
-            stuff: Names of classes that are stuff besides.
 
         Returns:
             The vocabulary in force, or VocabularyError, in which case the old one stays; `Superseded` if a newer one
             came before its words were read.
+
+        Raises:
+            VocabularyError: None of its classes would be published.
         """
-        words = _Words(vocabulary, stuff, stream)
-        self._coming[stream] = words
+        words = _Words(vocabulary, stream)
         request = self._words.submit_vocabulary(
-            vocabulary.synonyms, lambda request: self._change_vocabulary(words, request), len(vocabulary), stream
+            self.word_options.apply(vocabulary).synonyms,
+            lambda request: self._change_vocabulary(words, request),
+            len(vocabulary),
+            stream,
         )
         return request.future
 
-    def set_stuff(self, stuff: Collection[str]) -> Future[list[VocabularySnapshot]]:
-        """Lets other classes of the active words be stuff, whoever gave them, and of those that are on their way.
+    def change_options(self, options: WordOptions) -> Future[list[VocabularySnapshot]]:
+        """Applies other options to the active words, whoever gave them, and to those that are on their way.
 
         Args:
-            stuff: Names, instead of those that were stuff by name so far; what came as stuff stays it.
+            options: Instead of those until now, with the same background: words that were never read take time.
 
         Returns:
-            The vocabularies in force that differ by it; none if no class does.
+            The vocabularies in force that differ by it; none if no class does. Words of which nothing would be
+            published stay as they are: VocabularyError.
         """
-        for words in list(self._coming.values()):
-            words.stuff = stuff
-        return self._frames.submit(self._change_stuff, stuff)
+        self.word_options = options
+        return self._frames.submit(self._apply_options)
 
     def segment(
         self, message: Any, vocabulary: Vocabulary | None, then: Callable[[LabelledFrame], Outcome]
@@ -336,10 +364,12 @@ class Pipeline:
         if vocabulary is None:
             return self._submit(self._label_for, message, None, then)
 
-        def label(_: Request) -> Future[Outcome]:
-            return self._submit(self._label_for, message, self._segmenter.prepare_vocabulary(vocabulary), then)
+        words = vocabulary.with_background(self.word_options.background)
 
-        return self._words.submit(vocabulary.synonyms, label)
+        def label(_: Request) -> Future[Outcome]:
+            return self._submit(self._label_for, message, self._segmenter.prepare_vocabulary(words), then)
+
+        return self._words.submit(words.synonyms, label)
 
     def embed_text(self, names: Sequence[str]) -> Future[TextEmbeddings]:
         """Embeds names beside the stream; VocabularyError if one cannot be used."""
@@ -379,9 +409,10 @@ class Pipeline:
     # On the thread for words
 
     def _change_vocabulary(self, words: _Words, request: Request) -> Future[VocabularySnapshot]:
-        prepared = self._segmenter.prepare_vocabulary(words.vocabulary)
+        options = self.word_options
+        prepared = self._segmenter.prepare_vocabulary(options.apply(words.given))
         # Not counted against MAX_TASKS: an older one is superseded before it comes so far.
-        return self._frames.submit(self._put_into_force, prepared, words, request.order)
+        return self._frames.submit(self._put_into_force, prepared, options, words, request.order)
 
     # On any thread
 
@@ -397,7 +428,11 @@ class Pipeline:
 
     # On the thread for frames
 
-    def _put_into_force(self, prepared: VocabularySnapshot, words: _Words, order: int) -> VocabularySnapshot:
+    def _put_into_force(
+        self, prepared: VocabularySnapshot, options: WordOptions, words: _Words, order: int
+    ) -> VocabularySnapshot:
+        if options is not self.word_options:  # They changed meanwhile.
+            prepared = self._segmenter.prepare_vocabulary(self.word_options.apply(words.given))
         # The segmenter counts versions for all cameras, so that a version means one vocabulary.
         snapshot = self._segmenter.activate(prepared)
         everybody = (*self._streams, None)
@@ -412,14 +447,14 @@ class Pipeline:
         self._give(snapshot, targets)
         return snapshot
 
-    def _change_stuff(self, stuff: Collection[str]) -> list[VocabularySnapshot]:
+    def _apply_options(self) -> list[VocabularySnapshot]:
         changed = []
         for words in list(dict.fromkeys(self._in_force.values())):
-            words.stuff = stuff
             targets = [target for target, own in self._in_force.items() if own is words]
-            if words.vocabulary != self._snapshots[targets[0]].vocabulary:
+            vocabulary = self.word_options.apply(words.given)
+            if vocabulary != self._snapshots[targets[0]].vocabulary:
                 # Its words were read long ago: this takes no time.
-                changed.append(self._segmenter.activate(self._segmenter.prepare_vocabulary(words.vocabulary)))
+                changed.append(self._segmenter.activate(self._segmenter.prepare_vocabulary(vocabulary)))
                 self._give(changed[-1], targets)
         return changed
 

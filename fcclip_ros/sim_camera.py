@@ -23,6 +23,7 @@ from std_msgs.msg import Header
 
 import fcclip_ros.msg as msg
 from fcclip_core.paths import expanded
+from fcclip_core.segmenter import ResolvedClass
 from fcclip_core.simulation.bundled_drive import bundled_drive, why_not_render
 from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import SPLITS, train_vocabulary, world_vocabulary
@@ -223,13 +224,12 @@ class SimCamera(GuardedNode):
 
     def _announce(self) -> None:
         seen = self._vocabulary.seen_mask(frozenset(train_vocabulary().synonyms))
+        columns = (self._vocabulary.classes, self._class_ids.values(), self._vocabulary.colors, seen)
         self._words.publish(
             msg.Vocabulary(
                 header=Header(stamp=self.get_clock().now().to_msg()),
                 version=VOCABULARY_VERSION,
-                classes=class_messages(
-                    self._vocabulary.classes, list(self._class_ids.values()), self._vocabulary.colors, seen
-                ),
+                classes=class_messages(map(ResolvedClass, *columns)),
             )
         )
 

@@ -9,6 +9,7 @@ from fcclip_core.errors import VocabularyError
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 
 if TYPE_CHECKING:
+    from fcclip_core.segmenter import Segmenter
     from fcclip_core.vocabulary import Vocabulary
 
 _SETTING_HELP: dict[str, str] = {
@@ -63,7 +64,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, backend: str = "auto
 
 
 def add_vocabulary_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --vocab and --stuff."""
+    """Adds --vocab, --stuff and --background."""
     parser.add_argument(
         "--vocab",
         required=True,
@@ -71,6 +72,13 @@ def add_vocabulary_arguments(parser: argparse.ArgumentParser) -> None:
         "or a .yaml or .txt file; or the name of a bundled vocabulary",
     )
     parser.add_argument("--stuff", default="", help='classes that are stuff, not countable things: "floor; wall"')
+    parser.add_argument(
+        "--background",
+        default="auto",
+        metavar="auto|none|WORDS",
+        help="what competes with the words, unseen, as far as it does not overlap with them: as for --vocab; auto "
+        "(default): what suits the checkpoint; none: nothing",
+    )
 
 
 def settings_from(args: argparse.Namespace) -> InferenceSettings:
@@ -103,6 +111,22 @@ def vocabulary_from(text: str, stuff: str = "") -> Vocabulary:
     vocabulary, stuff_names = Vocabulary.from_words(_split_classes(text)), _split_classes(stuff)
     vocabulary.require_classes("--stuff", stuff_names)
     return vocabulary.with_stuff(stuff_names)
+
+
+def with_background(vocabulary: Vocabulary, text: str, segmenter: Segmenter) -> Vocabulary:
+    """Adds what `--background` says.
+
+    Args:
+        vocabulary: The user's words.
+        text: "auto", "none", or as `vocabulary_from`.
+        segmenter: Knows what suits its checkpoint.
+
+    Raises:
+        VocabularyError: No words, or an unreadable file.
+    """
+    from fcclip_core.background import background_from
+
+    return vocabulary.with_background(background_from(_split_classes(text), segmenter))
 
 
 def _split_classes(text: str) -> list[str]:

@@ -18,6 +18,7 @@ from fcclip_core.commands.inference_arguments import (
     add_vocabulary_arguments,
     settings_from,
     vocabulary_from,
+    with_background,
 )
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
@@ -115,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
         segmenter = Segmenter.from_checkpoint(
             args.checkpoint, device=args.device, backend=args.backend, precision=args.precision, settings=settings
         )
+    vocabulary = with_background(vocabulary, args.background, segmenter)
     with progress_bar(console) as progress:
         words = progress.add_task("words", total=len(vocabulary.synonyms), completed=len(vocabulary.synonyms))
         snapshot = segmenter.set_vocabulary(
@@ -328,7 +330,7 @@ class ResultWriter:
     def _draw(self, image: np.ndarray, result: PanopticResult) -> np.ndarray:
         from fcclip_core.visualization import draw_overlay
 
-        colors = dict(zip(self.snapshot.class_ids, self.snapshot.colors, strict=True))
+        colors = {row.id: row.color for row in self.snapshot.published}
         return draw_overlay(image, result, colors, self.opacity)
 
     def _forget(self, job: Job) -> None:
@@ -340,10 +342,14 @@ class ResultWriter:
 
     def _run_description(self) -> dict[str, Any]:
         classes = [
-            {"id": number, "name": item.name, "synonyms": item.synonyms, "is_thing": item.is_thing, "color": color}
-            for number, item, color in zip(
-                self.snapshot.class_ids, self.snapshot.vocabulary.classes, self.snapshot.colors, strict=True
-            )
+            {
+                "id": row.id,
+                "name": row.item.name,
+                "synonyms": row.item.synonyms,
+                "is_thing": row.item.is_thing,
+                "color": row.color,
+            }
+            for row in self.snapshot.published
         ]
         return {
             "checkpoint": self.checkpoint,

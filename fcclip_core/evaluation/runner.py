@@ -12,7 +12,6 @@ import torch.distributed as dist
 from fcclip_core.datasets.records import Dataset, PanopticSample, Sample
 from fcclip_core.distributed import is_first, rank, world_size
 from fcclip_core.evaluation.averages import class_groups
-from fcclip_core.evaluation.grounding import restricted
 from fcclip_core.evaluation.overlaps import mask_overlaps, segment_overlaps
 from fcclip_core.evaluation.recall import MaskRecall
 from fcclip_core.evaluation.scoreboard import Scoreboard, Scores
@@ -145,7 +144,7 @@ def _count(
     class_map = sample.class_map()
     present = np.unique(class_map[class_map >= 0]).tolist()
     if present:
-        total.grounding.update(number, sample, segmenter.label(encoded, restricted(snapshot, present)))
+        total.grounding.update(number, sample, segmenter.label(encoded, snapshot.only(present)))
     if isinstance(sample, PanopticSample):
         total.panoptic = True
         total.mask_recall.update(sample, mask_overlaps(sample, encoded))

@@ -73,6 +73,18 @@ class TextClassifier:
             margin=margin.to(device, torch.float32) if isinstance(margin, Tensor) else margin,
         )
 
+    def only(self, classes: Sequence[int]) -> TextClassifier:
+        """This classifier with some of its classes, given by position, in rising order."""
+        kept = torch.tensor(list(classes), device=self.class_of_row.device)
+        rows = torch.isin(self.class_of_row, kept)
+        return replace(
+            self,
+            rows=self.rows[rows],
+            class_of_row=torch.searchsorted(kept, self.class_of_row[rows]),
+            seen=self.seen[kept],
+            margin=self._margins_with(0)[kept],
+        )
+
     def extended(
         self, kept: Sequence[bool], rows: Tensor, synonym_counts: Sequence[int], seen: Tensor
     ) -> TextClassifier:

@@ -13,7 +13,6 @@ from fcclip_core.datasets.records import IGNORE, ClassList, PanopticSample, Sema
 from fcclip_core.errors import DatasetError
 from fcclip_core.evaluation import runner
 from fcclip_core.evaluation.clip_masks import masks_on_grid, name_masks
-from fcclip_core.evaluation.grounding import restricted
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.segmenter import Segmenter, VocabularySnapshot
@@ -203,7 +202,7 @@ def test_restricted_vocabulary_keeps_ids_and_rows(tiny: Segmenter) -> None:
     rows = torch.eye(DIM)[:6]
     vocabulary = Vocabulary.from_names(["a, aa", "b", "c, cc, ccc"], seen=["c"])
     snapshot = tiny.prepare_vocabulary(vocabulary, rows)
-    kept = restricted(snapshot, [0, 2])
+    kept = snapshot.only([0, 2])
     assert kept.vocabulary.names == ("a", "c") and kept.seen == (False, True)
     assert kept.class_ids == (snapshot.class_ids[0], snapshot.class_ids[2])
     assert torch.equal(kept.classifier.rows, rows[[0, 1, 3, 4, 5]])

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from fcclip_core.class_ids import ClassIds
+from fcclip_core.device_labels import Words
 from fcclip_core.errors import CheckpointError, DeviceLostError, VocabularyError
+from fcclip_core.model.classification import TextClassifier
 from fcclip_core.palette import class_color
 from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.results import Evidence, PanopticResult, Segment
@@ -112,8 +113,11 @@ class FakeSegmenter:
             class_ids=self._ids.look_up(vocabulary),
             colors=tuple(item.color or class_color(item.name) for item in vocabulary.classes),
             seen=tuple(item.seen is not False for item in vocabulary.classes),
-            words=None,
+            words=_words(vocabulary),
         )
+
+    def default_background(self) -> None:
+        """Bands are few and narrow: nothing competes unless it is asked for."""
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> VocabularySnapshot:
         return self.activate(self.prepare_vocabulary(vocabulary))
@@ -162,13 +166,17 @@ class FakeSegmenter:
     def extend_vocabulary(
         self, snapshot: VocabularySnapshot, further: Sequence[VocabularyClass], without: Collection[str] = ()
     ) -> VocabularySnapshot:
-        if not further:
+        if not further and snapshot.words.minimum_scores is None:
             return snapshot
+        vocabulary = Vocabulary((*snapshot.vocabulary.classes, *further))
         return replace(
             snapshot,
             version=0,
-            vocabulary=Vocabulary((*snapshot.vocabulary.classes, *further)),
+            vocabulary=vocabulary,
             class_ids=(*snapshot.class_ids, *(0 for _ in further)),
+            colors=(*snapshot.colors, *((0, 0, 0) for _ in further)),
+            seen=(*snapshot.seen, *(True for _ in further)),
+            words=replace(_words(vocabulary), minimum_scores=None),
         )
 
     def embed_text(self, names: Sequence[str]) -> TextEmbeddings:
@@ -215,16 +223,29 @@ class FakeSegmenter:
 def _evidence(segment_map: np.ndarray, segments: list[Segment], snapshot: VocabularySnapshot) -> Evidence:
     """One query a segment, sure of nothing but its own class."""
     count, (height, width) = len(segments), segment_map.shape
+    class_probs = torch.zeros(count, len(snapshot.class_ids) + 1)
+    for query, segment in enumerate(segments):
+        class_probs[query, segment.id - 1] = segment.score
     return Evidence(
         mask_logits=torch.zeros(count, 1, 1),
-        class_probs=F.pad(torch.diag(torch.tensor([segment.score for segment in segments])), (0, 1)),
+        class_probs=class_probs,
         geometry=FrameGeometry.of(height, width, InferenceSettings()),
         queries=np.arange(count),
         class_ids=snapshot.class_ids,
         names=snapshot.vocabulary.names,
         is_thing=snapshot.vocabulary.things,
         top_k=100,
+        is_distractor=snapshot.vocabulary.distractors,
     )
+
+
+def _words(vocabulary: Vocabulary) -> Words:
+    rows = torch.zeros(len(vocabulary.synonyms), 4)
+    owners = torch.arange(len(vocabulary)).repeat_interleave(torch.tensor(vocabulary.synonym_counts))
+    flags = torch.tensor(vocabulary.things)
+    classifier = TextClassifier(rows, rows[:1], owners, flags, in_vocab_scale=1.0, out_vocab_scale=1.0)
+    minimum = torch.tensor([2.0 if item.distractor else item.minimum_score for item in vocabulary.classes])
+    return Words(classifier, flags, minimum if minimum.any() else None)
 
 
 def _bands(image: np.ndarray, snapshot: VocabularySnapshot) -> tuple[np.ndarray, list[Segment]]:
@@ -233,15 +254,20 @@ def _bands(image: np.ndarray, snapshot: VocabularySnapshot) -> tuple[np.ndarray,
     row = np.minimum(np.arange(width) * count // width, count - 1) + 1
     segment_map = np.where(image.any(axis=2), row[None, :], 0).astype(np.int32)
     segments = []
+    minimum = snapshot.words.minimum_scores
     for index in range(count):
         columns = np.flatnonzero(row == index + 1)
         item = snapshot.vocabulary.classes[index]
+        score = (index + 1) / (count + 1)
+        if minimum is not None and score < minimum[index]:
+            segment_map[segment_map == index + 1] = 0
+            continue
         segments.append(
             Segment(
                 id=index + 1,
                 class_id=snapshot.class_ids[index],
-                name=item.name,
-                score=(index + 1) / (count + 1),
+                name="" if item.distractor else item.name,
+                score=score,
                 is_thing=item.is_thing,
                 area=int((segment_map == index + 1).sum()),
                 box=(int(columns[0]), 0, int(columns[-1]) + 1, height),

@@ -23,6 +23,7 @@ STATE = NodeState(
     image_problem="",
     vocabulary_version=3,
     vocabulary_classes=20,
+    distractors=7,
     encoding_classes=0,
     problem="",
 )

@@ -1,0 +1,29 @@
+"""Which vocabulary competes, unseen, with the user's words: what `background` may be, in the node and in commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fcclip_core.segmenter import Segmenter
+from fcclip_core.vocabulary import Vocabulary
+
+AUTO = "auto"
+NONE = "none"
+
+
+def background_from(words: Sequence[str], segmenter: Segmenter) -> Vocabulary | None:
+    """The vocabulary whose classes compete as far as they do not overlap with the user's (`Vocabulary.background`).
+
+    Args:
+        words: "auto" alone for what suits the checkpoint, "none" alone or nothing for none, else what
+            `Vocabulary.from_words` takes.
+        segmenter: Knows the checkpoint.
+
+    Raises:
+        VocabularyError: The words cannot be used.
+    """
+    if tuple(words) == (AUTO,):
+        return segmenter.default_background()
+    if not words or tuple(words) == (NONE,):
+        return None
+    return Vocabulary.from_words(words)
