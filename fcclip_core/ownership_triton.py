@@ -175,7 +175,9 @@ def _list_kernel(
         for cell_column in range(tl.load(column_first + left) // CELL, last_column // CELL + 1):
             cell = extremes + (query * cell_rows + cell_row) * cell_columns + cell_column
             highest = tl.maximum(highest, tl.load(cell, mask=is_query, other=0.0))
-            lowest = tl.minimum(lowest, tl.load(cell + queries * cell_rows * cell_columns, mask=is_query, other=0.0))
+            lowest = tl.minimum(
+                lowest, tl.load(cell + queries * cell_rows * cell_columns, mask=is_query, other=0.0)
+            )
     score = tl.load(scores + query, mask=is_query, other=0.0)
     competes = tl.load(kept + query, mask=is_query, other=0) != 0
     # Rounding may carry an average a little beyond its terms.
