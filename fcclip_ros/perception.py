@@ -133,18 +133,25 @@ class Perception(GuardedNode, LifecycleNode):
         if self.get_parameter("autostart").value:
             self._transitions.submit(self._autostart)
 
-    def finish(self) -> bool:
-        """Shuts down from whatever state the node is in; False if a thread still works."""
+    def finish(self, patience: float = _SHUTDOWN_PATIENCE + 0.5) -> bool:
+        """Shuts down from whatever state the node is in.
+
+        Args:
+            patience: Seconds to wait for it.
+
+        Returns:
+            False if a thread still works.
+        """
         if self._lifecycle == "configuring":  # Nobody waits for weights that nobody will use.
             return False
         try:
-            self._transitions.submit(self._shut_down).result(_SHUTDOWN_PATIENCE + 0.5)
+            self._transitions.submit(self._shut_down).result(patience)
         except (TimeoutError, FutureTimeoutError):
             return False
         except Exception as error:
             self.callback_failed("shutting down", error)
             return False
-        return self._transitions.stop(0.1) and self._pipeline is None
+        return self._transitions.stop(patience / 10) and self._pipeline is None
 
     def destroy_node(self) -> None:
         """As rclpy's, which leaves action servers and state machines; what is left keeps the node in the ROS graph."""

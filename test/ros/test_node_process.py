@@ -171,7 +171,8 @@ def test_a_node_that_lost_its_gpu_says_so_and_ends_for_somebody_to_start_it_agai
     fatal = rgb_message(flat_image(value=FATAL))
     if met_by == "frame":
         publisher = camera(peer)
-        wait_until(lambda: publisher.get_subscription_count() == 1)
+        # The node has followed the publisher's reliability then: the one frame does not go to what it gives up.
+        wait_until(lambda: chosen_reliabilities(peer, "/image") == {RELIABLE})
         publisher.publish(fatal)
     else:
         answer = peer.call(srv.SegmentImage, "/fcclip/segment_image", srv.SegmentImage.Request(image=fatal))

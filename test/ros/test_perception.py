@@ -38,7 +38,7 @@ def test_cleaning_up_lets_go_of_the_model_and_configuring_again_starts_afresh(pe
         assert transition(peer, "configure")
         assert peer.call(srv.GetVocabulary, "/fcclip/get_vocabulary").vocabulary.version == 1
         assert len(alive) == 2
-        assert host.node.finish()
+        assert host.node.finish(30.0)
         assert alive[1]() is None
     finally:
         host.close()
@@ -66,7 +66,7 @@ def test_what_the_cameras_frames_need_is_made_ready_one_at_configuring_and_the_o
         wait_until(lambda: made and made[0].prepared)
         assert waited_for == [(480, 640)]
         assert made[0].prepared == [(480, 640, 3, True)]
-        assert host.node.finish()
+        assert host.node.finish(30.0)
     finally:
         host.close()
 
@@ -78,7 +78,7 @@ def test_a_node_that_ended_leaves_the_ros_graph_though_something_still_holds_it(
     try:
         held.begin()
         wait_until(lambda: "fcclip" in peer.node.get_node_names())
-        assert held.finish()
+        assert held.finish(30.0)
     finally:
         host.close()
     wait_until(lambda: "fcclip" not in peer.node.get_node_names())
