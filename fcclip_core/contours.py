@@ -134,9 +134,10 @@ def _polygons(mask: np.ndarray, box: tuple[int, int, int, int]) -> list[np.ndarr
 
 def _corners(ring: np.ndarray) -> np.ndarray:
     """The points at which a closed line of steps along one axis at a time turns."""
-    ring = ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)]
-    before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
-    return ring[(before[:, 0] * after[:, 1]) != (before[:, 1] * after[:, 0])]
+    across, down = np.diff(ring, axis=0, append=ring[:1]).T
+    moves = (across != 0) | (down != 0)
+    is_across = across[moves] != 0
+    return ring[moves][np.diff(is_across, prepend=is_across[-1])]
 
 
 def _with_hole(ring: np.ndarray, hole: np.ndarray) -> np.ndarray:
