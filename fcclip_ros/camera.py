@@ -39,6 +39,7 @@ class Camera:
         depth: Its depth, where that is used.
         outputs: Its publishers.
         search: What can be looked for in its frames.
+        mask_problem: Why the latest frame was labeled without the ignore mask; empty if it was not.
     """
 
     def __init__(self, node: LifecycleNode, name: str, on_image: Callable[[Camera, Any], None]) -> None:
@@ -57,8 +58,8 @@ class Camera:
         self.search = Search()
         self._tracker: Tracker | None = None
         self._ignore_mask: IgnoreMask | None = None
-        self._unmasked: tuple[int, ...] = ()
-        """Size of the frames that the mask was last found not to fit; empty for none."""
+        self.mask_problem = ""
+        self._mask_problem_said = False
         self._depth_erosion = 0
         self.outputs = Outputs(node, self.private_name(""))
         # A logger of its own, so that one camera's complaints do not hold back those of another.
@@ -72,7 +73,7 @@ class Camera:
         """Takes over the parameters; forgets the things that were tracked and the names of earlier class ids."""
         self.outputs.forget_names()
         self.outputs.masks.configure(configuration.publish_masks)
-        self._ignore_mask, self._unmasked = ignore_mask, ()
+        self._ignore_mask, self.mask_problem, self._mask_problem_said = ignore_mask, "", False
         if ignore_mask is not None:
             text = f"{100 * ignore_mask.share:.1f} % of the pixels are never labeled, as {ignore_mask.path} says"
             self._logger.info(printable(text))
@@ -138,14 +139,15 @@ class Camera:
         assert self._ignore_mask is not None
         height, width = result.segment_map.shape
         try:
-            return result.without_pixels(self._ignore_mask.at(height, width))
+            masked = result.without_pixels(self._ignore_mask.at(height, width))
         except ImageError as error:
-            if self._unmasked != (height, width):
-                self._unmasked = height, width
-                text = f"frames are labeled without the parameter ignore_mask: {error}"
-                self.statistics.error(text)
-                self._logger.warning(printable(text))
+            self.mask_problem = f"frames are labeled without the parameter ignore_mask: {error}"
+            if not self._mask_problem_said:
+                self._logger.warning(printable(self.mask_problem))
+                self._mask_problem_said = True
             return result
+        self.mask_problem = ""
+        return masked
 
     def announce(self, snapshot: VocabularySnapshot) -> None:
         """Publishes the vocabulary that comes into force."""

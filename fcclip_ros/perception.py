@@ -488,6 +488,7 @@ class Perception(GuardedNode, LifecycleNode):
             vocabulary_classes=len(vocabulary.classes) if vocabulary else 0,
             encoding_classes=pipeline.encoding_classes if pipeline else 0,
             problem=self._problem,
+            mask_problem=camera.mask_problem,
         )
 
     # On any thread

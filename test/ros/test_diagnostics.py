@@ -25,6 +25,7 @@ STATE = NodeState(
     vocabulary_classes=20,
     encoding_classes=0,
     problem="",
+    mask_problem="",
 )
 REPORT = Report(
     counts=Counts(received=100, labelled=60, batched=25, dropped=38, bad=1, failed=1, refused=2),
@@ -90,6 +91,7 @@ def test_errors_are_counted_by_kind_and_grow_old(monkeypatch: pytest.MonkeyPatch
             DiagnosticStatus.WARN,
             "12.5 frames/s, but backend tensorrt is left out: no memory",
         ),
+        (replace(STATE, mask_problem="it does not fit"), REPORT, DiagnosticStatus.WARN, "it does not fit"),
         (
             STATE,
             replace(REPORT, last_error=LastError("bad", "step is 3", 1.0)),
