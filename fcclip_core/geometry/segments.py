@@ -43,7 +43,7 @@ _RIM_ROWS = 240
 _LEAST_INTERIOR = 0.3
 """Share of a segment's pixels that must remain without the rim; thin segments keep theirs."""
 
-_BAND = 1 << 16
+_BAND = 1 << 18
 """Pixels that are counted at a time, because numpy makes eight bytes of each."""
 
 _DEVIATIONS = 3.0
