@@ -173,6 +173,8 @@ def find(
     asked = ask(segmenter, query, snapshot)
     same = asked.snapshot is snapshot
     result = shown if same else segmenter.label(encoded, asked.snapshot)
+    if not same and shown.ignored is not None:
+        result = result.without_pixels(shown.ignored)
     if not result.segments:
         return []
     scores = result.probabilities()[:, asked.wanted].sum(1)

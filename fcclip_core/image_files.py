@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,22 +48,11 @@ def read_photograph(path: Path, max_pixels: int = MAX_PIXELS) -> Photograph:
     Raises:
         ImageError: The file is missing, damaged, too large or no image.
     """
-    try:
+    with _image_errors(path):
         image, reduced_by = open_picture(path, max_pixels)
         with image:
             several = image.format not in _ONE_PICTURE and bool(getattr(image, "is_animated", False))
             return Photograph(to_rgb(_upright(image)), several, reduced_by)
-    except FcclipError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageError("there is no such file") from error
-    except Image.UnidentifiedImageError as error:
-        advice = "; HEIC cannot be read, convert it to JPEG or PNG" if path.suffix.lower() in _HEIC_SUFFIXES else ""
-        raise ImageError(f"not an image that Pillow can read{advice}") from error
-    except OSError as error:
-        raise ImageError(error.strerror or str(error)) from error
-    except Exception as error:  # What Pillow's decoders raise for damaged files has no bounds.
-        raise ImageError(f"it cannot be decoded: {type(error).__name__}: {error}") from error
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -74,6 +65,29 @@ def read_image(path: Path) -> np.ndarray:
     if photograph.reduced_by > 1:
         raise ImageError(f"it has more than {LARGEST / 1e6:g} million pixels; make it smaller")
     return photograph.pixels
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Reads a PNG of which every pixel is black or not; transparency does not count.
+
+    Returns:
+        bool `(H, W)`, true where a pixel is not black.
+
+    Raises:
+        ImageError: The file is missing, damaged, larger than 40 million pixels or no PNG: what was compressed with
+            loss has no black left.
+    """
+    with _image_errors(path):
+        image, _ = open_picture(path, MAX_PIXELS)
+        with image:
+            if image.format != "PNG":
+                raise ImageError(f"it is {image.format or 'JPEG'}; expected a PNG, whose black pixels stay black")
+            if image.mode in ("P", "PA"):
+                image = image.convert("RGBA")
+            values = np.atleast_3d(np.asarray(image))
+            if image.mode in ("LA", "RGBA"):
+                values = values[..., :-1]
+            return np.any(values, axis=2)
 
 
 def write_image(path: Path, pixels: np.ndarray, **options: int | bool) -> None:
@@ -103,6 +117,24 @@ def encode_image(pixels: np.ndarray, suffix: str, **options: int | bool) -> byte
     except (OSError, ValueError) as error:
         raise ImageError(f"{height} x {width} pixels cannot be encoded as {suffix.lstrip('.')}: {error}") from error
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _image_errors(path: Path) -> Iterator[None]:
+    """Lets what reading a picture raises be an ImageError that says what was wrong."""
+    try:
+        yield
+    except FcclipError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError("there is no such file") from error
+    except Image.UnidentifiedImageError as error:
+        advice = "; HEIC cannot be read, convert it to JPEG or PNG" if path.suffix.lower() in _HEIC_SUFFIXES else ""
+        raise ImageError(f"not an image that Pillow can read{advice}") from error
+    except OSError as error:
+        raise ImageError(error.strerror or str(error)) from error
+    except Exception as error:  # What Pillow's decoders raise for damaged files has no bounds.
+        raise ImageError(f"it cannot be decoded: {type(error).__name__}: {error}") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:

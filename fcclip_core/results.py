@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fcclip_core.devices import undisturbed
-from fcclip_core.errors import FcclipError
+from fcclip_core.errors import FcclipError, ImageError
 from fcclip_core.postprocess import KEPT_SIZES, MaskResizer, instance_masks, semantic_classes
 from fcclip_core.preprocess import FrameGeometry
 
@@ -80,6 +80,18 @@ class Instances:
     scores: np.ndarray
     names: tuple[str, ...]
     is_thing: np.ndarray
+
+    def without_pixels(self, ignored: np.ndarray) -> Instances:
+        """The same instances without some pixels, bool `(H, W)`; those with no other pixels are left out."""
+        masks = self.masks & ~ignored
+        kept = masks.any(axis=(1, 2))
+        return Instances(
+            masks=masks[kept],
+            class_ids=self.class_ids[kept],
+            scores=self.scores[kept],
+            names=tuple(name for name, keep in zip(self.names, kept, strict=True) if keep),
+            is_thing=self.is_thing[kept],
+        )
 
     def __len__(self) -> int:
         """Number of instances."""
@@ -209,6 +221,8 @@ class PanopticResult:
         timings: Seconds per stage, in order: preprocess, model, classify, merge.
         evidence: What `semantic_map`, `instances` and `probabilities` are made from, by far the largest part (67 MB for
             250 queries at 800 x 1333 pixels); `dataclasses.replace(result, evidence=None)` does without them.
+        ignored: bool `(H, W)`, pixels that `without_pixels` took out; they are in no map and no mask. None: there are
+            none.
     """
 
     segment_map: np.ndarray
@@ -216,6 +230,7 @@ class PanopticResult:
     vocabulary_version: int
     timings: dict[str, float]
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
+    ignored: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def class_map(self) -> np.ndarray:
         """Class of each pixel's segment: int32 `(H, W)` of stable class ids, 0 where there is no segment."""
@@ -229,16 +244,23 @@ class PanopticResult:
         """Semantic segmentation as the paper evaluates it: int32 `(H, W)` of stable class ids.
 
         Every pixel gets the class with the largest sum over all queries of class probability times mask probability; no
-        pixel is left unlabeled, but for those that a distractor wins (0). Computed when asked for.
+        pixel is left unlabeled, but for those that a distractor wins or that are ignored (0). Computed when asked for.
 
         Raises:
             FcclipError: The result has no evidence, here and below.
         """
-        return self._needed().semantic_map()
+        classes = self._needed().semantic_map()
+        if self.ignored is not None:
+            classes[self.ignored] = 0
+        return classes
 
     def instances(self) -> Instances:
-        """The `top_k_instances` best (query, class) pairs whose class is a thing. Computed when asked for."""
-        return self._needed().instances()
+        """The `top_k_instances` best (query, class) pairs whose class is a thing. Computed when asked for.
+
+        Ignored pixels are in no mask; instances that have no other pixels are left out.
+        """
+        found = self._needed().instances()
+        return found if self.ignored is None else found.without_pixels(self.ignored)
 
     def probabilities(self) -> np.ndarray:
         """Probability of every class for each segment, after the ensemble: float32 `(S, C)`.
@@ -267,6 +289,32 @@ class PanopticResult:
             evidence=self.evidence and replace(self.evidence, queries=self.evidence.queries[order]),
         )
 
+    def without_pixels(self, ignored: np.ndarray) -> PanopticResult:
+        """The same result with some pixels unlabeled: the robot's own arm, for example.
+
+        Segments keep their ids; areas and boxes are those of what is left, and segments of which nothing is left are
+        dropped.
+
+        Args:
+            ignored: bool `(H, W)`, true for the pixels that get no label.
+
+        Raises:
+            ImageError: It has another size.
+        """
+        if ignored.shape != self.segment_map.shape:
+            sizes = " and ".join(f"{shape[1]} x {shape[0]}" for shape in (ignored.shape, self.segment_map.shape))
+            raise ImageError(f"the pixels to ignore and the labels differ in size ({sizes}); resize the former")
+        segment_map = np.where(ignored, np.int32(0), self.segment_map)
+        lost = np.bincount(self.segment_map[ignored], minlength=max((item.id for item in self.segments), default=0) + 1)
+        kept = [index for index, segment in enumerate(self.segments) if lost[segment.id] < segment.area]
+        return replace(
+            self,
+            segment_map=segment_map,
+            segments=[_remaining(self.segments[index], lost, segment_map) for index in kept],
+            evidence=self.evidence and replace(self.evidence, queries=self.evidence.queries[kept]),
+            ignored=ignored if self.ignored is None else self.ignored | ignored,
+        )
+
     def fill_segments(self, pixels: np.ndarray, values: Sequence[float]) -> None:
         """Writes each segment's value into its pixels, and 0 where there is no segment.
 
@@ -287,3 +335,14 @@ class PanopticResult:
         pixels: np.ndarray = np.empty(self.segment_map.shape, dtype)
         self.fill_segments(pixels, values)
         return pixels
+
+
+def _remaining(segment: Segment, lost: np.ndarray, segment_map: np.ndarray) -> Segment:
+    """A segment that lost so many pixels, measured in the map that is left."""
+    if not lost[segment.id]:
+        return segment
+    left, top, right, bottom = segment.box
+    mask = segment_map[top:bottom, left:right] == segment.id
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    box = (left + int(columns[0]), top + int(rows[0]), left + int(columns[-1]) + 1, top + int(rows[-1]) + 1)
+    return replace(segment, area=segment.area - int(lost[segment.id]), box=box)

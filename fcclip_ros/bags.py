@@ -246,13 +246,16 @@ class LabelBag:
             self._finished = True
             self._writer.close()
 
-    def write(self, source: BagImage, result: PanopticResult, snapshot: VocabularySnapshot) -> None:
+    def write(
+        self, source: BagImage, result: PanopticResult, snapshot: VocabularySnapshot, contour_type: str = ""
+    ) -> None:
         """Adds what belongs to one image, and the vocabulary before the first image that was labelled with it.
 
         Args:
             source: The image.
             result: Its labels.
             snapshot: The vocabulary of the labels.
+            contour_type: What the segments' message holds of their pixels; one of `contours.CONTOUR_TYPES`.
         """
         from builtin_interfaces.msg import Time
         from std_msgs.msg import Header
@@ -273,7 +276,7 @@ class LabelBag:
             "panoptic": messages.panoptic_message(result, header),
             "semantic": messages.semantic_message(result, snapshot.class_ids, header),
             "confidence": messages.confidence_message(result, header),
-            "segments": messages.segments_message(result, header),
+            "segments": messages.segments_message(result, header, contour_type=contour_type),
         }
         if vision is not None:
             outputs["detections"] = messages.detections_message(result, header, vision)

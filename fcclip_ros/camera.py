@@ -9,7 +9,10 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 
 import fcclip_ros.msg as msg
+from fcclip_core.errors import ImageError
+from fcclip_core.ignore_mask import IgnoreMask
 from fcclip_core.plain_text import printable
+from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import ResolvedClass, Segmenter, VocabularySnapshot
 from fcclip_core.tracking import Tracker
 from fcclip_ros.depth_input import DepthInput
@@ -37,6 +40,7 @@ class Camera:
         depth: Its depth, where that is used.
         outputs: Its publishers.
         search: What can be looked for in its frames.
+        mask_problem: Why the latest frame was labeled without the ignore mask; empty if it was not.
     """
 
     def __init__(self, node: LifecycleNode, name: str, on_image: Callable[[Camera, Any], None]) -> None:
@@ -55,6 +59,10 @@ class Camera:
         self.distractors: tuple[ResolvedClass, ...] = ()
         self.search = Search()
         self._tracker: Tracker | None = None
+        self._ignore_mask: IgnoreMask | None = None
+        self.mask_problem = ""
+        self._mask_problem_said = False
+        self._depth_erosion = 0
         self.outputs = Outputs(node, self.private_name(""))
         # A logger of its own, so that one camera's complaints do not hold back those of another.
         self._logger = node.get_logger().get_child(name) if name else node.get_logger()
@@ -63,9 +71,14 @@ class Camera:
         self.input = ImageInput(node, f"{beside}image", self._arrived)
         self.depth = DepthInput(node, f"{beside}depth", f"{beside}camera_info", self._logger)
 
-    def configure(self, configuration: NodeParameters) -> None:
+    def configure(self, configuration: NodeParameters, ignore_mask: IgnoreMask | None) -> None:
         """Takes over the parameters; forgets the things that were tracked and the names of earlier class ids."""
         self.outputs.forget_names()
+        self.outputs.masks.configure(configuration.publish_masks)
+        self._ignore_mask, self.mask_problem, self._mask_problem_said = ignore_mask, "", False
+        if ignore_mask is not None:
+            text = f"{100 * ignore_mask.share:.1f} % of the pixels are never labeled, as {ignore_mask.path} says"
+            self._logger.info(printable(text))
         self._tracker = Tracker(configuration.track_lost_frames) if configuration.track else None
         self.tune(configuration)
 
@@ -73,6 +86,8 @@ class Camera:
         """Takes over the parameters that may change at any time."""
         self.outputs.overlay_rate = configuration.publish_overlay_rate
         self.outputs.embedding_type = configuration.publish_embeddings
+        self.outputs.contour_type = configuration.publish_contours
+        self._depth_erosion = configuration.depth_erosion
         self.depth.tolerance, self.depth.patience = configuration.depth_tolerance, configuration.depth_wait
 
     def start(self, configuration: NodeParameters, segmenter: Segmenter) -> None:
@@ -113,11 +128,28 @@ class Camera:
     def publish(self, frame: LabelledFrame) -> None:
         """Publishes a frame's outputs, with lasting ids if things are tracked and with its depth if there is any."""
         height, width = frame.image.shape[:2]
-        result = self._tracker.update(frame.result) if self._tracker else frame.result
+        # Before everything that looks at labels.
+        result = self._without_ignored(frame.result) if self._ignore_mask else frame.result
+        result = self._tracker.update(result) if self._tracker else result
         depth = self.depth.take(frame.header, (width, height), frame.arrival_time)
-        complete = replace(frame, result=result, depth=depth)
+        complete = replace(frame, result=result, depth=depth, depth_erosion=self._depth_erosion)
         self.outputs.publish(complete)
         self.search.see(complete)
+
+    def _without_ignored(self, result: PanopticResult) -> PanopticResult:
+        """The result without what the ignore mask says; as it is, which is said once, where the mask does not fit."""
+        assert self._ignore_mask is not None
+        height, width = result.segment_map.shape
+        try:
+            masked = result.without_pixels(self._ignore_mask.at(height, width))
+        except ImageError as error:
+            self.mask_problem = f"frames are labeled without the parameter ignore_mask: {error}"
+            if not self._mask_problem_said:
+                self._logger.warning(printable(self.mask_problem))
+                self._mask_problem_said = True
+            return result
+        self.mask_problem = ""
+        return masked
 
     def announce(self, snapshot: VocabularySnapshot) -> None:
         """Publishes the vocabulary that comes into force."""

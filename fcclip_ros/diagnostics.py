@@ -40,6 +40,7 @@ class NodeState:
         distractors: Number of classes that compete with them and are never published.
         encoding_classes: Number of classes of a vocabulary that is being made ready; 0 for none.
         problem: Why the node is not working, if it is not.
+        mask_problem: Why frames are labeled without their ignore mask; empty while nothing is wrong.
         depth: What is known of depth; None where it is not used.
     """
 
@@ -57,6 +58,7 @@ class NodeState:
     distractors: int
     encoding_classes: int
     problem: str
+    mask_problem: str
     depth: DepthState | None = None
 
 
@@ -116,6 +118,8 @@ def _judge(state: NodeState, report: Report) -> tuple[bytes, str]:
         return DiagnosticStatus.WARN, f"no images: {state.image_input}"
     if state.backend_problem:
         return DiagnosticStatus.WARN, f"{report.output_rate:.1f} frames/s, but {state.backend_problem}"
+    if state.mask_problem:
+        return DiagnosticStatus.WARN, state.mask_problem
     if state.depth is not None and state.depth.problem:
         return DiagnosticStatus.WARN, f"frames are published without depth: {state.depth.problem}"
     return DiagnosticStatus.OK, f"{report.output_rate:.1f} frames/s of {report.input_rate:.1f}"

@@ -16,6 +16,7 @@ from std_msgs.msg import ColorRGBA, Header
 import fcclip_ros.action as action
 import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
+from fcclip_core.contours import polygons, run_lengths
 from fcclip_core.errors import VocabularyError
 from fcclip_core.geometry.segments import SegmentGeometry
 from fcclip_core.palette import Color
@@ -97,11 +98,21 @@ def confidence_message(result: PanopticResult, header: Header) -> Image:
     return message
 
 
+def mask_message(result: PanopticResult, name: str, header: Header) -> Image:
+    """The pixels of a class as mono8: 255 in segments of that name, 0 elsewhere."""
+    message, pixels = _blank_image(result.segment_map.shape, np.uint8, "mono8", header)
+    values = [255 if segment.name == name else 0 for segment in result.segments]
+    if any(values):
+        result.fill_segments(pixels, values)
+    return message
+
+
 def segments_message(
     result: PanopticResult,
     header: Header,
     embedding_type: str = "",
     geometry: Mapping[int, SegmentGeometry] | None = None,
+    contour_type: str = "",
 ) -> msg.SegmentArray:
     """The frame's segments, in the order of their ids.
 
@@ -110,15 +121,19 @@ def segments_message(
         header: The header to carry.
         embedding_type: One of `EMBEDDING_TYPES`.
         geometry: Where segments are, by segment id; None without depth.
+        contour_type: One of `contours.CONTOUR_TYPES`.
     """
     places = geometry or {}
     height, width = result.segment_map.shape
+    segments = [segment_message(item, embedding_type, places.get(item.id)) for item in result.segments]
+    if contour_type:
+        _add_contours(segments, result, contour_type)
     return msg.SegmentArray(
         header=header,
         vocabulary_version=result.vocabulary_version,
         height=height,
         width=width,
-        segments=[segment_message(item, embedding_type, places.get(item.id)) for item in result.segments],
+        segments=segments,
     )
 
 
@@ -139,6 +154,19 @@ def segment_message(segment: Segment, embedding_type: str = "", geometry: Segmen
         # float16 keeps a unit vector's length to a thousandth.
         message.embedding.frombytes(segment.embedding.astype(EMBEDDING_TYPES[embedding_type]).tobytes())
     return message
+
+
+def _add_contours(segments: Sequence[msg.Segment], result: PanopticResult, contour_type: str) -> None:
+    if contour_type == "rle":
+        counts = run_lengths(result)
+        for message in segments:
+            message.rle = counts[message.id]
+        return
+    outlines = polygons(result)
+    for message in segments:
+        for corners in outlines[message.id]:
+            message.polygons.append(msg.PixelPolygon())
+            message.polygons[-1].corners.frombytes(corners.astype("<u4").tobytes())
 
 
 def fill_found(
@@ -213,6 +241,7 @@ def fill_segment_image(
     vocabulary: msg.Vocabulary | None,
     stamp: Time,
     embedding_type: str = "",
+    contour_type: str = "",
 ) -> None:
     """Puts a labelled image into the answer of ~/segment_image.
 
@@ -222,11 +251,12 @@ def fill_segment_image(
         vocabulary: The message of the vocabulary that labelled it, if there is one already.
         stamp: For that message, if there is none.
         embedding_type: One of `EMBEDDING_TYPES`.
+        contour_type: One of `contours.CONTOUR_TYPES`.
     """
     response.panoptic = panoptic_message(frame.result, frame.header)
     response.semantic = semantic_message(frame.result, frame.snapshot.class_ids, frame.header)
     response.confidence = confidence_message(frame.result, frame.header)
-    response.segments = segments_message(frame.result, frame.header, embedding_type)
+    response.segments = segments_message(frame.result, frame.header, embedding_type, contour_type=contour_type)
     response.vocabulary = vocabulary or vocabulary_message(frame.snapshot, stamp)
 
 

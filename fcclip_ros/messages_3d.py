@@ -12,7 +12,7 @@ from sensor_msgs.msg import PointCloud2, PointField
 
 import fcclip_ros.msg as msg
 from fcclip_core.geometry.cloud import POINT, organized_cloud
-from fcclip_core.geometry.segments import SegmentGeometry
+from fcclip_core.geometry.segments import SegmentGeometry, eroded
 from fcclip_ros.message_data import blank_data
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ def fill_places(found: Sequence[msg.FoundSegment], frame: LabelledFrame) -> None
     if frame.depth is None:
         raise ValueError("the frame has no depth")
     points = organized_cloud(frame.image, frame.depth.metres, frame.depth.camera, frame.result)
-    known = np.isfinite(points["z"])
+    used = eroded(frame.result.segment_map.astype(np.uint16), np.isfinite(points["z"]), frame.depth_erosion)
     for number, message in enumerate(found, 1):
         message.segment.geometry = geometry_message(frame.geometry.get(number))
-        own = points[known & (frame.result.segment_map == number)]
+        own = points[used == number]
         own["segment_id"], own["confidence"] = message.segment.id, message.score
         message.cloud, data = _blank_cloud(frame, 1, len(own), is_dense=True)
         data[0] = own

@@ -14,6 +14,7 @@ from fcclip_core.segmenter import VocabularySnapshot
 from fcclip_core.visualization import draw_overlay
 from fcclip_ros.cloud_output import CloudOutput
 from fcclip_ros.compat import optional_module
+from fcclip_ros.mask_output import MaskOutput
 from fcclip_ros.messages import (
     MAX_MONO8_ID,
     confidence_message,
@@ -49,6 +50,8 @@ class Outputs:
         """Overlays per second at most; 0 for none."""
         self.embedding_type = ""
         """What ~/segments holds of the embeddings; one of `EMBEDDING_TYPES`."""
+        self.contour_type = ""
+        """What ~/segments holds of the segments' pixels; one of `contours.CONTOUR_TYPES`."""
         self._overlay_due = 0.0
         """When the latest overlay was due, monotonic seconds."""
         self._announced: dict[int, str] = {}
@@ -60,6 +63,7 @@ class Outputs:
         self._segments = node.create_lifecycle_publisher(msg.SegmentArray, f"{prefix}segments", OUTPUT)
         self.points = CloudOutput(node, f"{prefix}points", f"{prefix}label_info", labelled=self._vision is not None)
         """Publishes between its start and stop."""
+        self.masks = MaskOutput(node, prefix)
         self._overlay = node.create_lifecycle_publisher(Image, f"{prefix}overlay", OUTPUT)
         if self._vision is None:
             node.get_logger().info(
@@ -83,6 +87,7 @@ class Outputs:
         stamp = self._node.get_clock().now().to_msg()
         message = vocabulary_message(snapshot, stamp)
         self._vocabulary.publish(message)
+        self.masks.announce(snapshot)
         if self._vision is not None:
             self._label_info.publish(label_info_message(snapshot, stamp, self._vision, self._announced))
         self._announced.update((row.id, row.item.name) for row in snapshot.published if row.id <= MAX_MONO8_ID)
@@ -100,7 +105,8 @@ class Outputs:
         self._send(self._panoptic, lambda: panoptic_message(result, header))
         self._send(self._semantic, lambda: semantic_message(result, frame.snapshot.class_ids, header))
         self._send(self._confidence, lambda: confidence_message(result, header))
-        self._send(self._segments, lambda: segments_message(result, header, self.embedding_type, frame.geometry))
+        self._send(self._segments, lambda: self._segments_of(frame))
+        self.masks.publish(frame)
         vision = self._vision
         if vision is not None:
             self._send(self._detections, lambda: detections_message(result, header, vision))
@@ -114,6 +120,9 @@ class Outputs:
     def _send(self, publisher: Any, make_message: Callable[[], Any]) -> None:
         if publisher.is_activated and publisher.get_subscription_count() > 0:
             publisher.publish(make_message())
+
+    def _segments_of(self, frame: LabelledFrame) -> msg.SegmentArray:
+        return segments_message(frame.result, frame.header, self.embedding_type, frame.geometry, self.contour_type)
 
     def _draw(self, frame: LabelledFrame) -> Image:
         now, period = time.monotonic(), 1.0 / self.overlay_rate

@@ -13,14 +13,19 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from fcclip_core.camera_size import parse_size
-from fcclip_core.errors import SettingsError, VocabularyError
+from fcclip_core.contours import CONTOUR_TYPES, check_contour_type
+from fcclip_core.errors import ImageError, SettingsError, VocabularyError
 from fcclip_core.export.form import PRECISIONS
+from fcclip_core.geometry.segments import MAX_EROSION
+from fcclip_core.ignore_mask import IgnoreMask
 from fcclip_core.image_limits import MAX_PIXELS
 from fcclip_core.model_zoo import AUTO
+from fcclip_core.paths import expanded
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.vocabulary import Vocabulary
 from fcclip_ros.compat import given_parameters
 from fcclip_ros.image_input import TRANSPORTS
+from fcclip_ros.mask_output import mask_topics
 from fcclip_ros.messages import EMBEDDING_TYPES
 from fcclip_ros.qos import RELIABILITIES
 
@@ -153,6 +158,13 @@ PARAMETERS: tuple[Declaration, ...] = (
         limits=(1, 1_000_000_000),
         live=True,
     ),
+    Declaration(
+        "ignore_mask",
+        "",
+        "A PNG of the camera's aspect ratio; pixels that are not black in it are never labeled; of several cameras a "
+        "list of files in their order, empty for those without.",
+        any_type=True,
+    ),
     Declaration("use_depth", False, "Subscribe to `depth` and `camera_info`, and say where segments are."),
     Declaration(
         "depth_tolerance",
@@ -173,6 +185,13 @@ PARAMETERS: tuple[Declaration, ...] = (
         True,
         "Whether image and depth are rectified, so that camera_info's P describes them; otherwise K and D do.",
     ),
+    Declaration(
+        "depth_erosion",
+        0,
+        "Pixels of each segment's rim whose depth is not used, where depth bleeds over edges; small ones give up less.",
+        limits=(0, MAX_EROSION),
+        live=True,
+    ),
     Declaration("autostart", True, "Configure and activate at start; otherwise a lifecycle manager does."),
     Declaration(
         "publish_overlay_rate",
@@ -187,6 +206,19 @@ PARAMETERS: tuple[Declaration, ...] = (
         "CLIP embedding of each segment in ~/segments: float16, float32, or empty for none.",
         choices=tuple(EMBEDDING_TYPES),
         live=True,
+    ),
+    Declaration(
+        "publish_contours",
+        "",
+        "Pixels of each segment in ~/segments, as COCO has them: polygons, rle (needs pycocotools), or empty for none.",
+        choices=CONTOUR_TYPES,
+        live=True,
+    ),
+    Declaration(
+        "publish_masks",
+        [""],
+        "Names of classes of which there is a binary image each, ~/mask/NAME; a class goes by its first synonym.",
+        any_type=True,
     ),
     Declaration("track", False, "Keep the segment ids of things from frame to frame."),
     Declaration(
@@ -241,13 +273,17 @@ class NodeParameters:
         image_transport: raw or compressed.
         image_reliability: auto, reliable or best_effort.
         max_image_pixels: Pixels that an image may have.
+        ignore_masks: File of the pixels that are never labeled, of each camera; empty for none.
         use_depth: Whether depth is used.
         depth_tolerance: Seconds between the stamps of an image and its depth at most.
         depth_wait: Seconds after its arrival that a frame may wait for its depth.
         image_rectified: Whether image and depth are rectified.
+        depth_erosion: Pixels of each segment's rim whose depth is not used.
         autostart: Whether to configure and activate at start.
         publish_overlay_rate: Overlays per second at most.
         publish_embeddings: What ~/segments holds of the embeddings: nothing, float16 or float32.
+        publish_contours: What ~/segments holds of the segments' pixels: nothing, polygons or rle.
+        publish_masks: Classes that have a binary image each.
         track: Whether things keep their segment ids.
         track_lost_frames: Frames after which a thing out of sight is forgotten.
         settings: The inference settings.
@@ -268,13 +304,17 @@ class NodeParameters:
     image_transport: str
     image_reliability: str
     max_image_pixels: int
+    ignore_masks: tuple[str, ...]
     use_depth: bool
     depth_tolerance: float
     depth_wait: float
     image_rectified: bool
+    depth_erosion: int
     autostart: bool
     publish_overlay_rate: float
     publish_embeddings: str
+    publish_contours: str
+    publish_masks: tuple[str, ...]
     track: bool
     track_lost_frames: int
     settings: InferenceSettings
@@ -288,8 +328,10 @@ class NodeParameters:
         """
         values = {**values, "valid_mask_only": str(values["valid_mask_only"]).lower()}
         check_choices(PARAMETERS, values)
+        check_contour_type(values["publish_contours"])
         settings = {name: values[name] for name in InferenceSettings.names()}
         settings["valid_mask_only"] = _VALID_MASK_ONLY[values["valid_mask_only"]]
+        cameras = camera_names(values["cameras"])
         return cls(
             checkpoint=values["checkpoint"],
             train_vocabulary=values["train_vocabulary"],
@@ -301,22 +343,39 @@ class NodeParameters:
             backend=values["backend"],
             precision=values["precision"],
             camera_size=parse_size(values["camera_size"]) if values["camera_size"].strip() else None,
-            cameras=camera_names(values["cameras"]),
+            cameras=cameras,
             max_batch=values["max_batch"],
             image_transport=values["image_transport"],
             image_reliability=values["image_reliability"],
             max_image_pixels=values["max_image_pixels"],
+            ignore_masks=_ignore_masks(values["ignore_mask"], cameras),
             use_depth=values["use_depth"],
             depth_tolerance=values["depth_tolerance"],
             depth_wait=values["depth_wait"],
             image_rectified=values["image_rectified"],
+            depth_erosion=values["depth_erosion"],
             autostart=values["autostart"],
             publish_overlay_rate=values["publish_overlay_rate"],
             publish_embeddings=values["publish_embeddings"],
+            publish_contours=values["publish_contours"],
+            publish_masks=tuple(mask_topics(_names("publish_masks", values["publish_masks"]))),
             track=values["track"],
             track_lost_frames=values["track_lost_frames"],
             settings=InferenceSettings(**settings),
         )
+
+    def load_ignore_masks(self) -> tuple[IgnoreMask | None, ...]:
+        """Reads the cameras' ignore masks, in the order of the cameras; None for a camera without.
+
+        Raises:
+            ImageError: One cannot be read, ignores everything, or has another aspect ratio than camera_size.
+        """
+        masks = tuple(IgnoreMask(expanded(file, ImageError)) if file else None for file in self.ignore_masks)
+        if self.camera_size is not None:
+            width, height = self.camera_size
+            for mask in filter(None, masks):
+                mask.at(height, width)
+        return masks
 
     @property
     def has_own_words(self) -> bool:
@@ -491,6 +550,26 @@ def unknown_parameters(
         hint = f"; did you mean {close[0]}?" if close else ""
         complaints.append(f"there is no parameter {name}, its value is ignored{hint}")
     return complaints
+
+
+def _ignore_masks(value: Any, cameras: Sequence[str]) -> tuple[str, ...]:
+    """Reads the parameter ignore_mask: a file for each camera, empty for none.
+
+    Raises:
+        SettingsError: It is neither a text nor a list of texts, or there are not as many as cameras.
+    """
+    files = [value] if isinstance(value, str) else value if value is not None else []
+    if not isinstance(files, Sequence) or not all(isinstance(file, str) for file in files):
+        raise SettingsError(f"ignore_mask is {value!r}; it must be a text or a list of texts")
+    files = tuple(file.strip() for file in files)
+    if not any(files):
+        return ("",) * len(cameras)
+    if len(files) != len(cameras):
+        raise SettingsError(
+            f"ignore_mask has {len(files)} files for {len(cameras)} cameras; give a list with one for each, in their "
+            'order, "" for a camera without'
+        )
+    return files
 
 
 def _listed(choices: Iterable[str]) -> str:

@@ -249,6 +249,7 @@ class Perception(GuardedNode, LifecycleNode):
     def _load(self, configuration: NodeParameters) -> None:
         # Before the model, which takes longer to load.
         vocabulary = configuration.load_words() if configuration.has_own_words else None
+        ignore_masks = configuration.load_ignore_masks()
         if not configuration.checkpoint:
             raise SettingsError(
                 "the parameter checkpoint is empty; set it to auto, a weights file, a bundled name or recipe:NAME "
@@ -269,8 +270,8 @@ class Perception(GuardedNode, LifecycleNode):
             width, height = configuration.camera_size
             self.get_logger().info(f"making ready for {described_size(width, height)}")
             segmenter.prepare(height, width)
-        for camera in self._cameras:
-            camera.configure(configuration)
+        for camera, ignore_mask in zip(self._cameras, ignore_masks, strict=True):
+            camera.configure(configuration, ignore_mask)
         self._pipeline = Pipeline(
             segmenter,
             self._cameras,
@@ -357,7 +358,8 @@ class Perception(GuardedNode, LifecycleNode):
         def fill(frame: LabelledFrame) -> None:
             stamp = self.get_clock().now().to_msg()
             vocabulary = self._vocabulary if frame.snapshot.version else None
-            fill_segment_image(response, frame, vocabulary, stamp, self._embedding_type)
+            contour_type = self._cameras[0].outputs.contour_type
+            fill_segment_image(response, frame, vocabulary, stamp, self._embedding_type, contour_type)
 
         try:
             vocabulary = vocabulary_from_message(request.classes) if request.classes else None
@@ -503,6 +505,7 @@ class Perception(GuardedNode, LifecycleNode):
             distractors=len(camera.distractors),
             encoding_classes=pipeline.encoding_classes if pipeline else 0,
             problem=self._problem,
+            mask_problem=camera.mask_problem,
         )
 
     # On any thread

@@ -42,6 +42,7 @@ class LabelledFrame:
         encoded: The network's answer, which other words can be held against.
         arrival_time: When the message came, monotonic seconds.
         depth: Its depth, if there is any.
+        depth_erosion: Pixels of each segment's rim whose depth is not used.
     """
 
     header: Any
@@ -51,13 +52,14 @@ class LabelledFrame:
     encoded: EncodedImage
     arrival_time: float
     depth: FrameDepth | None = None
+    depth_erosion: int = 0
 
     @functools.cached_property
     def geometry(self) -> dict[int, SegmentGeometry]:
         """Where the segments are that have enough depth, by segment id; made when asked for."""
         if self.depth is None:
             return {}
-        return segment_geometry(self.depth.metres, self.depth.camera, self.result)
+        return segment_geometry(self.depth.metres, self.depth.camera, self.result, self.depth_erosion)
 
 
 class Stream(Protocol):

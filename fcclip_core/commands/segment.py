@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.progress import Progress, TaskID
 
+    from fcclip_core.ignore_mask import IgnoreMask
     from fcclip_core.results import PanopticResult
     from fcclip_core.segmenter import Segmenter, VocabularySnapshot
     from fcclip_core.terminal import Terminal
@@ -68,6 +69,19 @@ def add_parser(subparsers: Any) -> None:
         help="pixels of a picture at most; larger JPEGs are decoded and labelled at a half, a quarter or an eighth of "
         "their size, other pictures are skipped (default: %(default)s)",
     )
+    parser.add_argument(
+        "--ignore-mask",
+        default="",
+        metavar="FILE",
+        help="a PNG of the images' aspect ratio; what is not black in it is never labeled: the robot's own arm",
+    )
+    parser.add_argument(
+        "--contours",
+        choices=("polygons", "rle"),
+        default="",
+        help="also write each segment's pixels into the JSON, as COCO's `segmentation`: polygons, or rle, which needs "
+        "pycocotools",
+    )
     parser.add_argument("--topic", default="", help="image topic of a bag (default: the only one)")
     parser.add_argument("--with-input", action="store_true", help="copy what a bag holds into the labelled one")
     add_vocabulary_arguments(parser)
@@ -82,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
         0, or 1 if some input could not be read, or some result not be written.
 
     Raises:
-        FcclipError: Nothing can be done at all: no input, no words, no weights, nowhere to write, or an input that a
-            result would replace.
+        FcclipError: Nothing can be done at all: no input, no words, no weights, nowhere to write, an ignore mask that
+            cannot be read, or an input that a result would replace.
         DeviceLostError: The GPU is lost; what was written until then is whole and stays.
     """
     vocabulary = vocabulary_from(args.vocab, args.stuff)
@@ -92,11 +106,16 @@ def run(args: argparse.Namespace) -> int:
         raise FcclipError(f"--opacity is {args.opacity}; it must be between 0 and 1")
     if args.max_image_pixels < 1:
         raise FcclipError(f"--max-image-pixels is {args.max_image_pixels}; it must be at least 1")
+    from fcclip_core.contours import check_contour_type
+    from fcclip_core.ignore_mask import IgnoreMask
+
+    check_contour_type(args.contours)
+    ignore_mask = IgnoreMask(expanded(args.ignore_mask)) if args.ignore_mask else None
     inputs = [expanded(name) for name in args.inputs]
     out = _output_folder(args.out)
     jobs = find_jobs(inputs, out)
     results = (out / name for job in jobs for name in job.results(args.overlay))
-    given = (expanded(text) for text in (args.vocab, args.checkpoint))
+    given = (expanded(text) for text in (args.vocab, args.checkpoint, *filter(None, [args.ignore_mask])))
     refuse_overwriting("the result", results, [*(job.source for job in jobs), *given])
 
     # Slow to import, and none of it is needed to find out that an argument is wrong.
@@ -123,7 +142,15 @@ def run(args: argparse.Namespace) -> int:
             vocabulary, progress=lambda done, new: progress.update(words, completed=done, total=new)
         )
     writer = ResultWriter(
-        out, segmenter, snapshot, str(args.checkpoint), args.overlay, args.opacity, args.max_image_pixels
+        out,
+        segmenter,
+        snapshot,
+        str(args.checkpoint),
+        args.overlay,
+        args.opacity,
+        args.max_image_pixels,
+        ignore_mask,
+        args.contours,
     )
     with watched(segmenter.device):
         failed = _segment_all(jobs, writer, BagOptions(args.topic, args.with_input), console)
@@ -159,6 +186,8 @@ class ResultWriter:
         overlay: "jpg", "png" or "none".
         opacity: Of the overlay's fill, 0 to 1.
         max_pixels: Pixels of a picture at most.
+        ignore_mask: Pixels that are never labeled; None: all may be.
+        contours: What the JSON holds of the segments' pixels; one of `contours.CONTOUR_TYPES`.
     """
 
     out: Path
@@ -168,6 +197,8 @@ class ResultWriter:
     overlay: str
     opacity: float
     max_pixels: int = MAX_PIXELS
+    ignore_mask: IgnoreMask | None = None
+    contours: str = ""
 
     def image(self, job: Job) -> list[str]:
         """Segments an image; its JSON comes last, so where it exists the other files do.
@@ -186,7 +217,7 @@ class ResultWriter:
         photograph = read_photograph(job.source, self.max_pixels)
         image = photograph.pixels
         height, width = image.shape[:2]
-        result = self.segmenter(image)
+        result = self._label(image)
         files = {"labels": f"{job.stem}_labels.png", "semantic": f"{job.stem}_semantic.png"}
         contents = {
             files["labels"]: encode_image(result.segment_map.astype(np.uint16), ".png"),
@@ -201,7 +232,7 @@ class ResultWriter:
             write_whole(self.out / name, content)
         about = {"image": str(job.source), "height": height, "width": width, "files": files}
         about["reduced_by"] = photograph.reduced_by
-        self._describe(job, about, describe(result))
+        self._describe(job, about, describe(result, self.contours))
         notes = [_FIRST_PICTURE] if photograph.first_of_several else []
         if photograph.reduced_by > 1:
             limit = f"it has more than {self.max_pixels / 1e6:g} million pixels (--max-image-pixels)"
@@ -236,8 +267,9 @@ class ResultWriter:
             # Finished before the overlay, which may fail without them.
             with self._lines(job, files["frames"]) as write:
                 for index, frame in enumerate(itertools.chain([first], frames)):
-                    result = self.segmenter(frame.image)
-                    write({"frame": index, "time": round(frame.time, 6)} | _size(frame.image) | describe(result))
+                    result = self._label(frame.image)
+                    where = {"frame": index, "time": round(frame.time, 6)}
+                    write(where | _size(frame.image) | describe(result, self.contours))
                     if self.overlay != "none":
                         show(self._draw(frame.image, result))
                     done = index + 1
@@ -285,14 +317,14 @@ class ResultWriter:
                         write({"frame": index, "error": str(frame)})
                         advance(index + 1, count)
                         continue
-                    result = self.segmenter(frame.image)
-                    labelled.write(frame, result, self.snapshot)
+                    result = self._label(frame.image)
+                    labelled.write(frame, result, self.snapshot, self.contours)
                     picture = f"{index:06}.png"
                     write_image(pictures / picture, result.segment_map.astype(np.uint16))
                     first = frame.nanoseconds if first is None else first
                     about = {"frame": index, "time": 1e-9 * (frame.nanoseconds - first), "stamp": list(frame.stamp)}
                     about |= {"frame_id": frame.frame_id, "labels": f"{files['labels']}/{picture}"}
-                    write(about | _size(frame.image) | describe(result))
+                    write(about | _size(frame.image) | describe(result, self.contours))
                     if self.overlay != "none":
                         if show is None:
                             files["overlay"] = f"{job.stem}_overlay.mp4"
@@ -327,6 +359,14 @@ class ResultWriter:
                 yield write
             self._forget(job)
 
+    def _label(self, image: np.ndarray) -> PanopticResult:
+        """Segments an image; ImageError if the ignore mask has another aspect ratio."""
+        if self.ignore_mask is None:
+            return self.segmenter(image)
+        # Before the model, which takes longer.
+        ignored = self.ignore_mask.at(*image.shape[:2])
+        return self.segmenter(image).without_pixels(ignored)
+
     def _draw(self, image: np.ndarray, result: PanopticResult) -> np.ndarray:
         from fcclip_core.visualization import draw_overlay
 
@@ -355,12 +395,21 @@ class ResultWriter:
             "checkpoint": self.checkpoint,
             "backend": self.segmenter.backend_description,
             "settings": asdict(self.segmenter.settings),
+            "ignore_mask": None if self.ignore_mask is None else str(self.ignore_mask.path),
             "vocabulary": {"version": self.snapshot.version, "classes": classes},
         }
 
 
-def describe(result: PanopticResult) -> dict[str, Any]:
-    """A result's segments and timings as JSON values; boxes are `[x_min, y_min, x_max, y_max]`, timings in seconds."""
+def describe(result: PanopticResult, contours: str = "") -> dict[str, Any]:
+    """A result's segments and timings as JSON values; boxes are `[x_min, y_min, x_max, y_max]`, timings in seconds.
+
+    Args:
+        result: The result.
+        contours: What else is said of a segment's pixels, under `segmentation`; one of `contours.CONTOUR_TYPES`.
+    """
+    from fcclip_core.contours import coco_segmentations
+
+    pixels = coco_segmentations(result, contours)
     return {
         "vocabulary_version": result.vocabulary_version,
         "segments": [
@@ -372,6 +421,7 @@ def describe(result: PanopticResult) -> dict[str, Any]:
                 "score": round(segment.score, 6),
                 "area": segment.area,
                 "box": list(segment.box),
+                **({"segmentation": pixels[segment.id]} if contours else {}),
             }
             for segment in result.segments
         ],

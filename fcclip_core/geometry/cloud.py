@@ -35,8 +35,11 @@ def organized_cloud(
         out: Where to put the points, `POINT` `(H, W)` without gaps; None makes it.
 
     Returns:
-        `POINT` `(H, W)`; x, y and z are NaN where depth is unknown, labels and colour are there all the same.
+        `POINT` `(H, W)`; x, y and z are NaN where depth is unknown and in pixels that the result ignores, labels and
+        colour are there all the same.
     """
+    if result.ignored is not None:
+        depth = np.where(result.ignored, np.float32(np.nan), depth)
     points: np.ndarray = np.empty(depth.shape, POINT) if out is None else out
     across, down = camera.rays()
     ids = result.segment_map

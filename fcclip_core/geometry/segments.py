@@ -4,6 +4,8 @@ What belongs to a segment's surface is decided without its mask's rim, where lab
 whatever lies far from the rest, along the ray or across, is trimmed by median deviation. Distances along the ray are
 compared as inverse depth: there a plane's pixels are spread evenly however it is tilted, and so is the noise of stereo
 cameras. Pixels of the rim that agree count again afterwards, or every segment would shrink.
+
+Whoever knows that a camera's depth bleeds over edges can have the rim left out altogether: `eroded`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 MIN_POINTS = 12
 """Segments with fewer points get no geometry."""
 
+MAX_EROSION = 50
+"""Rings of pixels that a segment may give up at most; they are counted in 8 bits."""
+
 _MOST_POINTS = 1000
 """About as many of a segment's pixels are looked at, on a regular grid."""
 
@@ -37,6 +42,9 @@ _RIM_ROWS = 240
 
 _LEAST_INTERIOR = 0.3
 """Share of a segment's pixels that must remain without the rim; thin segments keep theirs."""
+
+_BAND = 1 << 18
+"""Pixels that are counted at a time, because numpy makes eight bytes of each."""
 
 _DEVIATIONS = 3.0
 """Standard deviations from the median, as the median deviation tells them, beyond which points are trimmed."""
@@ -74,20 +82,23 @@ class SegmentGeometry:
     points: int
 
 
-def segment_geometry(depth: np.ndarray, camera: PinholeCamera, result: SegmentedImage) -> dict[int, SegmentGeometry]:
+def segment_geometry(
+    depth: np.ndarray, camera: PinholeCamera, result: SegmentedImage, erosion: int = 0
+) -> dict[int, SegmentGeometry]:
     """Measures every segment that has enough depth.
 
     Args:
         depth: float32 `(H, W)`, metres, NaN where unknown.
         camera: Of images of this size.
         result: The labels.
+        erosion: Pixels of each segment's rim that are left out; see `eroded`.
 
     Returns:
         Segment id to its geometry; segments with fewer than `MIN_POINTS` points are left out.
     """
     labels = result.segment_map.astype(np.uint16)
     interior = _without_rims(labels, -(-labels.shape[0] // _RIM_ROWS))
-    labels *= depth == depth  # NaN is unknown
+    labels = eroded(labels, depth == depth, erosion)  # NaN is unknown
     found, boxes = [], []
     for segment in result.segments:
         points = _points(segment, labels, interior, depth, camera)
@@ -95,6 +106,45 @@ def segment_geometry(depth: np.ndarray, camera: PinholeCamera, result: Segmented
             boxes.append(_boxes(points))
             found.append(segment.id)
     return dict(zip(found, _geometries(boxes), strict=True))
+
+
+def eroded(labels: np.ndarray, known: np.ndarray, pixels: int) -> np.ndarray:
+    """The labels of the pixels whose depth is used: known, and not within so many pixels of another label.
+
+    A segment gives up as many rings of pixels as leave at least 0.3 of its pixels with known depth, and
+    `MIN_POINTS`, but never more than `pixels`: small and thin ones keep more, and none vanishes. The image's own border
+    is no rim, and neither are pixels without depth.
+
+    Args:
+        labels: uint16 `(H, W)`, segment ids, 0 for none.
+        known: bool `(H, W)`, where there is depth.
+        pixels: Rings that are left out at most; 0 for none.
+
+    Returns:
+        uint16 `(H, W)`, 0 for pixels that are not used.
+    """
+    used = labels * known
+    if not pixels:
+        return used
+    edges = _without_rims(labels, 1).astype(np.uint8)
+    # Chessboard distance, so that ring by ring is what a square structuring element takes off; the outermost is 0.
+    rings = np.minimum(cv2.distanceTransform(edges, cv2.DIST_C, 3), pixels).astype(np.uint8)
+    given_up = _rings_given_up(used, rings, pixels)
+    used[rings < given_up[used]] = 0
+    return used
+
+
+def _rings_given_up(labels: np.ndarray, rings: np.ndarray, most: int) -> np.ndarray:
+    """How many rings each segment gives up, uint8 by segment id; see `eroded`."""
+    counts = np.zeros((int(labels.max()) + 1) * (most + 1), np.int64)
+    band = max(_BAND // labels.shape[1], 1)
+    for top in range(0, labels.shape[0], band):
+        cells = labels[top : top + band].astype(np.int64) * (most + 1) + rings[top : top + band]
+        counts += np.bincount(cells.ravel(), minlength=len(counts))
+    # Of each segment, pixels that remain without 0, 1, ... rings.
+    remaining = counts.reshape(-1, most + 1)[:, ::-1].cumsum(axis=1)[:, ::-1]
+    enough = remaining >= np.maximum(_LEAST_INTERIOR * remaining[:, :1], MIN_POINTS)
+    return np.maximum(enough.sum(axis=1) - 1, 0).astype(np.uint8)
 
 
 def _without_rims(labels: np.ndarray, pixels: int) -> np.ndarray:

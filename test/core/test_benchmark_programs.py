@@ -263,3 +263,16 @@ def test_the_picture_of_places_is_drawn(tmp_path: Path) -> None:
     printed = run(sys.executable, "benchmarks/places_picture.py", "--out", tmp_path / "places.png")
     assert "yellow cylinder" in printed
     assert (tmp_path / "places.png").stat().st_size > 10_000
+
+
+def test_bleeding_depth_lies_between_both_sides_of_an_edge_and_is_right_elsewhere() -> None:
+    from benchmarks.depth import bleeding
+
+    depth = np.full((40, 60), 4.0, np.float32)
+    depth[:, 30:] = 1.0
+    bled = bleeding(depth, np.random.default_rng(1))
+    near_the_edge = np.zeros(depth.shape, bool)
+    near_the_edge[:, 27:33] = True
+    np.testing.assert_array_equal(bled[~near_the_edge], depth[~near_the_edge])
+    assert ((bled[near_the_edge] > 1.0) & (bled[near_the_edge] < 4.0)).all()
+    assert len(np.unique(bled[near_the_edge])) == 5 * 2, "one for each 8 x 8 pixels"

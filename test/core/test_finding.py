@@ -136,6 +136,24 @@ def test_segments_that_the_stream_has_too_keep_its_ids(segmenter: Segmenter, enc
         assert item.segment.id == (best if overlaps[best] > 0.5 else 0)
 
 
+def test_what_the_frame_ignores_is_not_found_under_other_words_either(
+    segmenter: Segmenter, encoded: EncodedImage
+) -> None:
+    snapshot = segmenter.vocabulary
+    assert snapshot is not None
+    result = segmenter.label(encoded, snapshot)
+    ignored = np.zeros(result.segment_map.shape, bool)
+    ignored[:, :100] = True
+    for words in (["cup"], ["something new"]):
+        shown = result.without_pixels(ignored)
+        found = find(segmenter, Query.of(words), encoded, shown, snapshot)
+        assert found
+        for item in found:
+            x_min, y_min, x_max, y_max = item.segment.box
+            assert x_min >= 100 and item.mask.shape == (y_max - y_min, x_max - x_min)
+            assert np.count_nonzero(item.mask) == item.segment.area
+
+
 def test_a_frame_without_segments_holds_nothing(segmenter: Segmenter, encoded: EncodedImage) -> None:
     strict = InferenceSettings(shorter_side=96, object_mask_threshold=1.0)
     empty = segmenter.label(encoded, settings=strict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -90,6 +92,19 @@ def test_the_cloud_has_a_point_for_every_pixel() -> None:
     assert np.isnan([cloud[2, 3][name] for name in "xyz"]).all()
     # RViz and PCL look at the colour as a float; it must be a number.
     assert np.isfinite(np.ascontiguousarray(cloud["rgb"]).view(np.float32)).all()
+
+
+def test_ignored_pixels_have_neither_place_nor_label_in_the_cloud() -> None:
+    ids = np.ones((2, 3), np.int32)
+    ignored = np.array([[True, False, False], [False, False, True]])
+    result = PanopticResult(ids, [replace(segment(1, 2, 0.5), area=6, box=(0, 0, 3, 2))], 1, {})
+    image, depth = np.full((2, 3, 3), 9, np.uint8), np.ones((2, 3), np.float32)
+    cloud = organized_cloud(image, depth, PinholeCamera(3, 2, 1.0, 1.0, 1.0, 0.5), result.without_pixels(ignored))
+    for name in "xyz":
+        np.testing.assert_array_equal(np.isnan(cloud[name]), ignored)
+    np.testing.assert_array_equal(cloud["semantic_id"] == 0, ignored)
+    np.testing.assert_array_equal(cloud["segment_id"] == 0, ignored)
+    assert (depth == 1).all(), "the depth itself stays"
 
 
 def test_the_cloud_can_be_written_in_place() -> None:

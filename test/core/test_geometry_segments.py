@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.depth import depth_in_metres
-from fcclip_core.geometry.segments import MIN_POINTS, SegmentGeometry, segment_geometry
+from fcclip_core.geometry.segments import MIN_POINTS, SegmentGeometry, eroded, segment_geometry
 from fcclip_core.resources import config_path
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.simulation.recording import Recording
@@ -115,6 +115,57 @@ def test_thin_segments_keep_their_rim() -> None:
     found = segment_geometry(depth, CAMERA, labelled(ids))[1]
     assert found.points >= 95
     assert found.extents[0] == pytest.approx(99 / 280 * 2, rel=0.03)
+
+
+def test_erosion_takes_off_ring_by_ring_what_a_square_would() -> None:
+    ids = np.zeros((60, 80), np.uint16)
+    ids[10:50, 20:60], ids[0:10, 20:60] = 5, 9
+    known = np.ones(ids.shape, bool)
+    for pixels in (1, 2, 4):
+        found = eroded(ids, known, pixels)
+        expected = np.zeros_like(ids)
+        expected[10 + pixels : 50 - pixels, 20 + pixels : 60 - pixels] = 5
+        # The image's border above is no rim.
+        expected[0 : 10 - pixels, 20 + pixels : 60 - pixels] = 9
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(eroded(ids, known, 0), ids)
+
+
+def test_erosion_leaves_small_and_thin_segments_what_they_need() -> None:
+    ids = np.zeros((60, 80), np.uint16)
+    ids[5, 5:75] = 1  # one ring is all that it has
+    ids[20:26, 10:16] = 2  # 36 pixels, 16 without the first ring, 4 without the second
+    ids[40:43, 10:14] = 3  # MIN_POINTS in all
+    ids[30:55, 40:65] = 4
+    found = eroded(ids, np.ones(ids.shape, bool), 10)
+    counts = np.bincount(found.ravel(), minlength=5)
+    # 625 pixels: 225 remain without five rings, 169 (27 %) without six.
+    assert counts[1:].tolist() == [70, 16, 12, 225]
+
+
+def test_erosion_counts_pixels_with_depth_alone() -> None:
+    ids = np.zeros((40, 40), np.uint16)
+    ids[10:30, 10:30] = 1
+    known = np.zeros(ids.shape, bool)
+    known[10:30, 10:12] = True  # depth on two columns of the rim, none inside
+    found = eroded(ids, known, 5)
+    assert np.count_nonzero(found) == 18, "the second column without its ends"
+    assert not found[~known].any()
+
+
+def test_erosion_keeps_depth_that_ran_over_an_edge_out_of_the_extents() -> None:
+    """A plate whose rim has depth between its own and the wall's, near enough to pass for its side."""
+    depth, mask = plate((0.0, 0.0, 2.0), Rotation.identity(), 0.5, 0.4)
+    rim = mask.copy()
+    rim[3:-3, 3:-3] &= ~np.all(
+        [np.roll(mask, shift, (0, 1)) for shift in ((3, 3), (3, -3), (-3, 3), (-3, -3))], axis=0
+    )[3:-3, 3:-3]
+    depth[rim] = 2.3
+    result = labelled(mask.astype(np.int32))
+    as_it_is, without_rim = (segment_geometry(depth, CAMERA, result, pixels)[1] for pixels in (0, 3))
+    assert as_it_is.extents[2] == pytest.approx(0.3, abs=0.01)
+    assert without_rim.extents[2] == pytest.approx(0.0, abs=0.01)
+    assert without_rim.centroid[2] == pytest.approx(2.0, abs=0.001)
 
 
 def test_without_enough_depth_there_is_no_place() -> None:

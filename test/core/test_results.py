@@ -13,7 +13,7 @@ import torch
 
 from fcclip_core import Segmenter, Vocabulary
 from fcclip_core.errors import FcclipError
-from fcclip_core.results import PanopticResult
+from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.settings import InferenceSettings
 
 SETTINGS = InferenceSettings(shorter_side=96, overlap_threshold=0.3)
@@ -80,6 +80,54 @@ def test_without_its_evidence_a_result_is_small_and_says_what_it_lacks(segmenter
     for lacking in (result.semantic_map, result.instances, result.probabilities):
         with pytest.raises(FcclipError, match="kept without its evidence"):
             lacking()
+
+
+# --- ignored pixels -----------------------------------------------------------------------------------------------
+
+
+def by_hand() -> PanopticResult:
+    """Three segments: columns 0-3, 4-7 and 8-9 of a map of 6 x 10 pixels, with the ids 2, 5 and 9."""
+    ids = np.repeat(np.repeat([[2, 5, 9]], [4, 4, 2], axis=1), 6, axis=0).astype(np.int32)
+    boxes = {2: (0, 0, 4, 6), 5: (4, 0, 8, 6), 9: (8, 0, 10, 6)}
+    segments = [
+        Segment(number, 1, "cup", 0.5, True, int((ids == number).sum()), box, np.zeros(4, np.float32))
+        for number, box in boxes.items()
+    ]
+    return PanopticResult(ids, segments, 1, {})
+
+
+def test_ignored_pixels_are_in_no_area_and_no_box_and_the_other_segments_keep_their_ids() -> None:
+    ignored = np.zeros((6, 10), bool)
+    ignored[:, :4] = True  # all of the first
+    ignored[4:, 4:8] = ignored[0, 4:8] = ignored[:, 4] = True  # most of the second
+    result = by_hand()
+    left = result.without_pixels(ignored)
+    assert [(item.id, item.area, item.box) for item in left.segments] == [(5, 9, (5, 1, 8, 4)), (9, 12, (8, 0, 10, 6))]
+    np.testing.assert_array_equal(left.segment_map, np.where(ignored, 0, result.segment_map))
+    assert left.segment_map.dtype == np.int32
+    assert not left.class_map()[ignored].any() and not left.confidence_map()[ignored].any()
+    assert (result.segment_map > 0).all(), "the result itself stays as it is"
+    with pytest.raises(FcclipError, match="differ in size .4 x 3 and 10 x 6"):
+        result.without_pixels(np.zeros((3, 4), bool))
+
+
+def test_ignored_pixels_are_in_no_map_that_is_made_later(segmenter: Segmenter) -> None:
+    result = segmenter(IMAGE)
+    largest = max(result.segments, key=lambda item: item.area)
+    ignored = result.segment_map == largest.id
+    left = result.without_pixels(ignored)
+    assert largest.id not in {item.id for item in left.segments}
+    assert not left.semantic_map()[ignored].any()
+    np.testing.assert_array_equal(left.semantic_map()[~ignored], result.semantic_map()[~ignored])
+    kept = [index for index, item in enumerate(result.segments) if item.id != largest.id]
+    np.testing.assert_array_equal(left.probabilities(), result.probabilities()[kept])
+    masks = left.instances().masks
+    assert not masks[:, ignored].any() and masks.any(axis=(1, 2)).all()
+    same(left, pickle.loads(pickle.dumps(left)))
+    renumbered = left.with_ids([item.id + 1 for item in left.segments])
+    assert not renumbered.semantic_map()[ignored].any(), "other ids make no pixel visible again"
+    both = left.without_pixels(result.segment_map != largest.id)
+    assert not both.segments and not both.semantic_map().any()
 
 
 # --- the caller's own modes -------------------------------------------------------------------------------------

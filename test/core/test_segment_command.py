@@ -13,6 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_masks
 
 from fcclip_core import cli, devices
 from fcclip_core.commands import segment
@@ -31,6 +33,17 @@ from fcclip_core.image_files import read_image
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.video_files import VideoFile, VideoFrame
+
+
+@dataclass(frozen=True)
+class FakeEvidence:
+    """What results are asked for beside their segments."""
+
+    classes: np.ndarray
+    queries: np.ndarray
+
+    def semantic_map(self) -> np.ndarray:
+        return self.classes
 
 
 class FakeSegmenter:
@@ -64,7 +77,7 @@ class FakeSegmenter:
             1, 300, self.names[0], 0.75, True, height * (width // 2), (0, 0, width // 2, height), np.zeros(4)
         )
         timings = {"preprocess": 0.001, "model": 0.5}
-        evidence: Any = SimpleNamespace(semantic_map=lambda: np.full((height, width), 300, np.int32))
+        evidence: Any = FakeEvidence(np.full((height, width), 300, np.int32), np.zeros(1, int))
         return PanopticResult(segment_map, [found], 1, timings, evidence)
 
 
@@ -148,6 +161,72 @@ def test_image_gives_labels_semantic_overlay_and_json(tmp_path: Path) -> None:
     ]
     assert about["timings"] == {"preprocess": 0.001, "model": 0.5}
     assert set(about["files"].values()) == set(names_in(out)) - {"cup.json"}
+
+
+def save_mask(path: Path, height: int, width: int) -> Path:
+    """Ignores the ten columns on the left."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, :10] = 255
+    Image.fromarray(mask).save(path)
+    return path
+
+
+def test_ignored_pixels_are_in_no_file(tmp_path: Path) -> None:
+    photo, out = save_image(tmp_path / "cup.png"), tmp_path / "out"
+    mask = save_mask(tmp_path / "arm.png", 40, 60)
+    assert run(photo, "--out", out, "--ignore-mask", mask, "--overlay", "png") == 0
+    labels, semantic = (np.asarray(Image.open(out / f"cup_{kind}.png")) for kind in ("labels", "semantic"))
+    assert not labels[:, :10].any() and (labels[:, 10:30] == 1).all()
+    assert not semantic[:, :10].any() and (semantic[:, 10:] == 300).all()
+    # Below the label, which is wider than the segment.
+    assert (np.asarray(Image.open(out / "cup_overlay.png"))[32:, :9] == 90).all(), "as in the photograph"
+    about = json.loads((out / "cup.json").read_text())
+    assert (about["segments"][0]["area"], about["segments"][0]["box"]) == (800, [10, 0, 30, 40])
+    assert about["ignore_mask"] == str(mask)
+
+
+def test_ignored_pixels_are_in_no_line_of_a_video(tmp_path: Path) -> None:
+    video, out = save_video(tmp_path / "clip.mp4", frames=2), tmp_path / "out"
+    assert run(video, "--out", out, "--ignore-mask", save_mask(tmp_path / "arm.png", 48, 64)) == 0
+    lines = [json.loads(line) for line in (out / "clip_frames.jsonl").read_text().splitlines()]
+    assert [line["segments"][0]["box"] for line in lines] == [[10, 0, 32, 48]] * 2
+
+
+def test_an_ignore_mask_that_does_not_fit_costs_that_input_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = save_mask(tmp_path / "arm.png", 40, 60)
+    photos = save_image(tmp_path / "fits.png", 80, 120), save_image(tmp_path / "other.png", 40, 40)
+    assert run(*photos, "--out", tmp_path / "out", "--ignore-mask", mask) == 1
+    assert "has 60 x 40 pixels, the image 40 x 40: another aspect ratio" in said(capsys)
+    assert not (tmp_path / "out" / "other.json").exists()
+    about = json.loads((tmp_path / "out" / "fits.json").read_text())
+    assert about["segments"][0]["box"] == [20, 0, 60, 80]
+
+
+@pytest.mark.parametrize("name", ["gone.png", "cup.png"])
+def test_an_ignore_mask_that_will_not_do_is_explained_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    photo = save_image(tmp_path / "cup.png")
+    with pytest.raises(FcclipError, match="there is no such file|has no black pixel"):
+        run(photo, "--out", tmp_path / "out", "--ignore-mask", tmp_path / name)
+    assert names_in(tmp_path) == ["cup.png"]
+
+
+def test_contours_are_in_the_json_as_coco_has_them(tmp_path: Path) -> None:
+    photo, video = save_image(tmp_path / "cup.png"), save_video(tmp_path / "clip.mp4", frames=1)
+    for form in ("polygons", "rle"):
+        assert run(photo, video, "--out", tmp_path / form, "--contours", form) == 0
+        described = json.loads((tmp_path / form / "cup.json").read_text())
+        line = json.loads((tmp_path / form / "clip_frames.jsonl").read_text())
+        for about in (described, line):
+            shape = about["height"], about["width"]
+            expected = np.zeros(shape, np.uint8)
+            expected[:, : shape[1] // 2] = 1
+            found = about["segments"][0]["segmentation"]
+            coded = coco_masks.merge(coco_masks.frPyObjects(found, *shape)) if form == "polygons" else found
+            np.testing.assert_array_equal(coco_masks.decode(coded), expected)
+    assert run(photo, "--out", tmp_path / "none") == 0
+    assert "segmentation" not in json.loads((tmp_path / "none" / "cup.json").read_text())["segments"][0]
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
@@ -670,6 +749,8 @@ def test_frames_that_cannot_be_read_are_counted(tmp_path: Path, capsys: pytest.C
     video.write_bytes(content)
     assert run(video, "--out", tmp_path / "out") == 0
     assert "cut.avi: 1 of 12 frames could not be read" in said_in(capsys)
+
+
 def test_words_with_which_a_source_was_meant_are_asked_about() -> None:
     for text, meant in (
         ("coco", "coco_panoptic"),

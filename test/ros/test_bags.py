@@ -99,6 +99,24 @@ def test_every_image_of_a_bag_gets_what_the_node_would_publish(plugin: StoragePl
     assert (out / document["files"]["overlay"]).stat().st_size > 0
 
 
+def test_ignored_pixels_and_contours_are_in_the_bag_too(tmp_path: Path) -> None:
+    (image,) = drive_messages(1)
+    bag, out = save(tmp_path / "run", [("/image", image)], StoragePlugin.MCAP), tmp_path / "out"
+    ignored = np.zeros((image.height, image.width), np.uint8)
+    ignored[:, : image.width // 2] = 1
+    PIL.Image.fromarray(ignored).save(tmp_path / "arm.png")
+    assert segment(bag, out, "--ignore-mask", str(tmp_path / "arm.png"), "--contours", "polygons") == 0
+    found = load(out / "run_bag")
+    panoptic, segments = found["panoptic"][0][1], found["segments"][0][1]
+    pixels = np.frombuffer(panoptic.data, "<u2").reshape(image.height, image.width)
+    assert not pixels[ignored == 1].any() and pixels.any()
+    about = json.loads((out / "run_frames.jsonl").read_text())
+    assert segments.segments
+    for item, described in zip(segments.segments, about["segments"], strict=True):
+        assert [list(polygon.corners) for polygon in item.polygons] == described["segmentation"]
+        assert all(min(polygon.corners[::2]) >= image.width // 2 for polygon in item.polygons)
+
+
 def test_a_broken_image_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = drive_messages(2)
     bag = save(tmp_path / "run", [("/image", good[0]), ("/image", Image(encoding="nv12")), ("/image", good[1])])

@@ -26,6 +26,7 @@ STATE = NodeState(
     distractors=7,
     encoding_classes=0,
     problem="",
+    mask_problem="",
 )
 REPORT = Report(
     counts=Counts(received=100, labelled=60, batched=25, dropped=38, bad=1, failed=1, refused=2),
@@ -91,6 +92,7 @@ def test_errors_are_counted_by_kind_and_grow_old(monkeypatch: pytest.MonkeyPatch
             DiagnosticStatus.WARN,
             "12.5 frames/s, but backend tensorrt is left out: no memory",
         ),
+        (replace(STATE, mask_problem="it does not fit"), REPORT, DiagnosticStatus.WARN, "it does not fit"),
         (
             STATE,
             replace(REPORT, last_error=LastError("bad", "step is 3", 1.0)),

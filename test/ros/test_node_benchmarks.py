@@ -44,6 +44,17 @@ def test_a_large_image_is_measured() -> None:
 
 
 @pytest.mark.slow
+def test_every_optional_output_has_its_cost(tmp_path: Path) -> None:
+    out = tmp_path / "options.json"
+    command = [sys.executable, "benchmarks/options.py", "--rounds", "2", "--size", "160x120", "--json", str(out)]
+    result = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(out.read_text())
+    assert len(found["cpu_ms"]) == 5 and min(found["cpu_ms"].values()) > 0
+    assert 0 < found["segments"] <= found["polygons"] < found["corners"]
+
+
+@pytest.mark.slow
 def test_what_the_node_adds_is_the_sum_of_its_stages(tmp_path: Path) -> None:
     out = tmp_path / "node.json"
     options = ("--size", "64x48", "--frames", "4", "--seconds", "1", "--rate", "10")

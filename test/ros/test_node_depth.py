@@ -18,11 +18,12 @@ from ros_harness import (
     running,
     set_parameters,
     status_of,
+    wait_until,
 )
 from sensor_msgs.msg import Image, PointCloud2
 
 from fcclip_core.geometry.cloud import POINT
-from fcclip_ros import msg
+from fcclip_ros import msg, srv
 from fcclip_ros.qos import OUTPUT
 
 DEPTH = ("-p", "use_depth:=true")
@@ -100,6 +101,29 @@ def test_depth_of_half_the_size_is_accepted(depth_node: Process, peer: Peer) -> 
     accepted = lambda: [m for _, m in drain(points) if cloud_of(m)["z"][0, -1] == 3.0]  # noqa: E731
     cloud = cloud_of(DepthCamera(peer).publish_until(accepted, metres=half)[-1])
     np.testing.assert_array_equal(cloud["z"], np.repeat([[1.0, 3.0]], 30, axis=1).repeat(HEIGHT, axis=0))
+
+
+def test_segments_give_up_their_rim_while_depth_erosion_says_so(depth_node: Process, peer: Peer) -> None:
+    segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
+    eye, find = DepthCamera(peer), srv.Find.Request(words=["plate"], minimum_score=0.0)
+
+    def places() -> tuple[float, int]:
+        """Width of the plate, 20 columns and 40 rows at 2 m, and the points that a gripper gets."""
+        drain(segments)
+        (_, middle, _) = eye.publish_until(lambda: valid_segments(segments), metres=steps()).segments
+        (plate,) = peer.call(srv.Find, "/fcclip/find", find).found
+        assert plate.segment.geometry == middle.geometry
+        assert middle.area == 800, "of the mask, which stays as it is"
+        return middle.geometry.extents.x, plate.cloud.width
+
+    # All pixels' depth is right, so that each counts.
+    assert places() == (pytest.approx(19 / 50 * 2, abs=0.001), 800)
+    assert set_parameters(peer, depth_erosion=2)[0].successful
+    try:
+        wait_until(lambda: places() == (pytest.approx(15 / 50 * 2, abs=0.001), 16 * 40))
+    finally:
+        set_parameters(peer, depth_erosion=0)
+    assert not set_parameters(peer, depth_erosion=51)[0].successful
 
 
 def test_stamps_may_differ_by_the_tolerance(depth_node: Process, peer: Peer) -> None:
