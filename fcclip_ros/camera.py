@@ -64,7 +64,8 @@ class Camera:
     def configure(self, configuration: NodeParameters) -> None:
         """Takes over the parameters; forgets the things that were tracked and the names of earlier class ids."""
         self.outputs.forget_names()
-        self._tracker = Tracker(configuration.track_lost_frames) if configuration.track else None
+        lost_frames, votes = configuration.track_lost_frames, configuration.track_votes
+        self._tracker = Tracker(lost_frames, votes=votes) if configuration.track else None
         self.tune(configuration)
 
     def tune(self, configuration: NodeParameters) -> None:
@@ -109,7 +110,7 @@ class Camera:
         self.depth.expect(header)
 
     def publish(self, frame: LabelledFrame) -> None:
-        """Publishes a frame's outputs, with lasting ids if things are tracked and with its depth if there is any."""
+        """Publishes a frame's outputs, with lasting ids and voted classes if things are tracked, and with its depth."""
         height, width = frame.image.shape[:2]
         result = self._tracker.update(frame.result) if self._tracker else frame.result
         depth = self.depth.take(frame.header, (width, height), frame.arrival_time)
