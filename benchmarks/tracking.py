@@ -3,7 +3,8 @@
 
 Drives through the simulated world; every frame is segmented once, and its things are scored twice: with the ids and
 names that a frame gives its segments, and with the tracker's ids and voted names. HOTA, IDF1 and MOTA are TrackEval's
-(`pip install --no-deps trackeval`, and pycocotools); without it the switches are counted alone.
+(`pip install --no-deps trackeval`, and pycocotools); without it the switches are counted alone. How long a name lags is
+measured by exchanges: a thing's votes go on with those of another one, as if that had come to stand in its place.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ from fcclip_core.simulation.frames import Frame  # noqa: E402
 from fcclip_core.simulation.names import world_vocabulary  # noqa: E402
 from fcclip_core.simulation.render import Renderer  # noqa: E402
 from fcclip_core.tracking import Tracker  # noqa: E402
+from fcclip_core.voting import Votes, elect  # noqa: E402
 
 WAYS = ("without", "with")
 _MATCH = 0.5
+_STAY = 20
+"""Frames that a thing is seen before it is exchanged, and that the other one is seen after that."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def main() -> int:
     print(machine.headline(about))
     drives: dict[str, list[list[Sight]]] = {way: [] for way in WAYS}
     seconds: dict[str, list[float]] = {"ids": [], "ids and names": []}
+    votes: dict[tuple[int, int], list[np.ndarray]] = {}
     segmenter = Segmenter.from_checkpoint(args.checkpoint, device=args.device, backend=args.backend)
     segmenter.set_vocabulary(world_vocabulary())
     for seed in args.seeds:
@@ -79,11 +84,15 @@ def main() -> int:
                 seconds[what].append(perf_counter() - began)
             for way, labelled in zip(WAYS, (result, tracked), strict=True):
                 rows[way].append(sight(frame, labelled))
+            for thing, probabilities in _votes_in(rows["without"][-1], result):
+                votes.setdefault((seed, thing), []).append(probabilities)
         for way in WAYS:
             drives[way].append(rows[way])
         print(f"seed {seed}: {len(rows['with'])} frames", flush=True)
     found: dict[str, Any] = {way: scores(drives[way]) for way in WAYS}
     _print_table(found)
+    exchanged = exchanges(list(votes.values()))
+    print("\nexchanges of a thing for another: " + ", ".join(f"{value:g} {what}" for what, value in exchanged.items()))
     took = {what: 1e3 * median(row) for what, row in seconds.items()}
     print(f"\ntracking a frame takes {took['ids']:.2f} ms for ids, {took['ids and names']:.2f} ms with names (medians)")
     if args.json:
@@ -91,6 +100,7 @@ def main() -> int:
             "machine": about,
             "options": {key: value for key, value in vars(args).items() if key != "json"},
             "ways": found,
+            "exchanges": exchanged,
             "tracking_ms": took,
         }
         args.json.write_text(json.dumps(record, indent=1) + "\n")
@@ -152,6 +162,44 @@ def naming(drives: Sequence[Sequence[Sight]]) -> dict[str, float]:
     }
 
 
+def exchanges(things: Sequence[Sequence[np.ndarray]]) -> dict[str, float]:
+    """Frames until a thing that is exchanged for another loses the name that the first one had.
+
+    Every thing that was seen often enough is exchanged for every other that is never called by its name.
+
+    Args:
+        things: For each its class probabilities in its frames, `(C,)` each, 0 for classes that it cannot have.
+
+    Returns:
+        Number of exchanges, and of the frames the median, the 95th percentile and the most; `_STAY + 1` where those
+        did not suffice.
+    """
+    seen = [np.stack(rows[:_STAY]) for rows in things if len(rows) >= _STAY]
+    frames = [count for first in seen for other in seen if (count := _frames_until_renamed(first, other)) is not None]
+    middle, most = np.percentile(frames, (50, 95)) if frames else (0.0, 0.0)
+    return {
+        "exchanges": float(len(frames)),
+        "frames in the median": float(middle),
+        "frames in 95 %": float(most),
+        "frames at most": float(max(frames, default=0)),
+    }
+
+
+def _frames_until_renamed(first: np.ndarray, other: np.ndarray) -> int | None:
+    """None where the other one is called by the first one's name in a frame of its own."""
+    votes, everything = Votes(), np.ones(first.shape[1], bool)
+    for row in first:
+        votes.cast(row)
+    name = elect(votes.mean[None], everything)[0][0]
+    if name in other.argmax(1):
+        return None
+    for count, row in enumerate(other, 1):
+        votes.cast(row)
+        if elect(votes.mean[None], everything)[0][0] != name:
+            return count
+    return len(other) + 1
+
+
 def switches(drive: Sequence[Sight]) -> int:
     """How often a thing that was found before is found with another id than last time."""
     last: dict[int, int] = {}
@@ -205,6 +253,14 @@ def _trackeval_data(drive: Sequence[Sight]) -> dict[str, Any]:
         "num_tracker_dets": sum(map(len, found)),
         "num_timesteps": len(drive),
     }
+
+
+def _votes_in(item: Sight, result: PanopticResult) -> Iterator[tuple[int, np.ndarray]]:
+    """The things that were found, by their true ids, and the probabilities of the classes of things."""
+    is_thing = np.array(result.evidence.is_thing if result.evidence else ())
+    rows = dict(zip((segment.id for segment in result.segments), result.probabilities(), strict=True))
+    for row, column in item.matches:
+        yield item.truth[row], np.where(is_thing, rows[item.found[column]], 0.0)
 
 
 def _belongs_to(result: PanopticResult, ids: Sequence[int]) -> np.ndarray:

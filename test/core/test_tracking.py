@@ -202,9 +202,6 @@ def called(result: PanopticResult) -> dict[Box, tuple[str, int, float]]:
     return {item.box: (item.name, item.class_id, round(item.score, 6)) for item in result.segments}
 
 
-RENAMED_WITHIN = 5
-"""Frames; docs/mapping.md says so."""
-
 CUP, MUG = [0.6, 0.3, 0.0, 0.0], [0.4, 0.5, 0.0, 0.0]
 
 
@@ -262,17 +259,18 @@ def test_a_new_vocabulary_begins_anew_but_ends_no_track() -> None:
     assert called(found) == {LEFT: ("jug", 12, 0.5)}
 
 
-def test_another_object_in_the_same_place_is_renamed_in_time() -> None:
-    """However long the first one stood there, and however much surer the network was of it."""
-    for seen, sure, unsure in ((1, 0.9, 0.9), (300, 0.9, 0.9), (300, 0.99, 0.6)):
-        tracker = Tracker()
-        for _ in range(seen):
-            tracker.update(voting((LEFT, [sure, 0.0, 0.0, 0.0])))
-        names = [
-            tracker.update(voting((LEFT, [0.1, 0.0, unsure, 0.0]))).segments[0].name for _ in range(RENAMED_WITHIN + 1)
-        ]
-        assert names[RENAMED_WITHIN - 1 :] == ["plate"] * 2
-        assert names == sorted(names), "it is renamed once"
+@pytest.mark.parametrize("seen", [1, 300])
+@pytest.mark.parametrize(("lead", "frames"), [(0.9, 4), (0.5, 5), (0.2, 9), (0.1, 11)])
+def test_another_object_in_the_same_place_is_renamed_in_time(lead: float, frames: int, seen: int) -> None:
+    """As docs/mapping.md says, however long the first one stood there and although the network was sure of it."""
+    tracker = Tracker()
+    for _ in range(seen):
+        tracker.update(voting((LEFT, [1.0, 0.0, 0.0, 0.0])))
+    names = [tracker.update(voting((LEFT, [0.05, 0.0, 0.05 + lead, 0.0]))).segments[0].name for _ in range(frames + 1)]
+    assert names[frames - 1 :] == ["plate"] * 2
+    assert names == sorted(names), "it is renamed once"
+    if seen > 1:
+        assert names[frames - 2] == "cup", "no earlier than it is said"
 
 
 def test_votes_change_no_id() -> None:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.find import Tally, judge  # noqa: E402
-from benchmarks.tracking import Sight, naming, sight, switches  # noqa: E402
+from benchmarks.tracking import Sight, exchanges, naming, sight, switches  # noqa: E402
 from fcclip_core.finding import Found  # noqa: E402
 from fcclip_core.results import PanopticResult, Segment  # noqa: E402
 from fcclip_core.simulation.frames import Frame, TruthSegment  # noqa: E402
@@ -72,6 +72,19 @@ def test_names_are_compared_with_the_truth_and_with_the_last_time() -> None:
     assert naming([[]]) == {"things found": 0, "name changes (%)": 0, "named rightly (%)": 0}
 
 
+def test_an_exchange_lasts_until_the_old_name_is_gone() -> None:
+    cup, plate, plate_or_cup = np.array([[0.9, 0.0], [0.0, 0.9], [0.5, 0.4]])
+    # After twenty frames four of the other have 1 - 0.8 ** 4 = 59 % of the votes, three have 49 %.
+    assert exchanges([[cup] * 20, [plate] * 20]) == {
+        "exchanges": 2,
+        "frames in the median": 4,
+        "frames in 95 %": 4,
+        "frames at most": 4,
+    }
+    assert exchanges([[cup] * 20, [plate] * 19])["exchanges"] == 0, "seen too seldom"
+    assert exchanges([[cup] * 20, [plate] * 19 + [plate_or_cup]])["exchanges"] == 1, "called a cup once itself"
+
+
 def test_only_things_are_followed_and_overlaps_are_those_of_masks() -> None:
     frame = truth((3, "cup", (0, 0, 4, 4)), (9, "floor", (0, 4, 8, 8)))
     segment_map = np.zeros((8, 8), np.int32)
@@ -120,6 +133,7 @@ def test_programs_run(program: tuple[str, ...], tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     if program[0] == "tracking.py":
         assert found["ways"]["with"]["frames"] == 2
+        assert found["exchanges"]["exchanges"] == 0
         assert found["ways"]["with"]["things found"] == found["ways"]["without"]["things found"] > 0
     else:
         assert found["streams"]["world"]["visible"] > 10
