@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from fcclip_core import Segmenter, Vocabulary
 from fcclip_core.errors import VocabularyError
 from fcclip_core.finding import Query, ask, find
+from fcclip_core.results import Label
 from fcclip_core.segmenter import EncodedImage
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import VocabularyClass
@@ -134,6 +136,16 @@ def test_segments_that_the_stream_has_too_keep_its_ids(segmenter: Segmenter, enc
         overlaps = {number: (mask & m).sum() / (mask | m).sum() for number, m in masks.items()}
         best = max(overlaps, key=lambda number: overlaps[number])
         assert item.segment.id == (best if overlaps[best] > 0.5 else 0)
+
+
+def test_what_is_found_is_called_what_this_frame_calls_it(segmenter: Segmenter, encoded: EncodedImage) -> None:
+    """Whatever earlier frames voted, and whether or not the words are the stream's."""
+    snapshot, plain = segmenter.vocabulary, segmenter.label(encoded)
+    voted = replace(plain, segments=[item.voted(Label(99, "robot", 0.5)) for item in plain.segments])
+    for word in ("cup", "tin"):
+        query = Query.of([word])
+        found, expected = (find(segmenter, query, encoded, shown, snapshot) for shown in (voted, plain))
+        assert [item.segment for item in found] == [item.segment for item in expected]
 
 
 def test_a_frame_without_segments_holds_nothing(segmenter: Segmenter, encoded: EncodedImage) -> None:

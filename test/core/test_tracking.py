@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -232,7 +234,9 @@ def test_each_thing_has_its_own_votes_whatever_the_order() -> None:
     tracker = Tracker()
     tracker.update(voting((LEFT, CUP), (RIGHT, [0.0, 0.1, 0.8, 0.0])))
     found = called(tracker.update(voting((RIGHT, [0.0, 0.5, 0.4, 0.0]), (FLOOR, [0.2, 0.0, 0.0, 0.7]), (LEFT, MUG))))
-    assert (found[LEFT][0], found[RIGHT][0], found[FLOOR]) == ("cup", "plate", ("floor", 14, 0.7))
+    assert found[LEFT] == ("cup", 11, pytest.approx((FORGETTING * 0.6 + 0.4) / (FORGETTING + 1), abs=1e-6))
+    assert found[RIGHT] == ("plate", 13, pytest.approx((FORGETTING * 0.8 + 0.4) / (FORGETTING + 1), abs=1e-6))
+    assert found[FLOOR] == ("floor", 14, 0.7)
 
 
 def test_stuff_neither_votes_nor_is_voted() -> None:
@@ -286,6 +290,18 @@ def test_votes_change_no_id() -> None:
         one, other = with_votes.update(result), without.update(result)
         assert ids(one) == ids(other)
         assert [item.unvoted() for item in one.segments] == other.segments
+
+
+def test_votes_keep_no_frame_alive() -> None:
+    """Its evidence is many megabytes on the GPU."""
+    tracker = Tracker()
+    result = voting((LEFT, CUP))
+    evidence, logits = weakref.ref(result.evidence), weakref.ref(result.evidence.class_probs.untyped_storage())
+    shown = tracker.update(result)
+    del result, shown
+    gc.collect()
+    assert evidence() is None and logits() is None
+    assert tracker.update(voting((LEFT, MUG))).segments[0].name == "cup"
 
 
 def test_what_has_no_evidence_keeps_its_own_names() -> None:
