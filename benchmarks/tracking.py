@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Do things keep their segment ids while the camera drives? Identity switches, IDF1 and HOTA against the truth.
+"""Do things keep their segment ids and names while the camera drives? Switches, IDF1, HOTA and names against the truth.
 
-Drives through the simulated world; every frame is segmented once, and its things are scored twice: with the ids that a
-frame gives its segments, and with the tracker's. HOTA, IDF1 and MOTA are TrackEval's
-(`pip install --no-deps trackeval`, and pycocotools); without it the switches are counted alone.
+Drives through the simulated world; every frame is segmented once, and its things are scored twice: with the ids and
+names that a frame gives its segments, and with the tracker's ids and voted names. HOTA, IDF1 and MOTA are TrackEval's
+(`pip install --no-deps trackeval`, and pycocotools); without it the switches are counted alone. How long a name lags is
+measured by exchanges: a thing's votes go on with those of another one, as if that had come to stand in its place.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ from fcclip_core.simulation.frames import Frame  # noqa: E402
 from fcclip_core.simulation.names import world_vocabulary  # noqa: E402
 from fcclip_core.simulation.render import Renderer  # noqa: E402
 from fcclip_core.tracking import Tracker  # noqa: E402
+from fcclip_core.voting import Votes, elect  # noqa: E402
 
 WAYS = ("without", "with")
 _MATCH = 0.5
+_STAY = 20
+"""Frames that a thing is seen before it is exchanged, and that the other one is seen after that."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,20 @@ class Sight:
         truth: Ids of the N things that are there.
         found: Ids of the M things that were found.
         overlap: `(N, M)`, intersection over union of their masks.
+        truth_names: What the N are.
+        found_names: What the M are called.
     """
 
     truth: tuple[int, ...]
     found: tuple[int, ...]
     overlap: np.ndarray
+    truth_names: tuple[str, ...]
+    found_names: tuple[str, ...]
+
+    @property
+    def matches(self) -> list[tuple[int, int]]:
+        """Places in `truth` and `found` of what is one thing: masks that overlap by more than one half."""
+        return [(int(row), int(column)) for row, column in np.argwhere(self.overlap > _MATCH)]
 
 
 def main() -> int:
@@ -56,31 +69,39 @@ def main() -> int:
     about = machine.describe()
     print(machine.headline(about))
     drives: dict[str, list[list[Sight]]] = {way: [] for way in WAYS}
-    seconds: list[float] = []
+    seconds: dict[str, list[float]] = {"ids": [], "ids and names": []}
+    votes: dict[tuple[int, int], list[np.ndarray]] = {}
     segmenter = Segmenter.from_checkpoint(args.checkpoint, device=args.device, backend=args.backend)
     segmenter.set_vocabulary(world_vocabulary())
     for seed in args.seeds:
-        tracker = Tracker(args.lost_frames)
+        trackers = {"ids": Tracker(args.lost_frames, votes=False), "ids and names": Tracker(args.lost_frames)}
         rows: dict[str, list[Sight]] = {way: [] for way in WAYS}
         for frame in _frames(seed, args):
             result = segmenter(frame.image)
-            began = perf_counter()
-            tracked = tracker.update(result)
-            seconds.append(perf_counter() - began)
+            for what, tracker in trackers.items():
+                began = perf_counter()
+                tracked = tracker.update(result)
+                seconds[what].append(perf_counter() - began)
             for way, labelled in zip(WAYS, (result, tracked), strict=True):
                 rows[way].append(sight(frame, labelled))
+            for thing, probabilities in _votes_in(rows["without"][-1], result):
+                votes.setdefault((seed, thing), []).append(probabilities)
         for way in WAYS:
             drives[way].append(rows[way])
         print(f"seed {seed}: {len(rows['with'])} frames", flush=True)
     found: dict[str, Any] = {way: scores(drives[way]) for way in WAYS}
     _print_table(found)
-    print(f"tracking a frame takes {1e3 * median(seconds):.1f} ms (median)")
+    exchanged = exchanges(list(votes.values()))
+    print("\nexchanges of a thing for another: " + ", ".join(f"{value:g} {what}" for what, value in exchanged.items()))
+    took = {what: 1e3 * median(row) for what, row in seconds.items()}
+    print(f"\ntracking a frame takes {took['ids']:.2f} ms for ids, {took['ids and names']:.2f} ms with names (medians)")
     if args.json:
         record = {
             "machine": about,
             "options": {key: value for key, value in vars(args).items() if key != "json"},
             "ways": found,
-            "tracking_ms": 1e3 * median(seconds),
+            "exchanges": exchanged,
+            "tracking_ms": took,
         }
         args.json.write_text(json.dumps(record, indent=1) + "\n")
     return 0
@@ -88,19 +109,26 @@ def main() -> int:
 
 def sight(frame: Frame, result: PanopticResult) -> Sight:
     """The things in the truth and in the result, and how their masks overlap."""
-    truth = [item.id for item in frame.segments if item.is_thing]
-    found = [item.id for item in result.segments if item.is_thing]
+    there = [item for item in frame.segments if item.is_thing]
+    seen = [item for item in result.segments if item.is_thing]
+    truth, found = [item.id for item in there], [item.id for item in seen]
     found_map = np.where(_belongs_to(result, found), result.segment_map, 0)
     sizes = (int(frame.segment_map.max()) + 1, int(found_map.max()) + 1)
     pairs = frame.segment_map.astype(np.int64) * sizes[1] + found_map
     table = np.bincount(pairs.ravel(), minlength=sizes[0] * sizes[1]).reshape(sizes)
     both = table[np.ix_(truth, found)]
     union = table.sum(1)[truth][:, None] + table.sum(0)[found][None, :] - both
-    return Sight(tuple(truth), tuple(found), both / np.maximum(union, 1))
+    return Sight(
+        truth=tuple(truth),
+        found=tuple(found),
+        overlap=both / np.maximum(union, 1),
+        truth_names=tuple(item.name for item in there),
+        found_names=tuple(item.name for item in seen),
+    )
 
 
 def scores(drives: Sequence[Sequence[Sight]]) -> dict[str, float]:
-    """Identity switches per 100 frames and, with TrackEval, HOTA, AssA, DetA, IDF1 and MOTA in per cent."""
+    """Identity switches per 100 frames, names and, with TrackEval, HOTA, AssA, DetA, IDF1 and MOTA in per cent."""
     frames = sum(len(drive) for drive in drives)
     result = {
         "frames": float(frames),
@@ -108,15 +136,76 @@ def scores(drives: Sequence[Sequence[Sight]]) -> dict[str, float]:
         "switches per 100 frames": 100 * sum(switches(drive) for drive in drives) / frames,
         "ids per thing": float(np.mean([_ids_per_thing(drive) for drive in drives])),
     }
-    return result | _by_trackeval(drives)
+    return result | naming(drives) | _by_trackeval(drives)
+
+
+def naming(drives: Sequence[Sequence[Sight]]) -> dict[str, float]:
+    """How many things were found, per cent that were named rightly, and per cent that changed their name.
+
+    A name has changed if a thing that was found before is called otherwise than it was called then.
+    """
+    found = right = again = changed = 0
+    for drive in drives:
+        last: dict[int, str] = {}
+        for item in drive:
+            for row, column in item.matches:
+                thing, name = item.truth[row], item.found_names[column]
+                found += 1
+                right += name == item.truth_names[row]
+                again += thing in last
+                changed += last.get(thing, name) != name
+                last[thing] = name
+    return {
+        "things found": float(found),
+        "name changes (%)": 100 * changed / max(again, 1),
+        "named rightly (%)": 100 * right / max(found, 1),
+    }
+
+
+def exchanges(things: Sequence[Sequence[np.ndarray]]) -> dict[str, float]:
+    """Frames until a thing that is exchanged for another loses the name that the first one had.
+
+    Every thing that was seen often enough is exchanged for every other that is never called by its name.
+
+    Args:
+        things: For each its class probabilities in its frames, `(C,)` each, 0 for classes that it cannot have.
+
+    Returns:
+        Number of exchanges, and of the frames the median, the 95th percentile and the most; `_STAY + 1` where those
+        did not suffice.
+    """
+    seen = [np.stack(rows[:_STAY]) for rows in things if len(rows) >= _STAY]
+    frames = [count for first in seen for other in seen if (count := _frames_until_renamed(first, other)) is not None]
+    middle, most = np.percentile(frames, (50, 95)) if frames else (0.0, 0.0)
+    return {
+        "exchanges": float(len(frames)),
+        "frames in the median": float(middle),
+        "frames in 95 %": float(most),
+        "frames at most": float(max(frames, default=0)),
+    }
+
+
+def _frames_until_renamed(first: np.ndarray, other: np.ndarray) -> int | None:
+    """None where the other one is called by the first one's name in a frame of its own."""
+    votes, everything = Votes(), np.ones(first.shape[1], bool)
+    for row in first:
+        votes.cast(row)
+    name = elect(votes.mean[None], everything)[0][0]
+    if name in other.argmax(1):
+        return None
+    for count, row in enumerate(other, 1):
+        votes.cast(row)
+        if elect(votes.mean[None], everything)[0][0] != name:
+            return count
+    return len(other) + 1
 
 
 def switches(drive: Sequence[Sight]) -> int:
-    """How often a thing that was found before (overlap above one half) is found with another id than last time."""
+    """How often a thing that was found before is found with another id than last time."""
     last: dict[int, int] = {}
     count = 0
     for item in drive:
-        for row, column in np.argwhere(item.overlap > _MATCH):
+        for row, column in item.matches:
             thing, number = item.truth[row], item.found[column]
             count += last.get(thing, number) != number
             last[thing] = number
@@ -126,7 +215,7 @@ def switches(drive: Sequence[Sight]) -> int:
 def _ids_per_thing(drive: Sequence[Sight]) -> float:
     ids: dict[int, set[int]] = {}
     for item in drive:
-        for row, column in np.argwhere(item.overlap > _MATCH):
+        for row, column in item.matches:
             ids.setdefault(item.truth[row], set()).add(item.found[column])
     return float(np.mean([len(row) for row in ids.values()])) if ids else 0.0
 
@@ -164,6 +253,14 @@ def _trackeval_data(drive: Sequence[Sight]) -> dict[str, Any]:
         "num_tracker_dets": sum(map(len, found)),
         "num_timesteps": len(drive),
     }
+
+
+def _votes_in(item: Sight, result: PanopticResult) -> Iterator[tuple[int, np.ndarray]]:
+    """The things that were found, by their true ids, and the probabilities of the classes of things."""
+    is_thing = np.array(result.evidence.is_thing if result.evidence else ())
+    rows = dict(zip((segment.id for segment in result.segments), result.probabilities(), strict=True))
+    for row, column in item.matches:
+        yield item.truth[row], np.where(is_thing, rows[item.found[column]], 0.0)
 
 
 def _belongs_to(result: PanopticResult, ids: Sequence[int]) -> np.ndarray:

@@ -95,8 +95,8 @@ class Found:
     """A segment and how well it fits.
 
     Attributes:
-        segment: Its `id` is the frame's own, 0 if the frame's labels have no such segment; its class is the best one,
-            with id 0 if that is none of the frame's vocabulary, and without a name if it is a distractor.
+        segment: Its `id` is the frame's own, 0 if the frame's labels have no such segment; its class is the best one in
+            this frame, with id 0 if that is none of the frame's vocabulary, and without a name if it is a distractor.
         score: Probability that it is what is wanted, 0..1.
         mask: bool, the part of the frame that `segment.box` says.
     """
@@ -179,8 +179,9 @@ def find(
         return []
     scores = result.probabilities()[:, asked.wanted].sum(1)
     ids = [item.id for item in result.segments] if same else _ids_in(shown, result)
+    # Whatever the tracks voted: scores are this frame's, and so are the classes beside them.
     found = [
-        Found(replace(segment, id=number), float(score), _inside_box(result, segment))
+        Found(replace(segment.unvoted(), id=number), float(score), _inside_box(result, segment))
         for segment, number, score in zip(result.segments, ids, scores, strict=True)
     ]
     return sorted(found, key=lambda item: -item.score)

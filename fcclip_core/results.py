@@ -10,13 +10,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from fcclip_core.devices import undisturbed
+from fcclip_core.devices import undisturbed, watched
 from fcclip_core.errors import FcclipError, ImageError
 from fcclip_core.postprocess import KEPT_SIZES, MaskResizer, instance_masks, semantic_classes
 from fcclip_core.preprocess import FrameGeometry
 
 _BAND = 1 << 14
 """Pixels at a time; what is needed for them stays in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a segment is called, by one frame or by those of a track.
+
+    Attributes:
+        class_id: The class's stable id.
+        name: The class's name.
+        score: Its probability, 0..1.
+    """
+
+    class_id: int
+    name: str
+    score: float
 
 
 @dataclass(frozen=True)
@@ -27,11 +42,13 @@ class Segment:
         id: Value of the segment's pixels in `PanopticResult.segment_map`, from 1.
         class_id: The class's stable id in the segmenter that made the result, from 1.
         name: The class's name (its first synonym).
-        score: Probability of the class after the ensemble (equation 7), 0..1.
+        score: Probability of the class after the ensemble (equation 7), 0..1; of a voted class (`tracking.Tracker`) its
+            mean over the frames of the track.
         is_thing: True for a countable object, False for stuff.
         area: Pixels of the segment.
         box: `(x_min, y_min, x_max, y_max)` in pixels; the maxima are exclusive.
         embedding: float32 `(D,)` unit vector in CLIP's joint space: the out-of-vocabulary embedding of the mask.
+        frame_label: What this frame alone says, where class, name and score were voted; else None.
     """
 
     id: int
@@ -42,6 +59,26 @@ class Segment:
     area: int
     box: tuple[int, int, int, int]
     embedding: np.ndarray = field(repr=False, compare=False)
+    frame_label: Label | None = None
+
+    @property
+    def frame_class_id(self) -> int:
+        """Class id that this frame alone gives; `class_id` where nothing was voted."""
+        return self.frame_label.class_id if self.frame_label else self.class_id
+
+    @property
+    def frame_score(self) -> float:
+        """Probability of that class in this frame; `score` where nothing was voted."""
+        return self.frame_label.score if self.frame_label else self.score
+
+    def voted(self, label: Label) -> Segment:
+        """The same segment under what its track's frames call it; what this frame says is kept beside."""
+        own = self.frame_label or Label(self.class_id, self.name, self.score)
+        return replace(self, **vars(label), frame_label=own)
+
+    def unvoted(self) -> Segment:
+        """The same segment under what this frame alone calls it."""
+        return replace(self, **vars(self.frame_label), frame_label=None) if self.frame_label else self
 
 
 @dataclass(frozen=True)
@@ -187,8 +224,12 @@ class Evidence:
 
     def probabilities(self) -> np.ndarray:
         """See `PanopticResult.probabilities`."""
-        queries = torch.from_numpy(self.queries).to(self.class_probs.device)
-        return self.class_probs[queries, :-1].cpu().numpy()
+        device = self.class_probs.device
+        # On a GPU the next image may be in the queue already. What is read here was ready before there was a result, so
+        # it need not wait for that image: it goes past it on a stream of its own.
+        with watched(device), torch.cuda.stream(_side_stream(device)):
+            queries = torch.from_numpy(self.queries).to(device)
+            return self.class_probs[queries, :-1].cpu().numpy()
 
     def _resizer(self) -> MaskResizer:
         height, width = self.mask_logits.shape[1:]
@@ -203,6 +244,12 @@ class Evidence:
         """Takes what `__getstate__` gave."""
         tensors = {name: torch.from_numpy(state[name]) for name in ("mask_logits", "class_probs")}
         self.__dict__.update(state, **tensors)
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """Beside the stream that images go through, and before it where both want the GPU; None on a processor."""
+    return torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
 
 
 @functools.lru_cache(KEPT_SIZES)

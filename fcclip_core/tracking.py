@@ -1,19 +1,20 @@
-"""Identities over time: the same object keeps its segment id from frame to frame.
+"""Identities over time: the same object keeps its segment id from frame to frame, and its name.
 
-Things are matched by how their masks overlap and how alike their embeddings are; stuff needs no matching, because a
-frame has at most one segment of each stuff class.
+Things are matched by how their masks overlap and how alike their embeddings are, and named by all frames in which they
+were seen (`voting`); stuff needs no matching, because a frame has at most one segment of each stuff class, and no vote.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from fcclip_core.results import PanopticResult, Segment
+from fcclip_core.results import Evidence, Label, PanopticResult, Segment
+from fcclip_core.voting import Votes, elect
 
 LAST_ID = 65_535
 """Ids are 16-bit in label images, and 0 means none."""
@@ -49,12 +50,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class _Track:
-    """A thing that was seen."""
+    """A thing that was seen; its class id is that of its newest frame, so that votes change no matching."""
 
     id: int
     class_id: int
     embedding: np.ndarray
     pixels: Pixels
+    votes: Votes = field(default_factory=Votes)
     missed: int = 0
 
     @property
@@ -73,19 +75,25 @@ class Tracker:
     An id is not given to another object while one of the last 65,535 that were given out.
     """
 
-    def __init__(self, lost_frames: int = 30) -> None:
+    def __init__(self, lost_frames: int = 30, *, votes: bool = True) -> None:
         """Starts with nothing seen.
 
         Args:
             lost_frames: A thing that was not seen in so many frames is forgotten: should it return, it is a new one.
+            votes: Whether a thing's class and score are those of all its frames; without, each frame's own.
         """
         self.lost_frames = lost_frames
+        self._votes = votes
+        self._words: tuple[int, tuple[str, ...]] | None = None
         self._tracks: list[_Track] = []
         self._stuff: dict[int, int] = {}
         self._next_id = 1
 
     def update(self, result: PanopticResult) -> PanopticResult:
-        """Takes the next frame and returns it with persistent ids, in the map and in the segments alike."""
+        """Takes the next frame and returns it with persistent ids, in the map and in the segments alike.
+
+        Things are under their voted classes, unless the result has no evidence, which holds the votes.
+        """
         grid = _on_grid(result.segment_map)
         things = [segment for segment in result.segments if segment.is_thing]
         pixels = [np.nonzero(grid == segment.id) for segment in things]
@@ -95,14 +103,15 @@ class Tracker:
             for segment, where in zip(things, pixels, strict=True)
         ]
         track_of = self._matched(things, pixels, grid)
-        ids: dict[int, int] = {}
+        tracks = []
         for index, segment in enumerate(things):
             track = track_of.get(index)
             if track is None:
                 track = _Track(self._new_id(), segment.class_id, segment.embedding, pixels[index])
                 self._tracks.append(track)
             _refresh(track, segment, pixels[index])
-            ids[segment.id] = track.id
+            tracks.append(track)
+        ids = {segment.id: track.id for segment, track in zip(things, tracks, strict=True)}
         for segment in result.segments:
             if not segment.is_thing:
                 ids[segment.id] = self._id_of_stuff(segment.class_id)
@@ -110,7 +119,31 @@ class Tracker:
         for track in self._tracks:
             track.missed = 0 if track.id in seen else track.missed + 1
         self._tracks = [track for track in self._tracks if track.missed <= self.lost_frames]
+        if self._votes and tracks and result.evidence is not None:
+            result = self._voted(result, result.evidence, tracks)
         return result.with_ids([ids[segment.id] for segment in result.segments])
+
+    def _voted(self, result: PanopticResult, evidence: Evidence, tracks: Sequence[_Track]) -> PanopticResult:
+        """The result with its things, whose tracks are given in their order, under what their frames call them."""
+        words = (result.vocabulary_version, evidence.names)
+        if words != self._words:
+            # Probabilities among other words say nothing of these.
+            for track in self._tracks:
+                track.votes = Votes()
+            self._words = words
+        rows = result.probabilities()[[segment.is_thing for segment in result.segments]]
+        for track, row in zip(tracks, rows, strict=True):
+            track.votes.cast(row)
+        may_win = np.array(evidence.is_thing)
+        if evidence.is_distractor:
+            may_win &= ~np.array(evidence.is_distractor)
+        winners, scores = elect(np.stack([track.votes.mean for track in tracks]), may_win)
+        labels = (
+            Label(evidence.class_ids[index], evidence.names[index], float(score))
+            for index, score in zip(winners, scores, strict=True)
+        )
+        segments = [segment.voted(next(labels)) if segment.is_thing else segment for segment in result.segments]
+        return replace(result, segments=segments)
 
     def _matched(self, things: Sequence[Segment], pixels: Sequence[Pixels], grid: np.ndarray) -> dict[int, _Track]:
         """Index of a thing -> the track that it continues."""

@@ -79,7 +79,8 @@ class Camera:
         if ignore_mask is not None:
             text = f"{100 * ignore_mask.share:.1f} % of the pixels are never labeled, as {ignore_mask.path} says"
             self._logger.info(printable(text))
-        self._tracker = Tracker(configuration.track_lost_frames) if configuration.track else None
+        lost_frames, votes = configuration.track_lost_frames, configuration.track_votes
+        self._tracker = Tracker(lost_frames, votes=votes) if configuration.track else None
         self.tune(configuration)
 
     def tune(self, configuration: NodeParameters) -> None:
@@ -126,7 +127,7 @@ class Camera:
         self.depth.expect(header)
 
     def publish(self, frame: LabelledFrame) -> None:
-        """Publishes a frame's outputs, with lasting ids if things are tracked and with its depth if there is any."""
+        """Publishes a frame's outputs, with lasting ids and voted classes if things are tracked, and with its depth."""
         height, width = frame.image.shape[:2]
         # Before everything that looks at labels.
         result = self._without_ignored(frame.result) if self._ignore_mask else frame.result

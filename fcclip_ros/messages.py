@@ -149,6 +149,8 @@ def segment_message(segment: Segment, embedding_type: str = "", geometry: Segmen
         box=_region(segment.box),
         embedding_type=embedding_type,
         geometry=geometry_message(geometry),
+        frame_class_id=segment.frame_class_id,
+        frame_score=segment.frame_score,
     )
     if embedding_type:
         # float16 keeps a unit vector's length to a thousandth.

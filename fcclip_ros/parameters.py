@@ -227,6 +227,11 @@ PARAMETERS: tuple[Declaration, ...] = (
         "Frames after which a thing that is out of sight is forgotten; a thing that comes back later gets a new id.",
         limits=(0, 10_000),
     ),
+    Declaration(
+        "track_votes",
+        True,
+        "With track: name a thing by all its frames, so that its class does not flicker; false: by each frame alone.",
+    ),
     _setting(
         "shorter_side", "Pixels to which the shorter image side is resized; 0: the model's own size.", limits=(0, 4096)
     ),
@@ -286,6 +291,7 @@ class NodeParameters:
         publish_masks: Classes that have a binary image each.
         track: Whether things keep their segment ids.
         track_lost_frames: Frames after which a thing out of sight is forgotten.
+        track_votes: Whether tracked things are named by all their frames.
         settings: The inference settings.
     """
 
@@ -317,6 +323,7 @@ class NodeParameters:
     publish_masks: tuple[str, ...]
     track: bool
     track_lost_frames: int
+    track_votes: bool
     settings: InferenceSettings
 
     @classmethod
@@ -361,6 +368,7 @@ class NodeParameters:
             publish_masks=tuple(mask_topics(_names("publish_masks", values["publish_masks"]))),
             track=values["track"],
             track_lost_frames=values["track_lost_frames"],
+            track_votes=values["track_votes"],
             settings=InferenceSettings(**settings),
         )
 

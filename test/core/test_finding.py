@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from fcclip_core import Segmenter, Vocabulary
 from fcclip_core.errors import VocabularyError
 from fcclip_core.finding import Query, ask, find
+from fcclip_core.results import Label
 from fcclip_core.segmenter import EncodedImage
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import VocabularyClass
@@ -152,6 +154,16 @@ def test_what_the_frame_ignores_is_not_found_under_other_words_either(
             x_min, y_min, x_max, y_max = item.segment.box
             assert x_min >= 100 and item.mask.shape == (y_max - y_min, x_max - x_min)
             assert np.count_nonzero(item.mask) == item.segment.area
+
+
+def test_what_is_found_is_called_what_this_frame_calls_it(segmenter: Segmenter, encoded: EncodedImage) -> None:
+    """Whatever earlier frames voted, and whether or not the words are the stream's."""
+    snapshot, plain = segmenter.vocabulary, segmenter.label(encoded)
+    voted = replace(plain, segments=[item.voted(Label(99, "robot", 0.5)) for item in plain.segments])
+    for word in ("cup", "tin"):
+        query = Query.of([word])
+        found, expected = (find(segmenter, query, encoded, shown, snapshot) for shown in (voted, plain))
+        assert [item.segment for item in found] == [item.segment for item in expected]
 
 
 def test_a_frame_without_segments_holds_nothing(segmenter: Segmenter, encoded: EncodedImage) -> None:

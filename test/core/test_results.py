@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from fcclip_core import Segmenter, Vocabulary
+from fcclip_core import Segmenter, Vocabulary, results
 from fcclip_core.errors import FcclipError
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.settings import InferenceSettings
@@ -128,6 +130,23 @@ def test_ignored_pixels_are_in_no_map_that_is_made_later(segmenter: Segmenter) -
     assert not renumbered.semantic_map()[ignored].any(), "other ids make no pixel visible again"
     both = left.without_pixels(result.segment_map != largest.id)
     assert not both.segments and not both.semantic_map().any()
+
+
+def test_probabilities_do_not_queue_behind_the_next_image(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, which is played here: the next image is in the queue when a frame is published."""
+    result, side, used = segmenter(IMAGE), object(), []
+
+    @contextlib.contextmanager
+    def stream(one: object) -> Iterator[None]:
+        used.append(one)
+        yield
+
+    monkeypatch.setattr(results, "_side_stream", lambda device: side)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    assert result.probabilities().shape == (len(result.segments), 3)
+    assert used == [side]
 
 
 # --- the caller's own modes -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.find import Tally, judge  # noqa: E402
-from benchmarks.tracking import Sight, sight, switches  # noqa: E402
+from benchmarks.tracking import Sight, exchanges, naming, sight, switches  # noqa: E402
 from fcclip_core.finding import Found  # noqa: E402
 from fcclip_core.results import PanopticResult, Segment  # noqa: E402
 from fcclip_core.simulation.frames import Frame, TruthSegment  # noqa: E402
@@ -40,7 +40,7 @@ def truth(*things: tuple[int, str, tuple[int, int, int, int]]) -> Frame:
 def test_a_switch_is_another_id_than_when_the_thing_was_last_found() -> None:
     def seen(*pairs: tuple[int, int, float]) -> Sight:
         things, found = tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)
-        return Sight(things, found, np.diag([p[2] for p in pairs]))
+        return Sight(things, found, np.diag([p[2] for p in pairs]), ("cup",) * len(pairs), ("cup",) * len(pairs))
 
     drive = [
         seen((7, 1, 0.9), (8, 2, 0.9)),
@@ -52,15 +52,49 @@ def test_a_switch_is_another_id_than_when_the_thing_was_last_found() -> None:
     assert switches(drive) == 2
 
 
+def test_names_are_compared_with_the_truth_and_with_the_last_time() -> None:
+    def seen(*rows: tuple[int, str, str, float]) -> Sight:
+        """Rows of a thing's id, its name, what it is called and its overlap; ids of what is found change each time."""
+        things, truth, names, overlaps = zip(*rows, strict=True)
+        return Sight(things, tuple(range(len(rows))), np.diag(overlaps), truth, names)
+
+    one = [
+        seen((7, "cup", "cup", 0.9), (8, "fork", "fork", 0.9)),
+        seen((7, "cup", "mug", 0.9), (8, "fork", "spoon", 0.4)),  # 7 changes; 8 is not found
+        seen((8, "fork", "fork", 0.9), (9, "cup", "mug", 0.9)),  # 8 is called as when it was last found; 9 is new
+        seen((7, "cup", "cup", 0.9)),  # changes back
+    ]
+    other = [seen((7, "cup", "mug", 0.9))]  # another drive, another thing
+    found = naming([one, other])
+    assert found["things found"] == 7
+    assert found["named rightly (%)"] == pytest.approx(100 * 4 / 7)
+    assert found["name changes (%)"] == pytest.approx(100 * 2 / 3)
+    assert naming([[]]) == {"things found": 0, "name changes (%)": 0, "named rightly (%)": 0}
+
+
+def test_an_exchange_lasts_until_the_old_name_is_gone() -> None:
+    cup, plate, plate_or_cup = np.array([[0.9, 0.0], [0.0, 0.9], [0.5, 0.4]])
+    # After twenty frames four of the other have 1 - 0.8 ** 4 = 59 % of the votes, three have 49 %.
+    assert exchanges([[cup] * 20, [plate] * 20]) == {
+        "exchanges": 2,
+        "frames in the median": 4,
+        "frames in 95 %": 4,
+        "frames at most": 4,
+    }
+    assert exchanges([[cup] * 20, [plate] * 19])["exchanges"] == 0, "seen too seldom"
+    assert exchanges([[cup] * 20, [plate] * 19 + [plate_or_cup]])["exchanges"] == 1, "called a cup once itself"
+
+
 def test_only_things_are_followed_and_overlaps_are_those_of_masks() -> None:
     frame = truth((3, "cup", (0, 0, 4, 4)), (9, "floor", (0, 4, 8, 8)))
     segment_map = np.zeros((8, 8), np.int32)
     segment_map[0:4, 2:6] = 5
     segment_map[4:, :] = 6
-    parts = [segment(5, (2, 0, 6, 4)), segment(6, (0, 4, 8, 8), "floor", False)]
+    parts = [segment(5, (2, 0, 6, 4), "mug"), segment(6, (0, 4, 8, 8), "floor", False)]
     result = PanopticResult(segment_map, parts, 1, {})
     seen = sight(frame, result)
     assert (seen.truth, seen.found) == ((3,), (5,))
+    assert (seen.truth_names, seen.found_names) == (("cup",), ("mug",))
     assert seen.overlap == pytest.approx(8 / 24)
 
 
@@ -99,6 +133,8 @@ def test_programs_run(program: tuple[str, ...], tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     if program[0] == "tracking.py":
         assert found["ways"]["with"]["frames"] == 2
+        assert found["exchanges"]["exchanges"] == 0
+        assert found["ways"]["with"]["things found"] == found["ways"]["without"]["things found"] > 0
     else:
         assert found["streams"]["world"]["visible"] > 10
         assert found["service"]["known_words_ms"]["p50"] > 0

@@ -16,7 +16,7 @@ from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import ColorRGBA, Header
 
 from fcclip_core.errors import VocabularyError
-from fcclip_core.results import PanopticResult, Segment
+from fcclip_core.results import Label, PanopticResult, Segment
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 from fcclip_ros import messages, msg, srv
@@ -97,6 +97,14 @@ def test_segments_carry_everything_about_them() -> None:
     assert (cup.id, cup.class_id, cup.name, cup.score, cup.is_thing, cup.area) == (1, 7, "cup", 0.5, True, 2)
     assert floor.box == RegionOfInterest(x_offset=1, y_offset=0, width=1, height=2)
     assert not floor.is_thing
+    assert (floor.frame_class_id, floor.frame_score) == (300, 1.0)
+
+
+def test_a_voted_segment_says_what_its_frame_says_too() -> None:
+    cup = make_result().segments[0].voted(Label(9, "mug", 0.75))
+    message = messages.segment_message(cup)
+    assert (message.class_id, message.name, message.score) == (9, "mug", 0.75)
+    assert (message.frame_class_id, message.frame_score) == (7, 0.5)
 
 
 def snapshot_of(*classes: VocabularyClass) -> Any:
