@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fcclip_core.errors import VocabularyError
 from fcclip_core.segmenter import Segmenter
 from fcclip_core.vocabulary import Vocabulary
 
@@ -11,18 +12,20 @@ AUTO = "auto"
 NONE = "none"
 
 
-def background_from(words: Sequence[str], segmenter: Segmenter) -> Vocabulary | None:
+def background_from(words: Sequence[str], segmenter: Segmenter | None) -> Vocabulary | None:
     """The vocabulary whose classes compete as far as they do not overlap with the user's (`Vocabulary.background`).
 
     Args:
         words: "auto" alone for what suits the checkpoint, "none" alone or nothing for none, else what
             `Vocabulary.from_words` takes.
-        segmenter: Knows the checkpoint.
+        segmenter: Knows the checkpoint; needed for "auto" alone.
 
     Raises:
         VocabularyError: The words cannot be used.
     """
     if tuple(words) == (AUTO,):
+        if segmenter is None:
+            raise VocabularyError("the background is auto, which needs a checkpoint")
         return segmenter.default_background()
     if not words or tuple(words) == (NONE,):
         return None

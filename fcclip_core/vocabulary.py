@@ -61,7 +61,7 @@ _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 MAX_BACKGROUND = 5_000
 """Classes of a background vocabulary; each is compared with every name."""
 
-BACKGROUND_MARGIN = 1.0
+BACKGROUND_MARGIN = 1.5
 """Logits that the classes of a background stand behind; chosen by measurement (docs/results.md)."""
 
 MAX_MARGIN = 100.0

@@ -108,7 +108,7 @@ def vocabulary_from(text: str, stuff: str = "") -> Vocabulary:
 
     if not text.strip(" ;,"):
         raise VocabularyError('--vocab names no class; write for example --vocab "person; pallet, wooden pallet"')
-    vocabulary, stuff_names = Vocabulary.from_words(_split_classes(text)), _split_classes(stuff)
+    vocabulary, stuff_names = Vocabulary.from_words(split_classes(text)), split_classes(stuff)
     vocabulary.require_classes("--stuff", stuff_names)
     return vocabulary.with_stuff(stuff_names)
 
@@ -126,8 +126,9 @@ def with_background(vocabulary: Vocabulary, text: str, segmenter: Segmenter) -> 
     """
     from fcclip_core.background import background_from
 
-    return vocabulary.with_background(background_from(_split_classes(text), segmenter))
+    return vocabulary.with_background(background_from(split_classes(text), segmenter))
 
 
-def _split_classes(text: str) -> list[str]:
+def split_classes(text: str) -> list[str]:
+    """The classes of a text with semicolons between them."""
     return [part.strip() for part in text.split(";") if part.strip()]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fcclip_core.errors import FcclipError, VocabularyError
 from fcclip_core.model_zoo import TRAINED_ON
 from fcclip_core.paths import expanded, refuse_overwriting
 from fcclip_core.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from fcclip_core.segmenter import Segmenter
+    from fcclip_core.vocabulary import Vocabulary, VocabularyClass
 
 
 def add_parser(subparsers: Any) -> None:
@@ -23,6 +27,18 @@ def add_parser(subparsers: Any) -> None:
     show.add_argument("vocabulary", metavar="NAME|FILE", help="a bundled name, or a .yaml or .txt file")
     show.add_argument(
         "--train", default=TRAINED_ON, metavar="NAME|FILE", help="training vocabulary for seen/unseen (default: COCO's)"
+    )
+    show.add_argument(
+        "--background",
+        default="none",
+        metavar="auto|none|WORDS",
+        help="also what competes with the classes, and what falls away for which word; auto: what suits --checkpoint",
+    )
+    show.add_argument(
+        "--checkpoint",
+        metavar="NAME|FILE",
+        help="weights whose text tower says how near a competitor's nearest word is (default with --background auto: "
+        "auto)",
     )
 
     check = _add_action(
@@ -84,7 +100,51 @@ def show_classes(args: argparse.Namespace) -> int:
             for number, item, is_seen in zip(ClassIds().resolve(vocabulary), vocabulary.classes, seen, strict=True)
         ),
     )
+    if args.background != "none":
+        _show_background(vocabulary, args)
     return 0
+
+
+def _show_background(vocabulary: Vocabulary, args: argparse.Namespace) -> None:
+    """Prints what competes, the nearest first, and what fell away."""
+    from fcclip_core.background import background_from
+    from fcclip_core.commands.inference_arguments import split_classes
+    from fcclip_core.segmenter import Segmenter
+
+    words, segmenter = split_classes(args.background), None
+    if args.checkpoint or words == ["auto"]:
+        segmenter = Segmenter.from_checkpoint(args.checkpoint or "auto", backend="eager")
+    others = background_from(words, segmenter)
+    if others is None:
+        _say("nothing competes: the weights are seeded and know no words")
+        return
+    background = vocabulary.background(others)
+    near = nearest_words(segmenter, vocabulary, background.competing) if segmenter else {}
+    _say(f"{len(background.competing)} classes compete, unseen:")
+    _print_table(
+        ("name", "synonyms", "nearest word", "cosine"),
+        (
+            (item.name, ", ".join(item.synonyms[1:]), *near.get(item.name, ("", "")))
+            for item in sorted(background.competing, key=lambda item: near.get(item.name, ("", ""))[1], reverse=True)
+        ),
+    )
+    _say(f"{len(background.fallen)} classes fall away:")
+    _print_table(("name", "for the word"), ((item.name, word) for item, word in background.fallen))
+
+
+def nearest_words(
+    segmenter: Segmenter, vocabulary: Vocabulary, competing: Sequence[VocabularyClass]
+) -> dict[str, tuple[str, str]]:
+    """For each class that competes: the vocabulary's word that is nearest to one of its synonyms, and the cosine."""
+    if not competing:
+        return {}
+    own = segmenter.embed_text(vocabulary.synonyms).rows
+    found = {}
+    for item in competing:
+        cosines = segmenter.embed_text(item.synonyms).rows @ own.T
+        best = int(cosines.max(0).argmax())
+        found[item.name] = (vocabulary.synonyms[best], f"{cosines.max():.2f}")
+    return found
 
 
 def check_file(args: argparse.Namespace) -> int:

@@ -11,10 +11,12 @@ import torch.distributed as dist
 
 from fcclip_core.datasets.records import Dataset, PanopticSample, Sample
 from fcclip_core.distributed import is_first, rank, world_size
+from fcclip_core.errors import VocabularyError
 from fcclip_core.evaluation.averages import class_groups
 from fcclip_core.evaluation.overlaps import mask_overlaps, segment_overlaps
 from fcclip_core.evaluation.recall import MaskRecall
 from fcclip_core.evaluation.scoreboard import Scoreboard, Scores
+from fcclip_core.quoting import short
 from fcclip_core.segmenter import EncodedImage, Segmenter, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
 
@@ -100,7 +102,13 @@ def evaluate(
 
     Raises:
         DatasetError: A sample cannot be read.
+        VocabularyError: A class is a distractor: the dataset's classes are the whole world, and all of them count.
     """
+    if snapshot.distractors:
+        name = short(snapshot.distractors[0].item.name)
+        raise VocabularyError(
+            f"the class {name} is a distractor, but every class of a dataset counts; evaluate with a vocabulary without"
+        )
     forms = dict(forms or {})
 
     def board(instances: bool = False) -> Scoreboard:

@@ -37,6 +37,7 @@ def train_synonyms() -> frozenset[str]:
         ("pascal_voc_20", 20, 20),
         ("indoor_robot", 66, 56),
         ("warehouse", 42, 34),
+        ("everyday", 339, 290),
     ],
 )
 def test_counts(name: str, classes: int, things: int) -> None:
@@ -47,6 +48,7 @@ def test_counts(name: str, classes: int, things: int) -> None:
 def test_the_counts_above_cover_every_bundled_file() -> None:
     assert set(bundled_vocabularies()) == {
         "coco_panoptic", "ade20k_150", "cityscapes", "pascal_context_59", "pascal_voc_20", "indoor_robot", "warehouse",
+        "everyday",
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fcclip_core.datasets.records import IGNORE, ClassList, PanopticSample, SemanticSample, TruthSegment
-from fcclip_core.errors import DatasetError
+from fcclip_core.errors import DatasetError, VocabularyError
 from fcclip_core.evaluation import runner
 from fcclip_core.evaluation.clip_masks import masks_on_grid, name_masks
 from fcclip_core.model.fcclip import ModelOutput
@@ -266,3 +266,9 @@ def test_masks_on_the_grid_keep_small_objects() -> None:
     fine = masks_on_grid(segment_map, 2, geometry, stride=16)
     assert fine.shape == (2, 6, 8)
     assert fine[0].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]] and fine[1].nonzero().tolist() == [[5, 6]]
+
+
+def test_a_dataset_without_some_of_its_classes_is_refused(tiny: Segmenter) -> None:
+    snapshot = tiny.prepare_vocabulary(Vocabulary.from_names(["cup", "floor"], distractors=["floor"]))
+    with pytest.raises(VocabularyError, match="'floor' is a distractor"):
+        runner.evaluate([], tiny, snapshot, (True, True))  # type: ignore[arg-type]

@@ -127,3 +127,22 @@ def test_convert_takes_stuff_from_classes_of_the_same_name_in_any_order(tmp_path
     source.write_text("0:cup,mug\n1:sky\n2:ground\n")
     with pytest.raises(VocabularyError, match="stand in another order"):
         run("convert", source, target, "--like", like, "--force")
+
+
+def test_show_says_what_competes_and_what_fell_away_for_which_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "words.yaml"
+    path.write_text("classes: [{name: ball}, {name: '[red]floor', stuff: true}]")
+    assert run("show", path, "--background", "auto", "--checkpoint", "demo") == 0
+    output = capsys.readouterr().out
+    rows = cells(output)
+    assert ["red", "ball", "ball"] in rows and ["wooden", "floor", "[red]floor"] not in rows
+    assert "classes compete, unseen" in output and "classes fall away" in output
+    nearest = [row for row in rows if row[:2] == ["red", "box"]]
+    assert nearest and 0.0 < float(nearest[0][-1]) < 1.0
+    assert run("show", path, "--background", "balls; tree") == 0
+    rows = cells(capsys.readouterr().out)
+    assert ["balls", "ball"] in rows and ["tree"] in rows
+    with pytest.raises(VocabularyError, match="did you mean"):
+        run("show", path, "--background", "coco")
