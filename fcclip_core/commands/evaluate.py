@@ -14,6 +14,7 @@ from fcclip_core.commands.inference_arguments import add_model_arguments, settin
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.errors import FcclipError, SettingsError
 from fcclip_core.json_files import write_json
+from fcclip_core.model.config import PUBLISHED
 from fcclip_core.paths import expanded, refuse_overwriting
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.whole_file import require_writable
@@ -82,7 +83,12 @@ def run(args: argparse.Namespace) -> int:
         from fcclip_core.segmenter import Segmenter
 
         segmenter = Segmenter.from_checkpoint(
-            args.checkpoint, device=str(device), backend=args.backend, precision=args.precision, settings=settings
+            args.checkpoint,
+            device=str(device),
+            backend=args.backend,
+            precision=args.precision,
+            vanished_masks=args.vanished_masks,
+            settings=settings,
         )
         with console.status("reading the words"):
             snapshot = segmenter.set_vocabulary(vocabulary)
@@ -99,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
 
         model = published_model(segmenter.config.name)
         paper = paper_scores(model, _paper_name(args.dataset))
-        about = _about(args, words) | {"device": segmenter.backend_description, "paper_model": model.name}
+        about = _about(args, words) | {"vanished_masks": segmenter.vanished_masks}
+        about |= {"device": segmenter.backend_description, "paper_model": model.name}
         result = document(evaluation, vocabulary.names, about, segmenter.settings, paper)
         # Written before anything is printed: a reader that leaves (`| head`) must not cost hours of work.
         written = _write(args.json, result)
@@ -173,8 +180,8 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    # Figures are to be of the weights, whatever backends a machine has.
-    add_model_arguments(parser, backend="eager")
+    # Figures are to be of the weights, whatever backends a machine has, and to compare with the paper's.
+    add_model_arguments(parser, backend="eager", vanished_masks=PUBLISHED)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--json", type=expanded, metavar="FILE", help="write every number to this file")
 

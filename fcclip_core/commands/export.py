@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.camera_size import described_size, parse_size
+from fcclip_core.commands.inference_arguments import add_vanished_masks_argument
 from fcclip_core.errors import BackendError, SettingsError
 from fcclip_core.paths import expanded
 
@@ -64,6 +65,7 @@ def add_parser(subparsers: Any) -> None:
         help="what --engine builds for (default: tensorrt on a GPU, else openvino)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add_vanished_masks_argument(parser)
     parser.add_argument("--no-check", action="store_true", help="do not run the ONNX files that were written")
     parser.set_defaults(run=run)
 
@@ -81,12 +83,13 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("no size: give --size WIDTHxHEIGHT of the network's input, or --camera WIDTHxHEIGHT")
     if args.out and not args.out.is_dir():
         raise SettingsError(f"{args.out} is not a folder; make it first, or choose another")
-    from fcclip_core.checkpoints import load_checkpoint, load_model
+    from fcclip_core.checkpoints import load_checkpoint, load_model, vanished_masks_for
     from fcclip_core.commands.progress_bar import progress_bar, reporter
     from fcclip_core.terminal import Terminal
 
     console = Terminal(stderr=True, soft_wrap=True)
-    model = load_model(load_checkpoint(args.checkpoint))
+    checkpoint = load_checkpoint(args.checkpoint)
+    model = load_model(checkpoint, vanished_masks_for(checkpoint, args.vanished_masks))
     for width, height in map(parse_size, (*args.size, *args.camera)):
         console.print(f"for {described_size(width, height)}")
     sizes = list(dict.fromkeys(_sizes(args, model.config)))
@@ -155,7 +158,7 @@ def _write_graphs(
         except OSError as error:
             raise SettingsError(f"{path} cannot be written: {error.strerror or error}") from error
         progress(f"writing {path.name}", 1, 1)
-        console.print(f"{path}: {len(onnx) / 1e6:,.0f} MB, {found}")
+        console.print(f"{path}: {len(onnx) / 1e6:,.0f} MB, vanished masks {model.vanished_masks}, {found}")
 
 
 def _check(model: FCCLIP, onnx: bytes, form: Form) -> str:

@@ -113,7 +113,12 @@ def run(args: argparse.Namespace) -> int:
         console.print(Text(f"words: {doubtful}", style="yellow"))
     with console.status(Text(f"loading {args.checkpoint}")):
         segmenter = Segmenter.from_checkpoint(
-            args.checkpoint, device=args.device, backend=args.backend, precision=args.precision, settings=settings
+            args.checkpoint,
+            device=args.device,
+            backend=args.backend,
+            precision=args.precision,
+            vanished_masks=args.vanished_masks,
+            settings=settings,
         )
     with progress_bar(console) as progress:
         words = progress.add_task("words", total=len(vocabulary.synonyms), completed=len(vocabulary.synonyms))
