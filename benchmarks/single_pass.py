@@ -34,7 +34,7 @@ from fcclip_core.evaluation.overlaps import mask_overlaps, pairwise_iou  # noqa:
 from fcclip_core.evaluation.panoptic import MATCH_IOU  # noqa: E402
 from fcclip_core.evaluation.scoreboard import Scoreboard  # noqa: E402
 from fcclip_core.model.classification import classify  # noqa: E402
-from fcclip_core.model.config import PUBLISHED, ModelConfig, ResNetConfig  # noqa: E402
+from fcclip_core.model.config import ModelConfig, ResNetConfig  # noqa: E402
 from fcclip_core.model.fcclip import ModelOutput  # noqa: E402
 from fcclip_core.segmenter import EncodedImage, VocabularySnapshot  # noqa: E402
 from fcclip_core.settings import InferenceSettings  # noqa: E402
@@ -234,7 +234,7 @@ def main() -> None:
     side = args.shorter_side or checkpoint.config.shorter_side
     settings = InferenceSettings(shorter_side=side, num_threads=args.threads)
     # The only backend that runs the model's own modules, which are what is timed and what crops go through.
-    segmenter = Segmenter(checkpoint, device="cpu", backend="eager", vanished_masks=PUBLISHED, settings=settings)
+    segmenter = Segmenter(checkpoint, device="cpu", backend="eager", settings=settings)
     segmenter.set_vocabulary(world_vocabulary())
     crop = args.crop or input_size(checkpoint.config)
     ways = [(masks, background) for masks in args.masks for background in args.backgrounds]

@@ -25,15 +25,7 @@ from safetensors.torch import save_file
 from fcclip_core.clip_weights import ClipWeights, fitting_preset, load_clip
 from fcclip_core.devices import undisturbed
 from fcclip_core.errors import CheckpointError, SettingsError, first_line, shown, spelled
-from fcclip_core.model.config import (
-    BEST_CELL,
-    PRESETS,
-    PUBLISHED,
-    VANISHED_MASKS,
-    ModelConfig,
-    config_from_dict,
-    layer_counts,
-)
+from fcclip_core.model.config import PRESETS, PUBLISHED, VANISHED_MASKS, ModelConfig, config_from_dict, layer_counts
 from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.published_layout import EMPTY_WEIGHT, VISUAL_PREFIX, Entry, Layout, layout_of
 from fcclip_core.model.published_names import CLIP_PREFIX
@@ -197,32 +189,18 @@ def load_checkpoint(
     return checkpoint if train_vocabulary is None else replace(checkpoint, train_vocabulary=train_vocabulary)
 
 
-def vanished_masks_for(checkpoint: Checkpoint, choice: str = AUTO) -> str:
-    """What `load_model` is to do with masks that vanish at stride 32.
-
-    Args:
-        checkpoint: The weights.
-        choice: One of `VANISHED_MASKS`, or "auto": the published models, and seeded weights, which are there to be
-            compared with them, as published; all others by the best cell.
-
-    Raises:
-        SettingsError: No such choice.
-    """
-    if choice == AUTO:
-        is_papers = checkpoint.config.open_clip_name is not None or checkpoint.provenance.seeded
-        return PUBLISHED if is_papers else BEST_CELL
-    if choice not in VANISHED_MASKS:
-        raise SettingsError(f"vanished_masks is {shown(choice)}; it must be one of {AUTO}, {', '.join(VANISHED_MASKS)}")
-    return choice
-
-
 def load_model(checkpoint: Checkpoint, vanished_masks: str = PUBLISHED) -> FCCLIP:
     """Builds the network around the checkpoint's tensors, in eval mode, without gradients and without copying them.
 
     Args:
         checkpoint: The weights.
         vanished_masks: What masks that vanish at stride 32 are pooled over, one of `VANISHED_MASKS`.
+
+    Raises:
+        SettingsError: No such choice of `vanished_masks`.
     """
+    if vanished_masks not in VANISHED_MASKS:
+        raise SettingsError(f"vanished_masks is {shown(vanished_masks)}; it must be one of {', '.join(VANISHED_MASKS)}")
     published = layout_of(checkpoint.config).published
     with undisturbed(), torch.device("meta"):
         model = FCCLIP(checkpoint.config, vanished_masks)

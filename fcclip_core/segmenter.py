@@ -16,7 +16,7 @@ from torch import Tensor
 from fcclip_core.backends import FallbackBackend, create_backend
 from fcclip_core.backends.interface import Progress as BuildProgress
 from fcclip_core.cache_folder import cache_folder
-from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model, vanished_masks_for
+from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
 from fcclip_core.class_ids import ClassIds
 from fcclip_core.device_labels import Words, create_labeler
 from fcclip_core.device_preprocess import create_preprocessor
@@ -125,7 +125,7 @@ class Segmenter:
         device: str = "auto",
         backend: str = "auto",
         precision: str = "auto",
-        vanished_masks: str = AUTO,
+        vanished_masks: str = PUBLISHED,
         settings: InferenceSettings | None = None,
         cache_dir: Path | None = None,
     ) -> None:
@@ -133,10 +133,10 @@ class Segmenter:
         self.config = checkpoint.config
         self.provenance = checkpoint.provenance
         self.train_vocabulary = checkpoint.train_vocabulary
-        self.vanished_masks = vanished_masks_for(checkpoint, vanished_masks)
+        self.vanished_masks = vanished_masks
         self._settings = self._with_preset(InferenceSettings(shorter_side=0) if settings is None else settings)
         _limit_threads(self._settings)
-        self._model = load_model(checkpoint, self.vanished_masks)
+        self._model = load_model(checkpoint, vanished_masks)
         self._backend: FallbackBackend = create_backend(
             backend, self._model, resolve_device(device), precision=precision, cache_dir=cache_dir
         )
@@ -170,7 +170,7 @@ class Segmenter:
             clip: File with CLIP's own weights, for published checkpoints without them; None takes open_clip's.
             train_vocabulary: Decides which classes count as seen, instead of the checkpoint's own.
             **options: device ("auto", "cpu", "cuda", "cuda:1"), backend ("auto" or one of `backends.BACKENDS`),
-                precision ("auto", "fp32", "fp16", "bf16"), vanished_masks (see `vanished_masks_for`), settings,
+                precision ("auto", "fp32", "fp16", "bf16"), vanished_masks ("published", "best_cell"), settings,
                 cache_dir (text rows, built graphs).
 
         Raises:

@@ -16,7 +16,7 @@ from fcclip_core.camera_size import parse_size
 from fcclip_core.errors import SettingsError, VocabularyError
 from fcclip_core.export.form import PRECISIONS
 from fcclip_core.image_limits import MAX_PIXELS
-from fcclip_core.model.config import VANISHED_MASKS
+from fcclip_core.model.config import PUBLISHED, VANISHED_MASKS
 from fcclip_core.model_zoo import AUTO
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.vocabulary import Vocabulary
@@ -107,10 +107,10 @@ PARAMETERS: tuple[Declaration, ...] = (
     Declaration("precision", "auto", "What the backend computes in; auto: its fastest.", choices=("auto", *PRECISIONS)),
     Declaration(
         "vanished_masks",
-        AUTO,
+        PUBLISHED,
         "What masks that vanish at stride 32 are pooled over: nothing (published), or the one cell where they come "
-        "closest to being there (best_cell); auto: published models as published, others by the best cell.",
-        choices=(AUTO, *VANISHED_MASKS),
+        "closest to being there (best_cell).",
+        choices=VANISHED_MASKS,
     ),
     Declaration(
         "camera_size",

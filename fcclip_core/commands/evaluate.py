@@ -14,7 +14,6 @@ from fcclip_core.commands.inference_arguments import add_model_arguments, settin
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.errors import FcclipError, SettingsError
 from fcclip_core.json_files import write_json
-from fcclip_core.model.config import PUBLISHED
 from fcclip_core.paths import expanded, refuse_overwriting
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 from fcclip_core.whole_file import require_writable
@@ -180,8 +179,8 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    # Figures are to be of the weights, whatever backends a machine has, and to compare with the paper's.
-    add_model_arguments(parser, backend="eager", vanished_masks=PUBLISHED)
+    # Figures are to be of the weights, whatever backends a machine has.
+    add_model_arguments(parser, backend="eager")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--json", type=expanded, metavar="FILE", help="write every number to this file")
 

@@ -83,13 +83,12 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("no size: give --size WIDTHxHEIGHT of the network's input, or --camera WIDTHxHEIGHT")
     if args.out and not args.out.is_dir():
         raise SettingsError(f"{args.out} is not a folder; make it first, or choose another")
-    from fcclip_core.checkpoints import load_checkpoint, load_model, vanished_masks_for
+    from fcclip_core.checkpoints import load_checkpoint, load_model
     from fcclip_core.commands.progress_bar import progress_bar, reporter
     from fcclip_core.terminal import Terminal
 
     console = Terminal(stderr=True, soft_wrap=True)
-    checkpoint = load_checkpoint(args.checkpoint)
-    model = load_model(checkpoint, vanished_masks_for(checkpoint, args.vanished_masks))
+    model = load_model(load_checkpoint(args.checkpoint), args.vanished_masks)
     for width, height in map(parse_size, (*args.size, *args.camera)):
         console.print(f"for {described_size(width, height)}")
     sizes = list(dict.fromkeys(_sizes(args, model.config)))
@@ -158,7 +157,7 @@ def _write_graphs(
         except OSError as error:
             raise SettingsError(f"{path} cannot be written: {error.strerror or error}") from error
         progress(f"writing {path.name}", 1, 1)
-        console.print(f"{path}: {len(onnx) / 1e6:,.0f} MB, vanished masks {model.vanished_masks}, {found}")
+        console.print(f"{path}: {len(onnx) / 1e6:,.0f} MB, {found}; vanished masks: {model.vanished_masks}")
 
 
 def _check(model: FCCLIP, onnx: bytes, form: Form) -> str:

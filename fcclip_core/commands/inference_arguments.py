@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from fcclip_core.errors import VocabularyError
-from fcclip_core.model.config import VANISHED_MASKS
+from fcclip_core.model.config import PUBLISHED, VANISHED_MASKS
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 
 if TYPE_CHECKING:
@@ -27,16 +27,8 @@ _SETTING_HELP: dict[str, str] = {
 }
 
 
-def add_model_arguments(
-    parser: argparse.ArgumentParser, *, backend: str = "auto", vanished_masks: str = "auto"
-) -> None:
-    """Adds --checkpoint, --device, --backend, --precision, --vanished-masks and one option per setting.
-
-    Args:
-        parser: Takes them.
-        backend: Default of --backend.
-        vanished_masks: Default of --vanished-masks.
-    """
+def add_model_arguments(parser: argparse.ArgumentParser, *, backend: str = "auto") -> None:
+    """Adds --checkpoint, --device, --backend (by default `backend`), --precision and how masks become segments."""
     parser.add_argument(
         "--checkpoint",
         default="auto",
@@ -53,7 +45,7 @@ def add_model_arguments(
         default="auto",
         help="what the backend computes in (default: auto, the fastest of it that keeps the answer)",
     )
-    add_vanished_masks_argument(parser, vanished_masks)
+    add_vanished_masks_argument(parser)
     group = parser.add_argument_group("inference settings (defaults are the published ones)")
     defaults = InferenceSettings()
     for name in InferenceSettings.names():
@@ -73,14 +65,14 @@ def add_model_arguments(
         )
 
 
-def add_vanished_masks_argument(parser: argparse.ArgumentParser, default: str = "auto") -> None:
+def add_vanished_masks_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --vanished-masks."""
     parser.add_argument(
         "--vanished-masks",
-        choices=("auto", *VANISHED_MASKS),
-        default=default,
-        help="what masks that vanish at stride 32 are pooled over: nothing, as published, or their best cell; auto: "
-        "published models as published, others by the best cell (default: %(default)s)",
+        choices=VANISHED_MASKS,
+        default=PUBLISHED,
+        help="what masks that vanish at stride 32 are pooled over: nothing, or the cell where they come closest to "
+        "being there (default: %(default)s)",
     )
 
 
