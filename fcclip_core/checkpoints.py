@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 
 from fcclip_core.clip_weights import ClipWeights, fitting_preset, load_clip
 from fcclip_core.devices import undisturbed
-from fcclip_core.errors import CheckpointError, first_line, shown, spelled
-from fcclip_core.model.config import PRESETS, ModelConfig, config_from_dict, layer_counts
+from fcclip_core.errors import CheckpointError, SettingsError, first_line, shown, spelled
+from fcclip_core.model.config import PRESETS, PUBLISHED, VANISHED_MASKS, ModelConfig, config_from_dict, layer_counts
 from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.published_layout import EMPTY_WEIGHT, VISUAL_PREFIX, Entry, Layout, layout_of
 from fcclip_core.model.published_names import CLIP_PREFIX
@@ -189,11 +189,21 @@ def load_checkpoint(
     return checkpoint if train_vocabulary is None else replace(checkpoint, train_vocabulary=train_vocabulary)
 
 
-def load_model(checkpoint: Checkpoint) -> FCCLIP:
-    """Builds the network around the checkpoint's tensors, in eval mode, without gradients and without copying them."""
+def load_model(checkpoint: Checkpoint, vanished_masks: str = PUBLISHED) -> FCCLIP:
+    """Builds the network around the checkpoint's tensors, in eval mode, without gradients and without copying them.
+
+    Args:
+        checkpoint: The weights.
+        vanished_masks: What masks that vanish at stride 32 are pooled over, one of `VANISHED_MASKS`.
+
+    Raises:
+        SettingsError: No such choice of `vanished_masks`.
+    """
+    if vanished_masks not in VANISHED_MASKS:
+        raise SettingsError(f"vanished_masks is {shown(vanished_masks)}; it must be one of {', '.join(VANISHED_MASKS)}")
     published = layout_of(checkpoint.config).published
     with undisturbed(), torch.device("meta"):
-        model = FCCLIP(checkpoint.config)
+        model = FCCLIP(checkpoint.config, vanished_masks)
     model.load_state_dict({own: checkpoint.state[key] for own, key in published.items()}, assign=True)
     return model.eval().requires_grad_(False)
 

@@ -24,6 +24,7 @@ from fcclip_core.device_preprocess import create_preprocessor
 from fcclip_core.devices import resolve_device, watched, watches_device
 from fcclip_core.errors import ImageError, SettingsError, VocabularyError
 from fcclip_core.model.classification import MAX_LOGIT_SCALE, MaskProbabilities, TextClassifier, classify
+from fcclip_core.model.config import PUBLISHED
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.model_zoo import AUTO, EVERYDAY
 from fcclip_core.postprocess import MaskResizer, MergedFrame
@@ -151,6 +152,12 @@ class Segmenter:
 
     Image and words are separate: the network sees the image alone, `set_vocabulary` may be called from any thread at
     any time, and a frame is labelled with exactly one vocabulary, the one in force when the frame began.
+
+    Attributes:
+        config: Shape of the network.
+        provenance: Where the weights come from.
+        train_vocabulary: Decides which classes count as seen.
+        vanished_masks: What masks that vanish at stride 32 are pooled over, one of `VANISHED_MASKS`.
     """
 
     def __init__(
@@ -160,6 +167,7 @@ class Segmenter:
         device: str = "auto",
         backend: str = "auto",
         precision: str = "auto",
+        vanished_masks: str = PUBLISHED,
         settings: InferenceSettings | None = None,
         cache_dir: Path | None = None,
     ) -> None:
@@ -167,9 +175,10 @@ class Segmenter:
         self.config = checkpoint.config
         self.provenance = checkpoint.provenance
         self.train_vocabulary = checkpoint.train_vocabulary
+        self.vanished_masks = vanished_masks
         self._settings = self._with_preset(InferenceSettings(shorter_side=0) if settings is None else settings)
         _limit_threads(self._settings)
-        self._model = load_model(checkpoint)
+        self._model = load_model(checkpoint, vanished_masks)
         self._backend: FallbackBackend = create_backend(
             backend, self._model, resolve_device(device), precision=precision, cache_dir=cache_dir
         )
@@ -203,11 +212,12 @@ class Segmenter:
             clip: File with CLIP's own weights, for published checkpoints without them; None takes open_clip's.
             train_vocabulary: Decides which classes count as seen, instead of the checkpoint's own.
             **options: device ("auto", "cpu", "cuda", "cuda:1"), backend ("auto" or one of `backends.BACKENDS`),
-                precision ("auto", "fp32", "fp16", "bf16"), settings, cache_dir (text rows, built graphs).
+                precision ("auto", "fp32", "fp16", "bf16"), vanished_masks ("published", "best_cell"), settings,
+                cache_dir (text rows, built graphs).
 
         Raises:
             CheckpointError: The weights cannot be loaded.
-            SettingsError: No such device, backend or precision.
+            SettingsError: No such device, backend, precision or choice.
         """
         return cls(load_checkpoint(source, clip, train_vocabulary=train_vocabulary), **options)
 
@@ -595,7 +605,9 @@ class Segmenter:
     def _with_preset(self, settings: InferenceSettings) -> InferenceSettings:
         _require_settings(settings)
         if settings.valid_mask_only is None:
-            settings = replace(settings, valid_mask_only=self.config.valid_mask_only)
+            # The preset leaves vanished masks out because their embedding says nothing; that of a best cell does.
+            is_valid_only = self.config.valid_mask_only and self.vanished_masks == PUBLISHED
+            settings = replace(settings, valid_mask_only=is_valid_only)
         if not settings.shorter_side:
             settings = replace(settings, shorter_side=min(self.config.shorter_side, settings.max_size))
         return settings

@@ -25,7 +25,8 @@ class InferenceSettings:
         ensemble: One of `ENSEMBLES`; the paper's Table 8 compares the first two.
         object_mask_threshold: Queries whose best class scores this or less are dropped, 0..1.
         overlap_threshold: A mask keeps its segment if it owns at least this share of its own pixels, 0..1.
-        valid_mask_only: Ensemble only where a mask survives at stride 32; None follows the model's preset.
+        valid_mask_only: Ensemble only where a mask survives at stride 32; None follows the model's preset, and is False
+            where the network was built to pool other masks over their best cell.
         top_k_instances: Instances returned by `PanopticResult.instances`.
         num_threads: CPU threads used by torch; 0 leaves torch's own choice.
     """

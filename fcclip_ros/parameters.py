@@ -19,6 +19,7 @@ from fcclip_core.export.form import PRECISIONS
 from fcclip_core.geometry.segments import MAX_EROSION
 from fcclip_core.ignore_mask import IgnoreMask
 from fcclip_core.image_limits import MAX_PIXELS
+from fcclip_core.model.config import PUBLISHED, VANISHED_MASKS
 from fcclip_core.model_zoo import AUTO
 from fcclip_core.paths import expanded
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
@@ -123,6 +124,13 @@ PARAMETERS: tuple[Declaration, ...] = (
     Declaration("device", "auto", "Where the model runs: auto, cpu, cuda or cuda:N."),
     Declaration("backend", "auto", "What runs the model: auto, or one that `fcclip doctor` lists."),
     Declaration("precision", "auto", "What the backend computes in; auto: its fastest.", choices=("auto", *PRECISIONS)),
+    Declaration(
+        "vanished_masks",
+        PUBLISHED,
+        "What masks that vanish at stride 32 are pooled over: nothing (published), or the one cell where they come "
+        "closest to being there (best_cell).",
+        choices=VANISHED_MASKS,
+    ),
     Declaration(
         "camera_size",
         "",
@@ -246,7 +254,8 @@ PARAMETERS: tuple[Declaration, ...] = (
     Declaration(
         "valid_mask_only",
         "auto",
-        "Join the classifiers only for masks that survive at stride 32: true, false, or auto (as the model's preset).",
+        "Join the classifiers only for masks that survive at stride 32: true, false, or auto (as the model's preset; "
+        "false with vanished_masks best_cell).",
         choices=tuple(_VALID_MASK_ONLY),
         live=True,
         any_type=True,
@@ -272,6 +281,7 @@ class NodeParameters:
         device: Where the model runs.
         backend: What runs it.
         precision: What the backend computes in.
+        vanished_masks: What masks that vanish at stride 32 are pooled over.
         camera_size: Width and height to make ready for; None for none.
         cameras: Names of the cameras; one empty name for a node with one camera.
         max_batch: Frames that go through the network together at most.
@@ -304,6 +314,7 @@ class NodeParameters:
     device: str
     backend: str
     precision: str
+    vanished_masks: str
     camera_size: tuple[int, int] | None
     cameras: tuple[str, ...]
     max_batch: int
@@ -349,6 +360,7 @@ class NodeParameters:
             device=values["device"],
             backend=values["backend"],
             precision=values["precision"],
+            vanished_masks=values["vanished_masks"],
             camera_size=parse_size(values["camera_size"]) if values["camera_size"].strip() else None,
             cameras=cameras,
             max_batch=values["max_batch"],

@@ -263,6 +263,7 @@ class Perception(GuardedNode, LifecycleNode):
             device=configuration.device,
             backend=configuration.backend,
             precision=configuration.precision,
+            vanished_masks=configuration.vanished_masks,
             settings=configuration.settings,
             train_vocabulary=Vocabulary.load(source) if source else None,
         )

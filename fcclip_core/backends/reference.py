@@ -29,12 +29,13 @@ class EagerAnswers:
 
     @cached_property
     def name(self) -> str:
-        """Beginning of the names of files that belong to this network."""
-        return f"{self._model.config.name}-{self._weights[:12]}"
+        """Beginning of the names of files that belong to this network; its two forms lie side by side."""
+        return f"{self._model.config.name}-{self._weights[:12]}-{self._model.vanished_masks}"
 
     def key(self, form: Form) -> Key:
         """What everything built from this network follows from."""
-        return {"weights": self._weights, "code": code_digest(), "form": str(form)}
+        network = {"weights": self._weights, "vanished masks": self._model.vanished_masks}
+        return {**network, "code": code_digest(), "form": str(form)}
 
     def to_picture(self, form: Form) -> Reference:
         """Eager's float32 answer to the check picture of `form`, on this device, whatever the precision of `form`."""

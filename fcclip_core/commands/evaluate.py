@@ -82,7 +82,12 @@ def run(args: argparse.Namespace) -> int:
         from fcclip_core.segmenter import Segmenter
 
         segmenter = Segmenter.from_checkpoint(
-            args.checkpoint, device=str(device), backend=args.backend, precision=args.precision, settings=settings
+            args.checkpoint,
+            device=str(device),
+            backend=args.backend,
+            precision=args.precision,
+            vanished_masks=args.vanished_masks,
+            settings=settings,
         )
         with console.status("reading the words"):
             snapshot = segmenter.set_vocabulary(vocabulary)
@@ -99,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
 
         model = published_model(segmenter.config.name)
         paper = paper_scores(model, _paper_name(args.dataset))
-        about = _about(args, words) | {"device": segmenter.backend_description, "paper_model": model.name}
+        about = _about(args, words) | {"vanished_masks": segmenter.vanished_masks}
+        about |= {"device": segmenter.backend_description, "paper_model": model.name}
         result = document(evaluation, vocabulary.names, about, segmenter.settings, paper)
         # Written before anything is printed: a reader that leaves (`| head`) must not cost hours of work.
         written = _write(args.json, result)

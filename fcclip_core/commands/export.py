@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.camera_size import described_size, parse_size
+from fcclip_core.commands.inference_arguments import add_vanished_masks_argument
 from fcclip_core.errors import BackendError, SettingsError
 from fcclip_core.paths import expanded
 
@@ -64,6 +65,7 @@ def add_parser(subparsers: Any) -> None:
         help="what --engine builds for (default: tensorrt on a GPU, else openvino)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add_vanished_masks_argument(parser)
     parser.add_argument("--no-check", action="store_true", help="do not run the ONNX files that were written")
     parser.set_defaults(run=run)
 
@@ -86,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from fcclip_core.terminal import Terminal
 
     console = Terminal(stderr=True, soft_wrap=True)
-    model = load_model(load_checkpoint(args.checkpoint))
+    model = load_model(load_checkpoint(args.checkpoint), args.vanished_masks)
     for width, height in map(parse_size, (*args.size, *args.camera)):
         console.print(f"for {described_size(width, height)}")
     sizes = list(dict.fromkeys(_sizes(args, model.config)))
@@ -155,7 +157,7 @@ def _write_graphs(
         except OSError as error:
             raise SettingsError(f"{path} cannot be written: {error.strerror or error}") from error
         progress(f"writing {path.name}", 1, 1)
-        console.print(f"{path}: {len(onnx) / 1e6:,.0f} MB, {found}")
+        console.print(f"{path}: {len(onnx) / 1e6:,.0f} MB, {found}; vanished masks: {model.vanished_masks}")
 
 
 def _check(model: FCCLIP, onnx: bytes, form: Form) -> str:

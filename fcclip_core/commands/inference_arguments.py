@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from fcclip_core.errors import VocabularyError
+from fcclip_core.model.config import PUBLISHED, VANISHED_MASKS
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
 
 if TYPE_CHECKING:
@@ -20,14 +21,15 @@ _SETTING_HELP: dict[str, str] = {
     "ensemble": "how the two classifiers are joined",
     "object_mask_threshold": "masks whose best class scores this or less are dropped, 0 to 1",
     "overlap_threshold": "share of its own pixels that a mask must win to become a segment, 0 to 1",
-    "valid_mask_only": "ensemble only masks that survive at stride 32 (default: as the model's preset says)",
+    "valid_mask_only": "ensemble only masks that survive at stride 32 (default: as the model's preset says; all masks "
+    "with --vanished-masks best_cell)",
     "top_k_instances": "instances kept per image",
     "num_threads": "CPU threads; 0 leaves torch's own choice",
 }
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, backend: str = "auto") -> None:
-    """Adds --checkpoint, --device, --backend (by default `backend`), --precision and one option per setting."""
+    """Adds --checkpoint, --device, --backend (by default `backend`), --precision and how masks become segments."""
     parser.add_argument(
         "--checkpoint",
         default="auto",
@@ -44,6 +46,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, backend: str = "auto
         default="auto",
         help="what the backend computes in (default: auto, the fastest of it that keeps the answer)",
     )
+    add_vanished_masks_argument(parser)
     group = parser.add_argument_group("inference settings (defaults are the published ones)")
     defaults = InferenceSettings()
     for name in InferenceSettings.names():
@@ -61,6 +64,17 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, backend: str = "auto
             metavar=None if name == "ensemble" else "N",
             help=f"{_SETTING_HELP[name]} (default: {default})",
         )
+
+
+def add_vanished_masks_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --vanished-masks."""
+    parser.add_argument(
+        "--vanished-masks",
+        choices=VANISHED_MASKS,
+        default=PUBLISHED,
+        help="what masks that vanish at stride 32 are pooled over: nothing, or the cell where they come closest to "
+        "being there (default: %(default)s)",
+    )
 
 
 def add_vocabulary_arguments(parser: argparse.ArgumentParser) -> None:

@@ -133,7 +133,12 @@ def run(args: argparse.Namespace) -> int:
         console.print(Text(f"words: {doubtful}", style="yellow"))
     with console.status(Text(f"loading {args.checkpoint}")):
         segmenter = Segmenter.from_checkpoint(
-            args.checkpoint, device=args.device, backend=args.backend, precision=args.precision, settings=settings
+            args.checkpoint,
+            device=args.device,
+            backend=args.backend,
+            precision=args.precision,
+            vanished_masks=args.vanished_masks,
+            settings=settings,
         )
     vocabulary = with_background(vocabulary, args.background, segmenter)
     with progress_bar(console) as progress:

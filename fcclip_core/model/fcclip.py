@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcclip_core.model.backbone import FeaturePyramid, build_backbone
-from fcclip_core.model.config import ModelConfig
+from fcclip_core.model.config import PUBLISHED, ModelConfig
 from fcclip_core.model.mask_decoder import MaskDecoder, MaskPrediction
 from fcclip_core.model.pixel_decoder import PixelDecoder
+from fcclip_core.model.vanished_masks import POOLED_CELLS
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,24 @@ class ModelOutput:
 
 
 class FCCLIP(nn.Module):
-    """Image -> masks with two embeddings each; words meet them in `classification.py`."""
+    """Image -> masks with two embeddings each; words meet them in `classification.py`.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Attributes:
+        config: Shape of the network.
+        vanished_masks: What masks that vanish at stride 32 are pooled over, one of `VANISHED_MASKS`.
+    """
+
+    def __init__(self, config: ModelConfig, vanished_masks: str = PUBLISHED) -> None:
         """Builds an untrained network; `checkpoints.load_model` fills one."""
         super().__init__()
         self.config = config
+        self.vanished_masks = vanished_masks
         self.backbone = build_backbone(config)
         self.pixel_decoder = PixelDecoder(config)
         self.mask_decoder = MaskDecoder(config)
         self.void_embedding = nn.Embedding(1, config.embed_dim)
         self.clip_logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        self._pooled_cells = POOLED_CELLS[vanished_masks]
 
     def forward(self, image: Tensor) -> ModelOutput:
         """Runs the network.
@@ -62,7 +70,7 @@ class FCCLIP(nn.Module):
         return ModelOutput(
             mask_logits=prediction.mask_logits,
             in_vocab_embedding=prediction.in_vocab_embedding,
-            out_vocab_embedding=self.backbone.embed_masks(features.res5, logits > 0),
+            out_vocab_embedding=self.backbone.embed_masks(features.res5, self._pooled_cells(logits)),
             mask_survives=logits.flatten(2).amax(-1) > 0,
         )
 

@@ -27,7 +27,7 @@ from fcclip_core.backends.reference import CheckedBackend, EagerAnswers
 from fcclip_core.errors import BackendError, SettingsError
 from fcclip_core.export.built_files import BuiltFiles
 from fcclip_core.export.form import Form
-from fcclip_core.model.config import TINY
+from fcclip_core.model.config import BEST_CELL, TINY
 from fcclip_core.model.deformable_attention import sample_by_gather
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 
@@ -140,6 +140,25 @@ def test_other_weights_never_run_an_old_graph(backend: GraphBackend, library: Fa
         other.mask_decoder.query_content.weight[0, 0] += 1e-3
     GraphBackend(other, CPU, library, EagerAnswers(other, CPU, BuiltFiles(tmp_path)), builds=True)(IMAGE)
     assert len(library.built) == 2
+
+
+def test_the_two_forms_of_vanished_masks_never_run_each_other_s_graph(
+    backend: GraphBackend, library: FakeLibrary, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend(IMAGE)
+    other = FCCLIP(TINY, BEST_CELL)
+    other.load_state_dict(backend._model.state_dict())
+    for model, built in ((other, 2), (backend._model, 2), (other, 2)):
+        answers = EagerAnswers(model, CPU, BuiltFiles(tmp_path))
+        GraphBackend(model, CPU, library, answers, builds=True)(IMAGE)
+        assert len(library.built) == built
+    assert len(list(tmp_path.glob("*.fake"))) == 2
+    # By name one may still be taken for the other: the key tells them apart, too.
+    (mine,), (others,) = tmp_path.glob("*published*.fake"), tmp_path.glob("*best_cell*.fake")
+    others.write_bytes(mine.read_bytes())
+    GraphBackend(other, CPU, library, EagerAnswers(other, CPU, BuiltFiles(tmp_path)), builds=True)(IMAGE)
+    assert len(library.built) == 3
+    assert "its vanished masks is published; needed is best_cell" in caplog.text
 
 
 def test_another_version_of_the_library_builds_again(

@@ -196,6 +196,23 @@ def test_accuracy_agrees_with_the_evaluation_command(tmp_path: Path) -> None:
     assert again["largest_mask_logit_difference"] == 0
 
 
+@needs_gl
+@pytest.mark.slow
+def test_vanished_masks_agree_with_the_evaluation_command(tmp_path: Path) -> None:
+    out, options = tmp_path / "vanished.json", ["--checkpoint", "demo", "--shorter-side", "64", "--scenes", "2"]
+    printed = run(sys.executable, "benchmarks/vanished_masks.py", *options, "--seeds", "5", "--json", out)
+    assert "of the object queries vanish" in printed
+    found = json.loads(out.read_text())["seeds"]["5"]
+    assert 0 < found["vanished_queries"] < 1
+    evaluation = ["-m", "fcclip_core.cli", "evaluate", "world", *options, "--seed", "5", "--device", "cpu"]
+    for rule, given in (("in-vocabulary alone", ()), ("best_cell", ("--vanished-masks", "best_cell"))):
+        evaluated = tmp_path / f"{rule}.json"
+        run(sys.executable, *evaluation, *given, "--json", evaluated)
+        expected = json.loads(evaluated.read_text())
+        for measure in ("pq.all", "pq.things", "miou.all", "segment_recall.all"):
+            assert found["rules"][rule][measure] == pytest.approx(expected[measure], abs=0.01), (rule, measure)
+
+
 def test_pixels_are_equal_where_segments_match() -> None:
     sys.path.insert(0, str(ROOT))
     from benchmarks.accuracy import equal_share

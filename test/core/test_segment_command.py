@@ -31,8 +31,10 @@ from fcclip_core.commands.inference_arguments import settings_from, vocabulary_f
 from fcclip_core.errors import FcclipError, SettingsError, VocabularyError
 from fcclip_core.image_files import read_image
 from fcclip_core.results import PanopticResult, Segment
+from fcclip_core.segmenter import ResolvedClass
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.video_files import VideoFile, VideoFrame
+from fcclip_core.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,12 @@ class FakeSegmenter:
     def set_vocabulary(self, vocabulary: object, progress: object) -> SimpleNamespace:
         self.names = vocabulary.names
         ids = tuple(range(300, 300 + len(vocabulary)))
-        return SimpleNamespace(version=1, vocabulary=vocabulary, class_ids=ids, colors=vocabulary.colors)
+        rows = map(ResolvedClass, vocabulary.classes, ids, vocabulary.colors, (True,) * len(ids))
+        published = tuple(row for row in rows if not row.item.distractor)
+        return SimpleNamespace(version=1, vocabulary=vocabulary, class_ids=ids, published=published)
+
+    def default_background(self) -> Vocabulary:
+        return Vocabulary.from_names(["secret lamp"])
 
     def __call__(self, image: np.ndarray) -> PanopticResult:
         self.frames += 1

@@ -27,6 +27,7 @@ from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import BuiltFiles
 from fcclip_core.export.form import Form
 from fcclip_core.export.graph import INPUT, OUTPUTS, export_onnx
+from fcclip_core.model.config import BEST_CELL
 from fcclip_core.model.fcclip import FCCLIP
 
 onnx = pytest.importorskip("onnx")
@@ -93,6 +94,15 @@ def test_builds_what_gpus_run(name: str) -> None:
     assert set(found) - set(SUPPORTED.split()) == set()
     assert {operation for operation in found if not parser.supports_operator(operation)} == set()
     assert len(build(content, "fp16")) > len(content) / 2
+
+
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_builds_best_cells(precision: str) -> None:
+    """The one operation that pooling over the best cell adds; TensorRT makes it a top-k layer."""
+    content = export_onnx(with_best_cells(), Form(1, 64, 96, precision))
+    found = {node.op_type for node in onnx.load_from_string(content).graph.node}
+    assert "ArgMax" in found and found <= set(SUPPORTED.split())
+    assert len(build(content, precision)) > 1_000_000
 
 
 @pytest.mark.slow
@@ -198,8 +208,13 @@ def other_weights() -> FCCLIP:
     return other
 
 
+def with_best_cells() -> FCCLIP:
+    return load_model(load_checkpoint("recipe:tiny"), BEST_CELL)
+
+
 CHANGES: dict[str, Callable[[pytest.MonkeyPatch, SimpleNamespace], object]] = {
     "weights": lambda patch, gpu: patch.setattr(sys.modules[__name__], "network", other_weights),
+    "vanished masks": lambda patch, gpu: patch.setattr(sys.modules[__name__], "network", with_best_cells),
     "code": lambda patch, gpu: patch.setattr(reference, "code_digest", lambda: "0" * 32),
     "library": lambda patch, gpu: patch.setattr(trt, "__version__", "1.8.0"),
     "gpu's name": lambda patch, gpu: setattr(gpu, "name", "NVIDIA GeForce RTX 5090"),

@@ -72,6 +72,7 @@ def test_declared_ranges_are_no_narrower_than_the_settings_own() -> None:
         ({"image_reliability": "maybe"}, "it must be one of auto, reliable, best_effort"),
         ({"ensemble": "harmonic"}, "ensemble is 'harmonic'"),
         ({"valid_mask_only": "perhaps"}, "valid_mask_only is 'perhaps'; it must be one of auto, true, false"),
+        ({"vanished_masks": "nearest"}, "vanished_masks is 'nearest'; it must be one of published, best_cell"),
         ({"shorter_side": 1500}, "max_size is 1333; it must be between shorter_side"),
         ({"vocabulary": 5}, "vocabulary is 5; it must be a text or a list of texts"),
         ({"stuff": [1.5]}, "stuff is .1.5.; it must be"),
@@ -96,6 +97,7 @@ def test_valid_mask_only_may_be_written_as_yaml_writes_it(given: object, meant: 
         ("inactive", "vocabulary", ["cup"], True),
         ("active", "checkpoint", "other", False),
         ("inactive", "device", "cuda", False),
+        ("active", "vanished_masks", "best_cell", False),
         ("unconfigured", "checkpoint", "other", True),
         ("active", "checkpoint", "auto", True),  # No change.
         ("configuring", "alpha", 0.1, False),

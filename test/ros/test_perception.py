@@ -71,6 +71,26 @@ def test_what_the_cameras_frames_need_is_made_ready_one_at_configuring_and_the_o
         host.close()
 
 
+def test_parameters_of_the_network_reach_whatever_builds_it() -> None:
+    given: list[dict[str, Any]] = []
+
+    def load(*arguments: Any, **options: Any) -> FakeSegmenter:
+        given.append(options)
+        return fake_loader()(*arguments, **options)
+
+    network = {"device": "cpu", "backend": "eager", "precision": "fp32", "vanished_masks": "best_cell"}
+    values = {"checkpoint": "fake", "vocabulary": ["cup"], **network}
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+    host = Peer(lambda **options: Perception(load, parameter_overrides=overrides, **options))
+    try:
+        host.node.begin()
+        wait_until(lambda: bool(given))
+        assert network.items() <= given[0].items()
+        assert host.node.finish()
+    finally:
+        host.close()
+
+
 def test_a_node_that_ended_leaves_the_ros_graph_though_something_still_holds_it(peer: Peer) -> None:
     overrides = [Parameter("checkpoint", value="fake"), Parameter("vocabulary", value=["cup"])]
     host = Peer(lambda **options: Perception(fake_loader(), parameter_overrides=overrides, **options))
