@@ -54,15 +54,11 @@ class Tally:
         words: The list.
         snapshot: What frames are labeled with.
         quality: Of the list's classes, and of "anything else" behind them.
-        truths: Things of the list's classes.
-        found: Of these, with a segment of their class that overlaps them by more than one half.
     """
 
     words: Vocabulary
     snapshot: VocabularySnapshot
     quality: PanopticQuality = field(init=False)
-    truths: int = 0
-    found: int = 0
 
     def __post_init__(self) -> None:
         """Starts with no frame."""
@@ -104,7 +100,7 @@ def main() -> int:
         for number, words in enumerate(rows)
         for way, vocabulary in _ways(words, segmenter, args).items()
     }
-    for number, frame in enumerate(_frames(args)):
+    for number, frame in enumerate(frames_of(args.frames, args.seed, tuple(args.size))):
         encoded = segmenter.encode(frame.image)
         truths = {
             (kind, index): truth_of(frame, words) for kind, rows in lists.items() for index, words in enumerate(rows)
@@ -213,10 +209,11 @@ def _table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -
     return shown
 
 
-def _frames(args: argparse.Namespace) -> Iterator[Frame]:
-    plan = WorldPlan(args.frames, args.seed, "all", tuple(args.size), 1)
+def frames_of(count: int, seed: int, size: tuple[int, int]) -> Iterator[Frame]:
+    """One picture each of `count` scenes, (width, height) pixels."""
+    plan = WorldPlan(count, seed, "all", size, 1)
     with Renderer() as renderer:
-        for scene in range(args.frames):
+        for scene in range(count):
             yield from render_scene(renderer, plan, scene)
 
 
