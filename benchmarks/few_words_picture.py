@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Draws one frame of the simulated world, labeled with twelve words without and with hidden competitors.
 
-Of some scenes the one is taken in which competitors take away most false segments. Left without, right with them.
+Of some scenes the one is taken in which competitors take away most false segments, of those in which they take no right
+one away and some are left. Left without, right with them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from fcclip_core.visualization import draw_overlay  # noqa: E402
 from fcclip_core.whole_file import whole_file  # noqa: E402
 
 _GAP = 8
+_LEFT = 3
+"""Right segments that the picture shows, at least."""
 
 
 def main() -> int:
@@ -38,13 +41,14 @@ def main() -> int:
     snapshots = [segmenter.prepare_vocabulary(way) for way in ways]
     best, picture = -1, np.zeros((0, 0, 3), np.uint8)
     for frame in frames_of(args.frames, args.seed, (640, 480)):
-        encoded, false = segmenter.encode(frame.image), []
+        encoded, false, right = segmenter.encode(frame.image), [], []
         results = [segmenter.label(encoded, snapshot) for snapshot in snapshots]
         for snapshot, result in zip(snapshots, results, strict=True):
             tally = Tally(words, snapshot)
             tally.add(truth_of(frame, words), result)
             false.append(int(tally.quality.invented.sum()))
-        if false[0] - false[1] > best:
+            right.append(int(tally.quality.matched[: len(words)].sum()))
+        if right[1] >= max(right[0], _LEFT) and false[0] - false[1] > best:
             best = false[0] - false[1]
             picture = _beside(frame.image, snapshots, results)
             print(f"{false[0]} false segments without competitors, {false[1]} with them")

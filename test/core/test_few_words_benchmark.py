@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks import few_words
 
+from benchmarks import few_words
 from fcclip_core import PanopticResult, Vocabulary
 from fcclip_core.results import Segment
 from fcclip_core.simulation.frames import Frame, TruthSegment
