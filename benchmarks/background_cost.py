@@ -94,7 +94,8 @@ def frame_cost(segmenter: Segmenter, args: argparse.Namespace) -> dict[str, Any]
 
 def change_cost(segmenter: Segmenter, args: argparse.Namespace) -> dict[str, float]:
     """Seconds until twenty words that were never read are active, by turns."""
-    others, seconds = Vocabulary.load(EVERYDAY), {"alone": [], "beside": []}
+    others = Vocabulary.load(EVERYDAY)
+    seconds: dict[str, list[float]] = {"alone": [], "beside": []}
     segmenter.set_vocabulary(WORDS.with_background(others))
     for turn in range(args.changes):
         for way in seconds:
