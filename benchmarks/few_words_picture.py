@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws one frame of the simulated world, labeled with twelve words without and with hidden competitors.
+"""Draws one frame of the simulated world, labeled with five general words without and with hidden competitors.
 
 Of some scenes the one is taken in which competitors take away most false segments, of those in which they take no right
 one away and some are left. Left without, right with them.
@@ -23,7 +23,7 @@ from fcclip_core.visualization import draw_overlay  # noqa: E402
 from fcclip_core.whole_file import whole_file  # noqa: E402
 
 _GAP = 8
-_LEFT = 3
+_LEFT = 2
 """Right segments that the picture shows, at least."""
 
 
@@ -32,11 +32,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("output", type=Path, metavar="FILE.png")
     parser.add_argument("--checkpoint", default="demo", help="weights: a file, or a bundled name")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and words")
+    parser.add_argument("--seed", type=int, default=0, help="of scenes")
     parser.add_argument("--frames", type=int, default=12, help="scenes to choose from")
     args = parser.parse_args()
     segmenter = Segmenter.from_checkpoint(args.checkpoint)
-    words = word_lists(args.seed)["12"][0]
+    words = word_lists(args.seed)["general"][0]
     ways = [words, words.with_background(segmenter.default_background())]
     snapshots = [segmenter.prepare_vocabulary(way) for way in ways]
     best, picture = -1, np.zeros((0, 0, 3), np.uint8)
