@@ -117,6 +117,22 @@ def test_ignored_pixels_and_contours_are_in_the_bag_too(tmp_path: Path) -> None:
         assert all(min(polygon.corners[::2]) >= image.width // 2 for polygon in item.polygons)
 
 
+def test_what_competes_is_in_no_part_of_the_bag_and_no_file(tmp_path: Path) -> None:
+    (image,) = drive_messages(1)
+    bag = save(tmp_path / "run", [("/image", image)], StoragePlugin.MCAP)
+    segmented = {}
+    for name, options in {"alone": (), "beside": ("--background", "secret lamp; secret tree; secret rug")}.items():
+        assert segment(bag, tmp_path / name, "--overlap-threshold", "0", *options) == 0
+        segmented[name] = load(tmp_path / name / "run_bag")
+        assert not any("secret" in str(message) for rows in segmented[name].values() for _, message in rows)
+        for file in (tmp_path / name).glob("*.json*"):
+            assert "secret" not in file.read_text(), file
+    labels = {name: np.frombuffer(found["panoptic"][0][1].data, "<u2") for name, found in segmented.items()}
+    assert (labels["beside"] == 0).sum() > (labels["alone"] == 0).sum(), "competitors took some pixels"
+    semantic = np.frombuffer(segmented["beside"]["semantic"][0][1].data, np.uint8)
+    assert ((semantic == 0) == (labels["beside"] == 0)).all() and semantic.any()
+
+
 def test_a_broken_image_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = drive_messages(2)
     bag = save(tmp_path / "run", [("/image", good[0]), ("/image", Image(encoding="nv12")), ("/image", good[1])])
