@@ -84,9 +84,9 @@ def test_parameters_of_the_network_reach_whatever_builds_it() -> None:
     host = Peer(lambda **options: Perception(load, parameter_overrides=overrides, **options))
     try:
         host.node.begin()
-        wait_until(lambda: bool(given))
+        wait_until(lambda: host.node._lifecycle == "active")
         assert network.items() <= given[0].items()
-        assert host.node.finish()
+        assert host.node.finish(30.0)
     finally:
         host.close()
 
