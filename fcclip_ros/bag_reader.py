@@ -11,6 +11,7 @@ from typing import Any
 
 from fcclip_core.bag_paths import METADATA, files_in, is_bag_file, is_packed, storage_suffix
 from fcclip_core.errors import ImageError, YamlError, first_line
+from fcclip_core.quoting import short_path
 from fcclip_core.regular_files import read_regular_file
 from fcclip_core.yaml_text import read_yaml
 from fcclip_ros.bag_topics import BagFile, Say, Topic, unpacked, zstd
@@ -142,12 +143,15 @@ class BagReader:
             text = first_line(error) or type(error).__name__
             self._say(f"{METADATA} cannot be used ({text}); the files that are there are read")
             return {}, there
-        for name in [path.name for path in listed if not path.is_file()]:
-            self._say(f"{name} is missing, though {METADATA} names it")
+        # The folder is asked for its names, not the system for those in the file: one may be too long to be asked for.
+        present = {path.name for path in self.path.iterdir() if path.is_file()}
+        for name in [path.name for path in listed if path.name not in present]:
+            self._say(f"{short_path(name)} is missing, though {METADATA} names it")
         # A recorder that was killed while it split leaves a file behind that is not listed.
-        for name in [path.name for path in there if path not in listed]:
-            self._say(f"{name} is not named in {METADATA}; it is read all the same")
-        return topics, [path for path in listed if path.is_file()] + [path for path in there if path not in listed]
+        unlisted = [path for path in there if path not in listed]
+        for path in unlisted:
+            self._say(f"{path.name} is not named in {METADATA}; it is read all the same")
+        return topics, [path for path in listed if path.name in present] + unlisted
 
     def _open(self, path: Path) -> BagFile:
         """Opens one file.

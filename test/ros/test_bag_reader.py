@@ -207,6 +207,15 @@ def test_a_useless_metadata_file_costs_nothing(text: str, tmp_path: Path) -> Non
     assert good == [0, 1] and "metadata.yaml cannot be used" in said[0]
 
 
+def test_a_name_in_the_metadata_that_no_file_can_have_is_a_missing_file(tmp_path: Path) -> None:
+    bag = save(tmp_path / "run", images(2))
+    metadata, name = bag / "metadata.yaml", next(path.name for path in bag.iterdir() if path.suffix != ".yaml")
+    metadata.write_text(metadata.read_text().replace(name, "x" * 5000 + name))
+    good, said = read(bag)
+    assert good == [0, 1]
+    assert any("is missing, though metadata.yaml names it" in text and len(text) < 1000 for text in said)
+
+
 def without_end(data: bytes) -> bytes:
     return data[: [end for kind, _, end in records(data) if kind == 6][-1]]
 
