@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fcclip_core.errors import VocabularyError
+from fcclip_core.model_zoo import AUTO
 from fcclip_core.segmenter import Segmenter
 from fcclip_core.vocabulary import Vocabulary
 
-AUTO = "auto"
 NONE = "none"
 
 

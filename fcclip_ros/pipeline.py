@@ -328,10 +328,11 @@ class Pipeline:
         Raises:
             VocabularyError: None of its classes would be published.
         """
-        words = _Words(vocabulary, stream)
+        words, options = _Words(vocabulary, stream), self.word_options
+        classes = options.apply(vocabulary)
         request = self._words.submit_vocabulary(
-            self.word_options.apply(vocabulary).synonyms,
-            lambda request: self._change_vocabulary(words, request),
+            classes.synonyms,
+            lambda request: self._change_vocabulary(classes, options, words, request),
             len(vocabulary),
             stream,
         )
@@ -410,9 +411,10 @@ class Pipeline:
 
     # On the thread for words
 
-    def _change_vocabulary(self, words: _Words, request: Request) -> Future[VocabularySnapshot]:
-        options = self.word_options
-        prepared = self._segmenter.prepare_vocabulary(options.apply(words.given))
+    def _change_vocabulary(
+        self, classes: Vocabulary, options: WordOptions, words: _Words, request: Request
+    ) -> Future[VocabularySnapshot]:
+        prepared = self._segmenter.prepare_vocabulary(classes)
         # Not counted against MAX_TASKS: an older one is superseded before it comes so far.
         return self._frames.submit(self._put_into_force, prepared, options, words, request.order)
 
@@ -433,7 +435,7 @@ class Pipeline:
     def _put_into_force(
         self, prepared: VocabularySnapshot, options: WordOptions, words: _Words, order: int
     ) -> VocabularySnapshot:
-        if options is not self.word_options:  # They changed meanwhile.
+        if options != self.word_options:  # They changed meanwhile.
             prepared = self._segmenter.prepare_vocabulary(self.word_options.apply(words.given))
         # The segmenter counts versions for all cameras, so that a version means one vocabulary.
         snapshot = self._segmenter.activate(prepared)

@@ -36,4 +36,4 @@ def positive_or_best_cell(logits: Tensor) -> Tensor:
 
 
 POOLED_CELLS: dict[str, PooledCells] = {PUBLISHED: positive_cells, BEST_CELL: positive_or_best_cell}
-"""Value of `ModelConfig.vanished_masks` -> what it stands for."""
+"""Value of `FCCLIP.vanished_masks` -> what it stands for."""
