@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any, NoReturn, Protocol, cast
 
@@ -156,9 +157,18 @@ def _leave(status: int) -> NoReturn:
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
+    # A handler runs in the main thread, wherever that is, and so may find it holding the lock of the event that it
+    # waits for: setting the event there would wait for itself. `SimpleQueue.put` is made for handlers.
+    received: SimpleQueue[int] = SimpleQueue()
+
     def handle(number: int, frame: FrameType | None) -> None:
+        received.put(number)
+
+    def forward() -> None:
+        received.get()
         stop.set()
 
+    threading.Thread(target=forward, name="signals", daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
 
