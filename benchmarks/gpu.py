@@ -30,36 +30,35 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "test")]
-
-from benchmarks import machine, product  # noqa: E402
-from benchmarks.against_published import read_image, reference_words  # noqa: E402
-from benchmarks.clocks import DeviceTrace  # noqa: E402
-from benchmarks.kernel_profile import profile  # noqa: E402
-from benchmarks.rates import machine_rates, median_seconds, wait  # noqa: E402
-from benchmarks.training_step import measure  # noqa: E402
-from benchmarks.work import gflop_by_stage  # noqa: E402
-from fcclip_core import InferenceSettings, load_checkpoint  # noqa: E402
-from fcclip_core.backends.compiled import CompiledBackend  # noqa: E402
-from fcclip_core.backends.eager import EagerBackend  # noqa: E402
-from fcclip_core.backends.interface import Network  # noqa: E402
-from fcclip_core.checkpoints import load_model  # noqa: E402
-from fcclip_core.device_labels import PlainLabeler, Words, create_labeler  # noqa: E402
-from fcclip_core.device_postprocess import DeviceMerger, FrameTaps, owned_pixels  # noqa: E402
-from fcclip_core.device_preprocess import DevicePreprocessor  # noqa: E402
-from fcclip_core.errors import BackendError  # noqa: E402
-from fcclip_core.export.check import TOLERANCES, Differences, Reference  # noqa: E402
-from fcclip_core.model.classification import TextClassifier  # noqa: E402
-from fcclip_core.model.config import PRESETS  # noqa: E402
-from fcclip_core.model.deformable_attention import Sampler, sample_by_grid, sample_by_index, set_sampler  # noqa: E402
-from fcclip_core.model.fcclip import FCCLIP, ModelOutput  # noqa: E402
-from fcclip_core.model.precision import exact_products, in_precision  # noqa: E402
-from fcclip_core.postprocess import MaskResizer, panoptic_segments  # noqa: E402
-from fcclip_core.preprocess import FrameGeometry, preprocess  # noqa: E402
-from fcclip_core.stage_clock import StageClock  # noqa: E402
-from fcclip_core.whole_file import whole_file  # noqa: E402
-from oracle import pipeline  # noqa: E402
+from benchmarks.lib import machine, product
+from benchmarks.lib.clocks import DeviceTrace
+from benchmarks.lib.kernel_profile import profile
+from benchmarks.lib.rates import machine_rates, median_seconds, wait
+from benchmarks.lib.work import gflop_by_stage
+from benchmarks.speed.against_published import read_image, reference_words
+from benchmarks.speed.training_step import measure
+from fcclip_core import InferenceSettings, load_checkpoint
+from fcclip_core.backends.compiled import CompiledBackend
+from fcclip_core.backends.eager import EagerBackend
+from fcclip_core.backends.interface import Network
+from fcclip_core.errors import BackendError
+from fcclip_core.export.check import TOLERANCES, Differences, Reference
+from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.inference.classification import TextClassifier, Words
+from fcclip_core.inference.labels_gpu import PlainLabeler, create_labeler
+from fcclip_core.inference.mask_resize import MaskResizer
+from fcclip_core.inference.ownership import FrameTaps, owned_pixels
+from fcclip_core.inference.postprocess import panoptic_segments
+from fcclip_core.inference.postprocess_gpu import DeviceMerger
+from fcclip_core.inference.preprocess import FrameGeometry, preprocess
+from fcclip_core.inference.preprocess_gpu import DevicePreprocessor
+from fcclip_core.inference.stage_clock import StageClock
+from fcclip_core.model.config import PRESETS
+from fcclip_core.model.deformable_attention import Sampler, sample_by_grid, sample_by_index, set_sampler
+from fcclip_core.model.fcclip import FCCLIP, ModelOutput
+from fcclip_core.model.precision import exact_products, in_precision
+from fcclip_core.weights.checkpoints import load_model
+from oracle import pipeline
 
 _BEGUN = "begun"
 _PREPARATION_S = 180.0
@@ -211,7 +210,7 @@ def supervise(args: argparse.Namespace, out: Path) -> int:
     write_record(out, {})
     while left := [name for name in chosen if name not in read_record(out).get("parts", {})]:
         budget = deadline - time.monotonic()
-        command = [sys.executable, sys.argv[0], "--work", "--budget", str(budget), "--json", str(out), "--parts", *left]
+        command = [sys.executable, "-m", "benchmarks.gpu", "--work", "--budget", str(budget), "--json", str(out), "--parts", *left]
         command += ["--dry-run"] if args.dry_run else []
         command += ["--preset", args.preset] if args.preset else []
         command += ["--shorter-side", str(args.shorter_side)] if args.shorter_side else []
@@ -399,7 +398,7 @@ def check_kernels(run: Run) -> None:
     plain = owned_pixels(logits, scores, kept, resizer)
     merging = run.found.setdefault("merging_ms", {})
     if run.on_gpu:
-        from fcclip_core.ownership_triton import owned_pixels_by_triton
+        from fcclip_core.inference.ownership_triton import owned_pixels_by_triton
 
         taps = FrameTaps.of(run.geometry, mask_size, run.device)
         kernel = owned_pixels_by_triton(logits, scores, kept, taps)
@@ -765,7 +764,7 @@ def fastest_sampler(run: Run) -> Sampler:
     """Triton's on a GPU."""
     if not run.on_gpu:
         return sample_by_index
-    from fcclip_core.model.deformable_triton import sample_by_triton
+    from fcclip_core.kernels.deformable_triton import sample_by_triton
 
     return sample_by_triton
 

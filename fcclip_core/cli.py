@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from fcclip_core.commands import doctor, evaluate, export, segment, train, view, vocab, weights, world
+from fcclip_core.commands.interruption import exit_status, interruptible
 from fcclip_core.errors import FcclipError, first_line
-from fcclip_core.interruption import exit_status, interruptible
+from fcclip_core.files.resources import config_path
 from fcclip_core.plain_text import printable
-from fcclip_core.resources import config_path
 
 COMMANDS = (segment, view, weights, vocab, train, evaluate, export, world, doctor)
 

@@ -12,8 +12,9 @@ import torch
 
 from fcclip_core.devices import undisturbed, watched
 from fcclip_core.errors import FcclipError, ImageError
-from fcclip_core.postprocess import KEPT_SIZES, MaskResizer, instance_masks, semantic_classes
-from fcclip_core.preprocess import FrameGeometry
+from fcclip_core.inference.mask_resize import KEPT_SIZES, MaskResizer
+from fcclip_core.inference.postprocess import instance_masks, semantic_classes
+from fcclip_core.inference.preprocess import FrameGeometry
 
 _BAND = 1 << 14
 """Pixels at a time; what is needed for them stays in the processor's cache."""

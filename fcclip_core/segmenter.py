@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,100 +15,27 @@ from torch import Tensor
 
 from fcclip_core.backends import FallbackBackend, create_backend
 from fcclip_core.backends.interface import Progress as BuildProgress
-from fcclip_core.cache_folder import cache_folder
-from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
-from fcclip_core.class_ids import ClassIds
-from fcclip_core.device_labels import Words, create_labeler
-from fcclip_core.device_preprocess import create_preprocessor
 from fcclip_core.devices import resolve_device, watched, watches_device
 from fcclip_core.errors import ImageError, SettingsError, VocabularyError
-from fcclip_core.model.classification import MAX_LOGIT_SCALE, MaskProbabilities, TextClassifier, classify
+from fcclip_core.files.cache_folder import cache_folder
+from fcclip_core.inference.classification import MAX_LOGIT_SCALE, MaskProbabilities, classify
+from fcclip_core.inference.labels_gpu import create_labeler
+from fcclip_core.inference.mask_resize import MaskResizer
+from fcclip_core.inference.postprocess import MergedFrame
+from fcclip_core.inference.preprocess import FrameGeometry
+from fcclip_core.inference.preprocess_gpu import create_preprocessor
+from fcclip_core.inference.stage_clock import StageClock
 from fcclip_core.model.config import PUBLISHED
 from fcclip_core.model.fcclip import ModelOutput
-from fcclip_core.model_zoo import AUTO, EVERYDAY
-from fcclip_core.postprocess import MaskResizer, MergedFrame
-from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.quoting import short
 from fcclip_core.results import Evidence, PanopticResult, Prediction, Segment
-from fcclip_core.settings import InferenceSettings
-from fcclip_core.stage_clock import StageClock
-from fcclip_core.text import Progress, TextEncoder, TextRows
-from fcclip_core.vocabulary import Vocabulary, VocabularyClass, checked_names, require_vocabulary
-
-_UNREACHED = 2.0
-"""No score reaches it."""
-
-
-@dataclass(frozen=True)
-class ResolvedClass:
-    """A class with what was resolved for it.
-
-    Attributes:
-        item: The class.
-        id: Its stable id, from 1.
-        color: (r, g, b), 0..255.
-        seen: Whether the ensemble treats it as seen in training.
-    """
-
-    item: VocabularyClass
-    id: int
-    color: tuple[int, int, int]
-    seen: bool
-
-
-@dataclass(frozen=True)
-class VocabularySnapshot:
-    """A vocabulary made ready: what one frame is labelled with, all or nothing.
-
-    Attributes:
-        version: Grows by one with every `Segmenter.set_vocabulary`; 0 for a vocabulary that never came into force.
-        vocabulary: The classes.
-        class_ids: Stable id of each class, from 1; 0 for distractors.
-        colors: (r, g, b) of each class, 0..255.
-        seen: Whether the ensemble treats each class as seen in training.
-        words: Text rows, temperatures, thing flags and smallest scores, on the device.
-    """
-
-    version: int
-    vocabulary: Vocabulary
-    class_ids: tuple[int, ...]
-    colors: tuple[tuple[int, int, int], ...]
-    seen: tuple[bool, ...]
-    words: Words
-
-    @property
-    def classifier(self) -> TextClassifier:
-        """Text rows and temperatures."""
-        return self.words.classifier
-
-    @functools.cached_property
-    def published(self) -> tuple[ResolvedClass, ...]:
-        """The classes that frames are labeled with: all but distractors, in their order."""
-        return tuple(row for row in self._rows() if not row.item.distractor)
-
-    @functools.cached_property
-    def distractors(self) -> tuple[ResolvedClass, ...]:
-        """The classes that compete and are never published, with id 0."""
-        return tuple(row for row in self._rows() if row.item.distractor)
-
-    def only(self, classes: Sequence[int]) -> VocabularySnapshot:
-        """Some of the classes; their ids, colors and text rows stay what they are.
-
-        Args:
-            classes: Their positions, 0..C-1, in rising order, at least one.
-        """
-        return VocabularySnapshot(
-            version=self.version,
-            vocabulary=replace(self.vocabulary, classes=tuple(self.vocabulary.classes[index] for index in classes)),
-            class_ids=tuple(self.class_ids[index] for index in classes),
-            colors=tuple(self.colors[index] for index in classes),
-            seen=tuple(self.seen[index] for index in classes),
-            words=self.words.only(classes),
-        )
-
-    def _rows(self) -> Iterator[ResolvedClass]:
-        columns = (self.vocabulary.classes, self.class_ids, self.colors, self.seen)
-        return map(ResolvedClass, *columns)
+from fcclip_core.settings import AUTO, InferenceSettings
+from fcclip_core.vocabulary.class_ids import ClassIds
+from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass, checked_names, require_vocabulary
+from fcclip_core.vocabulary.snapshot import SnapshotBuilder, TextEmbeddings, VocabularySnapshot
+from fcclip_core.vocabulary.text_embeddings import Progress, TextEncoder, TextRows
+from fcclip_core.weights.checkpoints import Checkpoint, load_checkpoint, load_model
+from fcclip_core.weights.model_zoo import EVERYDAY
 
 
 @dataclass(frozen=True)
@@ -130,21 +56,6 @@ class EncodedImage:
         """Brings `output.mask_logits[0]` to the image's size."""
         logits = self.output.mask_logits
         return MaskResizer(self.geometry, (logits.shape[-2], logits.shape[-1]), logits.device)
-
-
-@dataclass(frozen=True)
-class TextEmbeddings:
-    """Names in CLIP's joint space, where the embeddings of segments lie too.
-
-    Attributes:
-        rows: float32 `(N, D)`, unit vectors.
-        logit_scale: A softmax over names takes this times the cosines, as the out-of-vocabulary classifier does.
-        model: Identity of the text tower: rows of different models do not compare.
-    """
-
-    rows: np.ndarray
-    logit_scale: float
-    model: str
 
 
 class Segmenter:
@@ -190,6 +101,9 @@ class Segmenter:
             width=checkpoint.config.embed_dim,
         )
         self._class_ids = ClassIds()
+        self._snapshots = SnapshotBuilder(
+            self._model, self._rows_of, checkpoint.train_vocabulary, self._class_ids, self._backend.device
+        )
         self._snapshot: VocabularySnapshot | None = None
         self._writer = threading.Lock()
         self._preprocess = create_preprocessor(self._backend.device)
@@ -322,20 +236,7 @@ class Segmenter:
             VocabularyError: Ids contradict earlier ones, or the rows do not fit.
         """
         require_vocabulary("the vocabulary", vocabulary)
-        rows = self._text_rows(vocabulary, text_embeddings, progress)
-        seen = vocabulary.seen_mask(frozenset(self.train_vocabulary.synonyms))
-        margin = torch.tensor([item.margin for item in vocabulary.classes])
-        classifier = TextClassifier.build(
-            self._model, rows, vocabulary.synonym_counts, torch.from_numpy(seen), self.device, margin
-        )
-        return VocabularySnapshot(
-            version=0,
-            vocabulary=vocabulary,
-            class_ids=self._class_ids.look_up(vocabulary),
-            colors=vocabulary.colors,
-            seen=tuple(bool(flag) for flag in seen),
-            words=self._words(classifier, vocabulary),
-        )
+        return self._snapshots.prepare(vocabulary, text_embeddings, progress)
 
     def set_vocabulary(
         self,
@@ -405,24 +306,7 @@ class Segmenter:
         Raises:
             VocabularyError: A name is taken.
         """
-        own, added = snapshot.vocabulary.classes, tuple(further)
-        if not added and snapshot.words.minimum_scores is None:
-            return snapshot
-        kept = [index == 0 or text not in without for item in own for index, text in enumerate(item.synonyms)]
-        extended = Vocabulary((*own, *added))
-        names = [text for item in added for text in item.synonyms]
-        seen = extended.seen_mask(frozenset(self.train_vocabulary.synonyms))[len(own) :]
-        rows = self._rows_of(names) if names else torch.zeros(0, self.config.embed_dim)
-        counts = extended.synonym_counts[len(own) :]
-        classifier = snapshot.classifier.extended(kept, rows, counts, torch.from_numpy(seen))
-        return VocabularySnapshot(
-            version=0,
-            vocabulary=extended,
-            class_ids=(*snapshot.class_ids, *(0 for _ in added)),
-            colors=(*snapshot.colors, *extended.colors[len(own) :]),
-            seen=(*snapshot.seen, *map(bool, seen)),
-            words=replace(self._words(classifier, extended), minimum_scores=None),
-        )
+        return self._snapshots.extend(snapshot, further, without)
 
     @watches_device
     def embed_text(self, names: Sequence[str], progress: Progress | None = None) -> TextEmbeddings:
@@ -612,29 +496,9 @@ class Segmenter:
             settings = replace(settings, shorter_side=min(self.config.shorter_side, settings.max_size))
         return settings
 
-    def _words(self, classifier: TextClassifier, vocabulary: Vocabulary) -> Words:
-        things = torch.tensor(vocabulary.things, device=self.device)
-        minimum = [_UNREACHED if item.distractor else item.minimum_score for item in vocabulary.classes]
-        return Words(classifier, things, torch.tensor(minimum, device=self.device) if any(minimum) else None)
-
     def _rows_of(self, names: Sequence[str], progress: Progress | None = None) -> Tensor:
         _limit_threads(self._settings)
         return self._text.rows(names, progress)
-
-    def _text_rows(
-        self, vocabulary: Vocabulary, given: np.ndarray | Tensor | None, progress: Progress | None
-    ) -> Tensor:
-        if given is None:
-            return self._rows_of(vocabulary.synonyms, progress)
-        rows = torch.as_tensor(given, dtype=torch.float32)
-        expected = (len(vocabulary.synonyms), self.config.embed_dim)
-        if tuple(rows.shape) != expected:
-            raise VocabularyError(
-                f"text_embeddings has shape {tuple(rows.shape)}; expected {expected}: one row a synonym, class by class"
-            )
-        if not torch.allclose(rows.norm(dim=-1), torch.ones(len(rows)), atol=1e-3):
-            raise VocabularyError("text_embeddings holds rows that are not of unit length; divide each by its L2 norm")
-        return rows
 
 
 def _require_settings(settings: InferenceSettings) -> None:

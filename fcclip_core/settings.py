@@ -10,6 +10,9 @@ from typing import Any, SupportsIndex
 from fcclip_core.errors import SettingsError
 from fcclip_core.quoting import short
 
+AUTO = "auto"
+"""The choice that is made by what there is: the checkpoint, the device, its backend."""
+
 ENSEMBLES = ("geometric", "arithmetic", "in_vocabulary", "out_of_vocabulary")
 
 

@@ -20,12 +20,11 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from fcclip_core.errors import ImageError, SettingsError
-from fcclip_ros import parameters
-from fcclip_ros.guarded import GuardedNode
-from fcclip_ros.messages import camera_info_message, image_message
-from fcclip_ros.parameters import Declaration
+from fcclip_ros.conversions.messages import camera_info_message, image_message
+from fcclip_ros.declarations import Declaration, declare_checked, refuse_fixed
+from fcclip_ros.process.guarded import GuardedNode
+from fcclip_ros.process.runner import run_process
 from fcclip_ros.qos import RELIABILITIES, choose_reliability, image_profile
-from fcclip_ros.runner import run_process
 from fcclip_ros.sources import fit, move, open_source
 
 PARAMETERS: tuple[Declaration, ...] = (
@@ -74,7 +73,7 @@ class ImageSource(GuardedNode):
         super().__init__("image_source", **options)
         self.exit_status = 0
         self._stop = stop
-        parameters.declare_checked(self, PARAMETERS)
+        declare_checked(self, PARAMETERS)
         if (self._value("width") == 0) != (self._value("height") == 0):
             raise SettingsError("set both width and height, or neither")
         source = self._value("source")
@@ -111,7 +110,7 @@ class ImageSource(GuardedNode):
         self._timer = self.create_timer(1.0 / rate, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        answer = parameters.refuse_fixed(
+        answer = refuse_fixed(
             self, PARAMETERS, changes, "cannot change while the source plays; start the node anew"
         )
         for change in changes:

@@ -20,31 +20,39 @@ from std_srvs.srv import SetBool
 
 import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
-from fcclip_core.background import background_from
-from fcclip_core.camera_size import described_size
 from fcclip_core.devices import free_memory
-from fcclip_core.doubts import doubts, summary
 from fcclip_core.errors import DeviceLostError, FcclipError, SettingsError
+from fcclip_core.images.camera_size import described_size
 from fcclip_core.plain_text import printable
-from fcclip_core.segmenter import ResolvedClass, Segmenter, VocabularySnapshot
-from fcclip_core.vocabulary import Vocabulary
-from fcclip_ros import parameters
-from fcclip_ros.camera import Camera
+from fcclip_core.segmenter import Segmenter
+from fcclip_core.vocabulary.background import background_from
+from fcclip_core.vocabulary.classes import Vocabulary
+from fcclip_core.vocabulary.doubts import doubts, summary
+from fcclip_core.vocabulary.snapshot import ResolvedClass, VocabularySnapshot
 from fcclip_ros.compat import RCLError, destroy_state_machine, given_parameters, result_of, run_transitions_in
-from fcclip_ros.deadlines import Deadlines
-from fcclip_ros.diagnostics import DiagnosticsPublisher, NodeState
-from fcclip_ros.find import Access, FindServices
-from fcclip_ros.frame_statistics import Report
-from fcclip_ros.guarded import GuardedNode, describe, guarded_transition
-from fcclip_ros.images import cv_bridge
-from fcclip_ros.messages import class_messages, fill_segment_image, vocabulary_from_message, vocabulary_message
-from fcclip_ros.parameters import NodeParameters
-from fcclip_ros.pipeline import LabelledFrame, Pipeline, WordOptions
+from fcclip_ros.conversions.frame import LabelledFrame
+from fcclip_ros.conversions.images import cv_bridge
+from fcclip_ros.conversions.messages import (
+    class_messages,
+    fill_segment_image,
+    vocabulary_from_message,
+    vocabulary_message,
+)
+from fcclip_ros.declarations import declare, unknown_parameters
+from fcclip_ros.node import parameters
+from fcclip_ros.node.camera import Camera
+from fcclip_ros.node.deadlines import Deadlines
+from fcclip_ros.node.diagnostics import DiagnosticsPublisher, NodeState
+from fcclip_ros.node.find import Access, FindServices
+from fcclip_ros.node.frame_statistics import Report
+from fcclip_ros.node.parameters import NodeParameters
+from fcclip_ros.node.pipeline import Pipeline, WordOptions
+from fcclip_ros.node.wait_for import WaitForAction
+from fcclip_ros.node.word_queue import Superseded
+from fcclip_ros.node.worker import Worker
+from fcclip_ros.process.guarded import GuardedNode, describe, guarded_transition
+from fcclip_ros.process.runner import run_process
 from fcclip_ros.qos import IMAGE_REQUESTS, REQUESTS
-from fcclip_ros.runner import run_process
-from fcclip_ros.wait_for import WaitForAction
-from fcclip_ros.word_queue import Superseded
-from fcclip_ros.worker import Worker
 
 _SHUTDOWN_PATIENCE = 1.0
 """Seconds that the end of the process waits for the model."""
@@ -92,8 +100,9 @@ class Perception(GuardedNode, LifecycleNode):
         """The words that the parameter vocabulary gave last, as far as they came into force."""
         self._transitions: Worker[None] = Worker("transitions")
 
-        parameters.declare(self)
-        for complaint in parameters.unknown_parameters(given_parameters(self), self.has_parameter):
+        declare(self, parameters.PARAMETERS)
+        given = given_parameters(self)
+        for complaint in unknown_parameters(given, self.has_parameter, parameters.PARAMETERS):
             self.get_logger().warning(complaint)
         self.add_on_set_parameters_callback(self._on_parameters)
 
@@ -293,7 +302,7 @@ class Perception(GuardedNode, LifecycleNode):
         if vocabulary is None:
             vocabulary = configuration.load_words(segmenter.train_vocabulary)
         self._say_doubts(doubts(vocabulary, configuration.stuff))
-        background = background_from(configuration.background, segmenter)
+        background = background_from(configuration.background, segmenter.default_background)
         self._pipeline.word_options = WordOptions(configuration.stuff, configuration.publish_only, background)
         self._pipeline.set_vocabulary(vocabulary).result()
         self._given = vocabulary

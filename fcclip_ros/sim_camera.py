@@ -22,20 +22,19 @@ from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 import fcclip_ros.msg as msg
-from fcclip_core.paths import expanded
-from fcclip_core.segmenter import ResolvedClass
+from fcclip_core.datasets.drive_recording import Recording
+from fcclip_core.files.paths import expanded
 from fcclip_core.simulation.bundled_drive import bundled_drive, why_not_render
 from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import SPLITS, train_vocabulary, world_vocabulary
-from fcclip_core.simulation.recording import Recording
-from fcclip_ros import parameters
+from fcclip_core.vocabulary.snapshot import ResolvedClass
 from fcclip_ros.compat import optional_module
-from fcclip_ros.guarded import GuardedNode
-from fcclip_ros.messages import camera_info_message, class_messages, image_message
-from fcclip_ros.parameters import Declaration
+from fcclip_ros.conversions.messages import camera_info_message, class_messages, image_message
+from fcclip_ros.declarations import Declaration, declare_checked, refuse_fixed
+from fcclip_ros.node.worker import Worker
+from fcclip_ros.process.guarded import GuardedNode
+from fcclip_ros.process.runner import run_process
 from fcclip_ros.qos import LATCHED, OUTPUT, RELIABILITIES, TRANSFORMS, choose_reliability, image_profile
-from fcclip_ros.runner import run_process
-from fcclip_ros.worker import Worker
 
 WORLD_FRAME = "world"
 MAX_SCENES = 1000
@@ -90,7 +89,7 @@ class SimCamera(GuardedNode):
         super().__init__("sim_camera", **options)
         self.exit_status = 0
         self._stop = stop
-        self._settings = parameters.declare_checked(self, PARAMETERS)
+        self._settings = declare_checked(self, PARAMETERS)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._published = 0
         self._vocabulary = world_vocabulary()
@@ -138,7 +137,7 @@ class SimCamera(GuardedNode):
         return self._worker.stop(_PATIENCE)
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        return parameters.refuse_fixed(
+        return refuse_fixed(
             self, PARAMETERS, changes, "cannot change while the camera drives; start the node anew"
         )
 

@@ -11,14 +11,14 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from fcclip_core.bag_paths import is_bag
-from fcclip_core.encoded_images import check_size
 from fcclip_core.errors import ImageError
-from fcclip_core.image_files import read_photograph
-from fcclip_core.image_limits import MAX_PIXELS
-from fcclip_core.paths import expanded
-from fcclip_core.video_files import plainly_named
-from fcclip_ros.bags import BagImages
+from fcclip_core.files.bag_paths import is_bag
+from fcclip_core.files.paths import expanded
+from fcclip_core.images.encoded_images import check_size
+from fcclip_core.images.image_files import read_photograph
+from fcclip_core.images.image_limits import MAX_PIXELS
+from fcclip_core.images.video_files import plainly_named
+from fcclip_ros.bags.bag_segmentation import BagImages
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 

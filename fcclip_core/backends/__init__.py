@@ -18,10 +18,10 @@ from fcclip_core.backends.onnxruntime import OnnxRuntime
 from fcclip_core.backends.openvino import OpenVino
 from fcclip_core.backends.reference import CheckedBackend, EagerAnswers
 from fcclip_core.backends.tensorrt import TensorRt
-from fcclip_core.cache_folder import guard_compilers
 from fcclip_core.errors import SettingsError
 from fcclip_core.export.built_files import BuiltFiles
 from fcclip_core.export.form import PRECISIONS, precision_of
+from fcclip_core.files.cache_folder import guard_compilers
 from fcclip_core.model.fcclip import FCCLIP
 
 __all__ = ["BACKENDS", "LIBRARIES", "Backend", "FallbackBackend", "create_backend", "create_graph_backend"]

@@ -19,7 +19,7 @@ from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import Key
 from fcclip_core.export.check import check, check_picture
 from fcclip_core.export.form import Form
-from fcclip_core.export.graph import export_onnx
+from fcclip_core.export.onnx_export import export_onnx
 from fcclip_core.model.deformable_attention import Sampler
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 from fcclip_core.model.precision import movable_copy

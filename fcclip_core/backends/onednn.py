@@ -12,9 +12,9 @@ from fcclip_core.backends.graph import check_device
 from fcclip_core.backends.interface import Progress
 from fcclip_core.errors import BackendError
 from fcclip_core.export.form import PRECISIONS, precision_of
-from fcclip_core.model.deformable_native import compile_kernel
+from fcclip_core.kernels.deformable_native import compile_kernel
+from fcclip_core.kernels.onednn import best_type, for_processor
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
-from fcclip_core.model.onednn import best_type, for_processor
 
 _logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from fcclip_core.backends.graph import Exporter, Runner, check_device
 from fcclip_core.backends.interface import Progress
 from fcclip_core.errors import BackendError
 from fcclip_core.export.form import Form
-from fcclip_core.export.graph import INPUT, OUTPUTS
+from fcclip_core.export.onnx_export import INPUT, OUTPUTS
 from fcclip_core.model.deformable_attention import sample_by_gather
 
 _DEVICE = "CPU"

@@ -18,7 +18,7 @@ from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import NOTHING_KEPT, BuiltFiles, KeptFile
 from fcclip_core.export.deformable_plugin import PLUGIN, PLUGIN_VERSIONS, plugin_sampler
 from fcclip_core.export.form import Form
-from fcclip_core.export.graph import INPUT, OUTPUTS
+from fcclip_core.export.onnx_export import INPUT, OUTPUTS
 from fcclip_core.model.deformable_attention import sample_by_gather
 
 _logger = logging.getLogger(__name__)

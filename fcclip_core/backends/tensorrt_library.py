@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fcclip_core.backends.jetson import INSTALL_TENSORRT, is_jetson
 from fcclip_core.errors import BackendError, first_line
-from fcclip_core.jetson import INSTALL_TENSORRT, is_jetson
 
 _logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fcclip_core.errors import BackendError, first_line
 from fcclip_core.export.built_files import KeptFile
-from fcclip_core.export.graph import INPUT, OUTPUTS
+from fcclip_core.export.onnx_export import INPUT, OUTPUTS
 from fcclip_core.kernels.cuda_graph import capturing
 
 _logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 if nothing stands in the way, else 1.
     """
-    from fcclip_core.installation import can_run, examine
+    from fcclip_core.commands.installation import can_run, examine
 
     findings = examine()
     ready = can_run(findings)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from fcclip_core.commands.inference_arguments import add_model_arguments, settings_from, vocabulary_from
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.errors import FcclipError, SettingsError
-from fcclip_core.json_files import write_json
-from fcclip_core.paths import expanded, refuse_overwriting
+from fcclip_core.files.atomic_write import require_writable
+from fcclip_core.files.json_files import write_json
+from fcclip_core.files.paths import expanded, refuse_overwriting
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
-from fcclip_core.whole_file import require_writable
 
 if TYPE_CHECKING:
     import torch
@@ -131,10 +131,10 @@ def run_clip_masks(args: argparse.Namespace) -> int:
     sizes = _whole_numbers("--sizes", args.sizes)
     with _prepared(args) as (dataset, words, device, console):
         vocabulary = words.vocabulary
-        from fcclip_core.checkpoints import load_checkpoint, load_model
         from fcclip_core.distributed import is_first
         from fcclip_core.evaluation.clip_masks import name_masks
         from fcclip_core.segmenter import Segmenter
+        from fcclip_core.weights.checkpoints import load_checkpoint, load_model
 
         checkpoint = load_checkpoint(args.checkpoint)
         snapshot = Segmenter(checkpoint, device=str(device)).set_vocabulary(vocabulary)
@@ -233,10 +233,10 @@ def _open(args: argparse.Namespace) -> tuple[Dataset, DatasetWords]:
 
     given = None if args.vocabulary is None else vocabulary_from(args.vocabulary)
     if args.dataset == WORLD:
-        from fcclip_core.class_matching import match_in_order
         from fcclip_core.datasets.world import WorldScenes
         from fcclip_core.simulation.dataset import WorldPlan
         from fcclip_core.simulation.names import world_vocabulary
+        from fcclip_core.vocabulary.class_matching import match_in_order
 
         scenes = WorldScenes(WorldPlan(args.scenes, args.seed, "all", WORLD_SIZE, args.views))
         if given is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from fcclip_core.camera_size import described_size, parse_size
 from fcclip_core.commands.inference_arguments import add_vanished_masks_argument
 from fcclip_core.errors import BackendError, SettingsError
-from fcclip_core.paths import expanded
+from fcclip_core.files.paths import expanded
+from fcclip_core.images.camera_size import described_size, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,9 +83,9 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("no size: give --size WIDTHxHEIGHT of the network's input, or --camera WIDTHxHEIGHT")
     if args.out and not args.out.is_dir():
         raise SettingsError(f"{args.out} is not a folder; make it first, or choose another")
-    from fcclip_core.checkpoints import load_checkpoint, load_model
     from fcclip_core.commands.progress_bar import progress_bar, reporter
     from fcclip_core.terminal import Terminal
+    from fcclip_core.weights.checkpoints import load_checkpoint, load_model
 
     console = Terminal(stderr=True, soft_wrap=True)
     model = load_model(load_checkpoint(args.checkpoint), args.vanished_masks)
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _sizes(args: argparse.Namespace, config: ModelConfig) -> Iterator[tuple[int, int]]:
     """Heights and widths of the network's input."""
-    from fcclip_core.preprocess import FrameGeometry
+    from fcclip_core.inference.preprocess import FrameGeometry
     from fcclip_core.settings import InferenceSettings
 
     for width, height in map(parse_size, args.size):
@@ -142,8 +142,8 @@ def _write_graphs(
     progress: Progress,
 ) -> None:
     from fcclip_core.export.form import Form
-    from fcclip_core.export.graph import export_onnx
-    from fcclip_core.whole_file import whole_file
+    from fcclip_core.export.onnx_export import export_onnx
+    from fcclip_core.files.atomic_write import whole_file
 
     for height, width in sizes:
         form = Form(args.batch, height, width, precision)

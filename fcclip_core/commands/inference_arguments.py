@@ -11,7 +11,7 @@ from fcclip_core.settings import ENSEMBLES, InferenceSettings
 
 if TYPE_CHECKING:
     from fcclip_core.segmenter import Segmenter
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.classes import Vocabulary
 
 _SETTING_HELP: dict[str, str] = {
     "shorter_side": "pixels to which the shorter image side is resized (default: as the model's preset says)",
@@ -118,7 +118,7 @@ def vocabulary_from(text: str, stuff: str = "") -> Vocabulary:
     Raises:
         VocabularyError: No words, an unreadable file, or a stuff name that is no class.
     """
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.classes import Vocabulary
 
     if not text.strip(" ;,"):
         raise VocabularyError('--vocab names no class; write for example --vocab "person; pallet, wooden pallet"')
@@ -138,9 +138,9 @@ def with_background(vocabulary: Vocabulary, text: str, segmenter: Segmenter) -> 
     Raises:
         VocabularyError: No words, or an unreadable file.
     """
-    from fcclip_core.background import background_from
+    from fcclip_core.vocabulary.background import background_from
 
-    return vocabulary.with_background(background_from(split_classes(text), segmenter))
+    return vocabulary.with_background(background_from(split_classes(text), segmenter.default_background))
 
 
 def split_classes(text: str) -> list[str]:

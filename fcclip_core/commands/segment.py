@@ -24,20 +24,21 @@ from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.commands.segment_jobs import Job, find_jobs, left_out, listed
 from fcclip_core.errors import DeviceLostError, FcclipError, ImageError, first_line
-from fcclip_core.image_limits import MAX_PIXELS
-from fcclip_core.json_files import json_line, write_json
-from fcclip_core.paths import expanded, refuse_overwriting
+from fcclip_core.files.atomic_write import whole_file, whole_folder, write_whole
+from fcclip_core.files.json_files import json_line, write_json
+from fcclip_core.files.paths import expanded, refuse_overwriting
+from fcclip_core.images.image_limits import MAX_PIXELS
 from fcclip_core.plain_text import printable
-from fcclip_core.whole_file import whole_file, whole_folder, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
     from rich.progress import Progress, TaskID
 
-    from fcclip_core.ignore_mask import IgnoreMask
+    from fcclip_core.geometry.ignore_mask import IgnoreMask
     from fcclip_core.results import PanopticResult
-    from fcclip_core.segmenter import Segmenter, VocabularySnapshot
+    from fcclip_core.segmenter import Segmenter
     from fcclip_core.terminal import Terminal
+    from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
 _JPEG_QUALITY = 92
 _LABEL_IMAGE = re.compile(r"\d{6,}\.png")
@@ -106,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
         raise FcclipError(f"--opacity is {args.opacity}; it must be between 0 and 1")
     if args.max_image_pixels < 1:
         raise FcclipError(f"--max-image-pixels is {args.max_image_pixels}; it must be at least 1")
-    from fcclip_core.contours import check_contour_type
-    from fcclip_core.ignore_mask import IgnoreMask
+    from fcclip_core.geometry.ignore_mask import IgnoreMask
+    from fcclip_core.segments.contours import check_contour_type
 
     check_contour_type(args.contours)
     ignore_mask = IgnoreMask(expanded(args.ignore_mask)) if args.ignore_mask else None
@@ -122,9 +123,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.text import Text
 
     from fcclip_core.devices import watched
-    from fcclip_core.doubts import doubts, summary
     from fcclip_core.segmenter import Segmenter
     from fcclip_core.terminal import Terminal
+    from fcclip_core.vocabulary.doubts import doubts, summary
 
     console = Terminal(stderr=True, soft_wrap=True)
     for line in left_out(inputs):
@@ -217,7 +218,7 @@ class ResultWriter:
         """
         import numpy as np
 
-        from fcclip_core.image_files import encode_image, read_photograph
+        from fcclip_core.images.image_files import encode_image, read_photograph
 
         photograph = read_photograph(job.source, self.max_pixels)
         image = photograph.pixels
@@ -258,7 +259,7 @@ class ResultWriter:
             ImageError: It cannot be read, or MPEG-4 cannot hold its overlay.
             OSError: A result cannot be written.
         """
-        from fcclip_core.video_files import VideoFile, movie
+        from fcclip_core.images.video_files import VideoFile, movie
 
         video = VideoFile.open(job.source, self.max_pixels)
         frames = video.frames()
@@ -301,10 +302,10 @@ class ResultWriter:
         """
         import numpy as np
 
-        from fcclip_core.image_files import write_image
-        from fcclip_core.video_files import FALLBACK_RATE, movie
+        from fcclip_core.images.image_files import write_image
+        from fcclip_core.images.video_files import FALLBACK_RATE, movie
 
-        bags = ros_module("fcclip_ros.bags", "labelling a bag")
+        bags = ros_module("fcclip_ros.bags.bag_segmentation", "labelling a bag")
         source = bags.BagImages(job.source, options.topic, option="--topic", max_pixels=self.max_pixels)
         count, rate = source.count_and_rate()
         files = {"bag": f"{job.stem}_bag", "frames": f"{job.stem}_frames.jsonl", "labels": f"{job.stem}_labels"}
@@ -373,7 +374,7 @@ class ResultWriter:
         return self.segmenter(image).without_pixels(ignored)
 
     def _draw(self, image: np.ndarray, result: PanopticResult) -> np.ndarray:
-        from fcclip_core.visualization import draw_overlay
+        from fcclip_core.segments.visualization import draw_overlay
 
         colors = {row.id: row.color for row in self.snapshot.published}
         return draw_overlay(image, result, colors, self.opacity)
@@ -412,7 +413,7 @@ def describe(result: PanopticResult, contours: str = "") -> dict[str, Any]:
         result: The result.
         contours: What else is said of a segment's pixels, under `segmentation`; one of `contours.CONTOUR_TYPES`.
     """
-    from fcclip_core.contours import coco_segmentations
+    from fcclip_core.segments.contours import coco_segmentations
 
     pixels = coco_segmentations(result, contours)
     return {

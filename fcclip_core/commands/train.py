@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from fcclip_core.commands import train_world
 from fcclip_core.commands.inference_arguments import vocabulary_from
 from fcclip_core.errors import TrainingError
-from fcclip_core.paths import expanded
+from fcclip_core.files.paths import expanded
 
 if TYPE_CHECKING:
-    from fcclip_core.checkpoints import Checkpoint
     from fcclip_core.training.config import TrainingConfig
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.classes import Vocabulary
+    from fcclip_core.weights.checkpoints import Checkpoint
 
 TRAINED_ON = {
     "coco": ("train2017", "COCO panoptic, or your own labels in its format"),
@@ -138,10 +138,10 @@ def config_from(args: argparse.Namespace) -> TrainingConfig:
 
 
 def _starting_point(args: argparse.Namespace, vocabulary: Vocabulary) -> Checkpoint:
-    from fcclip_core.checkpoints import Provenance, Source, join_clip, load_checkpoint
-    from fcclip_core.clip_weights import load_clip
     from fcclip_core.model.config import PRESETS
     from fcclip_core.training.initialization import fresh_weights
+    from fcclip_core.weights.checkpoints import Provenance, Source, join_clip, load_checkpoint
+    from fcclip_core.weights.clip_weights import load_clip
 
     if args.checkpoint is not None:
         return load_checkpoint(args.checkpoint, args.clip, train_vocabulary=vocabulary)

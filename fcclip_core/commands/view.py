@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.errors import FcclipError
-from fcclip_core.paths import expanded, refuse_overwriting
-from fcclip_core.whole_file import whole_file
+from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.paths import expanded, refuse_overwriting
 
 if TYPE_CHECKING:
     import rerun

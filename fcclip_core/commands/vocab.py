@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.errors import FcclipError, VocabularyError
-from fcclip_core.model_zoo import TRAINED_ON
-from fcclip_core.paths import expanded, refuse_overwriting
-from fcclip_core.whole_file import whole_file
+from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.paths import expanded, refuse_overwriting
+from fcclip_core.weights.model_zoo import TRAINED_ON
 
 if TYPE_CHECKING:
     from fcclip_core.segmenter import Segmenter
-    from fcclip_core.vocabulary import Vocabulary, VocabularyClass
+    from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
 
 
 def add_parser(subparsers: Any) -> None:
@@ -59,8 +59,8 @@ def add_parser(subparsers: Any) -> None:
 
 def list_bundled(args: argparse.Namespace) -> int:
     """Prints one line for each bundled vocabulary."""
-    from fcclip_core.vocabulary import Vocabulary
-    from fcclip_core.vocabulary_sources import bundled_vocabularies
+    from fcclip_core.vocabulary.classes import Vocabulary
+    from fcclip_core.vocabulary.sources import bundled_vocabularies
 
     found = [(name, Vocabulary.load(name)) for name in bundled_vocabularies()]
     _print_table(
@@ -82,8 +82,8 @@ def list_bundled(args: argparse.Namespace) -> int:
 
 def show_classes(args: argparse.Namespace) -> int:
     """Prints one line for each class: the id it gets in a new segmenter, names, kind, and whether it counts as seen."""
-    from fcclip_core.class_ids import ClassIds
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.class_ids import ClassIds
+    from fcclip_core.vocabulary.classes import Vocabulary
 
     vocabulary = Vocabulary.load(args.vocabulary)
     seen = vocabulary.seen_mask(frozenset(Vocabulary.load(args.train).synonyms))
@@ -107,14 +107,14 @@ def show_classes(args: argparse.Namespace) -> int:
 
 def _show_background(vocabulary: Vocabulary, args: argparse.Namespace) -> None:
     """Prints what competes, the nearest first, and what fell away."""
-    from fcclip_core.background import background_from
     from fcclip_core.commands.inference_arguments import split_classes
     from fcclip_core.segmenter import Segmenter
+    from fcclip_core.vocabulary.background import background_from
 
     words, segmenter = split_classes(args.background), None
     if args.checkpoint or words == ["auto"]:
         segmenter = Segmenter.from_checkpoint(args.checkpoint or "auto", backend="eager")
-    others = background_from(words, segmenter)
+    others = background_from(words, segmenter.default_background if segmenter else None)
     if others is None:
         _say("nothing competes: the weights are seeded and know no words")
         return
@@ -153,8 +153,8 @@ def check_file(args: argparse.Namespace) -> int:
     Returns:
         0 for a usable vocabulary, 1 otherwise.
     """
-    from fcclip_core.doubts import doubts
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.classes import Vocabulary
+    from fcclip_core.vocabulary.doubts import doubts
 
     try:
         vocabulary = Vocabulary.load(args.vocabulary)
@@ -177,8 +177,8 @@ def convert_list(args: argparse.Namespace) -> int:
     Raises:
         FcclipError: The source is no vocabulary, or the target exists or cannot be written.
     """
-    from fcclip_core.class_matching import match_in_order
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.class_matching import match_in_order
+    from fcclip_core.vocabulary.classes import Vocabulary
 
     target = args.target
     if target.suffix.lower() not in (".yaml", ".yml"):

@@ -6,9 +6,9 @@ import argparse
 import os
 from typing import Any
 
-from fcclip_core.camera_size import parse_size
 from fcclip_core.errors import FcclipError, SettingsError
-from fcclip_core.paths import expanded
+from fcclip_core.files.paths import expanded
+from fcclip_core.images.camera_size import parse_size
 
 
 def add_parser(subparsers: Any) -> None:
@@ -88,7 +88,7 @@ def run_drive(args: argparse.Namespace) -> int:
     """
     from rich.progress import Progress
 
-    from fcclip_core.simulation.recording import record_drive
+    from fcclip_core.datasets.drive_recording import record_drive
     from fcclip_core.terminal import Terminal
 
     out = args.out

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from fcclip_core.errors import DatasetError, ImageError
-from fcclip_core.image_files import read_image
-from fcclip_core.picture_files import LARGEST, open_picture
+from fcclip_core.images.image_files import read_image
+from fcclip_core.images.picture_files import LARGEST, open_picture
 
 
 def read_json(path: Path) -> Any:

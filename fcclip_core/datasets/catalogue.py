@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcclip_core.errors import VocabularyError
-from fcclip_core.model_zoo import AUTHORS
+from fcclip_core.weights.model_zoo import AUTHORS
 
 if TYPE_CHECKING:
     from fcclip_core.datasets.coco_panoptic import CocoPanoptic
     from fcclip_core.datasets.records import ClassList
     from fcclip_core.datasets.semantic_png import SemanticPng
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.classes import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,8 @@ def dataset_words(entry: DatasetEntry, classes: ClassList, given: Vocabulary | N
 
 
 def _words(entry: DatasetEntry, classes: ClassList, given: Vocabulary | None) -> tuple[Vocabulary, str]:
-    from fcclip_core.class_matching import match_classes, match_in_order
-    from fcclip_core.vocabulary import Vocabulary, VocabularyClass
+    from fcclip_core.vocabulary.class_matching import match_classes, match_in_order
+    from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
 
     if given is not None:
         matching = match_in_order(classes.names, given, "the dataset")

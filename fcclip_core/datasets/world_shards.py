@@ -11,7 +11,7 @@ import numpy as np
 
 from fcclip_core.datasets.records import ClassList, PanopticSample, TruthSegment
 from fcclip_core.errors import DatasetError
-from fcclip_core.vocabulary import Vocabulary
+from fcclip_core.vocabulary.classes import Vocabulary
 
 
 @dataclass(frozen=True)

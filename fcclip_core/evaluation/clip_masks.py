@@ -17,10 +17,10 @@ from fcclip_core.errors import DatasetError
 from fcclip_core.evaluation.averages import class_groups
 from fcclip_core.evaluation.panoptic import PanopticQuality
 from fcclip_core.evaluation.scoreboard import Scores
+from fcclip_core.inference.preprocess import SIZE_DIVISOR, FrameGeometry, preprocess
 from fcclip_core.model.backbone import ImageTower
-from fcclip_core.preprocess import SIZE_DIVISOR, FrameGeometry, preprocess
-from fcclip_core.segmenter import VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
+from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
 _LARGEST_SIDE = 8192
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fcclip_core.model_zoo import PUBLISHED_MODELS, PublishedModel, Scores
+from fcclip_core.weights.model_zoo import PUBLISHED_MODELS, PublishedModel, Scores
 
 
 def published_model(preset: str) -> PublishedModel:

@@ -17,8 +17,9 @@ from fcclip_core.evaluation.overlaps import mask_overlaps, segment_overlaps
 from fcclip_core.evaluation.recall import MaskRecall
 from fcclip_core.evaluation.scoreboard import Scoreboard, Scores
 from fcclip_core.quoting import short
-from fcclip_core.segmenter import EncodedImage, Segmenter, VocabularySnapshot
+from fcclip_core.segmenter import EncodedImage, Segmenter
 from fcclip_core.settings import InferenceSettings
+from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
 
 @dataclass

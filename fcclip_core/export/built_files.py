@@ -15,9 +15,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from fcclip_core.cache_folder import cache_folder, keep_ours, open_ours
 from fcclip_core.errors import BackendError, shown, spelled
-from fcclip_core.whole_file import whole_file
+from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.cache_folder import cache_folder, keep_ours, open_ours
 
 _logger = logging.getLogger(__name__)
 _Loaded = TypeVar("_Loaded")

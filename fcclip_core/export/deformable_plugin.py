@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.onnx import register_custom_op_symbolic, symbolic_helper
 
-from fcclip_core.export.graph import OPSET
+from fcclip_core.export.onnx_export import OPSET
 from fcclip_core.model.deformable_attention import Sampler, sample_by_grid
 
 PLUGIN = "MultiscaleDeformableAttnPlugin_TRT"

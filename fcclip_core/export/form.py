@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fcclip_core.errors import SettingsError
-from fcclip_core.preprocess import SIZE_DIVISOR
+from fcclip_core.inference.preprocess import SIZE_DIVISOR
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Name -> type of weights and activations; what stays float32 in all of them is said in `model/precision.py`."""

@@ -23,7 +23,7 @@ from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.results import Segment
 
 if TYPE_CHECKING:
-    from fcclip_core.visualization import SegmentedImage
+    from fcclip_core.segments.visualization import SegmentedImage
 
 MIN_POINTS = 12
 """Segments with fewer points get no geometry."""

@@ -40,7 +40,7 @@ def for_gpu(model: FCCLIP, device: torch.device, dtype: torch.dtype) -> tuple[FC
     kernels = working_kernels(device, dtype, PROBES if is_short else [SAMPLING])
     fast = in_precision(model, dtype)
     if SAMPLING in kernels:
-        from fcclip_core.model.deformable_triton import sample_by_triton
+        from fcclip_core.kernels.deformable_triton import sample_by_triton
 
         set_sampler(fast, sample_by_triton)
     else:

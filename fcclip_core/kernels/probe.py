@@ -54,7 +54,7 @@ def _numbers(device: torch.device, dtype: torch.dtype, *shape: int) -> torch.Ten
 
 
 def _sampling(device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    from fcclip_core.model.deformable_triton import sample_by_triton
+    from fcclip_core.kernels.deformable_triton import sample_by_triton
 
     shapes = [(3, 4), (6, 8)]
     value = _numbers(device, dtype, 1, 60, 2, 16)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fcclip_core.resources import config_path
+from fcclip_core.files.resources import config_path
 
 
 def bundled_drive() -> Path:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fcclip_core.image_files import write_image
+from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.images.image_files import write_image
 from fcclip_core.simulation import names
 from fcclip_core.simulation.frames import Frame
-from fcclip_core.whole_file import whole_file
 
 ANNOTATIONS = "panoptic.json"
 FOLDERS = ("images", "panoptic", "depth")

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from fcclip_core.errors import SimulationError
+from fcclip_core.files.atomic_write import whole_file
 from fcclip_core.simulation import names
 from fcclip_core.simulation.cameras import random_cameras
 from fcclip_core.simulation.coco_files import make_folders, save_annotations, save_frame
@@ -27,7 +28,6 @@ from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import Split
 from fcclip_core.simulation.render import Renderer
 from fcclip_core.simulation.rooms import make_scene
-from fcclip_core.whole_file import whole_file
 
 SCENES_PER_SEED = 1_000_000
 """Scenes of different data-set seeds never coincide."""

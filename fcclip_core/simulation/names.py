@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 from fcclip_core.errors import SettingsError
-from fcclip_core.vocabulary import Vocabulary
+from fcclip_core.vocabulary.classes import Vocabulary
 
 Split = Literal["train", "all"]
 SPLITS: tuple[Split, ...] = ("train", "all")

@@ -11,7 +11,7 @@ from fcclip_core.model.config import ModelConfig
 from fcclip_core.model.deformable_attention import DeformableAttention
 from fcclip_core.model.mask_decoder import Attention, MaskDecoder
 from fcclip_core.model.pixel_decoder import PixelDecoder
-from fcclip_core.model.published_names import published_name
+from fcclip_core.weights.published_names import published_name
 
 
 def fresh_weights(config: ModelConfig, seed: int) -> dict[str, Tensor]:

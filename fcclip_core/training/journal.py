@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fcclip_core import distributed
 from fcclip_core.errors import TrainingError
+from fcclip_core.files.atomic_write import whole_file
 from fcclip_core.terminal import Terminal
-from fcclip_core.whole_file import whole_file
 
 LOG_FILE = "log.jsonl"
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcclip_core.model.classification import MAX_LOGIT_SCALE, TextClassifier
+from fcclip_core.inference.classification import MAX_LOGIT_SCALE, TextClassifier
+from fcclip_core.inference.preprocess import PIXEL_MEAN, PIXEL_STD
 from fcclip_core.model.fcclip import FCCLIP
-from fcclip_core.preprocess import PIXEL_MEAN, PIXEL_STD
 from fcclip_core.training.matching import LayerPrediction
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fcclip_core.errors import CheckpointError, TrainingError, shown, spelled
-from fcclip_core.weight_files import read_archive
-from fcclip_core.whole_file import whole_file
+from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.weights.weight_files import read_archive
 
 FORMAT = "fcclip training state 1"
 FREE = ("steps", "milestones", "save_every", "export_every", "log_every", "loader_processes")

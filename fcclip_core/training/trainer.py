@@ -20,11 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from fcclip_core import distributed
-from fcclip_core.cache_folder import cache_folder
-from fcclip_core.checkpoints import Checkpoint, load_model, save_checkpoint
 from fcclip_core.errors import TrainingError
-from fcclip_core.model.published_names import published_name
-from fcclip_core.text import TextEncoder, TextRows
+from fcclip_core.files.cache_folder import cache_folder
 from fcclip_core.training.config import TrainingConfig
 from fcclip_core.training.journal import Journal
 from fcclip_core.training.losses import Criterion, Losses
@@ -33,6 +30,9 @@ from fcclip_core.training.optimization import learning_rate, parameter_groups, t
 from fcclip_core.training.points import RandomPoints
 from fcclip_core.training.resume import FREE, TrainingState, load_state, save_state
 from fcclip_core.training.sampling import Batch, PanopticDataset, batches, point_generators
+from fcclip_core.vocabulary.text_embeddings import TextEncoder, TextRows
+from fcclip_core.weights.checkpoints import Checkpoint, load_model, save_checkpoint
+from fcclip_core.weights.published_names import published_name
 
 _logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 import fcclip_ros.msg as msg
 from fcclip_core.errors import DepthError, ImageError
-from fcclip_ros.following import Following
-from fcclip_ros.guarded import GuardedNode
+from fcclip_ros.node.following import Following
+from fcclip_ros.process.guarded import GuardedNode
+from fcclip_ros.process.runner import run
 from fcclip_ros.qos import LATCHED, OUTPUT
-from fcclip_ros.runner import run
 from fcclip_ros.view.scene import Scene
 from fcclip_ros.view.topics import (
     CAMERA_INFO,

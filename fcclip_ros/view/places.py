@@ -18,9 +18,9 @@ from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.depth import depth_in_metres
 from fcclip_core.geometry.segments import segment_geometry
 from fcclip_core.results import Segment
-from fcclip_ros.images import to_depth, to_labels
-from fcclip_ros.messages_3d import geometry_message
-from fcclip_ros.stamps import nanoseconds, nearest
+from fcclip_ros.conversions.images import to_depth, to_labels
+from fcclip_ros.conversions.messages_3d import geometry_message
+from fcclip_ros.conversions.stamps import nanoseconds, nearest
 
 _TOLERANCE = 20_000_000
 """Nanoseconds between the stamps of labels and depth at most, as the node's `depth_tolerance`."""

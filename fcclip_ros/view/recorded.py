@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fcclip_core.errors import DepthError, ImageError
-from fcclip_ros.bags import first_messages, read_messages, topics_in
+from fcclip_ros.bags.bag_segmentation import first_messages, read_messages, topics_in
 from fcclip_ros.view.scene import Scene
 from fcclip_ros.view.topics import SEGMENTS, Wanted, encoding_of, find_parts, may_be_input
 

@@ -18,11 +18,11 @@ from numpy.lib.recfunctions import structured_to_unstructured
 from fcclip_core.errors import DepthError, ImageError
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.cloud import POINT
-from fcclip_core.palette import Color, class_color
-from fcclip_ros.depth_input import camera_from_info
-from fcclip_ros.images import size_of, to_labels, to_rgb
-from fcclip_ros.messages import color_of
-from fcclip_ros.stamps import nanoseconds
+from fcclip_core.vocabulary.palette import Color, class_color
+from fcclip_ros.conversions.images import size_of, to_labels, to_rgb
+from fcclip_ros.conversions.messages import color_of
+from fcclip_ros.conversions.stamps import nanoseconds
+from fcclip_ros.node.depth_input import camera_from_info
 from fcclip_ros.view.places import DepthJoin
 from fcclip_ros.view.topics import Part
 

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from fcclip_core.class_ids import ClassIds
-from fcclip_core.device_labels import Words
 from fcclip_core.errors import CheckpointError, DeviceLostError, VocabularyError
-from fcclip_core.model.classification import TextClassifier
-from fcclip_core.palette import class_color
-from fcclip_core.preprocess import FrameGeometry
+from fcclip_core.inference.classification import TextClassifier, Words
+from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.results import Evidence, PanopticResult, Segment
-from fcclip_core.segmenter import TextEmbeddings, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
-from fcclip_core.vocabulary import Vocabulary, VocabularyClass
+from fcclip_core.vocabulary.class_ids import ClassIds
+from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
+from fcclip_core.vocabulary.palette import class_color
+from fcclip_core.vocabulary.snapshot import TextEmbeddings, VocabularySnapshot
 
 POISON = (255, 0, 255)
 """An image whose first pixel has this colour makes the model fail."""

@@ -33,6 +33,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from checkout import ROOT
 from fcclip_ros.compat import destroy_state_machine
 from fcclip_ros.qos import image_profile
 
@@ -126,7 +127,6 @@ WORDS = ("-p", "vocabulary:=['cup', 'plate', 'floor']")
 FAKE_NODE = str(Path(__file__).with_name("fake_node.py"))
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
 
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Process:

@@ -23,8 +23,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from fcclip_core.errors import ImageError, SettingsError
+from fcclip_ros.conversions.images import to_rgb
 from fcclip_ros.image_source import ImageSource, camera_info, jpeg_message
-from fcclip_ros.images import to_rgb
 from fcclip_ros.qos import image_profile
 from fcclip_ros.sources import fit, move, open_source
 

@@ -24,14 +24,14 @@ from ros_harness import ROOT, Peer, Process, Published, drain, set_parameters, w
 from sensor_msgs.msg import CameraInfo, Image
 
 import fcclip_ros.msg as msg
+from fcclip_core.datasets.drive_recording import Recording
 from fcclip_core.errors import SettingsError
 from fcclip_core.simulation.bundled_drive import bundled_drive
 from fcclip_core.simulation.coco_files import make_folders, save_annotations, save_frame
 from fcclip_core.simulation.frames import Frame, TruthSegment
 from fcclip_core.simulation.names import train_vocabulary, world_vocabulary
-from fcclip_core.simulation.recording import Recording
 from fcclip_ros import sim_camera as sim_camera_module
-from fcclip_ros.images import to_rgb
+from fcclip_ros.conversions.images import to_rgb
 from fcclip_ros.qos import LATCHED, OUTPUT, TRANSFORMS, image_profile
 from fcclip_ros.sim_camera import SimCamera, pose_message
 

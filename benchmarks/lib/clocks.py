@@ -1,0 +1,72 @@
+"""Clocks at the stages of code that has none: callables replaced, for one run, by themselves with a clock around."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+
+import fcclip_core.segmenter as segmenter_module
+from benchmarks.lib.rates import wait
+from fcclip_core import Segmenter
+from fcclip_core.inference import labels_gpu as device_labels
+from oracle.trace import Trace
+
+Place = tuple[object, str, str]
+"""(owner, name of its callable, stage)."""
+
+
+@dataclass
+class DeviceTrace(Trace):
+    """A trace whose stages wait for the device at both ends, so that each pays for its own work.
+
+    Attributes:
+        device: Where the work happens.
+    """
+
+    device: torch.device = torch.device("cpu")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time of the block to stage `name`; see `Trace.stage`."""
+        wait(self.device)
+        with super().stage(name):
+            yield
+            wait(self.device)
+
+
+@contextmanager
+def clocks(places: Iterable[Place], trace: Trace) -> Iterator[None]:
+    """Adds the time of every call at `places` to its stage in `trace`; several places may share a stage."""
+    with ExitStack() as stack:
+        for owner, name, stage in places:
+            stack.enter_context(mock.patch.object(owner, name, _timed(getattr(owner, name), trace, stage)))
+        yield
+
+
+def labeling_places(segmenter: Segmenter, classifying: str, merging: str) -> tuple[Place, ...]:
+    """Where a segmenter that launches no graphs names and merges masks, for `clocks`.
+
+    Args:
+        segmenter: On whatever device; what a GPU replays as a graph passes none of these places.
+        classifying: Stage of the classification.
+        merging: Stage of everything behind it.
+    """
+    labeler: Any = segmenter._labeler
+    return (
+        (device_labels, "classify", classifying),
+        (getattr(labeler, "_plain", labeler), "_merge", merging),
+        (segmenter_module, "_describe", merging),
+    )
+
+
+def _timed(function: Callable[..., Any], trace: Trace, stage: str) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with trace.stage(stage):
+            return function(*args, **kwargs)
+
+    return run

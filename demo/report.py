@@ -1,0 +1,128 @@
+"""What the demo tells people: the table, while it runs and at the end, and report.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from demo.ledger import Ledger
+from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.vocabulary.classes import Vocabulary
+
+QUALITY_GROUPS = ("all", "seen", "unseen", "things", "stuff")
+_LATENCY = "latency "
+
+
+@dataclass(frozen=True)
+class VocabularyChange:
+    """One call of ~/set_vocabulary, or the vocabulary that the node started with.
+
+    Attributes:
+        version: The version that came into force.
+        title: What it is about.
+        vocabulary: The classes that were asked for.
+        seconds: How long the call took; 0 for the first vocabulary.
+        labelled_meanwhile: Frames that were labelled between request and answer.
+    """
+
+    version: int
+    title: str
+    vocabulary: Vocabulary
+    seconds: float = 0.0
+    labelled_meanwhile: int = 0
+
+
+def rows(ledger: Ledger, diagnostics: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The table's lines: what was counted, by whom, and what it says."""
+    median, largest = ledger.latency()
+    rate_in, rate_out = ledger.rates()
+    versions = ", ".join(f"v{version}: {count}" for version, count in sorted(ledger.frames_of.items()))
+    lines = [
+        ("camera frames into the node", _said(diagnostics, "frames received")),
+        ("labelled by the node", _said(diagnostics, "frames labelled")),
+        ("dropped, a newer frame took their place", _said(diagnostics, "frames dropped")),
+        ("bad / failed", f"{_said(diagnostics, 'frames bad')} / {_said(diagnostics, 'frames failed')}"),
+        ("camera frames seen by this process", f"{ledger.images}, {rate_in:.2f} Hz"),
+        ("labelled frames received whole", f"{ledger.labelled}, {rate_out:.2f} Hz"),
+        ("by vocabulary version", versions),
+        ("segments in them", f"{ledger.segments} ({ledger.segments / max(1, ledger.labelled):.1f} a frame)"),
+        ("stamp to segments here, median / largest", f"{median:.2f} / {largest:.2f} s"),
+    ]
+    lines += [(key, value) for key, value in diagnostics.items() if key.startswith(_LATENCY)]
+    lines += [(f"PQ, vocabulary {version}", _quality_line(ledger, version)) for version in sorted(ledger.quality)]
+    return [*lines, ("disagreements between outputs", str(len(ledger.problems)))]
+
+
+def table(ledger: Ledger, diagnostics: Mapping[str, str], title: str) -> Table:
+    """The lines as a table for the terminal."""
+    shown = Table(title=title, title_justify="left", show_header=False)
+    for name, value in rows(ledger, diagnostics):
+        shown.add_row(name, value)
+    return shown
+
+
+def write_report(
+    path: Path,
+    *,
+    settings: Sequence[tuple[str, str]],
+    changes: Sequence[VocabularyChange],
+    ledger: Ledger,
+    diagnostics: Mapping[str, str],
+    film: Path | None,
+    stills: Mapping[int, Path],
+    problems: Sequence[str],
+) -> None:
+    """Writes everything as Markdown, with the film and the pictures."""
+    text = ["# fcclip_ros demo", "", *(f"- {name}: {value}" for name, value in settings), ""]
+    if film is not None:
+        text += [f"![the drive]({film.name})", "", "Left the camera's image, in the middle what the node published on"]
+        text += ["`~/overlay`, right the truth in the vocabulary's colours: one colour in both is a right name.", ""]
+    text += [
+        "## Against the truth",
+        "",
+        "Panoptic quality in per cent over all labelled frames, from the topics.",
+        "",
+    ]
+    text += ["| vocabulary | frames | " + " | ".join(QUALITY_GROUPS) + " |", "| --- " * (2 + len(QUALITY_GROUPS)) + "|"]
+    for change in changes:
+        if (quality := ledger.quality.get(change.version)) is not None:
+            scores = quality.percent()
+            cells = " | ".join(_percent(scores[f"pq.{group}"]) for group in QUALITY_GROUPS)
+            text.append(f"| {change.version}: {change.title} | {quality.frames} | {cells} |")
+    text += ["", "## What was measured", "", "| | |", "| --- | --- |"]
+    text += [f"| {name} | {value} |" for name, value in rows(ledger, diagnostics)]
+    text += ["", "## Vocabularies", ""]
+    for change in changes:
+        call = "from the start"
+        if change.seconds:
+            call = f"service call {change.seconds:.2f} s, {change.labelled_meanwhile} frames labelled meanwhile"
+        names = "; ".join(", ".join(item.synonyms) for item in change.vocabulary.classes)
+        text += [f"### {change.version}: {change.title}", "", f"In force {call}.", "", names, ""]
+        if change.version in stills:
+            text += [f"![vocabulary {change.version}]({stills[change.version].name})", ""]
+    text += ["## Checks", "", *(f"- {problem}" for problem in problems)]
+    text += [] if problems else [f"All passed, on each of {ledger.labelled} labelled frames."]
+    with whole_file(path) as part:
+        part.write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+def quality_note(ledger: Ledger, version: int) -> str:
+    """One line for the film: which vocabulary, and how good so far."""
+    return f"vocabulary {version}   PQ so far: {_quality_line(ledger, version)}"
+
+
+def _quality_line(ledger: Ledger, version: int) -> str:
+    scores = ledger.quality[version].percent()
+    named = ((group, scores[f"pq.{group}"]) for group in ("all", "seen", "unseen"))
+    return ", ".join(f"{group} {value:.1f}" for group, value in named if value is not None) or "none yet"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _said(diagnostics: Mapping[str, str], key: str) -> str:
+    return diagnostics.get(key, "?")

@@ -1,0 +1,1 @@
+"""A frame's way through the network and back: preprocessing, classification, mask ownership, postprocessing."""

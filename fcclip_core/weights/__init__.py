@@ -1,0 +1,1 @@
+"""Where weights come from: published files, checkpoints, seeded weights."""

@@ -1,0 +1,1 @@
+"""Recordings: reading them, and segmenting what they hold."""

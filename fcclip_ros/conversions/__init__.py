@@ -1,0 +1,1 @@
+"""Messages from arrays and results, and arrays from messages."""

@@ -1,0 +1,136 @@
+"""Depth results -> messages, in the camera's optical frame. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from sensor_msgs.msg import PointCloud2, PointField
+
+import fcclip_ros.msg as msg
+from fcclip_core.geometry.cloud import POINT, organized_cloud
+from fcclip_core.geometry.segments import SegmentGeometry, eroded
+from fcclip_ros.conversions.message_data import blank_data
+
+if TYPE_CHECKING:
+    from fcclip_ros.conversions.frame import LabelledFrame
+
+_DATATYPES = {"<f4": PointField.FLOAT32, "<u2": PointField.UINT16}
+
+
+def _fields() -> list[PointField]:
+    fields, offset = [], 0
+    for name in POINT.names or ():
+        # By convention the packed colour is called a float, which RViz and PCL look into.
+        datatype = PointField.FLOAT32 if name == "rgb" else _DATATYPES[POINT[name].str]
+        fields.append(PointField(name=name, offset=offset, datatype=datatype, count=1))
+        offset += POINT[name].itemsize
+    return fields
+
+
+_FIELDS = _fields()
+
+
+def points_message(frame: LabelledFrame) -> PointCloud2:
+    """The frame's organized cloud: as many points as pixels, in their order; x, y, z are NaN where depth is unknown.
+
+    Args:
+        frame: A frame with depth.
+    """
+    if frame.depth is None:
+        raise ValueError("the frame has no depth")
+    height, width = frame.result.segment_map.shape
+    message, out = _blank_cloud(frame, height, width, is_dense=False)
+    organized_cloud(frame.image, frame.depth.metres, frame.depth.camera, frame.result, out)
+    return message
+
+
+def fill_places(found: Sequence[msg.FoundSegment], frame: LabelledFrame) -> None:
+    """Puts the places and points of segments that were found into their messages.
+
+    Args:
+        found: The messages; of a point, segment and confidence become theirs.
+        frame: With depth; its result has their segments, with the ids 1, 2, ... in their order.
+    """
+    if frame.depth is None:
+        raise ValueError("the frame has no depth")
+    points = organized_cloud(frame.image, frame.depth.metres, frame.depth.camera, frame.result)
+    used = eroded(frame.result.segment_map.astype(np.uint16), np.isfinite(points["z"]), frame.depth_erosion)
+    for number, message in enumerate(found, 1):
+        message.segment.geometry = geometry_message(frame.geometry.get(number))
+        own = points[used == number]
+        own["segment_id"], own["confidence"] = message.segment.id, message.score
+        message.cloud, data = _blank_cloud(frame, 1, len(own), is_dense=True)
+        data[0] = own
+
+
+def geometry_message(geometry: SegmentGeometry | None) -> msg.SegmentGeometry:
+    """A segment's place; not valid for None."""
+    if geometry is None:
+        return msg.SegmentGeometry()
+    return msg.SegmentGeometry(
+        valid=True,
+        centroid=_point(geometry.centroid),
+        distance=geometry.distance,
+        center=_point(geometry.center),
+        extents=_vector(geometry.extents),
+        oriented_center=_oriented_pose(geometry),
+        oriented_extents=_vector(geometry.oriented_extents),
+        points=geometry.points,
+    )
+
+
+def detections_3d_message(frame: LabelledFrame, vision: ModuleType) -> object:
+    """The things that have a place as vision_msgs/Detection3DArray; `id` is the segment's id.
+
+    The box is the oriented one; the hypothesis' pose is the centroid, not turned.
+
+    Args:
+        frame: The frame.
+        vision: The module `vision_msgs.msg`.
+    """
+    detections = []
+    for segment in frame.result.segments:
+        geometry = frame.geometry.get(segment.id)
+        if geometry is None or not segment.is_thing:
+            continue
+        hypothesis = vision.ObjectHypothesisWithPose(
+            hypothesis=vision.ObjectHypothesis(class_id=str(segment.class_id), score=segment.score)
+        )
+        hypothesis.pose.pose.position = _point(geometry.centroid)
+        bounds = vision.BoundingBox3D(center=_oriented_pose(geometry), size=_vector(geometry.oriented_extents))
+        detections.append(
+            vision.Detection3D(header=frame.header, id=str(segment.id), bbox=bounds, results=[hypothesis])
+        )
+    return vision.Detection3DArray(header=frame.header, detections=detections)
+
+
+def _blank_cloud(frame: LabelledFrame, height: int, width: int, *, is_dense: bool) -> tuple[PointCloud2, np.ndarray]:
+    """A cloud of zeros, and its points `(height, width)`: what is written there is in the message without a copy."""
+    message = PointCloud2(
+        header=frame.header,
+        height=height,
+        width=width,
+        fields=_FIELDS,
+        is_bigendian=False,
+        point_step=POINT.itemsize,
+        row_step=POINT.itemsize * width,
+        is_dense=is_dense,
+    )
+    return message, blank_data(message.data, message.row_step * height).view(POINT).reshape(height, width)
+
+
+def _oriented_pose(geometry: SegmentGeometry) -> Pose:
+    turn = dict(zip("xyzw", geometry.orientation.tolist(), strict=True))
+    return Pose(position=_point(geometry.oriented_center), orientation=Quaternion(**turn))
+
+
+def _point(values: np.ndarray) -> Point:
+    return Point(**dict(zip("xyz", values.tolist(), strict=True)))
+
+
+def _vector(values: np.ndarray) -> Vector3:
+    return Vector3(**dict(zip("xyz", values.tolist(), strict=True)))

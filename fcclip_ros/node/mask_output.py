@@ -1,0 +1,103 @@
+"""Binary masks of single classes, for whoever reads no ids: a filter of footprints, a script, a map of wet floor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image
+
+from fcclip_core.errors import SettingsError
+from fcclip_core.plain_text import printable
+from fcclip_core.quoting import short
+from fcclip_ros.conversions.messages import mask_message
+from fcclip_ros.qos import OUTPUT
+
+if TYPE_CHECKING:
+    from fcclip_core.vocabulary.snapshot import VocabularySnapshot
+    from fcclip_ros.conversions.frame import LabelledFrame
+
+_LONGEST = 128
+"""Letters of a topic's last part; the whole name of a topic may have 255."""
+
+
+def mask_topics(names: Sequence[str]) -> dict[str, str]:
+    """The last part of each class's topic: its name in the letters a to z, A to Z and digits.
+
+    Every run of other characters becomes one underscore, none at the ends. What does not begin with a letter gets
+    `class_` in front: topics may not begin with a digit, and `ros2 topic list` hides those with an underscore.
+
+    Args:
+        names: Class names.
+
+    Raises:
+        SettingsError: Two classes would share a topic, one comes twice, or a name cannot be a class's.
+    """
+    topics: dict[str, str] = {}
+    for name in names:
+        if "," in name:
+            raise SettingsError(
+                f"publish_masks has {short(name)}; a class goes by its first synonym alone, without commas"
+            )
+        topic = re.sub("[^A-Za-z0-9]+", "_", name).strip("_")
+        topic = topic if topic[:1].isalpha() else f"class_{topic}".rstrip("_")
+        if len(topic) > _LONGEST:
+            raise SettingsError(f"publish_masks has {short(name)}, which is too long for a topic's name")
+        if topic in topics.values():
+            other = next(known for known, taken in topics.items() if taken == topic)
+            raise SettingsError(
+                f"publish_masks has {short(other)} and {short(name)}, which would both be published on mask/{topic}; "
+                "leave one out, or let another synonym come first in the vocabulary"
+            )
+        topics[name] = topic
+    return topics
+
+
+class MaskOutput:
+    """The publishers of the masks that the parameter publish_masks asks for, one a class."""
+
+    def __init__(self, node: LifecycleNode, prefix: str) -> None:
+        """Makes no publisher yet.
+
+        Args:
+            node: The node.
+            prefix: What the topics begin with, up to the last slash.
+        """
+        self._node = node
+        self._prefix = prefix
+        self._publishers: dict[str, Any] = {}
+        self._missing: set[str] = set()
+
+    def configure(self, names: Sequence[str]) -> None:
+        """Makes the publishers of these classes, in place of earlier ones."""
+        for publisher in self._publishers.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._publishers = {
+            name: self._node.create_lifecycle_publisher(Image, f"{self._prefix}mask/{topic}", OUTPUT)
+            for name, topic in mask_topics(names).items()
+        }
+        self._missing = set()
+
+    def announce(self, snapshot: VocabularySnapshot) -> None:
+        """Says which masks will be empty, because the vocabulary lacks their class; each once, until it is back."""
+        missing = self._publishers.keys() - set(snapshot.vocabulary.names)
+        for name in sorted(missing - self._missing):
+            text = (
+                f"{self._publishers[name].topic_name} is empty: the vocabulary has no class {short(name)}"
+                f"{_hint(name, snapshot.vocabulary.classes)}"
+            )
+            self._node.get_logger().warning(printable(text))
+        self._missing = missing
+
+    def publish(self, frame: LabelledFrame) -> None:
+        """Publishes the masks that somebody subscribes to, with the image's header."""
+        for name, publisher in self._publishers.items():
+            if publisher.is_activated and publisher.get_subscription_count() > 0:
+                publisher.publish(mask_message(frame.result, name, frame.header))
+
+
+def _hint(name: str, classes: Iterable[Any]) -> str:
+    of = next((item.name for item in classes if name in item.synonyms), None)
+    return "" if of is None else f"; it is a synonym of {short(of)}, ask for that"

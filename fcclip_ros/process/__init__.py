@@ -1,0 +1,1 @@
+"""How a node starts, runs and ends in a process."""
