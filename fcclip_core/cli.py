@@ -14,9 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fcclip_core.commands import doctor, evaluate, export, segment, train, view, vocab, weights, world
 from fcclip_core.commands.interruption import exit_status, interruptible
-from fcclip_core.errors import FcclipError, first_line
+from fcclip_core.errors import FcclipError
 from fcclip_core.files.resources import config_path
-from fcclip_core.plain_text import printable
+from fcclip_core.quoting import first_line, printable
 
 COMMANDS = (segment, view, weights, vocab, train, evaluate, export, world, doctor)
 

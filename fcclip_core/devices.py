@@ -10,7 +10,8 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 
-from fcclip_core.errors import DeviceLostError, SettingsError, first_line
+from fcclip_core.errors import DeviceLostError, SettingsError
+from fcclip_core.quoting import first_line
 
 
 class _OnDevice(Protocol):

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fcclip_core.devices import watched
-from fcclip_core.errors import FcclipError, first_line
+from fcclip_core.errors import FcclipError
+from fcclip_core.quoting import first_line
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables that `torchrun` sets for each process."""

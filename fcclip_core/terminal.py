@@ -11,7 +11,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from fcclip_core.errors import FcclipError
-from fcclip_core.plain_text import printable
+from fcclip_core.quoting import printable
 
 
 class Terminal(Console):

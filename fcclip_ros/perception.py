@@ -23,7 +23,7 @@ import fcclip_ros.srv as srv
 from fcclip_core.devices import free_memory
 from fcclip_core.errors import DeviceLostError, FcclipError, SettingsError
 from fcclip_core.images.camera_size import described_size
-from fcclip_core.plain_text import printable
+from fcclip_core.quoting import printable
 from fcclip_core.segmenter import Segmenter
 from fcclip_core.vocabulary.background import background_from
 from fcclip_core.vocabulary.classes import Vocabulary

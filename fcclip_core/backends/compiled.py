@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fcclip_core.backends.interface import Progress
-from fcclip_core.errors import BackendError, first_line
+from fcclip_core.errors import BackendError
 from fcclip_core.export.constants import capture
 from fcclip_core.files.cache_folder import guard_compilers
 from fcclip_core.kernels.cuda_graph import CapturedWork
@@ -23,6 +23,7 @@ from fcclip_core.kernels.gpu_network import for_gpu
 from fcclip_core.model.deformable_attention import sample_by_index, set_sampler
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 from fcclip_core.model.precision import in_precision
+from fcclip_core.quoting import first_line
 
 MAX_SIZES = 4
 

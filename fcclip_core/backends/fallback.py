@@ -14,8 +14,9 @@ from torch import Tensor
 from fcclip_core.backends.interface import Backend, FormDeclined, Progress
 from fcclip_core.backends.readiness import LARGEST_BATCH, Abandoned, Preparations, Shape
 from fcclip_core.devices import free_memory, undisturbed, watched
-from fcclip_core.errors import BackendError, DeviceLostError, first_line
+from fcclip_core.errors import BackendError, DeviceLostError
 from fcclip_core.model.fcclip import ModelOutput
+from fcclip_core.quoting import first_line
 
 _logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")

@@ -11,8 +11,9 @@ from typing import Any
 
 from fcclip_core.backends.interface import Progress
 from fcclip_core.backends.tensorrt_library import log_of, start
-from fcclip_core.errors import BackendError, first_line
+from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import KeptFile
+from fcclip_core.quoting import first_line
 
 _logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from types import ModuleType
 from typing import Any
 
 from fcclip_core.backends.jetson import INSTALL_TENSORRT, is_jetson
-from fcclip_core.errors import BackendError, first_line
+from fcclip_core.errors import BackendError
+from fcclip_core.quoting import first_line
 
 _logger = logging.getLogger(__name__)
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcclip_core.errors import BackendError, first_line
+from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import KeptFile
 from fcclip_core.export.onnx_export import INPUT, OUTPUTS
 from fcclip_core.kernels.cuda_graph import capturing
+from fcclip_core.quoting import first_line
 
 _logger = logging.getLogger(__name__)
 

@@ -23,12 +23,12 @@ from fcclip_core.commands.inference_arguments import (
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.commands.segment_jobs import Job, find_jobs, left_out, listed
-from fcclip_core.errors import DeviceLostError, FcclipError, ImageError, first_line
+from fcclip_core.errors import DeviceLostError, FcclipError, ImageError
 from fcclip_core.files.atomic_write import whole_file, whole_folder, write_whole
 from fcclip_core.files.json_files import json_line, write_json
 from fcclip_core.files.paths import expanded, refuse_overwriting
 from fcclip_core.images.image_limits import MAX_PIXELS
-from fcclip_core.plain_text import printable
+from fcclip_core.quoting import first_line, printable
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,9 +15,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from fcclip_core.errors import BackendError, shown, spelled
+from fcclip_core.errors import BackendError
 from fcclip_core.files.atomic_write import whole_file
 from fcclip_core.files.cache_folder import cache_folder, keep_ours, open_ours
+from fcclip_core.quoting import short, short_name
 
 _logger = logging.getLogger(__name__)
 _Loaded = TypeVar("_Loaded")
@@ -168,7 +169,7 @@ def _read(path: Path, key: Key) -> bytes:
         header = _read_header(file)
         _require(header, key)
         if (size := _size_after_header(file)) != header["size"]:
-            raise _Unusable(f"it is truncated or was changed: {size:,} bytes, not {shown(header['size'])}")
+            raise _Unusable(f"it is truncated or was changed: {size:,} bytes, not {short(header['size'])}")
         content = file.read()
     if blake2b(content).hexdigest() != header["blake2b"]:
         raise _Unusable("it is damaged: its checksum does not fit its content")
@@ -184,8 +185,8 @@ def _require(header: dict, key: Key) -> None:
     found = header["key"]
     for name in [*key, *found]:
         if found.get(name) != key.get(name):
-            said = spelled(found[name]) if name in found else "not said"
-            raise _Unusable(f"its {spelled(name)} is {said}; needed is {key.get(name, 'none')}")
+            said = short_name(found[name]) if name in found else "not said"
+            raise _Unusable(f"its {short_name(name)} is {said}; needed is {key.get(name, 'none')}")
 
 
 def _read_header(file: BinaryIO) -> dict:

@@ -10,7 +10,7 @@ import numpy as np
 from fcclip_core.errors import ImageError
 from fcclip_core.geometry.camera import same_aspect
 from fcclip_core.images.image_files import read_mask
-from fcclip_core.quoting import short_path
+from fcclip_core.quoting import short_name
 
 
 class IgnoreMask:
@@ -31,11 +31,11 @@ class IgnoreMask:
         try:
             self._mask = read_mask(path)
         except ImageError as error:
-            raise ImageError(f"the ignore mask {short_path(path)} cannot be used: {error}") from error
+            raise ImageError(f"the ignore mask {short_name(path)} cannot be used: {error}") from error
         self.share = float(self._mask.mean())
         if self.share == 1.0:
             raise ImageError(
-                f"the ignore mask {short_path(path)} has no black pixel, so nothing would be labeled; pixels that are "
+                f"the ignore mask {short_name(path)} has no black pixel, so nothing would be labeled; pixels that are "
                 "not black are ignored: is it inverted?"
             )
         self._fitted = self._mask
@@ -54,7 +54,7 @@ class IgnoreMask:
         rows, columns = self._mask.shape
         if not same_aspect((columns, rows), (width, height)):
             raise ImageError(
-                f"the ignore mask {short_path(self.path)} has {columns} x {rows} pixels, the image {width} x {height}: "
+                f"the ignore mask {short_name(self.path)} has {columns} x {rows} pixels, the image {width} x {height}: "
                 "another aspect ratio; draw it on an image of this camera"
             )
         resized = cv2.resize(self._mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)

@@ -17,8 +17,9 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from fcclip_core.errors import ImageError, first_line
+from fcclip_core.errors import ImageError
 from fcclip_core.images.image_limits import MAX_SIDE
+from fcclip_core.quoting import first_line
 
 Data = bytes | memoryview
 

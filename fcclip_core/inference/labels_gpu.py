@@ -15,7 +15,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fcclip_core.errors import first_line
 from fcclip_core.inference.classification import Words, classify
 from fcclip_core.inference.mask_resize import KEPT_SIZES
 from fcclip_core.inference.postprocess import MergedFrame, Merger
@@ -24,6 +23,7 @@ from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.inference.stage_clock import StageClock
 from fcclip_core.kernels.cuda_graph import ATTEMPTS, CapturedWork
 from fcclip_core.model.fcclip import ModelOutput
+from fcclip_core.quoting import first_line
 from fcclip_core.settings import InferenceSettings
 
 _logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcclip_core.errors import first_line
 from fcclip_core.inference.preprocess import PIXEL_MEAN, PIXEL_STD, FrameGeometry, check_image, preprocess
 from fcclip_core.kernels.cuda_graph import ATTEMPTS, CapturedWork
+from fcclip_core.quoting import first_line
 from fcclip_core.settings import InferenceSettings
 
 _logger = logging.getLogger(__name__)

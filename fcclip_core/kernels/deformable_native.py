@@ -22,11 +22,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fcclip_core.errors import BackendError, first_line
+from fcclip_core.errors import BackendError
 from fcclip_core.files.atomic_write import whole_file
 from fcclip_core.files.cache_folder import keep_ours, open_ours, why_unsafe
 from fcclip_core.kernels.processor import features
 from fcclip_core.model.deformable_attention import DeformableAttention
+from fcclip_core.quoting import first_line
 
 _logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 import torch
 import torch.nn.functional as F
 
-from fcclip_core.errors import first_line
 from fcclip_core.model.deformable_attention import sample_by_grid
+from fcclip_core.quoting import first_line
 
 _logger = logging.getLogger(__name__)
 

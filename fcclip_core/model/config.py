@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from fcclip_core.errors import shown
+from fcclip_core.quoting import short
 
 PUBLISHED, BEST_CELL = VANISHED_MASKS = ("published", "best_cell")
 """What a mask that vanishes at stride 32 is pooled over, a choice of whoever builds the network: nothing, as in the
@@ -218,7 +218,7 @@ def config_from_dict(fields: object) -> ModelConfig:
 
 def _mapping(what: str, value: object) -> dict:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ValueError(f"{what} is {shown(value)}; expected named fields")
+        raise ValueError(f"{what} is {short(value)}; expected named fields")
     return value
 
 
@@ -231,7 +231,7 @@ def _checked(part: type, what: str, value: object) -> dict:
     given, known = _mapping(what, value), {field.name: field for field in dataclasses.fields(part)}
     for name in given:
         if name not in known:
-            raise ValueError(f"{what} has an unknown field {shown(name)}")
+            raise ValueError(f"{what} has an unknown field {short(name)}")
     for name, field in known.items():
         if name not in given and field.default is dataclasses.MISSING:
             raise ValueError(f"{what} lacks the field {name}")
@@ -252,7 +252,7 @@ def _value(name: str, kind: str, value: object) -> object:
         return value
     if kind not in ("int", "bool") and not kind.startswith(("tuple", "str")):  # a part, checked before
         return value
-    raise ValueError(f"{name} is {shown(value)}; expected {_EXPECTED[kind.partition('[')[0].partition(' ')[0]]}")
+    raise ValueError(f"{name} is {short(value)}; expected {_EXPECTED[kind.partition('[')[0].partition(' ')[0]]}")
 
 
 def _is_count(value: object) -> bool:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from fcclip_core.errors import SettingsError, first_line
+from fcclip_core.errors import SettingsError
+from fcclip_core.quoting import first_line
 
 if TYPE_CHECKING:
     from fcclip_core.results import PanopticResult

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcclip_core.errors import CheckpointError, TrainingError, shown, spelled
+from fcclip_core.errors import CheckpointError, TrainingError
 from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.quoting import short, short_name
 from fcclip_core.weights.weight_files import read_archive
 
 FORMAT = "fcclip training state 1"
@@ -76,7 +77,7 @@ def load_state(path: Path, identity: Mapping[str, Any]) -> TrainingState:
         raise TrainingError(f"{path} is no training state of this program's version; {remedy}")
     for name, kind in (("step", int), ("identity", dict), ("parameters", dict), ("optimizer", dict)):
         if type(content.get(name)) is not kind:
-            raise TrainingError(f"{path} is damaged: its {name} is {shown(content.get(name))}; {remedy}")
+            raise TrainingError(f"{path} is damaged: its {name} is {short(content.get(name))}; {remedy}")
     if content["step"] < 0 or not all(isinstance(value, Tensor) for value in content["parameters"].values()):
         raise TrainingError(f"{path} is damaged: its step or parameters are none; {remedy}")
     differences = [
@@ -101,7 +102,7 @@ def _same_so_far(before: Any, after: Any, step: int) -> bool:
 
 
 def _short(value: object) -> str:
-    return spelled(value, 80)
+    return short_name(value)
 
 
 def _cause(error: BaseException) -> str:

@@ -20,7 +20,7 @@ import yaml
 from fcclip_core.errors import VocabularyError, YamlError
 from fcclip_core.files.regular_files import read_regular_file
 from fcclip_core.files.yaml_text import read_yaml
-from fcclip_core.quoting import short, short_path
+from fcclip_core.quoting import short, short_name
 from fcclip_core.vocabulary.palette import Color, palette_colors
 from fcclip_core.vocabulary.sources import (
     closest,
@@ -299,7 +299,7 @@ class Vocabulary:
         """
         path = find_vocabulary(source)
         text = _read(path)
-        vocabulary = _from_list(text, path) if path.suffix.lower() == ".txt" else cls.from_yaml(text, short_path(path))
+        vocabulary = _from_list(text, path) if path.suffix.lower() == ".txt" else cls.from_yaml(text, short_name(path))
         return vocabulary if things is None else _with_things(vocabulary, things, path)
 
     @classmethod
@@ -624,12 +624,12 @@ def _read(path: Path) -> str:
         return read_regular_file(path, MAX_FILE_SIZE).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise VocabularyError(
-            f"cannot read vocabulary {short_path(path)}: {error.strerror}{missing_file_hint(path)}"
+            f"cannot read vocabulary {short_name(path)}: {error.strerror}{missing_file_hint(path)}"
         ) from error
     except OSError as error:
-        raise VocabularyError(f"cannot read vocabulary {short_path(path)}: {error.strerror or error}") from error
+        raise VocabularyError(f"cannot read vocabulary {short_name(path)}: {error.strerror or error}") from error
     except UnicodeError as error:
-        raise VocabularyError(f"{short_path(path)} is not a vocabulary: it is not UTF-8 text") from error
+        raise VocabularyError(f"{short_name(path)} is not a vocabulary: it is not UTF-8 text") from error
 
 
 def _from_list(text: str, path: Path) -> Vocabulary:
@@ -639,7 +639,7 @@ def _from_list(text: str, path: Path) -> Vocabulary:
         index, colon, names = line.partition(":")
         if not line.strip() or names == INVALID_CLASS:
             continue
-        where = f"{short_path(path)}, line {number}"
+        where = f"{short_name(path)}, line {number}"
         if not colon or not index.strip().isdecimal():
             raise VocabularyError(f"{where}: {short(line)} is not of the form 'id:name,synonym'")
         if len(classes) == MAX_CLASSES:
@@ -651,8 +651,8 @@ def _from_list(text: str, path: Path) -> Vocabulary:
         except VocabularyError as error:
             raise VocabularyError(f"{where}: {error}") from error
     if not classes:
-        raise VocabularyError(f"{short_path(path)} holds no class; expected lines of the form 'id:name,synonym'")
-    return Vocabulary(tuple(classes), source=short_path(path.name))
+        raise VocabularyError(f"{short_name(path)} holds no class; expected lines of the form 'id:name,synonym'")
+    return Vocabulary(tuple(classes), source=short_name(path.name))
 
 
 class _Labels:
@@ -677,7 +677,7 @@ def _with_things(vocabulary: Vocabulary, things: Sequence[bool], path: Path) -> 
         raise VocabularyError(f"things is {short(things)}; expected one flag a class")
     if len(things) != len(vocabulary):
         raise VocabularyError(
-            f"{short_path(path)} has {len(vocabulary)} classes but {len(things)} thing flags were given"
+            f"{short_name(path)} has {len(vocabulary)} classes but {len(things)} thing flags were given"
         )
     classes = (replace(item, is_thing=bool(flag)) for item, flag in zip(vocabulary.classes, things, strict=True))
     return replace(vocabulary, classes=tuple(classes))

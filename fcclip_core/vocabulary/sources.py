@@ -11,7 +11,7 @@ from pathlib import Path
 from fcclip_core.errors import VocabularyError
 from fcclip_core.files.paths import expanded
 from fcclip_core.files.resources import config_path
-from fcclip_core.quoting import short, short_path
+from fcclip_core.quoting import short, short_name
 
 FILE_SUFFIXES = (".yaml", ".yml", ".txt")
 """How the names of vocabulary files end."""
@@ -56,7 +56,7 @@ def missing_file_hint(path: Path) -> str:
     except OSError:
         return ""
     close = closest(path.name, (name for name in beside if Path(name).suffix.lower() in FILE_SUFFIXES))
-    return f"; did you mean {short_path(path.with_name(close))}?" if close else ""
+    return f"; did you mean {short_name(path.with_name(close))}?" if close else ""
 
 
 def names_a_source(text: str) -> bool:
@@ -85,9 +85,9 @@ def refuse_sources(names: Iterable[str]) -> None:
         file = looks_like_a_file(text) or (len(names) == 1 and "/" in text)
         meant = _bundled_like(text) if len(names) == 1 else _bundled_alone(text)
         if file and len(names) > 1:
-            problem = f"{short_path(text)} looks like a file among class names, but a file can only stand alone"
+            problem = f"{short_name(text)} looks like a file among class names, but a file can only stand alone"
         elif file:
-            problem = f"{short_path(text)} is no vocabulary file; expected a .yaml or .txt file{_rename(text)}"
+            problem = f"{short_name(text)} is no vocabulary file; expected a .yaml or .txt file{_rename(text)}"
         elif meant and len(names) > 1:
             problem = (
                 f"{meant} is a bundled vocabulary among class names, but it can only stand alone; to add "

@@ -19,12 +19,13 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from torch import Tensor
 
-from fcclip_core.errors import BackendError, CheckpointError, shown
+from fcclip_core.errors import BackendError, CheckpointError
 from fcclip_core.files.atomic_write import whole_file
 from fcclip_core.files.cache_folder import keep_ours, open_ours
 from fcclip_core.kernels.onednn import text_tower_for_processor
 from fcclip_core.model.text_tower import TextTower
 from fcclip_core.model.token_tree import TokenTree, in_groups
+from fcclip_core.quoting import short
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -156,7 +157,7 @@ class TextRows:
         """Says once that rows on disk are computed anew; False, for `_recall`."""
         if not self._said_unusable:
             self._said_unusable = True
-            _logger.warning("%s; the row of %s is computed anew, and further ones like it", why, shown(name))
+            _logger.warning("%s; the row of %s is computed anew, and further ones like it", why, short(name))
         return False
 
     def _store(self, name: str, row: Tensor) -> None:

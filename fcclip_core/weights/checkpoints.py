@@ -23,12 +23,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from fcclip_core.devices import undisturbed
-from fcclip_core.errors import CheckpointError, SettingsError, first_line, shown, spelled
+from fcclip_core.errors import CheckpointError, SettingsError
 from fcclip_core.files.atomic_write import whole_file
 from fcclip_core.files.paths import expanded
 from fcclip_core.model.config import PRESETS, PUBLISHED, VANISHED_MASKS, ModelConfig, config_from_dict, layer_counts
 from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.text_tower import TextTower
+from fcclip_core.quoting import first_line, short, short_name
 from fcclip_core.settings import AUTO
 from fcclip_core.vocabulary.classes import Vocabulary, require_vocabulary
 from fcclip_core.weights.clip_weights import ClipWeights, fitting_preset, load_clip
@@ -170,7 +171,7 @@ def load_checkpoint(
     if train_vocabulary is not None:
         require_vocabulary("train_vocabulary", train_vocabulary)
     if preset is not None and preset not in PRESETS:
-        raise CheckpointError(f"there is no preset {shown(preset)}; there are {', '.join(PRESETS)}")
+        raise CheckpointError(f"there is no preset {short(preset)}; there are {', '.join(PRESETS)}")
     if name == AUTO:
         return _best_here(train_vocabulary)
     if name.startswith(RECIPE_PREFIX):
@@ -200,7 +201,7 @@ def load_model(checkpoint: Checkpoint, vanished_masks: str = PUBLISHED) -> FCCLI
         SettingsError: No such choice of `vanished_masks`.
     """
     if vanished_masks not in VANISHED_MASKS:
-        raise SettingsError(f"vanished_masks is {shown(vanished_masks)}; it must be one of {', '.join(VANISHED_MASKS)}")
+        raise SettingsError(f"vanished_masks is {short(vanished_masks)}; it must be one of {', '.join(VANISHED_MASKS)}")
     published = layout_of(checkpoint.config).published
     with undisturbed(), torch.device("meta"):
         model = FCCLIP(checkpoint.config, vanished_masks)
@@ -340,7 +341,7 @@ def _find(source: str | Path) -> Path:
         return path
     close = difflib.get_close_matches(str(source), bundled, n=1)
     raise CheckpointError(
-        f"there is no file and no bundled checkpoint {shown(str(source), 200)}"
+        f"there is no file and no bundled checkpoint {short_name(source)!r}"
         + (f"; did you mean {close[0]}?" if close else "")
         + f"; bundled are: {', '.join(bundled) or 'none'}; {AUTO} takes the best that there is; seeded ones are "
         + ", ".join(RECIPE_PREFIX + name for name in PRESETS)
@@ -370,7 +371,7 @@ def _from_own_file(file: WeightFile) -> Checkpoint:
         version = header["format_version"]
         if version != FORMAT_VERSION:
             raise CheckpointError(
-                f"{file.path} has format version {shown(version)}, this is version {FORMAT_VERSION}; update "
+                f"{file.path} has format version {short(version)}, this is version {FORMAT_VERSION}; update "
                 "fcclip_ros, or import the original files again with `fcclip weights import`"
             )
         config = config_from_dict(header["config"])
@@ -553,14 +554,14 @@ def _provenance_to_dict(provenance: Provenance) -> dict:
 def _provenance_from_dict(stored: dict) -> Provenance:
     sources = stored["sources"]
     if not isinstance(sources, list) or len(sources) > _MOST_SOURCES:
-        raise ValueError(f"provenance.sources is {shown(sources)}; expected a list of at most {_MOST_SOURCES}")
+        raise ValueError(f"provenance.sources is {short(sources)}; expected a list of at most {_MOST_SOURCES}")
     if not isinstance(stored.get("seeded", False), bool):
-        raise ValueError(f"provenance.seeded is {shown(stored['seeded'])}; expected true or false")
+        raise ValueError(f"provenance.seeded is {short(stored['seeded'])}; expected true or false")
     of_sources = [text for source in sources for text in source.values()]
     for text in (stored.get("licence", ""), stored.get("note", ""), *of_sources):
         if not isinstance(text, str) or len(text) > _LONGEST_TEXT or not text.isprintable():
             raise ValueError(
-                f"provenance holds {shown(text)}; expected printable texts of at most {_LONGEST_TEXT} characters"
+                f"provenance holds {short(text)}; expected printable texts of at most {_LONGEST_TEXT} characters"
             )
     names = {"role", "name", "sha256", "origin"}
     if any(set(source) - names for source in sources):
@@ -570,7 +571,7 @@ def _provenance_from_dict(stored: dict) -> Provenance:
 
 def _stored_vocabulary(text: object) -> Vocabulary:
     if not isinstance(text, str):
-        raise ValueError(f"train_vocabulary is {shown(text)}; expected YAML text")
+        raise ValueError(f"train_vocabulary is {short(text)}; expected YAML text")
     return Vocabulary.from_yaml(text, "the training vocabulary")
 
 
@@ -602,4 +603,4 @@ def _shapes(entries: Mapping[str, Entry]) -> dict[str, tuple[int, ...]]:
 def _first(keys: Iterable[str]) -> str:
     keys = list(keys)
     more = f" and {len(keys) - SPELLED_OUT} more" if len(keys) > SPELLED_OUT else ""
-    return ", ".join(spelled(key) for key in keys[:SPELLED_OUT]) + more
+    return ", ".join(short_name(key) for key in keys[:SPELLED_OUT]) + more

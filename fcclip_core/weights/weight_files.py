@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from fcclip_core.errors import CheckpointError, first_line, shown, spelled
+from fcclip_core.errors import CheckpointError
 from fcclip_core.files.regular_files import NotRegularError, open_regular
+from fcclip_core.quoting import first_line, short, short_name
 from fcclip_core.weights.pickled_tuples import has_endless_tuple
 
 HASH_BLOCK = 1 << 24
@@ -168,13 +169,13 @@ def _kind_of_zip(path: Path, size: int) -> str:
     # torch.save compresses nothing, and what is not compressed takes no more room than the file has.
     packed = next((member for member in members if member.compress_type != zipfile.ZIP_STORED), None)
     if packed is not None or sum(member.file_size for member in members) > size:
-        what = f"its member {shown(packed.filename)} is compressed" if packed else "its members overlap"
+        what = f"its member {short(packed.filename)} is compressed" if packed else "its members overlap"
         raise CheckpointError(
             f"{path} is not as torch.save writes it: {what}, so that unpacking could take any amount of memory. Take "
             "the original file, or load it where you trust it and save it again"
         )
     if not any(name.endswith("/data.pkl") for name in names):
-        held = ", ".join(map(spelled, names[:3])) or "nothing"
+        held = ", ".join(map(short_name, names[:3])) or "nothing"
         raise CheckpointError(
             f"{path} is a zip archive but not one of torch.save (it holds {held}); if the "
             "weights are inside, unpack it and name the file"
@@ -201,7 +202,7 @@ def _read_torch(path: Path, mapped: bool) -> WeightFile:
     tensors = {key: value.detach() for key, value in named.items() if isinstance(value, torch.Tensor)}
     _check_extents(path, tensors)
     # Keys may be tuples of tuples, whose text has no end.
-    others = tuple(key if isinstance(key, str) else shown(key) for key in state if key not in tensors)
+    others = tuple(key if isinstance(key, str) else short(key) for key in state if key not in tensors)
     return WeightFile(path, tensors, others, {})
 
 
@@ -261,7 +262,7 @@ def _named_plainly(file: WeightFile) -> WeightFile:
     if len(set(names.values())) < len(names):
         twice = next(name for name, count in Counter(names.values()).items() if count > 1)
         raise CheckpointError(
-            f"{file.path} holds {shown(twice, 200)} more than once, wrapped and plain; save one model's "
+            f"{file.path} holds {short_name(twice)} more than once, wrapped and plain; save one model's "
             "state_dict() alone"
         )
     return replace(file, tensors={names[key]: tensor for key, tensor in file.tensors.items()})
@@ -288,7 +289,7 @@ def _state_dictionary(path: Path, content: object) -> dict:
 
 def _describe(content: object) -> str:
     if isinstance(content, dict):
-        return f"a dictionary without tensors ({', '.join(map(spelled, list(content)[:5])) or 'empty'})"
+        return f"a dictionary without tensors ({', '.join(map(short_name, list(content)[:5])) or 'empty'})"
     return f"a {type(content).__name__}"
 
 

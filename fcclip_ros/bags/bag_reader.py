@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from fcclip_core.errors import ImageError, YamlError, first_line
+from fcclip_core.errors import ImageError, YamlError
 from fcclip_core.files.bag_paths import METADATA, files_in, is_bag_file, is_packed, storage_suffix
 from fcclip_core.files.regular_files import read_regular_file
 from fcclip_core.files.yaml_text import read_yaml
-from fcclip_core.quoting import short_path
+from fcclip_core.quoting import first_line, short_name
 from fcclip_ros.bags.bag_topics import BagFile, Say, Topic, unpacked, zstd
 from fcclip_ros.bags.mcap_file import McapFile
 from fcclip_ros.bags.sqlite3_file import Sqlite3File
@@ -146,7 +146,7 @@ class BagReader:
         # The folder is asked for its names, not the system for those in the file: one may be too long to be asked for.
         present = {path.name for path in self.path.iterdir() if path.is_file()}
         for name in [path.name for path in listed if path.name not in present]:
-            self._say(f"{short_path(name)} is missing, though {METADATA} names it")
+            self._say(f"{short_name(name)} is missing, though {METADATA} names it")
         # A recorder that was killed while it split leaves a file behind that is not listed.
         unlisted = [path for path in there if path not in listed]
         for path in unlisted:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from fcclip_core.errors import ImageError, first_line
+from fcclip_core.errors import ImageError
 from fcclip_core.images.encoded_images import announced_size, check_size, decode, is_jpeg, is_png
 from fcclip_core.images.image_limits import MAX_PIXELS
+from fcclip_core.quoting import first_line
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image

@@ -11,7 +11,7 @@ from rclpy.lifecycle import LifecycleNode
 import fcclip_ros.msg as msg
 from fcclip_core.errors import ImageError
 from fcclip_core.geometry.ignore_mask import IgnoreMask
-from fcclip_core.plain_text import printable
+from fcclip_core.quoting import printable
 from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import Segmenter
 from fcclip_core.segments.tracking import Tracker

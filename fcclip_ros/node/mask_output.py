@@ -10,8 +10,7 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 
 from fcclip_core.errors import SettingsError
-from fcclip_core.plain_text import printable
-from fcclip_core.quoting import short
+from fcclip_core.quoting import printable, short
 from fcclip_ros.conversions.messages import mask_message
 from fcclip_ros.qos import OUTPUT
 

@@ -14,7 +14,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 
 from fcclip_core.errors import FcclipError
-from fcclip_core.plain_text import printable
+from fcclip_core.quoting import printable
 
 _SAID_AGAIN_AFTER = 5.0
 """Seconds between two log lines about one callback that goes on failing."""

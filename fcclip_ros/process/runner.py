@@ -20,7 +20,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from fcclip_core.errors import FcclipError
-from fcclip_core.plain_text import printable
+from fcclip_core.quoting import printable
 
 _PATIENCE = 2.5
 """Seconds that a process takes to end at most, whatever its threads are doing; `ros2 launch` kills after five."""

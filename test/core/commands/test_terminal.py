@@ -20,7 +20,7 @@ from fcclip_core import cli, distributed
 from fcclip_core.commands.interruption import Interrupted, exit_status, interruptible
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.errors import FcclipError
-from fcclip_core.plain_text import printable
+from fcclip_core.quoting import printable
 from fcclip_core.terminal import Terminal
 
 EVIL = "a\x1b]0;owned\x07\x9b31m\u202e[red]b[/]\udcff"

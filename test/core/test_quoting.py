@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fcclip_core.plain_text import printable
+from fcclip_core.quoting import printable
 
 
 def test_terminal_escapes_in_names_are_written_out() -> None:
