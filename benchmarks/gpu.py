@@ -375,8 +375,8 @@ def check_kernels(run: Run) -> None:
     value = normal(1, tokens, heads, channels)
     grid = (1, tokens, heads, len(shapes), config.encoder_points)
     # Around the token itself, some of them over the border, as in the network.
-    centres = torch.rand(1, tokens, 1, 1, 1, 2, generator=generator, device=run.device)
-    locations = centres + normal(*grid, 2) * 0.05
+    centers = torch.rand(1, tokens, 1, 1, 1, 2, generator=generator, device=run.device)
+    locations = centers + normal(*grid, 2) * 0.05
     weights = normal(*grid).flatten(3).softmax(-1).unflatten(3, grid[3:])
     exact = sample_by_grid(value.double(), shapes, locations.double(), weights.double())
     times = run.found.setdefault("sampling_ms", {})

@@ -1,4 +1,4 @@
-"""Runs the demo: a simulated robot drives, its camera is labelled, the words change twice, one report."""
+"""Runs the demo: a simulated robot drives, its camera is labeled, the words change twice, one report."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; None takes the process's.
 
     Returns:
-        0 if frames were labelled under every vocabulary and every check passed, 1 if not; 130 after Ctrl-C, 143 after
+        0 if frames were labeled under every vocabulary and every check passed, 1 if not; 130 after Ctrl-C, 143 after
         SIGTERM.
     """
     console = Terminal(soft_wrap=True)
@@ -135,18 +135,18 @@ class Demo:
 
     def _show(self, watcher: Watcher, children: Children) -> None:
         began = time.monotonic()
-        if not self._wait(watcher, children, "loading the model", START_PATIENCE, lambda: watcher.ledger.labelled > 0):
+        if not self._wait(watcher, children, "loading the model", START_PATIENCE, lambda: watcher.ledger.labeled > 0):
             raise FcclipError(
-                f"no labelled frame within {START_PATIENCE:.0f} s; {self.args.out}/perception.log may say why"
+                f"no labeled frame within {START_PATIENCE:.0f} s; {self.args.out}/perception.log may say why"
             )
-        self.console.print(f"first labelled frame after {time.monotonic() - began:.0f} s")
+        self.console.print(f"first labeled frame after {time.monotonic() - began:.0f} s")
         first, *others = CHAPTERS
         self._announce(VocabularyChange(1, first.title, first.vocabulary))
         self._watch(watcher, children, 1)
         for chapter in others:
-            labelled = watcher.ledger.labelled
+            labeled = watcher.ledger.labeled
             version, seconds = watcher.set_vocabulary(chapter.vocabulary, CALL_PATIENCE)
-            meanwhile = watcher.ledger.labelled - labelled
+            meanwhile = watcher.ledger.labeled - labeled
             self._announce(VocabularyChange(version, chapter.title, chapter.vocabulary, seconds, meanwhile))
             self._watch(watcher, children, version)
         self._come_to_rest(watcher, children)
@@ -194,7 +194,7 @@ class Demo:
                     live.update(table(watcher.ledger, watcher.diagnostics, what), refresh=self.console.is_terminal)
                     if not self.console.is_terminal and now > next_line:
                         next_line = now + _PLAIN_PERIOD
-                        self.console.print(f"{what}: {watcher.ledger.images} in, {watcher.ledger.labelled} labelled")
+                        self.console.print(f"{what}: {watcher.ledger.images} in, {watcher.ledger.labeled} labeled")
                 time.sleep(0.25)
         return True
 
@@ -204,7 +204,7 @@ class Demo:
         problems += ledger.problems
         for change in self.changes:
             if not ledger.frames_of.get(change.version):
-                problems.append(f"no frame was labelled with vocabulary {change.version}")
+                problems.append(f"no frame was labeled with vocabulary {change.version}")
         film, stills = self._film.save(self.args.out)
         path = self.args.out / "report.md"
         write_report(
@@ -223,7 +223,7 @@ class Demo:
             self.console.print(Text.assemble(("check failed:", "bold red"), f" {problem}"))
         if not problems:
             passed = ("all checks passed", "bold green")
-            self.console.print(Text.assemble(passed, f" on {ledger.labelled} labelled frames"))
+            self.console.print(Text.assemble(passed, f" on {ledger.labeled} labeled frames"))
         return 1 if problems else 0
 
 

@@ -48,7 +48,7 @@ class Film:
         Args:
             stamp: Of the frame, ns.
             frame: The frame.
-            classes: The vocabulary that labelled it.
+            classes: The vocabulary that labeled it.
             note: One line to write below.
         """
         if self._last_stamp is not None and 0 <= stamp - self._last_stamp < _SECONDS_BETWEEN * 1e9:
@@ -82,9 +82,9 @@ class Film:
 
 
 def compose(frame: Frame, classes: Sequence[PublishedClass], note: str) -> np.ndarray:
-    """Image, overlay and truth side by side, above a strip that names the colours.
+    """Image, overlay and truth side by side, above a strip that names the colors.
 
-    The truth is drawn in the vocabulary's colours: a segment that has one colour in both is named right. What the
+    The truth is drawn in the vocabulary's colors: a segment that has one color in both is named right. What the
     vocabulary has no word for is left as it is.
 
     Returns:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 LABEL_OUTPUTS = ("panoptic", "semantic", "confidence", "segments")
-"""Outputs that every labelled frame has; the overlay comes at a rate of its own."""
+"""Outputs that every labeled frame has; the overlay comes at a rate of its own."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TruthRow:
 
 @dataclass(frozen=True)
 class PublishedClass:
-    """One class of a published vocabulary; colour `(r, g, b)`, 0..255."""
+    """One class of a published vocabulary; color `(r, g, b)`, 0..255."""
 
     id: int
     synonyms: tuple[str, ...]

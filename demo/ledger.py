@@ -21,21 +21,21 @@ class Ledger:
 
     Attributes:
         images: Camera frames that this process received.
-        labelled: Frames whose outputs have all arrived.
+        labeled: Frames whose outputs have all arrived.
         image_times: Stamps in seconds of the first and the last camera frame.
-        labelled_times: Stamps in seconds of the first and the last labelled frame.
-        frames_of: Labelled frames by vocabulary version.
-        segments: Segments in all labelled frames.
+        labeled_times: Stamps in seconds of the first and the last labeled frame.
+        frames_of: Labeled frames by vocabulary version.
+        segments: Segments in all labeled frames.
         vocabularies: Every vocabulary that was published, by version.
-        quality: Panoptic quality of the frames labelled with each version.
-        latencies: Seconds from stamp to segments, one per labelled frame.
+        quality: Panoptic quality of the frames labeled with each version.
+        latencies: Seconds from stamp to segments, one per labeled frame.
         problems: What did not fit, in words; empty is what it should be.
     """
 
     images: int = 0
-    labelled: int = 0
+    labeled: int = 0
     image_times: tuple[float, float] = (0.0, 0.0)
-    labelled_times: tuple[float, float] = (0.0, 0.0)
+    labeled_times: tuple[float, float] = (0.0, 0.0)
     frames_of: dict[int, int] = field(default_factory=dict)
     segments: int = 0
     vocabularies: dict[int, tuple[PublishedClass, ...]] = field(default_factory=dict)
@@ -110,8 +110,8 @@ class Ledger:
         return (statistics.median(self.latencies), max(self.latencies)) if self.latencies else (0.0, 0.0)
 
     def rates(self) -> tuple[float, float]:
-        """Camera frames and labelled frames per second, each between its first and last; 0 before there are two."""
-        return _rate(self.images, self.image_times), _rate(self.labelled, self.labelled_times)
+        """Camera frames and labeled frames per second, each between its first and last; 0 before there are two."""
+        return _rate(self.images, self.image_times), _rate(self.labeled, self.labeled_times)
 
     def _frame(self, stamp: int) -> Frame:
         frame = self._frames.setdefault(stamp, Frame())
@@ -122,8 +122,8 @@ class Ledger:
     def _count(self, stamp: int, frame: Frame) -> None:
         found = frame.segments
         assert found is not None
-        self.labelled += 1
-        self.labelled_times = _extended(self.labelled_times, stamp)
+        self.labeled += 1
+        self.labeled_times = _extended(self.labeled_times, stamp)
         self.frames_of[found.version] = self.frames_of.get(found.version, 0) + 1
         self.segments += len(found.rows)
         self.latencies.append(frame.latency["segments"])
@@ -166,7 +166,7 @@ def _rate(count: int, times: tuple[float, float]) -> float:
 
 
 def disagreements(frame: Frame) -> list[str]:
-    """Compares the outputs of one labelled frame with each other, pixel by pixel.
+    """Compares the outputs of one labeled frame with each other, pixel by pixel.
 
     Returns:
         What does not fit, in words.

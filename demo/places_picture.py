@@ -15,7 +15,7 @@ from demo import ROOT
 from fcclip_core import Segmenter
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.cloud import organized_cloud
-from fcclip_core.geometry.depth import depth_in_metres
+from fcclip_core.geometry.depth import depth_in_meters
 from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
 from fcclip_core.images.image_files import write_image
 from fcclip_core.segments.visualization import draw_legend, draw_overlay
@@ -30,7 +30,7 @@ _FINER = 2
 """The view is drawn so many times larger and then made smaller, which smooths it."""
 
 _POINT = 0.012
-"""Side of a point in the view, metres."""
+"""Side of a point in the view, meters."""
 
 _GAP = 6
 _SMALLER = 0.5
@@ -69,7 +69,7 @@ def beside(frame: Frame, target: np.ndarray, azimuth: float, elevation: float, d
         target: Where to look, in the first camera's frame.
         azimuth: Degrees by which it looks further to the left than the first camera.
         elevation: Degrees above the horizon.
-        distance: Metres from the point.
+        distance: Meters from the point.
     """
     up = frame.pose[:3, :3].T @ [0.0, 0.0, 1.0]
     ahead = np.array([0.0, 0.0, 1.0]) - up[2] * up
@@ -111,17 +111,17 @@ def draw_box(canvas: np.ndarray, place: SegmentGeometry, color: tuple[int, int, 
 
 
 def compose(frame: Frame, segmenter: Segmenter, arguments: argparse.Namespace) -> np.ndarray:
-    """Image, overlay and view side by side, above a strip that names the colours: uint8 RGB."""
+    """Image, overlay and view side by side, above a strip that names the colors: uint8 RGB."""
     snapshot = segmenter.vocabulary
     assert snapshot is not None
     result = segmenter(frame.image)
     matrix = frame.intrinsics
     camera = PinholeCamera(*SIZE, matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
-    metres = depth_in_metres(frame.depth.astype(np.float32), SIZE)
+    meters = depth_in_meters(frame.depth.astype(np.float32), SIZE)
     colors = dict(zip(snapshot.class_ids, snapshot.colors, strict=True))
-    points = organized_cloud(frame.image, metres, camera, result)
+    points = organized_cloud(frame.image, meters, camera, result)
     points = points[np.isfinite(points["z"]) & (points["z"] < arguments.farthest)]
-    places = segment_geometry(metres, camera, result)
+    places = segment_geometry(meters, camera, result)
     things = [item for item in result.segments if item.is_thing and item.id in places]
     target = np.median([places[item.id].centroid for item in things], axis=0)
     view = beside(frame, target, arguments.azimuth, arguments.elevation, arguments.distance)
@@ -151,8 +151,8 @@ def main() -> None:
     parser.add_argument("--time", type=float, default=6.0, help="seconds from the start of the drive")
     parser.add_argument("--azimuth", type=float, default=-50.0, help="degrees by which the view looks further left")
     parser.add_argument("--elevation", type=float, default=30.0, help="degrees")
-    parser.add_argument("--distance", type=float, default=4.6, help="metres")
-    parser.add_argument("--farthest", type=float, default=6.0, help="metres; points beyond are left out")
+    parser.add_argument("--distance", type=float, default=4.6, help="meters")
+    parser.add_argument("--farthest", type=float, default=6.0, help="meters; points beyond are left out")
     parser.add_argument("--out", type=Path, default=PICTURE)
     arguments = parser.parse_args()
     segmenter = Segmenter.from_checkpoint("demo", device="cpu")

@@ -13,7 +13,7 @@ from fcclip_core.evaluation.panoptic import PanopticQuality
 
 
 class LiveQuality:
-    """Panoptic quality of the frames that were labelled with one vocabulary.
+    """Panoptic quality of the frames that were labeled with one vocabulary.
 
     A truth segment belongs to the class that has its name among the synonyms. Where no class has, nothing is asked for
     and whatever the node says is forgiven.

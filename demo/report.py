@@ -25,14 +25,14 @@ class VocabularyChange:
         title: What it is about.
         vocabulary: The classes that were asked for.
         seconds: How long the call took; 0 for the first vocabulary.
-        labelled_meanwhile: Frames that were labelled between request and answer.
+        labeled_meanwhile: Frames that were labeled between request and answer.
     """
 
     version: int
     title: str
     vocabulary: Vocabulary
     seconds: float = 0.0
-    labelled_meanwhile: int = 0
+    labeled_meanwhile: int = 0
 
 
 def rows(ledger: Ledger, diagnostics: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -42,13 +42,13 @@ def rows(ledger: Ledger, diagnostics: Mapping[str, str]) -> list[tuple[str, str]
     versions = ", ".join(f"v{version}: {count}" for version, count in sorted(ledger.frames_of.items()))
     lines = [
         ("camera frames into the node", _said(diagnostics, "frames received")),
-        ("labelled by the node", _said(diagnostics, "frames labelled")),
+        ("labeled by the node", _said(diagnostics, "frames labeled")),
         ("dropped, a newer frame took their place", _said(diagnostics, "frames dropped")),
         ("bad / failed", f"{_said(diagnostics, 'frames bad')} / {_said(diagnostics, 'frames failed')}"),
         ("camera frames seen by this process", f"{ledger.images}, {rate_in:.2f} Hz"),
-        ("labelled frames received whole", f"{ledger.labelled}, {rate_out:.2f} Hz"),
+        ("labeled frames received whole", f"{ledger.labeled}, {rate_out:.2f} Hz"),
         ("by vocabulary version", versions),
-        ("segments in them", f"{ledger.segments} ({ledger.segments / max(1, ledger.labelled):.1f} a frame)"),
+        ("segments in them", f"{ledger.segments} ({ledger.segments / max(1, ledger.labeled):.1f} a frame)"),
         ("stamp to segments here, median / largest", f"{median:.2f} / {largest:.2f} s"),
     ]
     lines += [(key, value) for key, value in diagnostics.items() if key.startswith(_LATENCY)]
@@ -79,11 +79,11 @@ def write_report(
     text = ["# fcclip_ros demo", "", *(f"- {name}: {value}" for name, value in settings), ""]
     if film is not None:
         text += [f"![the drive]({film.name})", "", "Left the camera's image, in the middle what the node published on"]
-        text += ["`~/overlay`, right the truth in the vocabulary's colours: one colour in both is a right name.", ""]
+        text += ["`~/overlay`, right the truth in the vocabulary's colors: one color in both is a right name.", ""]
     text += [
         "## Against the truth",
         "",
-        "Panoptic quality in per cent over all labelled frames, from the topics.",
+        "Panoptic quality in per cent over all labeled frames, from the topics.",
         "",
     ]
     text += ["| vocabulary | frames | " + " | ".join(QUALITY_GROUPS) + " |", "| --- " * (2 + len(QUALITY_GROUPS)) + "|"]
@@ -98,13 +98,13 @@ def write_report(
     for change in changes:
         call = "from the start"
         if change.seconds:
-            call = f"service call {change.seconds:.2f} s, {change.labelled_meanwhile} frames labelled meanwhile"
+            call = f"service call {change.seconds:.2f} s, {change.labeled_meanwhile} frames labeled meanwhile"
         names = "; ".join(", ".join(item.synonyms) for item in change.vocabulary.classes)
         text += [f"### {change.version}: {change.title}", "", f"In force {call}.", "", names, ""]
         if change.version in stills:
             text += [f"![vocabulary {change.version}]({stills[change.version].name})", ""]
     text += ["## Checks", "", *(f"- {problem}" for problem in problems)]
-    text += [] if problems else [f"All passed, on each of {ledger.labelled} labelled frames."]
+    text += [] if problems else [f"All passed, on each of {ledger.labeled} labeled frames."]
     with whole_file(path) as part:
         part.write_text("\n".join(text) + "\n", encoding="utf-8")
 

@@ -260,12 +260,12 @@ def _resizer(geometry: FrameGeometry, mask_size: tuple[int, int], device: torch.
 
 @dataclass(frozen=True)
 class PanopticResult:
-    """One frame, labelled with exactly one vocabulary. It is data: it can be copied, pickled and sent elsewhere.
+    """One frame, labeled with exactly one vocabulary. It is data: it can be copied, pickled and sent elsewhere.
 
     Attributes:
         segment_map: int32 `(H, W)`: 0 where there is no segment, else a `Segment.id`.
         segments: The segments, in the order of their ids.
-        vocabulary_version: Version of the vocabulary that the frame was labelled with.
+        vocabulary_version: Version of the vocabulary that the frame was labeled with.
         timings: Seconds per stage, in order: preprocess, model, classify, merge.
         evidence: What `semantic_map`, `instances` and `probabilities` are made from, by far the largest part (67 MB for
             250 queries at 800 x 1333 pixels); `dataclasses.replace(result, evidence=None)` does without them.

@@ -62,7 +62,7 @@ class Segmenter:
     """FC-CLIP with a current vocabulary.
 
     Image and words are separate: the network sees the image alone, `set_vocabulary` may be called from any thread at
-    any time, and a frame is labelled with exactly one vocabulary, the one in force when the frame began.
+    any time, and a frame is labeled with exactly one vocabulary, the one in force when the frame began.
 
     Attributes:
         config: Shape of the network.
@@ -339,7 +339,7 @@ class Segmenter:
             ImageError: Not such an image.
             VocabularyError: No vocabulary is in force.
         """
-        # Both are read once: a frame is labelled with one vocabulary and one set of settings.
+        # Both are read once: a frame is labeled with one vocabulary and one set of settings.
         snapshot, settings = self._require(vocabulary), self._settings
         return self.label(self.encode(image, settings), snapshot, settings)
 

@@ -30,7 +30,7 @@ from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_core.vocabulary.doubts import doubts, summary
 from fcclip_core.vocabulary.snapshot import ResolvedClass, VocabularySnapshot
 from fcclip_ros.compat import RCLError, destroy_state_machine, given_parameters, result_of, run_transitions_in
-from fcclip_ros.conversions.frame import LabelledFrame
+from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.conversions.images import cv_bridge
 from fcclip_ros.conversions.messages import (
     class_messages,
@@ -297,7 +297,7 @@ class Perception(GuardedNode, LifecycleNode):
         )
         # Looked for here, because the search takes too long for a frame to wait for it.
         self.get_logger().info(
-            f"colours are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}"
+            f"colors are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}"
         )
         if vocabulary is None:
             vocabulary = configuration.load_words(segmenter.train_vocabulary)
@@ -365,7 +365,7 @@ class Perception(GuardedNode, LifecycleNode):
     async def _on_segment_image(
         self, request: srv.SegmentImage.Request, response: srv.SegmentImage.Response
     ) -> srv.SegmentImage.Response:
-        def fill(frame: LabelledFrame) -> None:
+        def fill(frame: LabeledFrame) -> None:
             stamp = self.get_clock().now().to_msg()
             vocabulary = self._vocabulary if frame.snapshot.version else None
             contour_type = self._cameras[0].outputs.contour_type

@@ -50,7 +50,7 @@ PARAMETERS: tuple[Declaration, ...] = (
     Declaration("seed", 0, "Another seed gives other scenes and other ways.", limits=(0, 1_000_000)),
     Declaration("split", "all", "What the scenes may hold: all classes, or those of training.", choices=SPLITS),
     Declaration("kind", "room", "Where the robot drives.", choices=("room", "table", "yard")),
-    Declaration("speed", 0.4, "Metres per second of frames at the full rate.", limits=(0.01, 10.0)),
+    Declaration("speed", 0.4, "Meters per second of frames at the full rate.", limits=(0.01, 10.0)),
     Declaration("scenes", 1, "Scenes to drive through, one after the other.", limits=(1, MAX_SCENES)),
     Declaration("frames_per_scene", 0, "Frames in each scene; 0: one round.", limits=(0, 1_000_000)),
     Declaration(

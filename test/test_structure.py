@@ -8,6 +8,7 @@ import sys
 from graphlib import TopologicalSorter
 
 import pytest
+
 from checkout import ROOT
 
 

@@ -1,7 +1,7 @@
 """The real node in a process of its own, with a clock at each frame, and a camera that shows it pictures.
 
 As a program it is that process: node_process.py RECORD KEEP [ROS arguments]. At its end it writes to RECORD what the
-node itself counted and, if KEEP is "frames", what it noted of every frame that it labelled.
+node itself counted and, if KEEP is "frames", what it noted of every frame that it labeled.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class NodeRecord:
     """What the node noted.
 
     Attributes:
-        counts: Frames received, labelled, dropped, bad and failed, from the node's own statistics.
-        frames: Stamp in ns -> seconds by stage, as the node counts them, for each frame it labelled. `take` comes
+        counts: Frames received, labeled, dropped, bad and failed, from the node's own statistics.
+        frames: Stamp in ns -> seconds by stage, as the node counts them, for each frame it labeled. `take` comes
             before them: rclpy makes a message of what arrived and calls the node. It is missing where rclpy does not
             show when it begins. Stages that end in "cpu" are seconds of the processor, not of the clock.
     """
@@ -215,7 +215,7 @@ class Camera:
         while True:
             stamp = self.show(message)
             try:
-                self.wait_for(functools.partial(self._is_back, stamp), 10.0, "no frame came back labelled")
+                self.wait_for(functools.partial(self._is_back, stamp), 10.0, "no frame came back labeled")
                 return
             except TimeoutError:
                 if time.monotonic() > end:
@@ -357,7 +357,7 @@ class _Recorder:
     def places(self) -> list[Any]:
         """Patches to have in force while the node runs."""
         patches = [
-            mock.patch.object(Statistics, "labelled", self._around_labelled(Statistics.labelled)),
+            mock.patch.object(Statistics, "labeled", self._around_labeled(Statistics.labeled)),
             mock.patch.object(Statistics, "received", self._around_received(Statistics.received)),
             mock.patch.object(pipeline, "to_rgb", self._around_to_rgb(pipeline.to_rgb)),
             mock.patch.object(Outputs, "publish", self._around_publish(Outputs.publish)),
@@ -408,9 +408,9 @@ class _Recorder:
 
         return noted
 
-    def _around_labelled(self, labelled: Callable[..., Any]) -> Callable[..., Any]:
+    def _around_labeled(self, labeled: Callable[..., Any]) -> Callable[..., Any]:
         def noted(statistics: Statistics, latencies: Mapping[str, float], *more: Any) -> None:
-            labelled(statistics, latencies, *more)
+            labeled(statistics, latencies, *more)
             self._statistics = statistics
             if self._keep_frames:
                 self._frames[self._stamp] = dict(latencies) | self._extra

@@ -20,7 +20,7 @@ LARGEST_WINDOW = 192
 
 
 class PatchTower(nn.Module):
-    """ViT of patch 16: pool the last layer's patch tokens inside the mask, then normalise and project.
+    """ViT of patch 16: pool the last layer's patch tokens inside the mask, then normalize and project.
 
     Position embeddings are interpolated to each input's grid, as CLIP's ViTs have it. Head and pooling are those of
     `ConvNeXtTower`, and as there a whole window is embedded as the mean over it, so there is no class token.
@@ -54,12 +54,12 @@ class PatchTower(nn.Module):
         return self.trunk.forward_features(image).transpose(1, 2).unflatten(2, (rows, -1))
 
     def forward(self, image: Tensor) -> FeaturePyramid:
-        """`image` `(B, 3, H, W)`, normalised, sides divisible by 32; a ViT's other maps are its tokens."""
+        """`image` `(B, 3, H, W)`, normalized, sides divisible by 32; a ViT's other maps are its tokens."""
         tokens = self.tokens(image)
         return FeaturePyramid(tokens, tokens, tokens, F.avg_pool2d(tokens, 2))
 
     def embed_masks(self, features: Tensor, masks: Tensor) -> Tensor:
-        """Embeds bool masks `(B, Q, h, w)` over `features` `(B, C, h, w)` as `(B, Q, D)`, not normalised."""
+        """Embeds bool masks `(B, Q, h, w)` over `features` `(B, C, h, w)` as `(B, Q, D)`, not normalized."""
         return cast(Tensor, self.head(self.norm(mask_pool(features, masks))))
 
 

@@ -34,6 +34,6 @@ def gflop_by_stage(config: ModelConfig, batch: int, height: int, width: int) -> 
 
 
 def _sampling_flop(config: ModelConfig, height: int, width: int) -> int:
-    """Each token reads four neighbours of every sampling point, in all channels of a head."""
+    """Each token reads four neighbors of every sampling point, in all channels of a head."""
     tokens = sum((height // stride) * (width // stride) for stride in (8, 16, 32))
     return 2 * 4 * config.encoder_layers * tokens * config.hidden_dim * NUM_LEVELS * config.encoder_points

@@ -36,7 +36,7 @@ LEAST_RATIO = 0.8
 """Rate of the slowest camera over that of the fastest, below which one starves."""
 
 _START_PATIENCE = 300.0
-_COUNTS = ("received", "labelled", "batched", "dropped", "bad", "failed")
+_COUNTS = ("received", "labeled", "batched", "dropped", "bad", "failed")
 
 
 def main() -> int:
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def measure(args: argparse.Namespace, children: Children) -> dict[str, Any]:
-    """Starts everything, waits until every camera is labelled, and counts for a while."""
+    """Starts everything, waits until every camera is labeled, and counts for a while."""
     names = [f"camera_{number}" for number in range(args.cameras)]
     for number, name in enumerate(names):
         rate = args.rates[number] if args.rates else args.rate
@@ -79,7 +79,7 @@ def measure(args: argparse.Namespace, children: Children) -> dict[str, Any]:
         while not listener.heard_all():
             children.check()
             if time.monotonic() > deadline:
-                raise SystemExit(f"not all cameras are labelled after {_START_PATIENCE:.0f} s")
+                raise SystemExit(f"not all cameras are labeled after {_START_PATIENCE:.0f} s")
             time.sleep(0.1)
         _watch(children, args.warm_up)
         listener.begin()
@@ -119,7 +119,7 @@ class Listener:
         self._thread.start()
 
     def heard_all(self) -> bool:
-        """Whether every camera was labelled at least once."""
+        """Whether every camera was labeled at least once."""
         with self._lock:
             return all(self._ages.values()) and len(self._counts) == len(self._names)
 
@@ -134,13 +134,13 @@ class Listener:
         """What was counted since `begin`, `seconds` ago; ages in milliseconds, from stamp to arrival here."""
         with self._lock:
             cameras = {name: self._camera(name, seconds) for name in self._names}
-        rates = [camera["labelled_hz"] for camera in cameras.values()]
+        rates = [camera["labeled_hz"] for camera in cameras.values()]
         counted = [camera["node_counts"] for camera in cameras.values()]
-        labelled = sum(counts["labelled"] for counts in counted)
+        labeled = sum(counts["labeled"] for counts in counted)
         return {
             "cameras": cameras,
             "ratio": round(min(rates) / max(rates), 3) if max(rates) else 0.0,
-            "batch_share": round(sum(counts["batched"] for counts in counted) / labelled, 3) if labelled else 0.0,
+            "batch_share": round(sum(counts["batched"] for counts in counted) / labeled, 3) if labeled else 0.0,
         }
 
     def close(self) -> None:
@@ -154,7 +154,7 @@ class Listener:
         first, last = self._first_counts[name], self._counts[name]
         return {
             "sent_hz": round(self._sent[name] / seconds, 2),
-            "labelled_hz": round(len(ages) / seconds, 2),
+            "labeled_hz": round(len(ages) / seconds, 2),
             "age_ms": {
                 name: round(1e3 * float(np.quantile(ages, share)), 1) if ages else None
                 for name, share in (("median", 0.5), ("p95", 0.95))
@@ -186,13 +186,13 @@ class Listener:
 def report(args: argparse.Namespace, found: dict[str, Any]) -> None:
     """Prints the table."""
     print(f"{args.cameras} cameras, checkpoint {args.checkpoint}, {args.seconds:g} s, max_batch {args.max_batch}\n")
-    print("| camera | sent Hz | labelled Hz | age ms, median | 95 % | dropped | batched |")
+    print("| camera | sent Hz | labeled Hz | age ms, median | 95 % | dropped | batched |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, camera in found["cameras"].items():
         counts, age = camera["node_counts"], camera["age_ms"]
-        batched = f"{counts['batched'] / counts['labelled']:.0%}" if counts["labelled"] else "-"
+        batched = f"{counts['batched'] / counts['labeled']:.0%}" if counts["labeled"] else "-"
         print(
-            f"| {name} | {camera['sent_hz']} | {camera['labelled_hz']} | {age['median']} | {age['p95']} | "
+            f"| {name} | {camera['sent_hz']} | {camera['labeled_hz']} | {age['median']} | {age['p95']} | "
             f"{counts['dropped']} of {counts['received']} | {batched} |"
         )
     print(f"\nslowest over fastest: {found['ratio']:.2f} (at least {LEAST_RATIO}); batched: {found['batch_share']:.0%}")

@@ -76,8 +76,8 @@ def run_node(log: Path) -> int:
     with log.open("w", buffering=1) as lines:
 
         class Recording(Statistics):
-            def labelled(self, latencies: Mapping[str, float], batched: bool = False) -> None:
-                super().labelled(latencies, batched)
+            def labeled(self, latencies: Mapping[str, float], batched: bool = False) -> None:
+                super().labeled(latencies, batched)
                 resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
                 outside = latencies["total"] - sum(latencies[stage] for stage in CORE_STAGES)
                 lines.write(json.dumps([outside, time.process_time(), resident]) + "\n")
@@ -87,7 +87,7 @@ def run_node(log: Path) -> int:
 
 
 def measure(setting: str, topics: tuple[str, ...], frames: int, rate: float) -> dict[str, float]:
-    """Runs a node and a camera until so many frames are labelled."""
+    """Runs a node and a camera until so many frames are labeled."""
     os.environ["ROS_DOMAIN_ID"] = "93"
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
@@ -120,7 +120,7 @@ def measure(setting: str, topics: tuple[str, ...], frames: int, rate: float) -> 
 
 
 def drive(topics: tuple[str, ...], frames: int, rate: float, log: Path, node: subprocess.Popen) -> None:
-    """Publishes frames until the node has labelled enough of them.
+    """Publishes frames until the node has labeled enough of them.
 
     Raises:
         RuntimeError: The node ended, or labels nothing.
@@ -148,16 +148,16 @@ def drive(topics: tuple[str, ...], frames: int, rate: float, log: Path, node: su
         camera = import_module("depth_camera").DepthCamera(peer)
         dice = np.random.default_rng(0)
         pixels = dice.integers(1, 255, (480, 640, 3), dtype=np.uint8)
-        metres = dice.uniform(1.5, 1.6, (480, 640))
+        meters = dice.uniform(1.5, 1.6, (480, 640))
         matrix = np.array([[460.0, 0, 319.5], [0, 460, 239.5], [0, 0, 1]])
         end = time.monotonic() + 300 + 5 * frames / rate
         due = time.monotonic()
         while not log.exists() or log.read_bytes().count(b"\n") < frames:
             if node.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(
-                    f"the node labelled too few frames; it said:\n{(log.parent / 'node.log').read_text()}"
+                    f"the node labeled too few frames; it said:\n{(log.parent / 'node.log').read_text()}"
                 )
-            camera.publish(pixels=pixels, metres=metres, matrix=matrix)
+            camera.publish(pixels=pixels, meters=meters, matrix=matrix)
             due = max(due + 1 / rate, time.monotonic() - 1)
             time.sleep(max(due - time.monotonic(), 0))
     finally:

@@ -146,7 +146,7 @@ def overhead(frame: Mapping[str, float]) -> float:
 
 
 def stream_result(
-    stamps: Sequence[int], arrived: Mapping[int, float], labelled: Mapping[int, object]
+    stamps: Sequence[int], arrived: Mapping[int, float], labeled: Mapping[int, object]
 ) -> dict[str, float]:
     """What became of a stream's pictures, and how many a second came back."""
     ages = [arrived[stamp] for stamp in stamps if stamp in arrived]
@@ -154,7 +154,7 @@ def stream_result(
     length = max(times) - min(times) if len(times) > 1 else 0.0
     return {
         "shown": len(stamps),
-        "labelled": sum(stamp in labelled for stamp in stamps),
+        "labeled": sum(stamp in labeled for stamp in stamps),
         "came_back": len(times),
         "frames_per_second": (len(times) - 1) / length if length else 0.0,
         "age_ms_median": 1e3 * median(ages) if ages else 0.0,

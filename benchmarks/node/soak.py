@@ -63,7 +63,7 @@ class Sample:
         resident_mib: Memory that is in RAM.
         threads: Its threads.
         files: Its open files, sockets included.
-        frames: Frames heard labelled until then.
+        frames: Frames heard labeled until then.
     """
 
     seconds: float

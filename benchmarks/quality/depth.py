@@ -24,14 +24,14 @@ from benchmarks.lib import machine
 from fcclip_core import Segmenter
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.cloud import organized_cloud
-from fcclip_core.geometry.depth import depth_in_metres
+from fcclip_core.geometry.depth import depth_in_meters
 from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
 from fcclip_core.results import PanopticResult
 from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import world_vocabulary
 
 NEAREST, FARTHEST = 1.0, 4.0
-"""Metres from the camera to the true centroids that count."""
+"""Meters from the camera to the true centroids that count."""
 
 MATCH_IOU = 0.5
 KINDS = ("room", "yard", "table")
@@ -40,7 +40,7 @@ FRAMES_A_DRIVE = 25
 NOISE = (
     "stereo with a baseline of 5 cm: disparity off by 0.08 px (standard deviation) and in steps of 1/16 px, pixels "
     "looked up beside their place (0.5 px), half of those at a depth step of 5 % missing, 2 % missing anywhere; whole "
-    "millimetres"
+    "millimeters"
 )
 
 
@@ -57,7 +57,7 @@ class Errors:
     """What was found of things that were segmented right.
 
     Attributes:
-        centroid: Metres between the centroids of what was published and of the true visible surface.
+        centroid: Meters between the centroids of what was published and of the true visible surface.
         extents: Relative errors of the three sides of the box along the camera's axes, a row a thing.
         missing: Things that were segmented right but got no place.
     """
@@ -98,7 +98,7 @@ def main() -> int:
     width, height = options.size
     dice, bleeding_dice = np.random.default_rng(options.seed), np.random.default_rng(options.seed + 1)
     errors = {name: Errors() for name in rows_of(options.erosion)}
-    costs: dict[str, list[float]] = {"metres": [], "cloud": []}
+    costs: dict[str, list[float]] = {"meters": [], "cloud": []}
     for number, frame in enumerate(drives(options), 1):
         result = segmenter(frame.image)
         camera = camera_of(frame)
@@ -121,7 +121,7 @@ def main() -> int:
         "size": [width, height],
         "checkpoint": options.checkpoint,
         "seed": options.seed,
-        "metres": [NEAREST, FARTHEST],
+        "meters": [NEAREST, FARTHEST],
         "noise": NOISE,
         "bleeding": BLEEDING,
         "errors": {name: row.report() for name, row in errors.items()},
@@ -194,7 +194,7 @@ def camera_of(frame: Frame) -> PinholeCamera:
 
 
 def noisy(depth: np.ndarray, camera: PinholeCamera, dice: np.random.Generator) -> np.ndarray:
-    """Depth as a small stereo camera might give it (`NOISE`): uint16 millimetres, 0 where missing."""
+    """Depth as a small stereo camera might give it (`NOISE`): uint16 millimeters, 0 where missing."""
     height, width = depth.shape
     beside = dice.normal(0, 0.5, (2, height, width)).round().astype(int)
     rows = np.clip(np.arange(height)[:, None] + beside[0], 0, height - 1)
@@ -202,17 +202,17 @@ def noisy(depth: np.ndarray, camera: PinholeCamera, dice: np.random.Generator) -
     seen = np.where(np.isfinite(depth), depth, 1000.0)[rows, columns]
     scale = camera.fx * 0.05
     disparity = np.round((scale / seen + dice.normal(0, 0.08, depth.shape)) * 16) / 16
-    metres = np.where(disparity > 0, scale / np.maximum(disparity, 1e-6), 0)
+    meters = np.where(disparity > 0, scale / np.maximum(disparity, 1e-6), 0)
     whole = np.where(np.isfinite(depth), depth, 1000.0).astype(np.float32)
     kernel = np.ones((3, 3), np.uint8)
     edge = cv2.dilate(whole, kernel) - cv2.erode(whole, kernel) > 0.05 * whole
     chance = dice.random(depth.shape)
-    metres[(edge & (chance < 0.5)) | (chance > 0.98) | (metres > 60)] = 0
-    return (metres * 1000).round().astype(np.uint16)
+    meters[(edge & (chance < 0.5)) | (chance > 0.98) | (meters > 60)] = 0
+    return (meters * 1000).round().astype(np.uint16)
 
 
 def bleeding(depth: np.ndarray, dice: np.random.Generator) -> np.ndarray:
-    """Depth whose edges have run (`BLEEDING`): float32 metres, as block matching over a window makes them."""
+    """Depth whose edges have run (`BLEEDING`): float32 meters, as block matching over a window makes them."""
     whole = np.where(np.isfinite(depth), depth, 1000.0).astype(np.float32)
     kernel = np.ones((7, 7), np.uint8)
     near, far = cv2.erode(whole, kernel), cv2.dilate(whole, kernel)
@@ -224,12 +224,12 @@ def bleeding(depth: np.ndarray, dice: np.random.Generator) -> np.ndarray:
 def measure(
     image: np.ndarray, raw: np.ndarray, camera: PinholeCamera, result: PanopticResult, costs: dict[str, list[float]]
 ) -> np.ndarray:
-    """A frame's depth in metres; adds what that and the cloud cost in CPU seconds."""
+    """A frame's depth in meters; adds what that and the cloud cost in CPU seconds."""
     began = time.process_time()
-    depth = depth_in_metres(raw, (camera.width, camera.height))
+    depth = depth_in_meters(raw, (camera.width, camera.height))
     read = time.process_time()
     organized_cloud(image, depth, camera, result)
-    costs["metres"].append(read - began)
+    costs["meters"].append(read - began)
     costs["cloud"].append(time.process_time() - read)
     return depth
 

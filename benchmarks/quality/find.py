@@ -52,9 +52,9 @@ class Tally:
     Attributes:
         visible: Things asked for: all that the truth shows, of 25 pixels and more.
         segmented: Of these, with a segment that overlaps them by more than one half.
-        labelled: Of these, called by their name in the stream's own labels (only where it has such a class).
+        labeled: Of these, called by their name in the stream's own labels (only where it has such a class).
         right: Of the segmented ones, where the answer is the right one; nothing below the minimum is an answer.
-        right_and_labelled: Of the labelled ones, likewise.
+        right_and_labeled: Of the labeled ones, likewise.
         ranked_first: Of the segmented ones, where the best segment is the right one, whatever its score.
         unseen_segmented: As `segmented`, of names that training left out.
         unseen_right: As `right`, likewise.
@@ -65,9 +65,9 @@ class Tally:
 
     visible: int = 0
     segmented: int = 0
-    labelled: int = 0
+    labeled: int = 0
     right: int = 0
-    right_and_labelled: int = 0
+    right_and_labeled: int = 0
     ranked_first: int = 0
     unseen_segmented: int = 0
     unseen_right: int = 0
@@ -80,7 +80,7 @@ class Tally:
         counts = {name: value for name, value in vars(self).items() if name != "seconds"}
         return counts | {
             "right_share": _share(self.right, self.segmented),
-            "right_share_labelled": _share(self.right_and_labelled, self.labelled),
+            "right_share_labeled": _share(self.right_and_labeled, self.labeled),
             "right_share_unseen": _share(self.unseen_right, self.unseen_segmented),
             "ranked_first_share": _share(self.ranked_first, self.segmented),
             "absent_found_share": _share(self.absent_found, self.absent),
@@ -120,13 +120,13 @@ def judge(tally: Tally, frame: Frame, name: str, found: Sequence[Found], minimum
         # The best segment may be another thing of that name.
         first = any(_overlap(found[0], frame, item) > _MATCH for item in frame.segments if item.name == name)
         right = first and found[0].score >= minimum
-        labelled = found[int(np.argmax(overlaps))].segment
+        labeled = found[int(np.argmax(overlaps))].segment
         tally.segmented += 1
         tally.right += right
         tally.ranked_first += first
-        if labelled.name == name and labelled.class_id:
-            tally.labelled += 1
-            tally.right_and_labelled += right
+        if labeled.name == name and labeled.class_id:
+            tally.labeled += 1
+            tally.right_and_labeled += right
         if name not in _TRAINED:
             tally.unseen_segmented += 1
             tally.unseen_right += right
@@ -216,7 +216,7 @@ def _time_service(args: argparse.Namespace) -> dict[str, Any]:
         stop.set()
         # A thread that still computes when the interpreter ends would crash it.
         time.sleep(0.2)
-        while (counts := perception._cameras[0].statistics.report().counts).received > counts.labelled + counts.dropped:
+        while (counts := perception._cameras[0].statistics.report().counts).received > counts.labeled + counts.dropped:
             time.sleep(0.05)
         perception.finish()
         executor.shutdown(timeout_sec=2.0)
@@ -265,8 +265,8 @@ def _milliseconds(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def _print_table(record: dict[str, Any]) -> None:
-    rows = ("visible", "segmented", "labelled", "unseen_segmented")
-    shares = ("right_share", "right_share_labelled", "right_share_unseen", "ranked_first_share", "absent_found_share")
+    rows = ("visible", "segmented", "labeled", "unseen_segmented")
+    shares = ("right_share", "right_share_labeled", "right_share_unseen", "ranked_first_share", "absent_found_share")
     print("\n| stream | " + " | ".join((*rows, *shares)) + " | answer, median ms |")
     print("|" + " --- |" * (len(rows) + len(shares) + 2))
     for name, row in record["streams"].items():

@@ -207,7 +207,7 @@ class Measurement:
         self._image = preprocess(case.pixels, case.settings, CPU)[0]
         eager = make_answer("eager", self.model)
         self._expected = {stage: eager(self._image, stage) for stage in STAGES}
-        self._result = self._labelled(self._expected["answer"])
+        self._result = self._labeled(self._expected["answer"])
 
     def compare(self, name: str) -> dict[str, Any]:
         """Errors of the backend `name` by tensor, the share of panoptic pixels that are equal, and what is wrong.
@@ -220,10 +220,10 @@ class Measurement:
         tensors: dict[str, dict[str, float]] = {}
         for stage, expected in self._expected.items():
             tensors |= errors(expected, found[stage], stage)
-        equal = equal_share(self._result, self._labelled(found["answer"]))
+        equal = equal_share(self._result, self._labeled(found["answer"]))
         return {"tensors": tensors, "equal_pixels": equal, "complaints": complaints(name, self.network, tensors)}
 
-    def _labelled(self, output: ModelOutput) -> PanopticResult:
+    def _labeled(self, output: ModelOutput) -> PanopticResult:
         self._segmenter._backend = cast(Any, Answering(output))
         return self._segmenter(self._pixels)
 

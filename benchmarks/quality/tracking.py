@@ -80,8 +80,8 @@ def main() -> int:
                 began = perf_counter()
                 tracked = tracker.update(result)
                 seconds[what].append(perf_counter() - began)
-            for way, labelled in zip(WAYS, (result, tracked), strict=True):
-                rows[way].append(sight(frame, labelled))
+            for way, labeled in zip(WAYS, (result, tracked), strict=True):
+                rows[way].append(sight(frame, labeled))
             for thing, probabilities in _votes_in(rows["without"][-1], result):
                 votes.setdefault((seed, thing), []).append(probabilities)
         for way in WAYS:
@@ -287,7 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[21, 5, 8], help="drives (default %(default)s)")
     parser.add_argument("--frames", type=int, default=200, help="of each drive (default %(default)s)")
     parser.add_argument("--rate", type=float, default=10.0, help="frames a second of the drive (default %(default)s)")
-    parser.add_argument("--speed", type=float, default=0.4, help="metres a second (default %(default)s)")
+    parser.add_argument("--speed", type=float, default=0.4, help="meters a second (default %(default)s)")
     parser.add_argument("--kind", default="room", help="room, table or yard (default %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=[320, 240], metavar=("W", "H"), help="pixels")
     parser.add_argument("--lost-frames", type=int, default=30, help="as the node's track_lost_frames")

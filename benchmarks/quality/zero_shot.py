@@ -54,7 +54,7 @@ def zero_shot(
         tower: CLIP's image tower.
         rows: Unit text rows `(C, D)` of all classes.
         things: Whether each class is a thing.
-        samples: Labelled frames.
+        samples: Labeled frames.
         shorter_side: Size of the frames for the network, in pixels.
     """
     crops: list[bool] = []
@@ -97,7 +97,7 @@ def cut_out(
         image: uint8 RGB `(H, W, 3)`.
         box: The segment's rows and columns.
         size: Side of the result in pixels, divisible by 32.
-        inside: bool `(H, W)`, the segment; what is outside of it takes CLIP's mean colour. None keeps the background.
+        inside: bool `(H, W)`, the segment; what is outside of it takes CLIP's mean color. None keeps the background.
 
     Returns:
         uint8 `(size, size, 3)`.
@@ -111,7 +111,7 @@ def cut_out(
 
 
 def embed_crops(tower: ImageTower, crops: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """Embeds N crops of one size, from `cut_out`, as wholes: `(N, D)`, not normalised."""
+    """Embeds N crops of one size, from `cut_out`, as wholes: `(N, D)`, not normalized."""
     pixels = (np.stack(crops) - np.array(PIXEL_MEAN, np.float32)) / np.array(PIXEL_STD, np.float32)
     features = tower(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)).res5
     whole = torch.ones_like(features[:, :1], dtype=torch.bool)

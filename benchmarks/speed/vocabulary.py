@@ -82,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def new_names() -> Iterator[str]:
-    """Names that sound like things, each another one; neighbours share no word, as in a list that somebody writes."""
+    """Names that sound like things, each another one; neighbors share no word, as in a list that somebody writes."""
     nouns = Vocabulary.load(_NOUNS).names
     return (
         f"{adjective} {nouns[(turn + place) % len(nouns)]}"

@@ -1,4 +1,4 @@
-"""Ways to run the network, behind one interface: a normalised image in, a `ModelOutput` out."""
+"""Ways to run the network, behind one interface: a normalized image in, a `ModelOutput` out."""
 
 from __future__ import annotations
 

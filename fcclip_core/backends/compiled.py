@@ -78,7 +78,7 @@ class CompiledBackend:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> ModelOutput:
-        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32.
+        """`image` float32 `(B, 3, h, w)`, normalized and padded to multiples of 32.
 
         Raises:
             BackendError: A size that was not met before could not be compiled.

@@ -22,7 +22,7 @@ class EagerBackend:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> ModelOutput:
-        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32."""
+        """`image` float32 `(B, 3, h, w)`, normalized and padded to multiples of 32."""
         return self._model(image.contiguous(memory_format=torch.channels_last))
 
     def lacks(self, batch: int, height: int, width: int) -> str:

@@ -96,7 +96,7 @@ class FallbackBackend:
         )
 
     def __call__(self, image: Tensor) -> ModelOutput:
-        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32.
+        """`image` float32 `(B, 3, h, w)`, normalized and padded to multiples of 32.
 
         Raises:
             DeviceLostError: The device answers none of them any more.

@@ -124,7 +124,7 @@ class GraphBackend:
         return self._library.precision
 
     def __call__(self, image: Tensor) -> ModelOutput:
-        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32.
+        """`image` float32 `(B, 3, h, w)`, normalized and padded to multiples of 32.
 
         Raises:
             FormDeclined: There is no graph for this form of image, and none may be built.

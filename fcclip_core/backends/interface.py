@@ -34,7 +34,7 @@ class Network(Protocol):
         ...
 
     def __call__(self, image: Tensor) -> ModelOutput:
-        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32, on `device`.
+        """`image` float32 `(B, 3, h, w)`, normalized and padded to multiples of 32, on `device`.
 
         Raises:
             FormDeclined: It leaves such images to another backend.

@@ -52,7 +52,7 @@ class OneDnnBackend:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> ModelOutput:
-        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32.
+        """`image` float32 `(B, 3, h, w)`, normalized and padded to multiples of 32.
 
         Raises:
             RuntimeError: oneDNN cannot compute something on this processor, or there is too little memory.

@@ -41,7 +41,7 @@ class OnnxRuntime:
         self.key = {"file": "ONNX"}
 
     def build(self, export: Exporter, progress: Progress) -> bytes:
-        """The graph itself: the library optimises it when it loads it."""
+        """The graph itself: the library optimizes it when it loads it."""
         return export(sample_by_gather)
 
     def load(self, built: bytes, form: Form) -> Runner:

@@ -93,7 +93,7 @@ class CheckedBackend:
         return self._backend.description
 
     def __call__(self, image: Tensor) -> ModelOutput:
-        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32.
+        """`image` float32 `(B, 3, h, w)`, normalized and padded to multiples of 32.
 
         Raises:
             BackendError: The backend fails, or does not give eager's answer.

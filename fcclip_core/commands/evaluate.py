@@ -21,7 +21,7 @@ from fcclip_core.settings import ENSEMBLES, InferenceSettings
 if TYPE_CHECKING:
     import torch
 
-    from fcclip_core.datasets.catalogue import DatasetWords
+    from fcclip_core.datasets.catalog import DatasetWords
     from fcclip_core.datasets.records import Dataset
     from fcclip_core.terminal import Terminal
 
@@ -34,7 +34,7 @@ CLIP_SIZES = "224,448,672,896,1120"
 
 def add_parser(subparsers: Any) -> None:
     """Registers the command, a subcommand a dataset."""
-    from fcclip_core.datasets.catalogue import DATASETS
+    from fcclip_core.datasets.catalog import DATASETS
 
     parser = subparsers.add_parser(
         "evaluate",
@@ -164,7 +164,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other scenes (default: 0)")
         parser.add_argument("--views", type=int, default=1, metavar="K", help="pictures of each scene (default: 1)")
     else:
-        from fcclip_core.datasets.catalogue import DATASETS
+        from fcclip_core.datasets.catalog import DATASETS
 
         split = DATASETS[name].split
         parser.add_argument("--data", type=expanded, required=True, metavar="DIR", help="the dataset's root folder")
@@ -229,7 +229,7 @@ def _prepared(args: argparse.Namespace) -> Iterator[tuple[Dataset, DatasetWords,
 
 
 def _open(args: argparse.Namespace) -> tuple[Dataset, DatasetWords]:
-    from fcclip_core.datasets.catalogue import DATASETS, DatasetWords, dataset_words
+    from fcclip_core.datasets.catalog import DATASETS, DatasetWords, dataset_words
 
     given = None if args.vocabulary is None else vocabulary_from(args.vocabulary)
     if args.dataset == WORLD:
@@ -284,7 +284,7 @@ def _whole_numbers(option: str, text: str) -> list[int]:
 def _paper_name(dataset: str) -> str:
     if dataset == WORLD:
         return ""
-    from fcclip_core.datasets.catalogue import DATASETS
+    from fcclip_core.datasets.catalog import DATASETS
 
     return DATASETS[dataset].paper
 

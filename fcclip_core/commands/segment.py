@@ -1,4 +1,4 @@
-"""`fcclip segment`: images, folders, videos and bags in; label images, overlays, JSON and labelled bags out."""
+"""`fcclip segment`: images, folders, videos and bags in; label images, overlays, JSON and labeled bags out."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
         type=int,
         default=MAX_PIXELS,
         metavar="N",
-        help="pixels of a picture at most; larger JPEGs are decoded and labelled at a half, a quarter or an eighth of "
+        help="pixels of a picture at most; larger JPEGs are decoded and labeled at a half, a quarter or an eighth of "
         "their size, other pictures are skipped (default: %(default)s)",
     )
     parser.add_argument(
@@ -84,7 +84,7 @@ def add_parser(subparsers: Any) -> None:
         "pycocotools",
     )
     parser.add_argument("--topic", default="", help="image topic of a bag (default: the only one)")
-    parser.add_argument("--with-input", action="store_true", help="copy what a bag holds into the labelled one")
+    parser.add_argument("--with-input", action="store_true", help="copy what a bag holds into the labeled one")
     add_vocabulary_arguments(parser)
     add_model_arguments(parser)
     parser.set_defaults(run=run)
@@ -173,7 +173,7 @@ class BagOptions:
 
     Attributes:
         topic: Image topic; empty for the only one.
-        with_input: Whether the labelled bag holds the other one's messages, too.
+        with_input: Whether the labeled bag holds the other one's messages, too.
     """
 
     topic: str = ""
@@ -242,7 +242,7 @@ class ResultWriter:
         notes = [_FIRST_PICTURE] if photograph.first_of_several else []
         if photograph.reduced_by > 1:
             limit = f"it has more than {self.max_pixels / 1e6:g} million pixels (--max-image-pixels)"
-            notes.append(f"labelled at 1/{photograph.reduced_by} of its size, because {limit}")
+            notes.append(f"labeled at 1/{photograph.reduced_by} of its size, because {limit}")
         return notes
 
     def video(self, job: Job, advance: Callable[[int, int], None]) -> list[str]:
@@ -305,7 +305,7 @@ class ResultWriter:
         from fcclip_core.images.image_files import write_image
         from fcclip_core.images.video_files import FALLBACK_RATE, movie
 
-        bags = ros_module("fcclip_ros.bags.bag_segmentation", "labelling a bag")
+        bags = ros_module("fcclip_ros.bags.bag_segmentation", "labeling a bag")
         source = bags.BagImages(job.source, options.topic, option="--topic", max_pixels=self.max_pixels)
         count, rate = source.count_and_rate()
         files = {"bag": f"{job.stem}_bag", "frames": f"{job.stem}_frames.jsonl", "labels": f"{job.stem}_labels"}
@@ -315,7 +315,7 @@ class ResultWriter:
             # Nothing of an earlier run is replaced before all is written; then the overlay, which may fail without it.
             with contextlib.ExitStack() as stack:
                 pictures = stack.enter_context(whole_folder(self.out / files["labels"]))
-                labelled = stack.enter_context(bags.LabelBag(self.out / files["bag"]))
+                labeled = stack.enter_context(bags.LabelBag(self.out / files["bag"]))
                 write = stack.enter_context(self._lines(job, files["frames"]))
                 for index, frame in enumerate(source.frames()):
                     if isinstance(frame, ImageError):
@@ -324,7 +324,7 @@ class ResultWriter:
                         advance(index + 1, count)
                         continue
                     result = self._label(frame.image)
-                    labelled.write(frame, result, self.snapshot, self.contours)
+                    labeled.write(frame, result, self.snapshot, self.contours)
                     picture = f"{index:06}.png"
                     write_image(pictures / picture, result.segment_map.astype(np.uint16))
                     first = frame.nanoseconds if first is None else first
@@ -342,8 +342,8 @@ class ResultWriter:
                     left_out = "".join(f"; {text}" for text in source.left_out)
                     raise ImageError(f"none of its {count} images can be read{left_out}")
                 if options.with_input:
-                    labelled.copy(job.source, source.leave_out)
-                labelled.finish()
+                    labeled.copy(job.source, source.leave_out)
+                labeled.finish()
             # Of an earlier run, and of other labels.
             (self.out / f"{job.stem}_overlay.mp4").unlink(missing_ok=True)
         about = {"recording": str(job.source), "topic": options.topic, "frames": count, "unreadable": unreadable}

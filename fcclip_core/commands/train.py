@@ -93,7 +93,7 @@ def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> 
 def run(args: argparse.Namespace) -> int:
     """Trains on a panoptic dataset."""
     from fcclip_core import distributed
-    from fcclip_core.datasets.catalogue import DATASETS, dataset_words
+    from fcclip_core.datasets.catalog import DATASETS, dataset_words
     from fcclip_core.devices import resolve_device
     from fcclip_core.terminal import Terminal
     from fcclip_core.training.trainer import Trainer

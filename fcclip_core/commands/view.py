@@ -38,9 +38,9 @@ def add_parser(subparsers: Any) -> None:
     """Registers the command."""
     parser = subparsers.add_parser(
         "view",
-        help="look at a running node or at ROS 2 bags: images, labels, labelled cloud and boxes, in Rerun",
+        help="look at a running node or at ROS 2 bags: images, labels, labeled cloud and boxes, in Rerun",
         description="Without BAG the topics of a running node are shown until Ctrl-C. With BAG, what was recorded; "
-        "labels and camera may lie in different bags. Where frames were labelled without depth, but depth and "
+        "labels and camera may lie in different bags. Where frames were labeled without depth, but depth and "
         "camera_info were recorded, cloud and boxes are worked out from those. Needs rerun-sdk.",
     )
     parser.add_argument("bags", nargs="*", type=expanded, metavar="BAG", help="mcap, sqlite3 (default: a running node)")

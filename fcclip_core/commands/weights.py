@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("weights", help="list published models, import them, inspect a file")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
-    listing = actions.add_parser("list", help="every published model: accuracy, origin, licence")
+    listing = actions.add_parser("list", help="every published model: accuracy, origin, license")
     listing.set_defaults(run=run_list)
 
     importing = actions.add_parser(
@@ -51,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
         type=expanded,
         help="CLIP's weights as open_clip saves them, if SRC has none (default: open_clip's cache or download)",
     )
-    importing.add_argument("--preset", help="fail unless SRC fits this preset (default: recognise it)")
+    importing.add_argument("--preset", help="fail unless SRC fits this preset (default: recognize it)")
     importing.add_argument(
         "--train-vocabulary",
         metavar="V",
@@ -89,10 +89,10 @@ def run_list(args: argparse.Namespace) -> int:
         console.print(
             f"\n{model.preset}: {model.name}"
             f"\n  file     {model.file_name or '(named by the download)'} from {model.url}"
-            f"\n  licence  {model.licence}"
-            f"\n  CLIP     open_clip {model.clip}, {model.clip_licence}"
+            f"\n  license  {model.license}"
+            f"\n  CLIP     open_clip {model.clip}, {model.clip_license}"
         )
-    console.print(f"\nNumbers, files and licence: {AUTHORS}. Then: fcclip weights import FILE")
+    console.print(f"\nNumbers, files and license: {AUTHORS}. Then: fcclip weights import FILE")
     console.print(f"Bundled: {', '.join(bundled_checkpoints()) or 'none'}")
     console.print(
         f"Seeded (any size, no download, labels mean nothing): {', '.join(RECIPE_PREFIX + n for n in PRESETS)}"

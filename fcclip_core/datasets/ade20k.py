@@ -26,7 +26,7 @@ def ade20k_panoptic(root: Path, split: str = "validation") -> CocoPanoptic:
 
 
 def ade20k_150(root: Path, split: str = "validation") -> SemanticPng:
-    """ADEChallengeData2016 as downloaded: `images/SPLIT/*.jpg`, `annotations/SPLIT/*.png`, 0 = unlabelled, 1..150.
+    """ADEChallengeData2016 as downloaded: `images/SPLIT/*.jpg`, `annotations/SPLIT/*.png`, 0 = unlabeled, 1..150.
 
     Raises:
         DatasetError: See `pairs_by_stem`.

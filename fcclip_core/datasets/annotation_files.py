@@ -32,7 +32,7 @@ def read_labels(path: Path) -> np.ndarray:
     """Reads an annotation image as it is stored: palette indices stay indices.
 
     Returns:
-        uint8, uint16 or int32 `(H, W)`, or uint8 `(H, W, 3)` for colour images.
+        uint8, uint16 or int32 `(H, W)`, or uint8 `(H, W, 3)` for color images.
 
     Raises:
         DatasetError: It is missing, damaged or no image.

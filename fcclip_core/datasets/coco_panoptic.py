@@ -1,4 +1,4 @@
-"""The COCO panoptic format: a JSON file, a folder of PNGs whose colours are segment ids, a folder of images.
+"""The COCO panoptic format: a JSON file, a folder of PNGs whose colors are segment ids, a folder of images.
 
 COCO, ADE20K, Cityscapes, Mapillary Vistas and the simulated world are published in it, in different folders.
 """
@@ -31,7 +31,7 @@ class SegmentRecord:
     """A segment as the JSON has it.
 
     Attributes:
-        id: Its colour in the PNG: red + 256 green + 65536 blue.
+        id: Its color in the PNG: red + 256 green + 65536 blue.
         class_index: Position of its category in the JSON's list.
         is_crowd: Whether it is a group of objects.
     """
@@ -106,7 +106,7 @@ class CocoPanoptic:
         require_same_size(image, image_path, colors, png_path)
         if colors.ndim != 3 or colors.dtype != np.uint8:
             raise DatasetError(
-                f"{png_path} is no colour image; a panoptic PNG holds segment ids in red, green and blue"
+                f"{png_path} is no color image; a panoptic PNG holds segment ids in red, green and blue"
             )
         segment_map, segments = self._segments(record, colors, png_path)
         return PanopticSample(record.name, image, segment_map, segments)

@@ -48,8 +48,8 @@ class Recording:
         sample = self._samples[index]
         about = self._about[sample.name]
         path = self._folder / "depth" / about["depth_file_name"]
-        millimetres = read_labels(path)
-        require_same_size(sample.image, self._folder / "images" / about["file_name"], millimetres, path)
+        millimeters = read_labels(path)
+        require_same_size(sample.image, self._folder / "images" / about["file_name"], millimeters, path)
         classes = self._samples.classes
         return Frame(
             image=sample.image,
@@ -58,7 +58,7 @@ class Recording:
                 TruthSegment(item.id, classes.names[item.class_index], classes.things[item.class_index])
                 for item in sample.segments
             ),
-            depth=np.where(millimetres > 0, millimetres.astype(np.float32) / 1000, np.float32(np.inf)),
+            depth=np.where(millimeters > 0, millimeters.astype(np.float32) / 1000, np.float32(np.inf)),
             intrinsics=np.array(about["intrinsics"], float),
             pose=np.array(about["pose"], float),
         )
@@ -85,7 +85,7 @@ def record_drive(
         rate: Frames a second of the drive.
         split: What the scene may hold.
         kind: Where the robot drives: "room", "table" or "yard".
-        speed: Metres a second.
+        speed: Meters a second.
         size: `(width, height)` in pixels.
         advance: Called after each frame.
 

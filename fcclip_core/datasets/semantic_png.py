@@ -33,10 +33,10 @@ class LabelValues:
         """Classes of stored values: int32 `(H, W)`, 0..C-1 or `IGNORE`.
 
         Raises:
-            DatasetError: A value is neither a class nor ignored, or the annotation is a colour image.
+            DatasetError: A value is neither a class nor ignored, or the annotation is a color image.
         """
         if labels.ndim != 2 or labels.dtype.kind not in "ui":
-            raise DatasetError(f"{where} is a colour image; expected one class number a pixel")
+            raise DatasetError(f"{where} is a color image; expected one class number a pixel")
         present, inverse = np.unique(labels, return_inverse=True)
         table = present.astype(np.int32) - self.first
         ignored = np.isin(present, list(self.ignored))

@@ -1,6 +1,6 @@
 """Panoptic quality (Kirillov et al. 2019), by the rules of COCO's panopticapi.
 
-torchmetrics computes the same where everything is labelled; it takes pixels that nobody predicted out of the union and
+torchmetrics computes the same where everything is labeled; it takes pixels that nobody predicted out of the union and
 knows no crowds, so the paper's numbers need this one.
 """
 

@@ -1,4 +1,4 @@
-"""The evaluation loop: every image goes through the network once, however many ways it is labelled."""
+"""The evaluation loop: every image goes through the network once, however many ways it is labeled."""
 
 from __future__ import annotations
 

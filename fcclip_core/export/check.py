@@ -90,7 +90,7 @@ def check_picture(form: Form) -> Tensor:
     """A picture with smooth areas, edges and fine detail, another one for each of the batch.
 
     Returns:
-        float32 `(B, 3, h, w)`, in the range of normalised images.
+        float32 `(B, 3, h, w)`, in the range of normalized images.
     """
     y = torch.linspace(0, 1, form.height)[:, None]
     x = torch.linspace(0, 1, form.width)[None]

@@ -1,6 +1,6 @@
 """Capture with constant folding: what does not depend on the image is computed once.
 
-Position embeddings, pixel centres, the first queries' mask embeddings and slices of stacked weights are such things.
+Position embeddings, pixel centers, the first queries' mask embeddings and slices of stacked weights are such things.
 """
 
 from __future__ import annotations

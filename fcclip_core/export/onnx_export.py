@@ -47,7 +47,7 @@ class ExportableForm(nn.Module):
         set_attend(self.network, attend_by_bias)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`image` float32 `(B, 3, h, w)`, normalised, padded to multiples of 32 -> the fields of `ModelOutput`."""
+        """`image` float32 `(B, 3, h, w)`, normalized, padded to multiples of 32 -> the fields of `ModelOutput`."""
         output = self.network(image.to(self._dtype))
         return (
             output.mask_logits.float(),

@@ -19,7 +19,7 @@ POINT = np.dtype(
         ("confidence", "<f4"),
     ]
 )
-"""A point: metres; colour as 0x00RRGGBB; class and segment of its pixel, 0 = none; the segment's score, 0..1."""
+"""A point: meters; color as 0x00RRGGBB; class and segment of its pixel, 0 = none; the segment's score, 0..1."""
 
 
 def organized_cloud(
@@ -29,14 +29,14 @@ def organized_cloud(
 
     Args:
         image: uint8 RGB `(H, W, 3)`.
-        depth: float32 `(H, W)`, metres, NaN where unknown.
+        depth: float32 `(H, W)`, meters, NaN where unknown.
         camera: Of images of this size.
         result: The labels.
         out: Where to put the points, `POINT` `(H, W)` without gaps; None makes it.
 
     Returns:
         `POINT` `(H, W)`; x, y and z are NaN where depth is unknown and in pixels that the result ignores, labels and
-        colour are there all the same.
+        color are there all the same.
     """
     if result.ignored is not None:
         depth = np.where(result.ignored, np.float32(np.nan), depth)
@@ -51,7 +51,7 @@ def organized_cloud(
 
 
 def _packed(image: np.ndarray) -> np.ndarray:
-    """Colours as 0x00RRGGBB, called float32 as PCL does. Without alpha: with it, bright colours would be NaN."""
+    """Colors as 0x00RRGGBB, called float32 as PCL does. Without alpha: with it, bright colors would be NaN."""
     packed = cv2.cvtColor(image, cv2.COLOR_RGB2BGRA).view("<u4")[..., 0]
     packed &= np.uint32(0x00FFFFFF)
     return packed.view(np.float32)

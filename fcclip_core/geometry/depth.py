@@ -1,4 +1,4 @@
-"""Depth images as sensors give them -> metres, one for each pixel of the colour image."""
+"""Depth images as sensors give them -> meters, one for each pixel of the color image."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ import numpy as np
 from fcclip_core.errors import DepthError
 from fcclip_core.geometry.camera import same_aspect
 
-_MILLIMETRES = np.float32(1000)
+_MILLIMETERS = np.float32(1000)
 
 
-def depth_in_metres(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def depth_in_meters(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Depth along the optical axis for each pixel of an image, which the depth must be registered to.
 
     Depth of another size is looked up at the nearest pixel, never mixed: a mean of foreground and background is
     where nothing is.
 
     Args:
-        depth: uint16 millimetres or float32 metres, `(h, w)`; 0, negative, infinite and NaN all mean unknown.
+        depth: uint16 millimeters or float32 meters, `(h, w)`; 0, negative, infinite and NaN all mean unknown.
         size: `(width, height)` of the image.
 
     Returns:
-        float32 `(height, width)`, metres, NaN where unknown.
+        float32 `(height, width)`, meters, NaN where unknown.
 
     Raises:
         DepthError: Another aspect ratio, which registered depth never has, or no depth image at all.
     """
     if depth.ndim != 2 or depth.dtype not in (np.uint16, np.float32) or depth.size == 0:
         raise DepthError(
-            f"depth is an array of {depth.dtype} with shape {depth.shape}; expected uint16 (millimetres) or float32 "
-            "(metres) of rows and columns"
+            f"depth is an array of {depth.dtype} with shape {depth.shape}; expected uint16 (millimeters) or float32 "
+            "(meters) of rows and columns"
         )
     check_aspect((depth.shape[1], depth.shape[0]), size)
     if depth.shape != size[::-1]:
         depth = cv2.resize(np.ascontiguousarray(depth), size, interpolation=cv2.INTER_NEAREST_EXACT)
     if depth.dtype == np.uint16:
-        metres = np.divide(depth, _MILLIMETRES, dtype=np.float32)
-        metres[depth == 0] = np.nan
-        return metres
+        meters = np.divide(depth, _MILLIMETERS, dtype=np.float32)
+        meters[depth == 0] = np.nan
+        return meters
     with np.errstate(invalid="ignore"):
         known = (depth > 0) & (depth < np.inf)
     return np.where(known, depth, np.float32(np.nan))

@@ -59,7 +59,7 @@ _TAIL = 0.005
 
 @dataclass(frozen=True)
 class SegmentGeometry:
-    """Where a segment's visible surface is, in the camera's optical frame; metres.
+    """Where a segment's visible surface is, in the camera's optical frame; meters.
 
     Attributes:
         centroid: float64 `(3,)`, the mean of the points.
@@ -88,7 +88,7 @@ def segment_geometry(
     """Measures every segment that has enough depth.
 
     Args:
-        depth: float32 `(H, W)`, metres, NaN where unknown.
+        depth: float32 `(H, W)`, meters, NaN where unknown.
         camera: Of images of this size.
         result: The labels.
         erosion: Pixels of each segment's rim that are left out; see `eroded`.

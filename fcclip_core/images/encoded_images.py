@@ -1,6 +1,6 @@
 """JPEG and PNG from strangers: what they announce is held against limits and against their bytes before it is decoded.
 
-A picture that lacks data is refused. Most decoders only fill such a picture up, with grey or black.
+A picture that lacks data is refused. Most decoders only fill such a picture up, with gray or black.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def decode(data: Data, max_pixels: int) -> np.ndarray:
         max_pixels: How many pixels it may have.
 
     Returns:
-        uint8 `(H, W, 3)`, RGB; where the picture is grey uint8 or uint16 `(H, W)`.
+        uint8 `(H, W, 3)`, RGB; where the picture is gray uint8 or uint16 `(H, W)`.
 
     Raises:
         ImageError: It is neither, too large, damaged, or lacks data.
@@ -114,7 +114,7 @@ def decode_jpeg(data: Data, shrink: int = 1) -> np.ndarray:
         shrink: What its sides are divided by, rounded up; one of `SHRINKS`.
 
     Returns:
-        uint8 RGB `(H, W, 3)`, or `(H, W)` where the picture is grey.
+        uint8 RGB `(H, W, 3)`, or `(H, W)` where the picture is gray.
 
     Raises:
         ImageError: It is damaged or lacks data.
@@ -158,7 +158,7 @@ def _scans(data: Data) -> int:
 
 
 def _jpeg_header(data: Data) -> tuple[int, int, str]:
-    """Height, width and colour space; the latter is empty where only Pillow can decode it."""
+    """Height, width and color space; the latter is empty where only Pillow can decode it."""
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         return height, width, colors
@@ -180,7 +180,7 @@ def _jpeg_by_pillow(data: Data, shrink: int) -> np.ndarray:
 
 
 def _png_header(data: Data) -> tuple[int, int, int, int, int]:
-    """Height, width, bits a channel, colour type, and whether it is interlaced."""
+    """Height, width, bits a channel, color type, and whether it is interlaced."""
     head = bytes(data[:29])
     if not is_png(data):
         raise ImageError(f"the image ({len(data)} bytes) is neither JPEG nor PNG")
@@ -188,7 +188,7 @@ def _png_header(data: Data) -> tuple[int, int, int, int, int]:
         raise _damaged(data, "its header cannot be read")
     width, height, bits, colors, _, _, interlaced = struct.unpack(">IIBBBBB", head[16:29])
     if not height or not width or bits not in (1, 2, 4, 8, 16) or colors not in _PNG_CHANNELS:
-        raise _damaged(data, f"it claims {width} x {height} pixels of {bits} bits and the colour type {colors}")
+        raise _damaged(data, f"it claims {width} x {height} pixels of {bits} bits and the color type {colors}")
     return height, width, bits, colors, interlaced
 
 

@@ -14,7 +14,7 @@ _UNIT_FLOOR = 0.1
 def to_rgb(picture: Image.Image) -> np.ndarray:
     """Brings a picture to 8 bits and three channels; how depends on its file alone.
 
-    - Colors of 8 bits, grey, palettes, CMYK, YCbCr, HSV, CIELAB and black-and-white stand for what they say;
+    - Colors of 8 bits, gray, palettes, CMYK, YCbCr, HSV, CIELAB and black-and-white stand for what they say;
       transparency is dropped, and colors that were multiplied by it are divided again.
     - Integers of more than 8 bits are shifted down to the upper 8 of the bits in use: as many as the largest needs, at
       least 8 and an even number. So a camera's 12 bits in a file of 16 do not come out black. What is below 0 is black.
@@ -31,9 +31,9 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
         ImageError: No value is a number or above 0, or this Pillow cannot convert the mode.
     """
     if picture.mode == "F":
-        return _grey(_from_fractions(np.asarray(picture, np.float32)))
+        return _gray(_from_fractions(np.asarray(picture, np.float32)))
     if picture.mode.startswith("I"):
-        return _grey(_from_integers(np.asarray(picture)))
+        return _gray(_from_integers(np.asarray(picture)))
     if picture.mode == "LAB":
         return np.array(_from_lab(picture))
     if picture.mode in ("RGBa", "La"):
@@ -44,7 +44,7 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
         raise ImageError(f"its pixels of the kind {picture.mode} cannot be shown as RGB: {error}") from error
 
 
-def _grey(pixels: np.ndarray) -> np.ndarray:
+def _gray(pixels: np.ndarray) -> np.ndarray:
     return np.repeat(pixels[:, :, None], 3, axis=2)
 
 

@@ -1,4 +1,4 @@
-"""Videos from files with the times of their frames, and labelled ones into files, whole or not at all."""
+"""Videos from files with the times of their frames, and labeled ones into files, whole or not at all."""
 
 from __future__ import annotations
 

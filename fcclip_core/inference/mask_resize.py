@@ -30,7 +30,7 @@ KEPT_SIZES = 8
 
 @dataclass(frozen=True)
 class ResizeTaps:
-    """A linear resize along one axis: each target pixel is a weighted sum of up to T neighbouring source pixels.
+    """A linear resize along one axis: each target pixel is a weighted sum of up to T neighboring source pixels.
 
     Attributes:
         first: int64 `(target,)`, the first of them, which has a weight; grows from pixel to pixel.

@@ -35,7 +35,7 @@ class OwnedPixels:
 
 @dataclass(frozen=True)
 class AxisTaps:
-    """The composed resize of `MaskResizer` along one axis: each image pixel reads up to T neighbouring mask pixels.
+    """The composed resize of `MaskResizer` along one axis: each image pixel reads up to T neighboring mask pixels.
 
     Attributes:
         first: int32 `(target,)`, the first of them.

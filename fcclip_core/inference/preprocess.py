@@ -1,4 +1,4 @@
-"""Image in, network input out: resize, normalise, pad, and the geometry that undoes them."""
+"""Image in, network input out: resize, normalize, pad, and the geometry that undoes them."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def check_image(image: np.ndarray) -> None:
 def preprocess(image: np.ndarray, settings: InferenceSettings, device: torch.device) -> tuple[Tensor, FrameGeometry]:
     """Prepares one image.
 
-    The resize is PIL's bilinear filter on uint8, which averages when it shrinks; normalisation comes before padding, so
-    that padding is the mean colour.
+    The resize is PIL's bilinear filter on uint8, which averages when it shrinks; normalization comes before padding, so
+    that padding is the mean color.
 
     Args:
         image: uint8 RGB `(H, W, 3)`.

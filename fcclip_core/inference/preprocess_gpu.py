@@ -66,7 +66,7 @@ class DevicePreprocessor:
 
 @dataclass(frozen=True)
 class AxisFilter:
-    """Pillow's bilinear filter along one axis: each output pixel is a weighted sum of K neighbouring input pixels.
+    """Pillow's bilinear filter along one axis: each output pixel is a weighted sum of K neighboring input pixels.
 
     Attributes:
         indices: int64 `(K, target)`, input pixels.
@@ -81,11 +81,11 @@ class AxisFilter:
         """The filter from `source` to `target` pixels: triangles as wide as the larger of the two pixels."""
         scale = source / target
         reach = max(scale, 1.0)
-        centre = (np.arange(target) + 0.5) * scale
-        first = np.maximum((centre - reach + 0.5).astype(np.int64), 0)
-        last = np.minimum((centre + reach + 0.5).astype(np.int64), source)
+        center = (np.arange(target) + 0.5) * scale
+        first = np.maximum((center - reach + 0.5).astype(np.int64), 0)
+        last = np.minimum((center + reach + 0.5).astype(np.int64), source)
         taps = first + np.arange(int(np.ceil(reach)) * 2 + 1)[:, None]
-        weights = np.maximum(1 - np.abs((taps - centre + 0.5) * (1 / reach)), 0.0) * (taps < last)
+        weights = np.maximum(1 - np.abs((taps - center + 0.5) * (1 / reach)), 0.0) * (taps < last)
         weights = weights / weights.sum(0)
         used = weights.any(1)
         fixed = (0.5 + weights[used] * (1 << _FRACTION_BITS)).astype(np.int32)
@@ -112,7 +112,7 @@ class _Frames:
         self._rows = AxisFilter.of(height, new_height, device) if height != new_height else None
         self._columns = AxisFilter.of(width, new_width, device) if width != new_width else None
         self._mean, self._std = torch.tensor(PIXEL_MEAN, device=device), torch.tensor(PIXEL_STD, device=device)
-        # Padding is the mean colour, which is zero after normalisation; it is never written again.
+        # Padding is the mean color, which is zero after normalization; it is never written again.
         self._padded = torch.zeros((*geometry.padded, 3), device=device)
         self._inner = self._padded[:new_height, :new_width]
         self._staged = torch.empty((height, width, 3), dtype=torch.uint8, pin_memory=on_gpu)

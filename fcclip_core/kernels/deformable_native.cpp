@@ -1,6 +1,6 @@
 // Multi-scale deformable attention on a processor, between its linear layers, for some of the queries.
 //
-// One pass: softmax over a query's points, and each point's four neighbours read where they lie, widened to float32 and
+// One pass: softmax over a query's points, and each point's four neighbors read where they lie, widened to float32 and
 // added up in registers.
 // Compiled by deformable_native.py, for the processor that it runs on, with GCC's and Clang's vector types.
 
@@ -15,7 +15,7 @@ constexpr int LANES = 8;
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef std::uint32_t Words __attribute__((vector_size(4 * LANES)));
 
-// Sums of neighbouring channels, kept in registers. A bfloat16 is the upper half of a float32: of two in one word, the
+// Sums of neighboring channels, kept in registers. A bfloat16 is the upper half of a float32: of two in one word, the
 // second is a float32 once the first is cleared, and the first once it is moved up.
 template <typename Value>
 struct Block;
@@ -83,14 +83,14 @@ void softmax(const Value* scores, std::int64_t count, float* weights) {
 }
 
 template <typename Value, int C>
-void attend_rows(const Sizes& sizes, const Value* values, const float* centres, const Value* offsets,
+void attend_rows(const Sizes& sizes, const Value* values, const float* centers, const Value* offsets,
                  const Value* scores, Value* sums, std::int64_t begin, std::int64_t end) {
   constexpr int blocks = C / Block<Value>::channels;
   const std::int64_t stride = sizes.heads * C, count = sizes.level_count * sizes.points;
   for (std::int64_t row = begin; row < end; ++row) {  // a row is one query of one head
     float weights[MOST_POINTS];
     softmax(scores + row * count, count, weights);
-    const float* centre = centres + row / sizes.heads * 2;
+    const float* center = centers + row / sizes.heads * 2;
     const Value* offset = offsets + row * count * 2;
     const float* weight = weights;
     Block<Value> totals[blocks];
@@ -98,17 +98,17 @@ void attend_rows(const Sizes& sizes, const Value* values, const float* centres, 
       const std::int64_t* size = sizes.levels + 3 * level;
       const std::int64_t height = size[0], width = size[1];
       const Value* map = values + size[2] * stride + row % sizes.heads * C;
-      const float centre_x = centre[0] * width - 0.5f, centre_y = centre[1] * height - 0.5f;
+      const float center_x = center[0] * width - 0.5f, center_y = center[1] * height - 0.5f;
       for (std::int64_t point = 0; point < sizes.points; ++point, offset += 2, ++weight) {
-        const float x = centre_x + widen(offset[0]), y = centre_y + widen(offset[1]);
+        const float x = center_x + widen(offset[0]), y = center_y + widen(offset[1]);
         if (!(x > -1.0f && y > -1.0f && x < width && y < height)) continue;  // NaN, too
         const std::int64_t left = static_cast<std::int64_t>(x + 1.0f) - 1, top = static_cast<std::int64_t>(y + 1.0f) - 1;
         const float right_share = x - left, low_share = y - top;
         const auto add = [&](std::int64_t line, std::int64_t column, float share) {
           if (line < 0 || line >= height || column < 0 || column >= width) return;
-          const Value* neighbour = map + (line * width + column) * stride;
+          const Value* neighbor = map + (line * width + column) * stride;
           for (int block = 0; block < blocks; ++block) {
-            totals[block].add(share, neighbour + block * Block<Value>::channels);
+            totals[block].add(share, neighbor + block * Block<Value>::channels);
           }
         };
         const float low = *weight * low_share, high = *weight - low;
@@ -125,11 +125,11 @@ void attend_rows(const Sizes& sizes, const Value* values, const float* centres, 
 }
 
 template <typename Value>
-int attend(const Sizes& sizes, const void* values, const float* centres, const void* offsets, const void* scores,
+int attend(const Sizes& sizes, const void* values, const float* centers, const void* offsets, const void* scores,
            void* sums, std::int64_t begin, std::int64_t end) {
   if (sizes.level_count * sizes.points > MOST_POINTS) return 1;
   const auto run = [&](auto kernel) {
-    kernel(sizes, static_cast<const Value*>(values), centres, static_cast<const Value*>(offsets),
+    kernel(sizes, static_cast<const Value*>(values), centers, static_cast<const Value*>(offsets),
            static_cast<const Value*>(scores), static_cast<Value*>(sums), begin, end);
     return 0;
   };
@@ -143,15 +143,15 @@ int attend(const Sizes& sizes, const void* values, const float* centres, const v
 
 }  // namespace
 
-// Of one image: values (N, heads, channels), centres (Q, 2) as shares of the image, offsets (Q, heads, levels, points, 2)
+// Of one image: values (N, heads, channels), centers (Q, 2) as shares of the image, offsets (Q, heads, levels, points, 2)
 // in pixels of their level, scores (Q, heads, levels * points), sums (Q, heads, channels). Computes rows begin to end of
 // the Q * heads. Returns 1 if there is no kernel for such sizes.
-extern "C" int fcclip_attend_float32(const Sizes* sizes, const void* values, const float* centres, const void* offsets,
+extern "C" int fcclip_attend_float32(const Sizes* sizes, const void* values, const float* centers, const void* offsets,
                                      const void* scores, void* sums, std::int64_t begin, std::int64_t end) {
-  return attend<float>(*sizes, values, centres, offsets, scores, sums, begin, end);
+  return attend<float>(*sizes, values, centers, offsets, scores, sums, begin, end);
 }
 
-extern "C" int fcclip_attend_bfloat16(const Sizes* sizes, const void* values, const float* centres, const void* offsets,
+extern "C" int fcclip_attend_bfloat16(const Sizes* sizes, const void* values, const float* centers, const void* offsets,
                                       const void* scores, void* sums, std::int64_t begin, std::int64_t end) {
-  return attend<std::uint16_t>(*sizes, values, centres, offsets, scores, sums, begin, end);
+  return attend<std::uint16_t>(*sizes, values, centers, offsets, scores, sums, begin, end);
 }

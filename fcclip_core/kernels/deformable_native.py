@@ -1,6 +1,6 @@
 """Multi-scale deformable attention on a processor, by a kernel compiled for it, for inference.
 
-`sample_by_index` computes indices and weights of all neighbours before it reads the first, in forty passes over memory;
+`sample_by_index` computes indices and weights of all neighbors before it reads the first, in forty passes over memory;
 the kernel makes one, softmax included. It is one C++ file without dependencies, compiled once, in two seconds.
 """
 
@@ -78,8 +78,8 @@ def takes(attention: DeformableAttention) -> bool:
 
 # An operator of its own is opaque to torch.compile: compiled graphs call it where it stands.
 @torch.library.custom_op("fcclip::attend_natively", mutates_args=())
-def _attend_natively(value: Tensor, sides: Sequence[int], centres: Tensor, offsets: Tensor, scores: Tensor) -> Tensor:
-    value, centres, offsets, scores = (x.contiguous() for x in (value, centres, offsets, scores))
+def _attend_natively(value: Tensor, sides: Sequence[int], centers: Tensor, offsets: Tensor, scores: Tensor) -> Tensor:
+    value, centers, offsets, scores = (x.contiguous() for x in (value, centers, offsets, scores))
     batch, _, heads, channels = value.shape
     rows, levels = offsets.shape[1] * heads, len(sides) // 2
     first, described = 0, []
@@ -92,7 +92,7 @@ def _attend_natively(value: Tensor, sides: Sequence[int], centres: Tensor, offse
     kernel = getattr(_libraries[0], _NAMES[value.dtype])
 
     def run(image: int, begin: int, end: int) -> None:
-        tensors = (value[image], centres, offsets[image], scores[image], sums[image])
+        tensors = (value[image], centers, offsets[image], scores[image], sums[image])
         pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
         if kernel(ctypes.byref(sizes), *pointers, ctypes.c_int64(begin), ctypes.c_int64(end)):
             raise BackendError(f"there is no kernel for {heads} heads of {channels} channels with {points} points")
@@ -109,7 +109,7 @@ def _attend_natively(value: Tensor, sides: Sequence[int], centres: Tensor, offse
 
 
 @_attend_natively.register_fake
-def _(value: Tensor, sides: Sequence[int], centres: Tensor, offsets: Tensor, scores: Tensor) -> Tensor:
+def _(value: Tensor, sides: Sequence[int], centers: Tensor, offsets: Tensor, scores: Tensor) -> Tensor:
     return value.new_empty(value.shape[0], offsets.shape[1], value.shape[2] * value.shape[3])
 
 

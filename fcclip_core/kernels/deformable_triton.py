@@ -1,7 +1,7 @@
 """Multi-scale deformable attention as one Triton kernel: `sample_by_grid`'s sum on an NVIDIA GPU, for inference.
 
-One program reads `QUERIES_AT_ONCE` neighbouring queries of one head. Their samples lie close together, so the four
-neighbours of a sampling point mostly come out of the cache, and nothing but the sum is ever written. Values may be
+One program reads `QUERIES_AT_ONCE` neighboring queries of one head. Their samples lie close together, so the four
+neighbors of a sampling point mostly come out of the cache, and nothing but the sum is ever written. Values may be
 short (float16, bfloat16); coordinates, weights and sums are float32: half a float16 step near 1 is already a fifteenth
 of a pixel on a map 270 pixels wide.
 

@@ -2,7 +2,7 @@
 
 torch leaves float32 products to MKL, which is slow on processors of other makers, and runs activation, layer scale and
 residual of a block as passes of their own over memory. Here a product and its activation or sum are one operation,
-layer scale is part of the weights, and normalisation reads short numbers directly (its sums are float32 all the same).
+layer scale is part of the weights, and normalization reads short numbers directly (its sums are float32 all the same).
 The mask decoder is float32 in any case.
 """
 
@@ -140,7 +140,7 @@ class FusedSelfAttention(nn.Module):
 
 
 class MixedNorm(nn.Module):
-    """Layer or group normalisation of short numbers with float32 weights and sums, in one pass."""
+    """Layer or group normalization of short numbers with float32 weights and sums, in one pass."""
 
     def __init__(self, norm: nn.LayerNorm | nn.GroupNorm, dtype: torch.dtype) -> None:
         """Takes over the weights of `norm`; gives numbers of `dtype`."""
@@ -152,7 +152,7 @@ class MixedNorm(nn.Module):
         self._dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the normalisation that it stands for."""
+        """As the normalization that it stands for."""
         if self._groups:
             return F.group_norm(x, self._groups, self.weight, self.bias, self.eps).to(self._dtype)
         x = x.permute(0, 2, 3, 1) if self._channels_second else x

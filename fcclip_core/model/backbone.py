@@ -36,11 +36,11 @@ class ImageTower(Protocol):
     """What mask classification needs of CLIP's image tower."""
 
     def __call__(self, image: Tensor) -> FeaturePyramid:
-        """`image` `(B, 3, H, W)`, normalised, sides divisible by 32."""
+        """`image` `(B, 3, H, W)`, normalized, sides divisible by 32."""
         ...
 
     def embed_masks(self, res5: Tensor, masks: Tensor) -> Tensor:
-        """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalised."""
+        """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalized."""
         ...
 
 
@@ -65,7 +65,7 @@ def mask_pool(features: Tensor, masks: Tensor) -> Tensor:
 
 
 class ConvNeXtTower(nn.Module):
-    """CLIP ConvNeXt: pool the mask first, then normalise and project, as CLIP does with the whole image.
+    """CLIP ConvNeXt: pool the mask first, then normalize and project, as CLIP does with the whole image.
 
     Attributes:
         pool: The form of mask pooling; a backend chooses it for its target.
@@ -80,7 +80,7 @@ class ConvNeXtTower(nn.Module):
         self.pool: Pool = mask_pool
 
     def forward(self, image: Tensor) -> FeaturePyramid:
-        """`image` `(B, 3, H, W)`, normalised, sides divisible by 32."""
+        """`image` `(B, 3, H, W)`, normalized, sides divisible by 32."""
         x = self.trunk.stem(image)
         features = []
         for stage in self.trunk.stages:
@@ -89,7 +89,7 @@ class ConvNeXtTower(nn.Module):
         return FeaturePyramid(*features)
 
     def embed_masks(self, res5: Tensor, masks: Tensor) -> Tensor:
-        """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalised."""
+        """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalized."""
         norm = cast(nn.LayerNorm, self.trunk.head.norm)
         pooled = F.layer_norm(self.pool(res5, masks), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         return self.head(pooled.to(res5.dtype))
@@ -103,7 +103,7 @@ class ResNetTower(ModifiedResNet):
         super().__init__(list(config.layers), embed_dim, config.heads, image_size=config.image_size, width=config.width)
 
     def forward(self, image: Tensor) -> FeaturePyramid:
-        """`image` `(B, 3, H, W)`, normalised, sides divisible by 32."""
+        """`image` `(B, 3, H, W)`, normalized, sides divisible by 32."""
         x = self.stem(image)
         features = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -112,7 +112,7 @@ class ResNetTower(ModifiedResNet):
         return FeaturePyramid(*features)
 
     def embed_masks(self, res5: Tensor, masks: Tensor) -> Tensor:
-        """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalised.
+        """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalized.
 
         All masks share one query, the mean feature, so attention scores are computed once and only their softmax is
         taken per mask. A mask that is empty attends to nothing and gets the projection's bias.

@@ -24,7 +24,7 @@ def sample_by_grid(value: Tensor, shapes: Sequence[tuple[int, int]], locations: 
     Args:
         value: `(B, N, heads, C)`, tokens of all levels in order, N = sum of H * W.
         shapes: (H, W) of each level.
-        locations: `(B, Q, heads, levels, points, 2)`, (x, y), 0..1 across the image, pixel centres at (i + 0.5) / size.
+        locations: `(B, Q, heads, levels, points, 2)`, (x, y), 0..1 across the image, pixel centers at (i + 0.5) / size.
         weights: `(B, Q, heads, levels, points)`.
 
     Returns:
@@ -45,7 +45,7 @@ def sample_by_grid(value: Tensor, shapes: Sequence[tuple[int, int]], locations: 
 
 
 def sample_by_index(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    """`sample_by_grid` as one weighted `embedding_bag` over the four neighbours of each sampling point.
+    """`sample_by_grid` as one weighted `embedding_bag` over the four neighbors of each sampling point.
 
     Rows of 32 or so channels are gathered where they lie, so nothing of size points x channels is ever stored.
     """
@@ -78,7 +78,7 @@ def sample_by_index(value: Tensor, shapes: Sequence[tuple[int, int]], locations:
 
 
 def sample_by_gather(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    """`sample_by_grid` as four gathers of rows, one for each neighbour of the sampling points.
+    """`sample_by_grid` as four gathers of rows, one for each neighbor of the sampling points.
 
     For exported graphs: runtimes differ in what they make of GridSample, and none in what they make of Gather.
     """
@@ -98,15 +98,15 @@ def sample_by_gather(value: Tensor, shapes: Sequence[tuple[int, int]], locations
     left, right = _inside(x, (1 - x_right) * weights, widths), _inside(x + 1, x_right * weights, widths)
     top, bottom = _inside(y, 1 - y_low, heights), _inside(y + 1, y_low, heights)
 
-    def neighbours(line: tuple[Tensor, Tensor], column: tuple[Tensor, Tensor]) -> Tensor:
+    def neighbors(line: tuple[Tensor, Tensor], column: tuple[Tensor, Tensor]) -> Tensor:
         # Whole float32 numbers up to 2^24: exact for every image that fits into memory.
         token = (first_tokens + line[0] * widths + column[0]).int()
         rows = F.embedding(token * heads + first_rows, table)
         factors = (line[1] * column[1]).to(value.dtype).unsqueeze(-1)
         return (rows * factors).flatten(3, 4).sum(3)
 
-    upper = neighbours(top, left) + neighbours(top, right)
-    lower = neighbours(bottom, left) + neighbours(bottom, right)
+    upper = neighbors(top, left) + neighbors(top, right)
+    lower = neighbors(bottom, left) + neighbors(bottom, right)
     return (upper + lower).flatten(2)
 
 

@@ -21,8 +21,8 @@ class ModelOutput:
 
     Attributes:
         mask_logits: `(B, Q, h/4, w/4)`; positive inside the mask.
-        in_vocab_embedding: `(B, Q, D)`, learned, not normalised.
-        out_vocab_embedding: `(B, Q, D)`, CLIP's own embedding of the mask, not normalised.
+        in_vocab_embedding: `(B, Q, D)`, learned, not normalized.
+        out_vocab_embedding: `(B, Q, D)`, CLIP's own embedding of the mask, not normalized.
         mask_survives: bool `(B, Q)`, false where the mask is empty at stride 32.
     """
 
@@ -56,7 +56,7 @@ class FCCLIP(nn.Module):
         """Runs the network.
 
         Args:
-            image: `(B, 3, h, w)`, normalised with CLIP's mean and deviation, then padded; h and w divisible by 32.
+            image: `(B, 3, h, w)`, normalized with CLIP's mean and deviation, then padded; h and w divisible by 32.
 
         Returns:
             Masks and their embeddings.

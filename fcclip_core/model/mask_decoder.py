@@ -25,7 +25,7 @@ class MaskPrediction:
 
     Attributes:
         mask_logits: `(B, Q, H/4, W/4)`.
-        in_vocab_embedding: `(B, Q, D)` in CLIP's joint space, not normalised.
+        in_vocab_embedding: `(B, Q, D)` in CLIP's joint space, not normalized.
     """
 
     mask_logits: Tensor
@@ -109,7 +109,7 @@ def set_attend(model: nn.Module, attend: Attend) -> None:
 
 
 class DecoderLayer(nn.Module):
-    """Masked cross-attention, self-attention, feed-forward; each added to the queries and normalised."""
+    """Masked cross-attention, self-attention, feed-forward; each added to the queries and normalized."""
 
     def __init__(self, config: ModelConfig) -> None:
         """Builds one layer of `config.hidden_dim` channels."""

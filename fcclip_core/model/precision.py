@@ -1,6 +1,6 @@
 """Precision of a network: which numbers may be short, which stay float32 whatever the rest is, and what float32 means.
 
-Layer and group normalisation, softmax, the sums of mask pooling and sampling coordinates are computed in float32. The
+Layer and group normalization, softmax, the sums of mask pooling and sampling coordinates are computed in float32. The
 modules widen what needs it themselves (`at_least_float32`), so that a network in float32 or float64 is left as it is.
 """
 
@@ -61,9 +61,9 @@ def _switches(backends: Any) -> tuple[tuple[Any, ...], str, Any]:
 
 
 def in_precision(model: _Module, dtype: torch.dtype) -> _Module:
-    """A copy of `model` for inference whose weights and activations are `dtype`; normalisation stays float32.
+    """A copy of `model` for inference whose weights and activations are `dtype`; normalization stays float32.
 
-    Batch normalisation is folded into the convolutions before it. What stays as it was shares memory with `model`,
+    Batch normalization is folded into the convolutions before it. What stays as it was shares memory with `model`,
     which is not changed.
 
     Args:
@@ -93,7 +93,7 @@ def _convert(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _fold_batch_norms(parent: nn.Module) -> None:
-    """Folds each batch normalisation among the children into the convolution that is listed before it."""
+    """Folds each batch normalization among the children into the convolution that is listed before it."""
     children = list(parent.named_children())
     for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):

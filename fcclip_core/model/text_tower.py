@@ -38,14 +38,14 @@ class TextTower(nn.Module):
         self.text_projection = nn.Parameter(text.width**-0.5 * torch.randn(text.width, config.embed_dim))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Embeds tokenised prompts.
+        """Embeds tokenized prompts.
 
         Args:
             tokens: int64 `(N, L)`, L at most 77. The tower is causal, so what stands after the end token does not
                 count, and L may stop at the batch's last end token.
 
         Returns:
-            `(N, D)`, not normalised.
+            `(N, D)`, not normalized.
         """
         length = tokens.shape[1]
         follows = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
@@ -57,7 +57,7 @@ class TextTower(nn.Module):
         """Embeds the prompts of a tree, as `forward` does; what they share is computed once.
 
         Returns:
-            `(N, D)`, not normalised.
+            `(N, D)`, not normalized.
         """
         x = self._states(tree.tokens[None], tree.positions, tree.follows)[0]
         return self._embedding(x[tree.ends])

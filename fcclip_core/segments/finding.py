@@ -1,4 +1,4 @@
-"""Finding what words say in a frame that was labelled with other words.
+"""Finding what words say in a frame that was labeled with other words.
 
 Probabilities need competitors: with a vocabulary of one word, everything is that word. So what is wanted joins the
 frame's own vocabulary, distractors included, for one labeling of the network's answer, which costs no second
@@ -27,7 +27,7 @@ _SAME_SEGMENT = 0.5
 """Smallest intersection over union at which a segment found is one of the frame's own; two cannot both reach it."""
 
 
-class Labeller(Protocol):
+class Labeler(Protocol):
     """What finding asks of a segmenter; see `Segmenter`."""
 
     def extend_vocabulary(
@@ -107,7 +107,7 @@ class Found:
     mask: np.ndarray = field(repr=False, compare=False)
 
 
-def ask(segmenter: Labeller, query: Query, snapshot: VocabularySnapshot) -> Asked:
+def ask(segmenter: Labeler, query: Query, snapshot: VocabularySnapshot) -> Asked:
     """Puts a query to a vocabulary.
 
     A class that goes by one of the words is wanted as it is, with all its synonyms. The other words together become one
@@ -153,7 +153,7 @@ def _goes_by(item: VocabularyClass) -> set[str]:
 
 
 def find(
-    segmenter: Labeller,
+    segmenter: Labeler,
     query: Query,
     encoded: EncodedImage,
     shown: PanopticResult,

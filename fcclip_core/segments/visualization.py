@@ -1,4 +1,4 @@
-"""Overlays: segments drawn over their photograph in class colours, with outlines, labels and a legend.
+"""Overlays: segments drawn over their photograph in class colors, with outlines, labels and a legend.
 
 Everything is a table look-up or one pass over the image, so the cost hardly grows with the number of segments.
 """
@@ -50,8 +50,8 @@ def draw_overlay(
 ) -> np.ndarray:
     """Draws the segments of a frame over it.
 
-    Each segment is filled with its class's colour (further segments of one class in other shades), outlined, and
-    labelled "name score" at its innermost point. Pixels without a segment stay as they are. Lines and letters grow with
+    Each segment is filled with its class's color (further segments of one class in other shades), outlined, and
+    labeled "name score" at its innermost point. Pixels without a segment stay as they are. Lines and letters grow with
     the image. Where two labels would cover each other the smaller segment's moves up or down by at most two lines, or
     is left out.
 
@@ -77,17 +77,17 @@ def draw_overlay(
     ids = result.segment_map.astype(np.uint16)
     fill = shades.take(ids, axis=0)
     overlay = cv2.addWeighted(image, 1.0 - alpha, fill, alpha, 0.0)
-    unlabelled = (ids == 0).astype(np.uint8) * 255
+    unlabeled = (ids == 0).astype(np.uint8) * 255
     edges = _edges(ids, thickness=_line_width(image.shape))
-    overlay = cv2.copyTo(image, unlabelled, overlay)
-    overlay = cv2.copyTo(cv2.addWeighted(fill, 0.6, np.full_like(fill, 255), 0.4, 0.0), edges & ~unlabelled, overlay)
+    overlay = cv2.copyTo(image, unlabeled, overlay)
+    overlay = cv2.copyTo(cv2.addWeighted(fill, 0.6, np.full_like(fill, 255), 0.4, 0.0), edges & ~unlabeled, overlay)
     if labels:
         _draw_labels(overlay, ids, result.segments, shades)
     return overlay
 
 
 def segment_colors(segments: Iterable[Segment], colors: Mapping[int, Color]) -> np.ndarray:
-    """Colour of each segment: its class's, in another shade for each further segment of that class.
+    """Color of each segment: its class's, in another shade for each further segment of that class.
 
     Args:
         segments: Segments of one frame.
@@ -107,7 +107,7 @@ def segment_colors(segments: Iterable[Segment], colors: Mapping[int, Color]) -> 
 
 
 def draw_legend(entries: Iterable[tuple[str, Color]], width: int, font_size: int = 16) -> np.ndarray:
-    """Draws a strip that names colours, on as many lines as the width asks for.
+    """Draws a strip that names colors, on as many lines as the width asks for.
 
     Args:
         entries: `(name, (r, g, b))` pairs, drawn in this order.
@@ -166,12 +166,12 @@ def _check(image: np.ndarray, result: SegmentedImage, colors: Mapping[int, Color
         if segment.class_id not in colors:
             raise SettingsError(
                 f"colors has no entry for class id {segment.class_id} ({segment.name}); "
-                "pass the colours of the vocabulary that labelled the frame"
+                "pass the colors of the vocabulary that labeled the frame"
             )
 
 
 def _shade(color: Color, amount: float) -> Color:
-    """Mixes a colour with white (amount above 0) or black (below 0)."""
+    """Mixes a color with white (amount above 0) or black (below 0)."""
     target = 255 if amount > 0 else 0
     red, green, blue = (round(value + (target - value) * abs(amount)) for value in color)
     return red, green, blue
@@ -250,7 +250,7 @@ def _free_place(
 
 
 def _draw_label(overlay: np.ndarray, text: np.ndarray, box: tuple[int, int, int, int], color: np.ndarray) -> None:
-    """A plate in the segment's colour with a thin rim and letters in black or white, whichever reads better."""
+    """A plate in the segment's color with a thin rim and letters in black or white, whichever reads better."""
     ink = (0, 0, 0) if color @ (0.299, 0.587, 0.114) > 140 else (255, 255, 255)
     left, top, right, bottom = box
     overlay[top:bottom, left:right] = color

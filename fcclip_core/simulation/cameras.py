@@ -13,7 +13,7 @@ _CANDIDATES = 6
 """Random poses of which the one that shows most objects is kept."""
 
 _CLEARANCE = 0.35
-"""Metres between a camera and whatever it must not enter."""
+"""Meters between a camera and whatever it must not enter."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fcclip_core.simulation.frames import Frame
 ANNOTATIONS = "panoptic.json"
 FOLDERS = ("images", "panoptic", "depth")
 DEPTH_LIMIT = 65.535
-"""Metres that 16 bits of millimetres reach; what is farther, the sky too, is 0 in a depth PNG."""
+"""Meters that 16 bits of millimeters reach; what is farther, the sky too, is 0 in a depth PNG."""
 
 
 def make_folders(out: Path) -> None:
@@ -38,8 +38,8 @@ def save_frame(out: Path, stem: str, number: int, frame: Frame) -> dict[str, Any
     Returns:
         The frame's records for `save_annotations`.
     """
-    millimetres = np.where(frame.depth < DEPTH_LIMIT, frame.depth * 1000 + 0.5, 0).astype(np.uint16)
-    for folder, pixels in zip(FOLDERS, (frame.image, _as_rgb(frame.segment_map), millimetres), strict=True):
+    millimeters = np.where(frame.depth < DEPTH_LIMIT, frame.depth * 1000 + 0.5, 0).astype(np.uint16)
+    for folder, pixels in zip(FOLDERS, (frame.image, _as_rgb(frame.segment_map), millimeters), strict=True):
         write_image(out / folder / f"{stem}.png", pixels, compress_level=3)
     return _record(number, stem, frame)
 

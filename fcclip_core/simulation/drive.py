@@ -19,7 +19,7 @@ _SCENES_TRIED = 50
 _FEWEST_OBJECTS = 6
 _ROBOT_RADIUS = 0.15
 _FARTHEST = 3.2
-"""Metres from the middle of the objects."""
+"""Meters from the middle of the objects."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Drive:
     Attributes:
         scene: Where the robot drives.
         duration: Seconds of a round.
-        height: Of the camera above the floor, metres.
+        height: Of the camera above the floor, meters.
         fov: The camera's vertical field of view, degrees.
         path: Round as a fraction, 0 to 1, to place on the floor; periodic.
         middle: Of the objects, where the camera tends to look, `(x, y, z)`.
@@ -68,7 +68,7 @@ def make_drive(seed: int, split: Split = "all", kind: str = "room", speed: float
         seed: 0 or more.
         split: What the scene may hold.
         kind: "room", "table" or "yard".
-        speed: Metres a second.
+        speed: Meters a second.
 
     Raises:
         SimulationError: `kind` has no space to drive, or `speed` is not positive.
@@ -105,22 +105,22 @@ def _free_loop(scene: Scene, middle: np.ndarray, rng: np.random.Generator) -> Cu
 
 
 def _space(scene: Scene, middle: np.ndarray, outwards: np.ndarray) -> np.ndarray:
-    """Metres from the middle to where the scene ends, in each direction."""
+    """Meters from the middle to where the scene ends, in each direction."""
     low, high = (np.array(corner) for corner in scene.bounds)
     with np.errstate(divide="ignore"):
         return np.where(outwards > 0, (high - middle) / outwards, (low - middle) / outwards).min(1)
 
 
 def _at_even_speed(corners: np.ndarray) -> CubicSpline:
-    """A closed smooth curve through corners whose parameter, 0 to 1, is nearly the length travelled."""
+    """A closed smooth curve through corners whose parameter, 0 to 1, is nearly the length traveled."""
     curve = CubicSpline(np.linspace(0, 1, len(corners)), corners, bc_type="periodic")
     for _ in range(2):
         dense = curve(np.linspace(0, 1, 400))
-        travelled = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(dense, axis=0), axis=1))])
-        even = np.linspace(0, travelled[-1], 65)
-        points = np.stack([np.interp(even, travelled, dense[:, axis]) for axis in range(2)], 1)
+        traveled = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(dense, axis=0), axis=1))])
+        even = np.linspace(0, traveled[-1], 65)
+        points = np.stack([np.interp(even, traveled, dense[:, axis]) for axis in range(2)], 1)
         points[-1] = points[0]
-        curve = CubicSpline(even / travelled[-1], points, bc_type="periodic")
+        curve = CubicSpline(even / traveled[-1], points, bc_type="periodic")
     return curve
 
 

@@ -30,7 +30,7 @@ class Frame:
         image: uint8 RGB `(H, W, 3)`.
         segment_map: int32 `(H, W)`, 0 = none, else a segment's id.
         segments: What is in it, in order of id.
-        depth: float32 `(H, W)`, metres along the optical axis; infinite for the sky.
+        depth: float32 `(H, W)`, meters along the optical axis; infinite for the sky.
         intrinsics: float64 `(3, 3)`.
         pose: float64 `(4, 4)`, from the optical frame (x right, y down, z forward) to the world (z up).
     """

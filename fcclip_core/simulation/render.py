@@ -1,6 +1,6 @@
-"""Off-screen colour, exact panoptic truth and depth of a scene.
+"""Off-screen color, exact panoptic truth and depth of a scene.
 
-Truth and depth come from a second pass that draws every geom in a colour of its own, without smoothing: each pixel is
+Truth and depth come from a second pass that draws every geom in a color of its own, without smoothing: each pixel is
 what its middle hits.
 """
 
@@ -95,19 +95,19 @@ class _Loaded:
         self._owner_of_code = self._owners_by_code()
 
     def draw(self, camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns colour, indices of items (-1 = none) and depth."""
+        """Returns color, indices of items (-1 = none) and depth."""
         self._aim(camera)
         image, _ = self._pass(segment=False)
         codes, depth = self._pass(segment=True)
         code = codes[..., 0] + 256 * codes[..., 1].astype(np.int32)
-        return image, self._owner_of_code[code], self._metres(depth)
+        return image, self._owner_of_code[code], self._meters(depth)
 
     def free(self) -> None:
         """Gives the GPU's memory back."""
         self._context.free()
 
     def _owners_by_code(self) -> np.ndarray:
-        """Item index for each colour of the segment pass; 0 is the background."""
+        """Item index for each color of the segment pass; 0 is the background."""
         owners = np.full(self._view.ngeom + 2, -1, dtype=np.int32)
         owners[0] = self.scene.background
         for geom in self._view.geoms[: self._view.ngeom]:
@@ -138,7 +138,7 @@ class _Loaded:
         mujoco.mjr_readPixels(colors, depth if segment else None, area, self._context)
         return colors[::-1].copy(), depth[::-1]
 
-    def _metres(self, buffer: np.ndarray) -> np.ndarray:
+    def _meters(self, buffer: np.ndarray) -> np.ndarray:
         """Undoes the projection: the buffer is 1 at the near plane and 0 at the far one."""
         near, far = self._near, self._far
         inverse = buffer.astype(np.float64) * (1 / near - 1 / far) + 1 / far

@@ -1,6 +1,6 @@
-"""The shapes of things as triangle meshes, ready to be coloured or patterned.
+"""The shapes of things as triangle meshes, ready to be colored or patterned.
 
-Every shape stands on z = 0, is centred on the z axis, fits a cube of about one metre, and carries texture coordinates
+Every shape stands on z = 0, is centered on the z axis, fits a cube of about one meter, and carries texture coordinates
 in which one unit holds `PATTERN_PERIODS` stripes or checks.
 """
 
@@ -22,7 +22,7 @@ class Mesh:
     """Triangles.
 
     Attributes:
-        vertices: float64 `(V, 3)`, metres.
+        vertices: float64 `(V, 3)`, meters.
         normals: float64 `(V, 3)`, unit, outwards.
         coordinates: float64 `(V, 2)`, texture coordinates.
         faces: int32 `(F, 3)`, counter-clockwise from outside.
@@ -36,7 +36,7 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Part:
-    """A mesh of a shape and how it is coloured.
+    """A mesh of a shape and how it is colored.
 
     Attributes:
         mesh: The surface.
@@ -58,11 +58,11 @@ def make_shape(name: str, rng: np.random.Generator) -> tuple[Part, ...]:
 
 
 def slab(size: Sequence[float] | np.ndarray, scale: float | None = None) -> Mesh:
-    """A box centred on the origin.
+    """A box centered on the origin.
 
     Args:
-        size: Its extent along x, y and z in metres.
-        scale: Metres of texture to a metre of surface; None stretches the texture once over each face.
+        size: Its extent along x, y and z in meters.
+        scale: Meters of texture to a meter of surface; None stretches the texture once over each face.
     """
     half = np.asarray(size, dtype=float) / 2
     pieces = []
@@ -160,9 +160,9 @@ def _handle(height: float) -> Mesh:
     reach, tube = height * 0.31, 0.055
     along, around = np.meshgrid(np.linspace(-np.pi / 2, np.pi / 2, 14), np.linspace(0, 2 * np.pi, 11), indexing="ij")
     normals = np.stack([np.cos(around) * np.cos(along), np.sin(around), np.cos(around) * np.sin(along)], -1)
-    centre = np.stack([np.cos(along), np.zeros_like(along), np.sin(along)], -1) * reach
+    center = np.stack([np.cos(along), np.zeros_like(along), np.sin(along)], -1) * reach
     coordinates = np.stack([along / np.pi * 0.6, around / 20], -1)
-    return _moved(_grid(centre + tube * normals, normals, coordinates), (0, 0, height * 0.52))
+    return _moved(_grid(center + tube * normals, normals, coordinates), (0, 0, height * 0.52))
 
 
 def _traffic_cone(rng: np.random.Generator) -> tuple[Part, ...]:
@@ -208,7 +208,7 @@ def _lathe(pieces: Sequence[np.ndarray]) -> Mesh:
     """
     around = np.linspace(0, 2 * np.pi, _ROUND + 1)
     turned = []
-    travelled = 0.0
+    traveled = 0.0
     for profile in pieces:
         step = np.diff(profile, axis=0)
         length = np.hypot(step[:, 0], step[:, 1])
@@ -216,8 +216,8 @@ def _lathe(pieces: Sequence[np.ndarray]) -> Mesh:
         tangent[:-1] += step / length[:, None]
         tangent[1:] += step / length[:, None]
         tangent /= np.hypot(tangent[:, 0], tangent[:, 1])[:, None]
-        v = travelled + np.concatenate([[0], np.cumsum(length)]) * 0.7
-        travelled = v[-1]
+        v = traveled + np.concatenate([[0], np.cumsum(length)]) * 0.7
+        traveled = v[-1]
         cos, sin = np.cos(around)[None], np.sin(around)[None]
         radius, z = profile[:, :1], np.repeat(profile[:, 1:], _ROUND + 1, 1)
         positions = np.stack([radius * cos, radius * sin, z], -1)
@@ -229,7 +229,7 @@ def _lathe(pieces: Sequence[np.ndarray]) -> Mesh:
 
 
 def _grid(positions: np.ndarray, normals: np.ndarray, coordinates: np.ndarray) -> Mesh:
-    """Joins neighbouring points of `(M, N, ...)` grids; triangles without area are left out."""
+    """Joins neighboring points of `(M, N, ...)` grids; triangles without area are left out."""
     rows, columns = positions.shape[:2]
     index = np.arange(rows * columns).reshape(rows, columns)
     a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]

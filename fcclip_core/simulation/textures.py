@@ -21,7 +21,7 @@ SIZE = 192
 
 @dataclass(frozen=True)
 class Look:
-    """How a thing is coloured.
+    """How a thing is colored.
 
     Attributes:
         color: RGB, 0 to 1, of a plain look, else white.
@@ -42,7 +42,7 @@ _HUES = {
     "blue": (208, 232),
     "purple": (270, 292),
 }
-"""Degrees on the colour circle, lowest and highest."""
+"""Degrees on the color circle, lowest and highest."""
 
 _PATTERN_COLORS = (*_HUES, "white", "black")
 
@@ -52,7 +52,7 @@ def make_look(name: str, rng: np.random.Generator) -> Look:
 
     Args:
         name: One of `names.LOOKS`.
-        rng: Where the shade, or the pattern and its two colours, come from.
+        rng: Where the shade, or the pattern and its two colors, come from.
     """
     if name not in ("striped", "checkered"):
         return Look(plain_color(name, rng), None, (0.5, 0.5, 0.5) if name in ("white", "black") else (0.93, 0.93, 0.93))
@@ -68,7 +68,7 @@ def make_look(name: str, rng: np.random.Generator) -> Look:
 
 
 def plain_color(name: str, rng: np.random.Generator) -> Color:
-    """A shade of a plain colour."""
+    """A shade of a plain color."""
     if name == "white":
         return _rgb(rng.uniform(0, 360), rng.uniform(0, 0.04), rng.uniform(0.9, 1.0))
     if name == "black":
@@ -83,7 +83,7 @@ def make_texture(kind: str, rng: np.random.Generator) -> np.ndarray:
 
     Args:
         kind: One of `names.STUFF`.
-        rng: Where colours and details come from.
+        rng: Where colors and details come from.
 
     Returns:
         uint8 `(N, N, 3)`.
@@ -92,7 +92,7 @@ def make_texture(kind: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _two_colors(rng: np.random.Generator) -> tuple[Color, Color]:
-    """A light and a dark one, or a colour with white or black, well apart in brightness."""
+    """A light and a dark one, or a color with white or black, well apart in brightness."""
     while True:
         names = rng.choice(len(_PATTERN_COLORS), 2, replace=False)
         first, second = (plain_color(_PATTERN_COLORS[index], rng) for index in names)

@@ -8,7 +8,7 @@ from PIL import Image
 from fcclip_core.training.config import AugmentationConfig
 
 PADDING = 128
-"""Grey of what lies beyond the image."""
+"""Gray of what lies beyond the image."""
 
 
 def augment(
@@ -23,7 +23,7 @@ def augment(
         random: Decides.
 
     Returns:
-        uint8 `(crop, crop, 3)` and int32 `(crop, crop)`; beyond the image they are grey and 0.
+        uint8 `(crop, crop, 3)` and int32 `(crop, crop)`; beyond the image they are gray and 0.
     """
     if random.random() < config.flip:
         image, segment_map = image[:, ::-1], segment_map[:, ::-1]

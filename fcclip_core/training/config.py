@@ -81,7 +81,7 @@ class TrainingConfig:
         learning_rate: AdamW's, before the milestones.
         milestones: Steps from which the rate is `decay` times what it was.
         decay: See `milestones`.
-        weight_decay: AdamW's; normalisation layers and embeddings are exempt.
+        weight_decay: AdamW's; normalization layers and embeddings are exempt.
         gradient_clip: Largest norm of the gradient of all parameters together.
         train_backbone: Also train CLIP's image tower (Table 6's ablation).
         backbone_rate: The tower's learning rate as a share of `learning_rate`.

@@ -25,7 +25,7 @@ def trained_parameters(model: nn.Module, train_backbone: bool) -> dict[str, nn.P
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
     """AdamW's groups: with and without weight decay, CLIP's tower apart; `share` is each group's part of the rate.
 
-    Normalisation layers and embeddings do not decay; biases and single vectors do, as in the published training.
+    Normalization layers and embeddings do not decay; biases and single vectors do, as in the published training.
     """
     exempt = {
         id(parameter)

@@ -1,6 +1,6 @@
 """Points instead of pixels: masks are compared at sampled places, most of them where the prediction is uncertain.
 
-After PointRend (Kirillov et al., 2020, section 3.1). Coordinates are (x, y), 0..1 across the image, pixel centres at
+After PointRend (Kirillov et al., 2020, section 3.1). Coordinates are (x, y), 0..1 across the image, pixel centers at
 (i + 0.5) / size; outside the image everything is 0.
 """
 

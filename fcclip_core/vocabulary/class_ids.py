@@ -24,7 +24,7 @@ class ClassIds:
     def resolve(self, vocabulary: Vocabulary) -> tuple[int, ...]:
         """Finds the id of each class, keeping every promise made before.
 
-        A name that was seen before keeps its id; ids that classes ask for are honoured; the others get the smallest
+        A name that was seen before keeps its id; ids that classes ask for are honored; the others get the smallest
         numbers that were never used. Distractors get none, though one that such a class asks for is kept for it.
 
         Args:

@@ -1,4 +1,4 @@
-"""Vocabularies: the classes that a frame is labelled with, their synonyms, things and stuff.
+"""Vocabularies: the classes that a frame is labeled with, their synonyms, things and stuff.
 
 A vocabulary is data, fixed once made. The network never sees it; it meets the masks as text rows (paper, section 3.1),
 one row a synonym, and a class scores what its best synonym scores.
@@ -32,7 +32,7 @@ from fcclip_core.vocabulary.sources import (
 from fcclip_core.vocabulary.word_overlap import WordIndex
 
 MAX_CLASSES = 65_535
-"""Class ids are 16-bit in label images, and 0 means unlabelled."""
+"""Class ids are 16-bit in label images, and 0 means unlabeled."""
 
 MAX_NAME_LENGTH = 1_000
 """Characters of one synonym; CLIP reads 77 tokens, which is far less."""
@@ -44,7 +44,7 @@ MAX_CHARACTERS = 2_000_000
 """Characters of all names together."""
 
 MAX_TEXT_LENGTH = 10_000
-"""Characters of a description, a source or a licence."""
+"""Characters of a description, a source or a license."""
 
 MAX_FILE_SIZE = 16 << 20
 """Bytes of a file; the largest vocabulary fits."""
@@ -68,7 +68,7 @@ MAX_MARGIN = 100.0
 """Logits; no cosine times CLIP's temperature is larger."""
 
 _CLASS_KEYS = ("name", "synonyms", "stuff", "id", "color", "seen", "label", "distractor", "margin", "minimum_score")
-_FILE_KEYS = ("description", "source", "licence", "classes")
+_FILE_KEYS = ("description", "source", "license", "classes")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class VocabularyClass:
             in Unicode's form NFC, so that a letter with an accent is one letter however it was typed.
         is_thing: True for countable objects, False for stuff.
         id: Class id asked for, 1..65535; None takes whatever `ClassIds` gives.
-        color: `(r, g, b)`, 0..255 each, for drawing; None takes the name's own colour.
+        color: `(r, g, b)`, 0..255 each, for drawing; None takes the name's own color.
         seen: Whether the ensemble treats the class as seen in training (section 3.2); None compares its synonyms with
             the training vocabulary's.
         label: What the class goes by instead of its first synonym. Only needed where two classes begin alike, as in
@@ -122,7 +122,7 @@ class VocabularyClass:
         if self.id is not None and not _is_integer(self.id, 1, MAX_CLASSES):
             raise VocabularyError(
                 f"class {short(self.name)}: id is {short(self.id)}; expected a whole number between 1 and "
-                f"{MAX_CLASSES} (0 means unlabelled)"
+                f"{MAX_CLASSES} (0 means unlabeled)"
             )
         if self.color is not None:
             object.__setattr__(self, "color", _checked_color(self.name, self.color))
@@ -148,7 +148,7 @@ class Vocabulary:
         classes: The classes, at least one.
         description: What the vocabulary is for.
         source: Where its names come from.
-        licence: Under which terms the file may be used.
+        license: Under which terms the file may be used.
         written_twice: Names that came as two classes, with an accent typed in two ways. They are one word, and became
             one class with the names of both; all else is the first one's.
     """
@@ -156,7 +156,7 @@ class Vocabulary:
     classes: tuple[VocabularyClass, ...]
     description: str = field(default="", compare=False)
     source: str = field(default="", compare=False)
-    licence: str = field(default="", compare=False)
+    license: str = field(default="", compare=False)
     written_twice: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -236,7 +236,7 @@ class Vocabulary:
             distractors: Classes that only compete; their pixels are published as unlabeled.
             seen: Classes to treat as seen in training, all others as unseen; None compares synonyms (`seen_mask`).
             ids: Ids asked for.
-            colors: Colours asked for, `(r, g, b)`, 0..255 each.
+            colors: Colors asked for, `(r, g, b)`, 0..255 each.
 
         Raises:
             VocabularyError: Empty, repeated or overlong names, or an option that names no class.
@@ -323,11 +323,13 @@ class Vocabulary:
             raise VocabularyError(f"{where} is not valid YAML: {error}") from error
         if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
             raise VocabularyError(f"{where}: expected a mapping with a list under 'classes' (see docs/vocabularies.md)")
+        if "licence" in document:  # as 0.1 wrote it, also into checkpoints
+            document.setdefault("license", document.pop("licence"))
         try:
             _refuse_unknown_keys(document, _FILE_KEYS)
             classes = (_class_from_yaml(index, entry) for index, entry in enumerate(document["classes"], 1))
-            description, source, licence = (_text_of(document, key) for key in _FILE_KEYS[:-1])
-            return cls(tuple(classes), description, source, licence)
+            description, source, license = (_text_of(document, key) for key in _FILE_KEYS[:-1])
+            return cls(tuple(classes), description, source, license)
         except VocabularyError as error:
             raise VocabularyError(f"{where}: {error}") from error
 
@@ -459,7 +461,7 @@ class Vocabulary:
 
     @property
     def colors(self) -> tuple[Color, ...]:
-        """A colour for each class: the user's own, or one of 64 well separated ones, each given once.
+        """A color for each class: the user's own, or one of 64 well separated ones, each given once.
 
         A name asks for its `class_color`; where an earlier class has it, it takes the next free one. Classes for which
         none is left get colors between those, which differ less. Distractors, which nobody sees, are black.
@@ -562,7 +564,7 @@ def _checked_color(name: str, color: object) -> Color:
     channels = tuple(itertools.islice(color, 4)) if isinstance(color, Iterable) else ()
     if len(channels) != 3 or not all(_is_integer(channel, 0, 255) for channel in channels):
         raise VocabularyError(
-            f"class {short(name)}: colour is {short(color)}; expected three whole numbers (red, green, blue), "
+            f"class {short(name)}: color is {short(color)}; expected three whole numbers (red, green, blue), "
             "0 to 255 each"
         )
     return channels

@@ -1,4 +1,4 @@
-"""Colours for classes, bright enough to be told apart on a photograph."""
+"""Colors for classes, bright enough to be told apart on a photograph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TONES = ((0.85, 0.85), (0.75, 1.0), (0.45, 1.0), (0.65, 0.75))
 
 
 def class_color(name: str) -> Color:
-    """The colour that a name asks for: always the same, bright enough to be told apart on a photograph.
+    """The color that a name asks for: always the same, bright enough to be told apart on a photograph.
 
     Returns:
         `(r, g, b)`, 0..255 each.
@@ -24,10 +24,10 @@ def class_color(name: str) -> Color:
 
 
 def palette_colors(names: Sequence[str], chosen: Sequence[Color | None]) -> tuple[Color, ...]:
-    """A colour for each name: the chosen one, or one of 64 well separated ones, each given once.
+    """A color for each name: the chosen one, or one of 64 well separated ones, each given once.
 
     A name asks for its `class_color`; where an earlier name has it, it takes the next free one. Names for which none is
-    left get colours between those, which differ less.
+    left get colors between those, which differ less.
     """
     taken = {color for color in chosen if color is not None}
     further = map(_palette_color, itertools.count(_PALETTE_SIZE))

@@ -40,7 +40,7 @@ class ResolvedClass:
 
 @dataclass(frozen=True)
 class VocabularySnapshot:
-    """A vocabulary made ready: what one frame is labelled with, all or nothing.
+    """A vocabulary made ready: what one frame is labeled with, all or nothing.
 
     Attributes:
         version: Grows by one with every `Segmenter.set_vocabulary`; 0 for a vocabulary that never came into force.

@@ -49,7 +49,7 @@ CONTEXT_LENGTH = 77
 """Tokens that CLIP reads of a prompt, start and end token included."""
 
 Encode = Callable[[list[str]], Tensor]
-"""N prompts -> float32 `(N, D)`, not normalised."""
+"""N prompts -> float32 `(N, D)`, not normalized."""
 
 Progress = Callable[[int, int], None]
 """Called with (names encoded so far, names to encode)."""
@@ -209,7 +209,7 @@ class TextEncoder:
         self._lock = threading.Lock()
 
     def __call__(self, prompts: list[str]) -> Tensor:
-        """Embeds N prompts as float32 `(N, D)` on the CPU, not normalised."""
+        """Embeds N prompts as float32 `(N, D)` on the CPU, not normalized."""
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()

@@ -87,20 +87,20 @@ class Provenance:
 
     Attributes:
         sources: The files, in the order in which they were joined.
-        licence: Terms of the weights; empty if unknown.
+        license: Terms of the weights; empty if unknown.
         seeded: True for weights made from the recipe: the labels of such a model mean nothing.
         note: Anything else, in a sentence.
     """
 
     sources: tuple[Source, ...] = ()
-    licence: str = ""
+    license: str = ""
     seeded: bool = False
     note: str = ""
 
     def describe(self) -> str:
         """One line for people."""
         files = " + ".join(source.name for source in self.sources)
-        return "; ".join(part for part in (files, self.note, self.licence) if part) or "unknown origin"
+        return "; ".join(part for part in (files, self.note, self.license) if part) or "unknown origin"
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +159,7 @@ def load_checkpoint(
             checkpoint, or `recipe:NAME` for seeded weights of preset NAME. "auto": the best published model that was
             imported on this machine (`clip` and `preset` do not count), else the bundled demo, with a warning.
         clip: File with CLIP's own weights, for published checkpoints without them; None takes open_clip's.
-        preset: Name in `PRESETS` that the file must fit; None recognises it.
+        preset: Name in `PRESETS` that the file must fit; None recognizes it.
         train_vocabulary: Instead of the stored one; published files store none and were trained on COCO's classes.
         progress: Told about work that takes seconds.
 
@@ -401,14 +401,14 @@ def _from_published_file(
     layout = layout_of(config)
     known = published_as(file.path.name)
     sources = [Source("FC-CLIP weights", file.path.name, origin=known.url if known else "", path=file.path)]
-    licence = known.licence if known else ""
+    license = known.license if known else ""
     if not holds_clip(file):
         weights = load_clip(config, clip)
         sources.append(Source("CLIP weights", weights.path.name, origin=weights.origin, path=weights.path))
-        return join_clip(config, file.tensors, weights, vocabulary, Provenance(tuple(sources), licence))
+        return join_clip(config, file.tensors, weights, vocabulary, Provenance(tuple(sources), license))
     if clip is not None:
         raise CheckpointError(f"{file.path} already holds CLIP's weights; leave {clip} out")
-    return _checkpoint(file.tensors, layout, config, vocabulary, Provenance(tuple(sources), licence))
+    return _checkpoint(file.tensors, layout, config, vocabulary, Provenance(tuple(sources), license))
 
 
 def _checkpoint(
@@ -552,13 +552,15 @@ def _provenance_to_dict(provenance: Provenance) -> dict:
 
 
 def _provenance_from_dict(stored: dict) -> Provenance:
+    if "licence" in stored:  # as 0.1 wrote it
+        stored = {"license": stored["licence"], **{key: value for key, value in stored.items() if key != "licence"}}
     sources = stored["sources"]
     if not isinstance(sources, list) or len(sources) > _MOST_SOURCES:
         raise ValueError(f"provenance.sources is {short(sources)}; expected a list of at most {_MOST_SOURCES}")
     if not isinstance(stored.get("seeded", False), bool):
         raise ValueError(f"provenance.seeded is {short(stored['seeded'])}; expected true or false")
     of_sources = [text for source in sources for text in source.values()]
-    for text in (stored.get("licence", ""), stored.get("note", ""), *of_sources):
+    for text in (stored.get("license", ""), stored.get("note", ""), *of_sources):
         if not isinstance(text, str) or len(text) > _LONGEST_TEXT or not text.isprintable():
             raise ValueError(
                 f"provenance holds {short(text)}; expected printable texts of at most {_LONGEST_TEXT} characters"

@@ -2,7 +2,7 @@
 
 Of the published models: their accuracy in the authors' table, where their files are, on which terms.
 
-Numbers, links and licence are those of the authors' repository, https://github.com/bytedance/fc-clip (README at
+Numbers, links and license are those of the authors' repository, https://github.com/bytedance/fc-clip (README at
 revision 2b0bbe2; ConvNeXt-L is the model of the paper's Table 1, the ResNets are Table 11's). All were trained on COCO
 panoptic, CLIP frozen.
 """
@@ -27,9 +27,9 @@ EVERYDAY = "everyday"
 AUTHORS = "https://github.com/bytedance/fc-clip"
 TRAINED_ON = "coco_panoptic"
 """Bundled vocabulary with the classes that all of them were trained on."""
-LICENCE = "Apache-2.0 (the authors' repository; the files carry no licence of their own)"
-OPENAI_LICENCE = "MIT (OpenAI CLIP)"
-LAION_LICENCE = "MIT (LAION OpenCLIP)"
+LICENSE = "Apache-2.0 (the authors' repository; the files carry no license of their own)"
+OPENAI_LICENSE = "MIT (OpenAI CLIP)"
+LAION_LICENSE = "MIT (LAION OpenCLIP)"
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class PublishedModel:
         pascal_voc_21: Pascal VOC with background, zero-shot.
         pascal_voc_20: Pascal VOC without background, zero-shot.
         coco: COCO panoptic, the training dataset.
-        licence: Terms of the FC-CLIP file.
-        clip_licence: Terms of the CLIP weights that go with it.
+        license: Terms of the FC-CLIP file.
+        clip_license: Terms of the CLIP weights that go with it.
     """
 
     name: str
@@ -82,8 +82,8 @@ class PublishedModel:
     pascal_voc_21: Scores
     pascal_voc_20: Scores
     coco: Scores
-    licence: str = LICENCE
-    clip_licence: str = OPENAI_LICENCE
+    license: str = LICENSE
+    clip_license: str = OPENAI_LICENSE
 
     @property
     def clip(self) -> str:
@@ -111,7 +111,7 @@ PUBLISHED_MODELS = (
         pascal_voc_21=Scores(miou=81.8),
         pascal_voc_20=Scores(miou=95.4),
         coco=Scores(pq=54.4, ap=44.6, miou=63.7),
-        clip_licence=LAION_LICENCE,
+        clip_license=LAION_LICENSE,
     ),
     PublishedModel(
         name="FC-CLIP (ResNet50)",

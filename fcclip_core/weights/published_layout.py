@@ -15,7 +15,7 @@ from fcclip_core.model.text_tower import TextTower
 from fcclip_core.weights.published_names import CLIP_PREFIX, published_name
 
 EMPTY_WEIGHT = "criterion.empty_weight"
-"""Class weights of the training loss: one per training class, then void. Recognised, never loaded."""
+"""Class weights of the training loss: one per training class, then void. Recognized, never loaded."""
 BATCH_COUNTER = "num_batches_tracked"
 VISUAL_PREFIX = CLIP_PREFIX + "visual."
 CLIP_SCALE = CLIP_PREFIX + "logit_scale"
@@ -87,5 +87,5 @@ def part_of(key: str) -> str:
 
 
 def is_parameter(key: str) -> bool:
-    """False for the running statistics of batch normalisation, which no count of parameters includes."""
+    """False for the running statistics of batch normalization, which no count of parameters includes."""
     return key.rpartition(".")[2] not in ("running_mean", "running_var", BATCH_COUNTER)

@@ -249,7 +249,7 @@ class LabelBag:
     def write(
         self, source: BagImage, result: PanopticResult, snapshot: VocabularySnapshot, contour_type: str = ""
     ) -> None:
-        """Adds what belongs to one image, and the vocabulary before the first image that was labelled with it.
+        """Adds what belongs to one image, and the vocabulary before the first image that was labeled with it.
 
         Args:
             source: The image.

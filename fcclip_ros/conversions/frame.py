@@ -10,7 +10,7 @@ import numpy as np
 from sensor_msgs.msg import Image
 
 from fcclip_core.geometry.camera import PinholeCamera
-from fcclip_core.geometry.depth import depth_in_metres
+from fcclip_core.geometry.depth import depth_in_meters
 from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
 from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import EncodedImage
@@ -31,14 +31,14 @@ class FrameDepth:
     camera: PinholeCamera
 
     @functools.cached_property
-    def metres(self) -> np.ndarray:
+    def meters(self) -> np.ndarray:
         """float32 `(H, W)` of the frame's image, along the optical axis, NaN where unknown; made when asked for."""
-        return depth_in_metres(to_depth(self.message), (self.camera.width, self.camera.height))
+        return depth_in_meters(to_depth(self.message), (self.camera.width, self.camera.height))
 
 
 @dataclass(frozen=True)
-class LabelledFrame:
-    """One frame, its result, and the vocabulary that it was labelled with.
+class LabeledFrame:
+    """One frame, its result, and the vocabulary that it was labeled with.
 
     Attributes:
         header: The image message's own header.
@@ -65,4 +65,4 @@ class LabelledFrame:
         """Where the segments are that have enough depth, by segment id; made when asked for."""
         if self.depth is None:
             return {}
-        return segment_geometry(self.depth.metres, self.depth.camera, self.result, self.depth_erosion)
+        return segment_geometry(self.depth.meters, self.depth.camera, self.result, self.depth_erosion)

@@ -1,6 +1,6 @@
 """ROS images -> RGB, depth and label arrays.
 
-OpenCV does the colour arithmetic, through cv_bridge where that is installed and works. What cameras get wrong (steps,
+OpenCV does the color arithmetic, through cv_bridge where that is installed and works. What cameras get wrong (steps,
 sizes, truncated data) is checked here first, so that the answer is a sentence and never a crash or a skewed picture.
 """
 
@@ -34,7 +34,7 @@ class _Encoding:
         channels: Numbers a pixel.
         depth: Their type.
         to_rgb: OpenCV's code that makes RGB of it; None: it is RGB, or no picture.
-        block: Rows and columns of pixels that only together have a colour.
+        block: Rows and columns of pixels that only together have a color.
     """
 
     channels: int
@@ -90,9 +90,9 @@ _LABEL_ENCODINGS = {
 
 _ADVICE = {
     "8UC1": "it is one channel of numbers; publish it as mono8 if it is a picture",
-    "8UC3": "it does not say in which order the colours come; publish it as rgb8 or bgr8",
-    "16UC1": "it is usually depth; subscribe to the colour image",
-    "32FC1": "it is usually depth; subscribe to the colour image",
+    "8UC3": "it does not say in which order the colors come; publish it as rgb8 or bgr8",
+    "16UC1": "it is usually depth; subscribe to the color image",
+    "32FC1": "it is usually depth; subscribe to the color image",
 }
 
 
@@ -136,7 +136,7 @@ def to_depth(message: Image) -> np.ndarray:
     """Reads a depth image, without a copy where the machine's byte order allows.
 
     Args:
-        message: sensor_msgs/Image in 16UC1 or mono16 (millimetres) or 32FC1 (metres).
+        message: sensor_msgs/Image in 16UC1 or mono16 (millimeters) or 32FC1 (meters).
 
     Returns:
         uint16 or float32 `(H, W)`; rows may be padded.
@@ -147,8 +147,8 @@ def to_depth(message: Image) -> np.ndarray:
     encoding = _DEPTH_ENCODINGS.get(message.encoding)
     if encoding is None:
         raise ImageError(
-            f"depth in the encoding {message.encoding[:40]!r} is not supported; expected 16UC1 (millimetres) or 32FC1 "
-            "(metres)"
+            f"depth in the encoding {message.encoding[:40]!r} is not supported; expected 16UC1 (millimeters) or 32FC1 "
+            "(meters)"
         )
     return _native(_pixels(message, encoding))
 
@@ -262,18 +262,18 @@ def _converted(message: Image, max_pixels: int) -> np.ndarray:
 
 
 def _decompressed(message: CompressedImage, max_pixels: int) -> np.ndarray:
-    """Decodes a JPEG or PNG; a truncated one is refused, which OpenCV would fill up with grey."""
+    """Decodes a JPEG or PNG; a truncated one is refused, which OpenCV would fill up with gray."""
     data, shown = _bytes_of(message), message.format[:40]
     if len(data) == 0:
         raise ImageError("the compressed image holds no data")
     if "compressedDepth" in message.format:
-        raise ImageError("the image is a compressed depth image; subscribe to the colour camera's compressed topic")
+        raise ImageError("the image is a compressed depth image; subscribe to the color camera's compressed topic")
     if not is_jpeg(data) and not is_png(data):
         raise ImageError(f"the compressed image (format {shown!r}, {len(data)} bytes) is neither JPEG nor PNG")
     picture = decode(data, max_pixels)
     if picture.ndim == 3:
         return picture
-    # image_transport compresses a Bayer image as the grey mosaic that it is.
+    # image_transport compresses a Bayer image as the gray mosaic that it is.
     bits = 8 * picture.itemsize
     source = shown.partition(";")[0].strip().rstrip("0123456789") + str(bits)
     encoding = _ENCODINGS[source if source.startswith("bayer_") and source in _ENCODINGS else f"mono{bits}"]

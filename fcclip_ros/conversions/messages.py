@@ -28,7 +28,7 @@ from fcclip_ros.conversions.messages_3d import geometry_message
 if TYPE_CHECKING:
     from fcclip_core.segments.finding import Found
     from fcclip_core.vocabulary.snapshot import ResolvedClass, VocabularySnapshot
-    from fcclip_ros.conversions.frame import LabelledFrame
+    from fcclip_ros.conversions.frame import LabeledFrame
 
 MAX_MONO8_ID = 255
 
@@ -173,7 +173,7 @@ def _add_contours(segments: Sequence[msg.Segment], result: PanopticResult, conto
 
 def fill_found(
     response: srv.Find.Response | action.WaitFor.Result,
-    frame: LabelledFrame,
+    frame: LabeledFrame,
     found: Sequence[Found],
     embedding_type: str = "",
 ) -> None:
@@ -239,18 +239,18 @@ def vocabulary_from_message(classes: Sequence[msg.VocabularyClass]) -> Vocabular
 
 def fill_segment_image(
     response: srv.SegmentImage.Response,
-    frame: LabelledFrame,
+    frame: LabeledFrame,
     vocabulary: msg.Vocabulary | None,
     stamp: Time,
     embedding_type: str = "",
     contour_type: str = "",
 ) -> None:
-    """Puts a labelled image into the answer of ~/segment_image.
+    """Puts a labeled image into the answer of ~/segment_image.
 
     Args:
         response: The answer.
-        frame: The labelled image.
-        vocabulary: The message of the vocabulary that labelled it, if there is one already.
+        frame: The labeled image.
+        vocabulary: The message of the vocabulary that labeled it, if there is one already.
         stamp: For that message, if there is none.
         embedding_type: One of `EMBEDDING_TYPES`.
         contour_type: One of `contours.CONTOUR_TYPES`.
@@ -292,7 +292,7 @@ def detections_message(result: PanopticResult, header: Header, vision: ModuleTyp
 def label_info_message(
     snapshot: VocabularySnapshot, stamp: Time, vision: ModuleType, retired: Mapping[int, str] | None = None
 ) -> object:
-    """The names of the class ids as vision_msgs/LabelInfo; 0 is "unlabelled".
+    """The names of the class ids as vision_msgs/LabelInfo; 0 is "unlabeled".
 
     Names that are no longer in force follow, since whoever remembers what was seen has their ids still: Nav2's costmap
     layer takes an obstacle for free at once if its id has no name.
@@ -305,7 +305,7 @@ def label_info_message(
     """
     in_force = {row.id: row.item.name for row in snapshot.published}
     gone = sorted((retired or {}).items() - in_force.items())
-    names = [(0, "unlabelled"), *in_force.items(), *gone]
+    names = [(0, "unlabeled"), *in_force.items(), *gone]
     return vision.LabelInfo(
         header=Header(stamp=stamp),
         class_map=[vision.VisionClass(class_id=number, class_name=name) for number, name in names],

@@ -16,7 +16,7 @@ from fcclip_core.geometry.segments import SegmentGeometry, eroded
 from fcclip_ros.conversions.message_data import blank_data
 
 if TYPE_CHECKING:
-    from fcclip_ros.conversions.frame import LabelledFrame
+    from fcclip_ros.conversions.frame import LabeledFrame
 
 _DATATYPES = {"<f4": PointField.FLOAT32, "<u2": PointField.UINT16}
 
@@ -24,7 +24,7 @@ _DATATYPES = {"<f4": PointField.FLOAT32, "<u2": PointField.UINT16}
 def _fields() -> list[PointField]:
     fields, offset = [], 0
     for name in POINT.names or ():
-        # By convention the packed colour is called a float, which RViz and PCL look into.
+        # By convention the packed color is called a float, which RViz and PCL look into.
         datatype = PointField.FLOAT32 if name == "rgb" else _DATATYPES[POINT[name].str]
         fields.append(PointField(name=name, offset=offset, datatype=datatype, count=1))
         offset += POINT[name].itemsize
@@ -34,7 +34,7 @@ def _fields() -> list[PointField]:
 _FIELDS = _fields()
 
 
-def points_message(frame: LabelledFrame) -> PointCloud2:
+def points_message(frame: LabeledFrame) -> PointCloud2:
     """The frame's organized cloud: as many points as pixels, in their order; x, y, z are NaN where depth is unknown.
 
     Args:
@@ -44,11 +44,11 @@ def points_message(frame: LabelledFrame) -> PointCloud2:
         raise ValueError("the frame has no depth")
     height, width = frame.result.segment_map.shape
     message, out = _blank_cloud(frame, height, width, is_dense=False)
-    organized_cloud(frame.image, frame.depth.metres, frame.depth.camera, frame.result, out)
+    organized_cloud(frame.image, frame.depth.meters, frame.depth.camera, frame.result, out)
     return message
 
 
-def fill_places(found: Sequence[msg.FoundSegment], frame: LabelledFrame) -> None:
+def fill_places(found: Sequence[msg.FoundSegment], frame: LabeledFrame) -> None:
     """Puts the places and points of segments that were found into their messages.
 
     Args:
@@ -57,7 +57,7 @@ def fill_places(found: Sequence[msg.FoundSegment], frame: LabelledFrame) -> None
     """
     if frame.depth is None:
         raise ValueError("the frame has no depth")
-    points = organized_cloud(frame.image, frame.depth.metres, frame.depth.camera, frame.result)
+    points = organized_cloud(frame.image, frame.depth.meters, frame.depth.camera, frame.result)
     used = eroded(frame.result.segment_map.astype(np.uint16), np.isfinite(points["z"]), frame.depth_erosion)
     for number, message in enumerate(found, 1):
         message.segment.geometry = geometry_message(frame.geometry.get(number))
@@ -83,7 +83,7 @@ def geometry_message(geometry: SegmentGeometry | None) -> msg.SegmentGeometry:
     )
 
 
-def detections_3d_message(frame: LabelledFrame, vision: ModuleType) -> object:
+def detections_3d_message(frame: LabeledFrame, vision: ModuleType) -> object:
     """The things that have a place as vision_msgs/Detection3DArray; `id` is the segment's id.
 
     The box is the oriented one; the hypothesis' pose is the centroid, not turned.
@@ -108,7 +108,7 @@ def detections_3d_message(frame: LabelledFrame, vision: ModuleType) -> object:
     return vision.Detection3DArray(header=frame.header, detections=detections)
 
 
-def _blank_cloud(frame: LabelledFrame, height: int, width: int, *, is_dense: bool) -> tuple[PointCloud2, np.ndarray]:
+def _blank_cloud(frame: LabeledFrame, height: int, width: int, *, is_dense: bool) -> tuple[PointCloud2, np.ndarray]:
     """A cloud of zeros, and its points `(height, width)`: what is written there is in the message without a copy."""
     message = PointCloud2(
         header=frame.header,

@@ -16,7 +16,7 @@ from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import Segmenter
 from fcclip_core.segments.tracking import Tracker
 from fcclip_core.vocabulary.snapshot import ResolvedClass, VocabularySnapshot
-from fcclip_ros.conversions.frame import LabelledFrame
+from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.node.depth_input import DepthInput
 from fcclip_ros.node.frame_statistics import Statistics
 from fcclip_ros.node.image_input import ImageInput
@@ -25,7 +25,7 @@ from fcclip_ros.node.parameters import NodeParameters
 from fcclip_ros.node.search import Search
 
 _WARNING_PERIOD = 5.0
-"""Seconds between two log lines about a camera's frames that could not be labelled."""
+"""Seconds between two log lines about a camera's frames that could not be labeled."""
 
 
 class Camera:
@@ -34,7 +34,7 @@ class Camera:
     Attributes:
         name: Its name, which its topics begin with; empty for a node's only camera.
         statistics: Its frames.
-        enabled: Whether its frames are labelled.
+        enabled: Whether its frames are labeled.
         vocabulary: The words in force for it, as they were announced; None while there are none.
         distractors: What competes with them and is never published.
         input: Its subscription to images.
@@ -127,7 +127,7 @@ class Camera:
         """Is told of a frame that the network takes; its depth is looked for until it is published."""
         self.depth.expect(header)
 
-    def publish(self, frame: LabelledFrame) -> None:
+    def publish(self, frame: LabeledFrame) -> None:
         """Publishes a frame's outputs, with lasting ids and voted classes if things are tracked, and with its depth."""
         height, width = frame.image.shape[:2]
         # Before everything that looks at labels.
@@ -158,5 +158,5 @@ class Camera:
         self.vocabulary, self.distractors = self.outputs.announce(snapshot), snapshot.distractors
 
     def warn(self, text: str) -> None:
-        """Logs that a frame could not be labelled, from time to time."""
+        """Logs that a frame could not be labeled, from time to time."""
         self._logger.warning(printable(text), throttle_duration_sec=_WARNING_PERIOD)

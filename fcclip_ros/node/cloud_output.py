@@ -8,7 +8,7 @@ import time
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import PointCloud2
 
-from fcclip_ros.conversions.frame import LabelledFrame
+from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.conversions.messages_3d import points_message
 from fcclip_ros.node.worker import Worker
 from fcclip_ros.qos import OUTPUT
@@ -39,28 +39,28 @@ class CloudOutput:
     labels as soon as it has mask, confidence and cloud of a frame, whether that table is there or not.
     """
 
-    def __init__(self, node: LifecycleNode, topic: str, labels: str, *, labelled: bool) -> None:
+    def __init__(self, node: LifecycleNode, topic: str, labels: str, *, labeled: bool) -> None:
         """Makes the publisher; nothing is published before `start`.
 
         Args:
             node: The node.
             topic: Of the clouds.
             labels: Topic of the names of class ids, latched.
-            labelled: Whether somebody publishes there.
+            labeled: Whether somebody publishes there.
         """
         self._node = node
         self._publisher = node.create_lifecycle_publisher(PointCloud2, topic, OUTPUT)
         # Unresolved: rclpy applies the rules of remapping to whatever name it is asked about.
         self._labels = labels
-        self._labelled = labelled
+        self._labeled = labeled
         self._readers: set[bytes] = set()
         self._due = 0.0
         self._ending = threading.Event()
-        self._worker: Worker[LabelledFrame] | None = None
+        self._worker: Worker[LabeledFrame] | None = None
 
     def start(self) -> None:
         """Begins to publish."""
-        if not self._labelled:
+        if not self._labeled:
             text = _NO_LABELS.format(labels=self._node.resolve_topic_name(self._labels))
             self._node.get_logger().warning(text, once=True)
         self._ending.clear()
@@ -73,13 +73,13 @@ class CloudOutput:
             self._worker.stop(_PATIENCE)
             self._worker = None
 
-    def put(self, frame: LabelledFrame) -> None:
+    def put(self, frame: LabeledFrame) -> None:
         """Takes a frame with depth; its cloud is made if somebody subscribes."""
         worker = self._worker
         if worker is not None and self._publisher.is_activated and self._publisher.get_subscription_count() > 0:
             worker.put(self, frame)
 
-    def _publish(self, frames: list[LabelledFrame]) -> None:
+    def _publish(self, frames: list[LabeledFrame]) -> None:
         for frame in frames:
             try:
                 message = points_message(frame)
@@ -92,7 +92,7 @@ class CloudOutput:
     def _labels_come_first(self) -> bool:
         """Waits until every subscriber of the labels has had time to get them; False: this cloud is dropped."""
         while (wait := self._wait()) > 0.0:
-            if not self._labelled:
+            if not self._labeled:
                 labels = self._node.resolve_topic_name(self._labels)
                 text = _WITHHELD.format(points=self._publisher.topic_name, labels=labels)
                 self._node.get_logger().warning(text, throttle_duration_sec=60.0)
@@ -109,6 +109,6 @@ class CloudOutput:
         if readers - self._readers:
             self._due = now + LABELS_HEAD_START
         self._readers = readers
-        if not self._labelled:
+        if not self._labeled:
             return LABELS_HEAD_START if readers else 0.0
         return self._due - now

@@ -352,7 +352,7 @@ class DepthInput:
         if standing := self._standing():
             return f"{text}{standing}"
         if abs(off) > _CLOCKS_DIFFER:
-            return f"{text}the two are stamped by different clocks; synchronise these"
+            return f"{text}the two are stamped by different clocks; synchronize these"
         stamps = [nanoseconds(kept.header.stamp) for _, kept in self._found.kept]
         if stamps and wanted < min(stamps) - self.tolerance * 1e9:
             seconds = (max(stamps) - min(stamps)) / 1e9
@@ -361,8 +361,8 @@ class DepthInput:
                 "images sooner, or depth smaller"
             )
         if stamps and wanted > max(stamps) + self.tolerance * 1e9:
-            return f"{text}depth comes later than labels are ready; raise depth_wait, or synchronise the cameras"
-        return f"{text}synchronise the cameras or raise depth_tolerance"
+            return f"{text}depth comes later than labels are ready; raise depth_wait, or synchronize the cameras"
+        return f"{text}synchronize the cameras or raise depth_tolerance"
 
     def _standing(self) -> str:
         """What is wrong with stamps that do not move; empty if they do."""

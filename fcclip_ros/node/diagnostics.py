@@ -108,7 +108,7 @@ def _judge(state: NodeState, report: Report) -> tuple[bytes, str]:
     if not state.enabled:
         return DiagnosticStatus.WARN, "inference is switched off (~/enable)"
     if report.failure and report.output_rate == 0:
-        # However seldom frames come: none has been labelled since.
+        # However seldom frames come: none has been labeled since.
         return DiagnosticStatus.ERROR, report.failure
     if error is not None and error.recent:
         return DiagnosticStatus.WARN, error.text
@@ -131,7 +131,7 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         "state": state.lifecycle,
         "enabled": str(state.enabled).lower(),
         "frames received": str(counts.received),
-        "frames labelled": str(counts.labelled),
+        "frames labeled": str(counts.labeled),
         "frames batched": str(counts.batched),
         "frames dropped": str(counts.dropped),
         "frames bad": str(counts.bad),

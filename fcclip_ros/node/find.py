@@ -18,7 +18,7 @@ from fcclip_core.errors import FcclipError, SettingsError, VocabularyError
 from fcclip_core.segments.finding import Found, Query
 from fcclip_core.vocabulary.classes import VocabularyClass
 from fcclip_ros.compat import result_of
-from fcclip_ros.conversions.frame import LabelledFrame
+from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.conversions.messages import fill_found
 from fcclip_ros.conversions.messages_3d import fill_places
 from fcclip_ros.node.camera import Camera
@@ -34,7 +34,7 @@ MAX_NAMES = 10_000
 """Names that one request may have embedded."""
 
 MAX_FRESH = 64
-"""Requests that may wait for a fresh picture at the same time: each may cost one labelling of the next frame."""
+"""Requests that may wait for a fresh picture at the same time: each may cost one labeling of the next frame."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Access:
         self,
         response: srv.Find.Response | action.WaitFor.Result,
         request: srv.Find.Request | action.WaitFor.Goal,
-        frame: LabelledFrame,
+        frame: LabeledFrame,
         found: Sequence[Found],
     ) -> None:
         """Puts what was found with the score that was asked for into an answer; on the inference thread."""
@@ -102,7 +102,7 @@ class FindServices:
         )
 
     async def _on_find(self, request: srv.Find.Request, response: srv.Find.Response) -> srv.Find.Response:
-        def look(frame: LabelledFrame, found: Sequence[Found]) -> srv.Find.Response:
+        def look(frame: LabeledFrame, found: Sequence[Found]) -> srv.Find.Response:
             answer = srv.Find.Response(success=True, best_score=best_score(found))
             self._access.fill(answer, request, frame, found)
             return answer
@@ -114,7 +114,7 @@ class FindServices:
             if request.fresh:
                 watch = self._access.watch(camera, query, look)
                 late = FcclipError(
-                    f"no picture was labelled within {request.timeout:g} s; see /diagnostics: does the camera publish, "
+                    f"no picture was labeled within {request.timeout:g} s; see /diagnostics: does the camera publish, "
                     "is inference enabled, does a frame take longer?"
                 )
                 limit = self._access.deadlines.within(request.timeout, lambda: watch.fail(late))
@@ -187,7 +187,7 @@ def best_score(found: Sequence[Found]) -> float:
     return found[0].score if found else 0.0
 
 
-def _with_found(frame: LabelledFrame, found: Sequence[Found]) -> LabelledFrame:
+def _with_found(frame: LabeledFrame, found: Sequence[Found]) -> LabeledFrame:
     """The frame with what was found as its result; ids are 1, 2, ... in the order of `found`."""
     segment_map: np.ndarray = np.zeros(frame.result.segment_map.shape, np.int32)
     for number, item in enumerate(found, 1):

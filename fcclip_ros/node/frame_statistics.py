@@ -20,7 +20,7 @@ class Counts:
 
     Attributes:
         received: Frames that came from the camera while the node was active and enabled.
-        labelled: Frames whose outputs were published.
+        labeled: Frames whose outputs were published.
         batched: Those of them that went through the network together with other cameras' frames.
         dropped: Frames that a newer one replaced before the model was free, or that were left when the node stopped.
         bad: Frames that are no valid image.
@@ -30,7 +30,7 @@ class Counts:
     """
 
     received: int = 0
-    labelled: int = 0
+    labeled: int = 0
     batched: int = 0
     dropped: int = 0
     bad: int = 0
@@ -66,10 +66,10 @@ class Report:
     Attributes:
         counts: Frames since the node started.
         input_rate: Frames received per second, over the last seconds.
-        output_rate: Frames labelled per second, over the last seconds.
+        output_rate: Frames labeled per second, over the last seconds.
         latencies: Stage -> (mean, largest) in seconds, over the last frames, in the order of the stages.
         last_error: The latest error, or None.
-        failure: What the model raised on the latest frame; empty if that was labelled.
+        failure: What the model raised on the latest frame; empty if that was labeled.
     """
 
     counts: Counts
@@ -88,7 +88,7 @@ class Statistics:
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(Counts.__dataclass_fields__, 0)
         self._received: deque[float] = deque()
-        self._labelled: deque[float] = deque()
+        self._labeled: deque[float] = deque()
         self._latencies: dict[str, deque[float]] = {}
         self._error: tuple[str, str, float] | None = None
         self._failure = ""
@@ -109,7 +109,7 @@ class Statistics:
         with self._lock:
             self._counts["dropped"] += 1
 
-    def labelled(self, latencies: Mapping[str, float], batched: bool = False) -> None:
+    def labeled(self, latencies: Mapping[str, float], batched: bool = False) -> None:
         """A frame was published.
 
         Args:
@@ -117,9 +117,9 @@ class Statistics:
             batched: Whether it went through the network together with others.
         """
         with self._lock:
-            self._counts["labelled"] += 1
+            self._counts["labeled"] += 1
             self._counts["batched"] += batched
-            self._labelled.append(time.monotonic())
+            self._labeled.append(time.monotonic())
             self._failure = ""
             for stage, seconds in latencies.items():
                 self._latencies.setdefault(stage, deque(maxlen=_TIMED_FRAMES)).append(seconds)
@@ -149,7 +149,7 @@ class Statistics:
             return Report(
                 counts=Counts(**self._counts),
                 input_rate=_rate(self._received, now),
-                output_rate=_rate(self._labelled, now),
+                output_rate=_rate(self._labeled, now),
                 latencies={stage: (sum(row) / len(row), max(row)) for stage, row in self._latencies.items()},
                 last_error=LastError(*self._error[:2], now - self._error[2]) if self._error else None,
                 failure=self._failure,

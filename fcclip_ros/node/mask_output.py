@@ -16,7 +16,7 @@ from fcclip_ros.qos import OUTPUT
 
 if TYPE_CHECKING:
     from fcclip_core.vocabulary.snapshot import VocabularySnapshot
-    from fcclip_ros.conversions.frame import LabelledFrame
+    from fcclip_ros.conversions.frame import LabeledFrame
 
 _LONGEST = 128
 """Letters of a topic's last part; the whole name of a topic may have 255."""
@@ -90,7 +90,7 @@ class MaskOutput:
             self._node.get_logger().warning(printable(text))
         self._missing = missing
 
-    def publish(self, frame: LabelledFrame) -> None:
+    def publish(self, frame: LabeledFrame) -> None:
         """Publishes the masks that somebody subscribes to, with the image's header."""
         for name, publisher in self._publishers.items():
             if publisher.is_activated and publisher.get_subscription_count() > 0:

@@ -13,7 +13,7 @@ import fcclip_ros.msg as msg
 from fcclip_core.segments.visualization import draw_overlay
 from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 from fcclip_ros.compat import optional_module
-from fcclip_ros.conversions.frame import LabelledFrame
+from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.conversions.messages import (
     MAX_MONO8_ID,
     confidence_message,
@@ -61,7 +61,7 @@ class Outputs:
         self._semantic = node.create_lifecycle_publisher(Image, f"{prefix}semantic", OUTPUT)
         self._confidence = node.create_lifecycle_publisher(Image, f"{prefix}confidence", OUTPUT)
         self._segments = node.create_lifecycle_publisher(msg.SegmentArray, f"{prefix}segments", OUTPUT)
-        self.points = CloudOutput(node, f"{prefix}points", f"{prefix}label_info", labelled=self._vision is not None)
+        self.points = CloudOutput(node, f"{prefix}points", f"{prefix}label_info", labeled=self._vision is not None)
         """Publishes between its start and stop."""
         self.masks = MaskOutput(node, prefix)
         self._overlay = node.create_lifecycle_publisher(Image, f"{prefix}overlay", OUTPUT)
@@ -99,7 +99,7 @@ class Outputs:
             )
         return message
 
-    def publish(self, frame: LabelledFrame) -> None:
+    def publish(self, frame: LabeledFrame) -> None:
         """Publishes one frame's outputs, with its image's header."""
         header, result = frame.header, frame.result
         self._send(self._panoptic, lambda: panoptic_message(result, header))
@@ -121,10 +121,10 @@ class Outputs:
         if publisher.is_activated and publisher.get_subscription_count() > 0:
             publisher.publish(make_message())
 
-    def _segments_of(self, frame: LabelledFrame) -> msg.SegmentArray:
+    def _segments_of(self, frame: LabeledFrame) -> msg.SegmentArray:
         return segments_message(frame.result, frame.header, self.embedding_type, frame.geometry, self.contour_type)
 
-    def _draw(self, frame: LabelledFrame) -> Image:
+    def _draw(self, frame: LabeledFrame) -> Image:
         now, period = time.monotonic(), 1.0 / self.overlay_rate
         # Counted from when it was due, so that a camera of the same rate is drawn whole in spite of its jitter.
         due = self._overlay_due + period

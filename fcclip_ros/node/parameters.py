@@ -139,7 +139,7 @@ PARAMETERS: tuple[Declaration, ...] = (
     Declaration(
         "depth_wait",
         0.03,
-        "Seconds after its arrival that a labelled frame may wait for its depth.",
+        "Seconds after its arrival that a labeled frame may wait for its depth.",
         limits=(0.0, 1.0),
         live=True,
     ),

@@ -1,4 +1,4 @@
-"""Camera messages in, labelled frames out: the threads between the executor and the segmenter."""
+"""Camera messages in, labeled frames out: the threads between the executor and the segmenter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fcclip_core.segmenter import EncodedImage, Segmenter
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_core.vocabulary.snapshot import TextEmbeddings, VocabularySnapshot
-from fcclip_ros.conversions.frame import LabelledFrame
+from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.conversions.images import size_of, to_rgb
 from fcclip_ros.node.frame_statistics import Statistics
 from fcclip_ros.node.word_queue import Request, WordQueue
@@ -42,14 +42,14 @@ class Stream(Protocol):
     def expect(self, header: Any) -> None:
         """Is told of each frame that the network is about to take, so that its depth can be looked for meanwhile."""
 
-    def publish(self, frame: LabelledFrame) -> None:
-        """Takes each labelled frame, as it left the network: depth and lasting ids are the camera's to add."""
+    def publish(self, frame: LabeledFrame) -> None:
+        """Takes each labeled frame, as it left the network: depth and lasting ids are the camera's to add."""
 
     def announce(self, snapshot: VocabularySnapshot) -> None:
         """Takes each vocabulary that came into force for this camera, before its first frame."""
 
     def warn(self, text: str) -> None:
-        """Is told about frames that cannot be labelled."""
+        """Is told about frames that cannot be labeled."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _InFlight:
 
     Attributes:
         frame: What was read.
-        snapshot: The vocabulary that it is labelled with.
+        snapshot: The vocabulary that it is labeled with.
         encoded: The network's answer.
         answer: Waits for the result; raises what failed.
         together: Whether other frames went through the network at the same time.
@@ -175,10 +175,10 @@ class Pipeline:
     """Runs a segmenter beside the executor, on two threads: one for frames, one for words.
 
     Cameras take turns. Frames of different cameras that wait together and have one size, as the network sees them, go
-    through it together; each is published as soon as it is labelled, on a GPU while it computes the next frame.
+    through it together; each is published as soon as it is labeled, on a GPU while it computes the next frame.
 
     A vocabulary is encoded on the second thread and comes into force on the first, between two frames, which also is
-    where it is announced: no frame labelled with an older vocabulary is published after that.
+    where it is announced: no frame labeled with an older vocabulary is published after that.
     """
 
     def __init__(
@@ -320,14 +320,14 @@ class Pipeline:
         return self._frames.submit(self._apply_options)
 
     def segment(
-        self, message: Any, vocabulary: Vocabulary | None, then: Callable[[LabelledFrame], Outcome]
+        self, message: Any, vocabulary: Vocabulary | None, then: Callable[[LabeledFrame], Outcome]
     ) -> Future[Outcome]:
         """Segments one image before the cameras' next frames.
 
         Args:
             message: Image or CompressedImage.
             vocabulary: For this image alone; None takes the one that was last given to all cameras.
-            then: Called on the inference thread with the labelled image.
+            then: Called on the inference thread with the labeled image.
 
         Returns:
             What `then` returned, or the error that came before.
@@ -354,7 +354,7 @@ class Pipeline:
             then: Called on the inference thread, before its next frame.
 
         Returns:
-            What `then` returned, or the error that came before. Cancelling it ends the embedding.
+            What `then` returned, or the error that came before. Canceling it ends the embedding.
         """
         return self._words.submit(names, lambda _: self._submit(then))
 
@@ -440,18 +440,18 @@ class Pipeline:
                 target.announce(snapshot)
 
     def _label_for(
-        self, message: Any, snapshot: VocabularySnapshot | None, then: Callable[[LabelledFrame], Outcome]
+        self, message: Any, snapshot: VocabularySnapshot | None, then: Callable[[LabeledFrame], Outcome]
     ) -> Outcome:
         arrived, image = time.monotonic(), to_rgb(message, self.max_image_pixels)
         used = _existing(snapshot or self._snapshots.get(None))
         settings = self._segmenter.settings
         encoded = self._segmenter.encode(image, settings)
         result = self._segmenter.label(encoded, used, settings)
-        return then(LabelledFrame(message.header, image, result, used, encoded, arrived))
+        return then(LabeledFrame(message.header, image, result, used, encoded, arrived))
 
     def _start(self, arrivals: list[_Arrival]) -> _Flight | None:
         """Launches frames; where the segmenter has done all when it returns, they are published at once."""
-        # Read once: a frame is labelled with one set of settings.
+        # Read once: a frame is labeled with one set of settings.
         settings = self._segmenter.settings
         frames = [frame for arrival in arrivals if (frame := _read(arrival)) is not None and self._expect(frame)]
         started = []
@@ -513,12 +513,12 @@ class Pipeline:
         self, frames: list[_Frame], settings: InferenceSettings, reason: str
     ) -> Iterator[tuple[_Frame, EncodedImage, bool]]:
         """After a batch failed: one of its frames is at fault, or they are too many at once."""
-        labelled = 0
+        labeled = 0
         for frame in frames:
             for answer in self._encode([frame], settings):
-                labelled += 1
+                labeled += 1
                 yield answer
-        if labelled == len(frames):
+        if labeled == len(frames):
             self._frames.limit = len(frames) - 1
             text = f"{len(frames)} frames at once failed, but not one by one; at most {len(frames) - 1} from now on"
             for frame in frames:
@@ -531,7 +531,7 @@ class Pipeline:
         began = time.monotonic()
         try:
             frame.stream.publish(
-                LabelledFrame(frame.header, frame.image, result, started.snapshot, started.encoded, frame.arrival_time)
+                LabeledFrame(frame.header, frame.image, result, started.snapshot, started.encoded, frame.arrival_time)
             )
         except Exception as error:
             self._failed(frame.stream, error)
@@ -543,7 +543,7 @@ class Pipeline:
             "publish": done - began,
             "total": done - frame.arrival_time,
         }
-        frame.stream.statistics.labelled(latencies, started.together)
+        frame.stream.statistics.labeled(latencies, started.together)
 
     def _all_failed(self, arrivals: list[_Arrival], error: Exception) -> None:
         for arrival in arrivals:
@@ -570,7 +570,7 @@ def _read(arrival: _Arrival) -> _Frame | None:
     frame = arrival.frame
     if isinstance(frame, ImageError):
         arrival.stream.statistics.bad(str(frame))
-        arrival.stream.warn(f"frame not labelled: {frame}")
+        arrival.stream.warn(f"frame not labeled: {frame}")
         return None
     if isinstance(frame, Exception):
         _failed(arrival.stream, frame)
@@ -580,7 +580,7 @@ def _read(arrival: _Arrival) -> _Frame | None:
 
 def _failed(stream: Stream, error: Exception) -> None:
     stream.statistics.failed(_described(error))
-    stream.warn(f"frame not labelled, the model failed: {_described(error)}")
+    stream.warn(f"frame not labeled, the model failed: {_described(error)}")
 
 
 def _described(error: Exception) -> str:

@@ -11,16 +11,16 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any, TypeVar
 
 from fcclip_core.errors import FcclipError
-from fcclip_core.segments.finding import Found, Labeller, Query, find
-from fcclip_ros.conversions.frame import LabelledFrame
+from fcclip_core.segments.finding import Found, Labeler, Query, find
+from fcclip_ros.conversions.frame import LabeledFrame
 
 Outcome = TypeVar("Outcome")
 
-Look = Callable[[LabelledFrame, Sequence[Found]], Any]
+Look = Callable[[LabeledFrame, Sequence[Found]], Any]
 """Called on the inference thread with a frame and its segments, the best first; a watch ends with what is not None."""
 
 _NOT_ACTIVE = "the node is not active, so it has no pictures; ros2 lifecycle set NODE activate"
-_NO_FRAME = "no picture has been labelled yet; see ~/segments and /diagnostics, or ask for a fresh one"
+_NO_FRAME = "no picture has been labeled yet; see ~/segments and /diagnostics, or ask for a fresh one"
 
 
 class Watch:
@@ -46,7 +46,7 @@ class Watch:
         with contextlib.suppress(InvalidStateError):
             self.future.set_exception(error)
 
-    def see(self, frame: LabelledFrame, find_in: Callable[[Query], list[Found]]) -> None:
+    def see(self, frame: LabeledFrame, find_in: Callable[[Query], list[Found]]) -> None:
         """Looks at a frame, in which `find_in` finds what is looked for; on the inference thread."""
         if self.future.done():
             return
@@ -103,11 +103,11 @@ class Search:
     def __init__(self) -> None:
         """Starts inactive."""
         self._lock = threading.Lock()
-        self._segmenter: Labeller | None = None
-        self._newest: LabelledFrame | None = None
+        self._segmenter: Labeler | None = None
+        self._newest: LabeledFrame | None = None
         self._watches: list[Watch] = []
 
-    def start(self, segmenter: Labeller) -> None:
+    def start(self, segmenter: Labeler) -> None:
         """Frames will come, with the answers of this segmenter's network."""
         with self._lock:
             self._segmenter = segmenter
@@ -120,8 +120,8 @@ class Search:
         for watch in watches:
             watch.fail(FcclipError(reason))
 
-    def see(self, frame: LabelledFrame) -> None:
-        """Takes a frame that was labelled; on the inference thread."""
+    def see(self, frame: LabeledFrame) -> None:
+        """Takes a frame that was labeled; on the inference thread."""
         with self._lock:
             if self._segmenter is None:
                 return
@@ -135,7 +135,7 @@ class Search:
         with self._lock:
             self._watches = [watch for watch in self._watches if not watch.future.done()]
 
-    def in_newest(self, query: Query, then: Callable[[LabelledFrame, Sequence[Found]], Outcome]) -> Outcome:
+    def in_newest(self, query: Query, then: Callable[[LabeledFrame, Sequence[Found]], Outcome]) -> Outcome:
         """Looks at the newest frame; on the inference thread, which is not held up by words that are known.
 
         Raises:
@@ -158,5 +158,5 @@ class Search:
         watch.fail(FcclipError(_NOT_ACTIVE))
 
 
-def _found(query: Query, frame: LabelledFrame, segmenter: Labeller) -> list[Found]:
+def _found(query: Query, frame: LabeledFrame, segmenter: Labeler) -> list[Found]:
     return find(segmenter, query, frame.encoded, frame.result, frame.snapshot)

@@ -17,7 +17,7 @@ from fcclip_core.errors import FcclipError
 from fcclip_core.segments.finding import Found
 from fcclip_ros.action import WaitFor
 from fcclip_ros.compat import result_of
-from fcclip_ros.conversions.frame import LabelledFrame
+from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.node.camera import Camera
 from fcclip_ros.node.find import Access, best_score, checked_query
 from fcclip_ros.node.search import GaveWay, Waiting, Watch
@@ -122,7 +122,7 @@ class WaitForAction:
     async def _execute(self, goal: ServerGoalHandle) -> WaitFor.Result:
         request, so_far = goal.request, WaitFor.Feedback()
 
-        def look(frame: LabelledFrame, found: Sequence[Found]) -> WaitFor.Result | None:
+        def look(frame: LabeledFrame, found: Sequence[Found]) -> WaitFor.Result | None:
             so_far.frames += 1
             so_far.best_score = max(so_far.best_score, best_score(found))
             if not found or found[0].score < request.minimum_score:

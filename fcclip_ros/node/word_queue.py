@@ -92,7 +92,7 @@ class WordQueue:
         """Has words read and then something done.
 
         Returns:
-            The outcome of `then`; cancelling it before ends the reading. FcclipError: too many requests wait.
+            The outcome of `then`; canceling it before ends the reading. FcclipError: too many requests wait.
         """
         with self._changed:
             others = sum(not request.classes for request in self._waiting)

@@ -1,4 +1,4 @@
-"""Cloud and boxes of frames that were labelled without depth, from depth that was recorded beside them."""
+"""Cloud and boxes of frames that were labeled without depth, from depth that was recorded beside them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from fcclip_core.errors import DepthError, ImageError
 from fcclip_core.geometry.camera import PinholeCamera
-from fcclip_core.geometry.depth import depth_in_metres
+from fcclip_core.geometry.depth import depth_in_meters
 from fcclip_core.geometry.segments import segment_geometry
 from fcclip_core.results import Segment
 from fcclip_ros.conversions.images import to_depth, to_labels
@@ -32,25 +32,25 @@ _TOO_FAR = "too far"
 
 
 @dataclass(frozen=True)
-class LabelledDepth:
+class LabeledDepth:
     """A frame's labels with its depth.
 
     Attributes:
         segments: The frame's SegmentArray.
         labels: Segment ids `(H, W)`.
-        metres: float32 `(H, W)`, NaN where unknown.
+        meters: float32 `(H, W)`, NaN where unknown.
         camera: Of images of this size.
     """
 
     segments: Any
     labels: np.ndarray
-    metres: np.ndarray
+    meters: np.ndarray
     camera: PinholeCamera
 
     def points(self) -> np.ndarray:
-        """Points of all pixels, metres in the optical frame: float32 `(H, W, 3)`, NaN where unknown."""
+        """Points of all pixels, meters in the optical frame: float32 `(H, W, 3)`, NaN where unknown."""
         across, down = self.camera.rays()
-        return np.stack([across * self.metres, down * self.metres, self.metres], axis=-1)
+        return np.stack([across * self.meters, down * self.meters, self.meters], axis=-1)
 
     def class_ids(self) -> np.ndarray:
         """Class of each pixel's segment: uint16 `(H, W)`, 0 = none."""
@@ -61,7 +61,7 @@ class LabelledDepth:
 
     def geometry(self) -> dict[int, Any]:
         """Where the segments are, by their ids, as the node would say it: fcclip_ros/SegmentGeometry."""
-        found = segment_geometry(self.metres, self.camera, _Labels(self.labels, _segments(self.segments)))
+        found = segment_geometry(self.meters, self.camera, _Labels(self.labels, _segments(self.segments)))
         return {number: geometry_message(place) for number, place in found.items()}
 
 
@@ -112,7 +112,7 @@ class DepthJoin:
             to_labels(message)
             self._panoptic.setdefault(nanoseconds(message.header.stamp), deque()).append(self._keep(message))
 
-    def join(self) -> Iterator[tuple[Any, LabelledDepth | None]]:
+    def join(self) -> Iterator[tuple[Any, LabeledDepth | None]]:
         """Goes through the frames' SegmentArrays, each with its depth, if any; afterwards `report` says why not."""
         self._missing.clear()
         order = sorted(self._depths, key=lambda item: item[0])  # of equal stamps the newest stays last
@@ -133,8 +133,8 @@ class DepthJoin:
             labels = to_labels(self._message(images.popleft()))
             size = labels.shape[1], labels.shape[0]
             try:
-                metres = depth_in_metres(to_depth(self._message(depth[1])), size)
-                joined = LabelledDepth(segments, labels, metres, calibration[1].resized(*size))
+                meters = depth_in_meters(to_depth(self._message(depth[1])), size)
+                joined = LabeledDepth(segments, labels, meters, calibration[1].resized(*size))
             except DepthError as error:
                 self._missing[str(error)] += 1
                 joined = None
@@ -152,8 +152,8 @@ class DepthJoin:
                 away = f"{low} ms" if low == high else f"{low} to {high} ms"
                 why = f"the nearest depth was {away} away, more than {_TOLERANCE // 1_000_000} ms"
             reasons.append(f"{why} ({times} of {len(self._segments)})")
-        labelled = [nanoseconds(message.header.stamp) for message in self._segments]
-        for what, stamps in (("depth", [stamp for stamp, _ in self._depths]), ("labels", labelled)):
+        labeled = [nanoseconds(message.header.stamp) for message in self._segments]
+        for what, stamps in (("depth", [stamp for stamp, _ in self._depths]), ("labels", labeled)):
             if len(stamps) > 1 and len(set(stamps)) == 1:
                 reasons.append(f"the stamps of {what} do not move, all are {1e-9 * stamps[0]:.9g} s")
         frames = len(self._segments)

@@ -33,7 +33,7 @@ _NO_LIMIT = sys.maxsize
 """Of pixels: raw images are as large as their bytes, and compressed ones are not decoded here."""
 
 _OPACITY = 0.5
-_UNLABELLED = (0, "unlabelled", (96, 96, 96))
+_UNLABELED = (0, "unlabeled", (96, 96, 96))
 
 
 class Scene:
@@ -195,7 +195,7 @@ class _CameraScene:
         return [f"{text} ({times} frames)" for text, times in said.items()] + [f"{self._root}: {report}"] * bool(report)
 
     def _show_cloud(self, message: Any, points: np.ndarray, class_ids: np.ndarray) -> None:
-        """Points in the colours of their classes: `(H, W, 3)`, NaN where unknown, and `(H, W)`."""
+        """Points in the colors of their classes: `(H, W, 3)`, NaN where unknown, and `(H, W)`."""
         grid = slice(None, None, self._step), slice(None, None, self._step)
         known = np.isfinite(points[grid][..., 2])
         self._log("points", rr.Points3D(points[grid][known], class_ids=class_ids[grid][known]), message)
@@ -213,12 +213,12 @@ class _CameraScene:
         self._log("boxes", boxes, message)
 
     def _learn(self, words: dict[int, tuple[str, Color]]) -> None:
-        """Names and colours of class ids; for all times, because a node gives no id to another name."""
+        """Names and colors of class ids; for all times, because a node gives no id to another name."""
         if words.items() <= self._words.items():
             return
         self._words |= words
         known = [(number, name, color) for number, (name, color) in sorted(self._words.items())]
-        self._recording.log(self._root, rr.AnnotationContext([_UNLABELLED, *known]), static=True)
+        self._recording.log(self._root, rr.AnnotationContext([_UNLABELED, *known]), static=True)
 
     def _log(self, entity: str, what: rr.AsComponents, message: Any) -> None:
         """Shows something from the time on at which the message's image was taken."""

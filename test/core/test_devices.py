@@ -1,4 +1,4 @@
-"""A GPU that is lost to the process: recognised by asking it, and told from errors that pass. CUDA is played here."""
+"""A GPU that is lost to the process: recognized by asking it, and told from errors that pass. CUDA is played here."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ SETTINGS = InferenceSettings(shorter_side=64)
 
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:
-    """Blocks of random colours, so that there is something to find masks in."""
+    """Blocks of random colors, so that there is something to find masks in."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
     rows, columns = np.arange(height) * 4 // height, np.arange(width) * 5 // width
     return blocks[rows[:, None], columns]

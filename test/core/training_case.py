@@ -30,7 +30,7 @@ CONFIG = TrainingConfig(
 
 
 class Rectangles:
-    """One to three coloured rectangles on a ground, drawn from the sample's index."""
+    """One to three colored rectangles on a ground, drawn from the sample's index."""
 
     name = "rectangles"
     classes = ClassList(("ground", "red box", "blue box"), (False, True, True))

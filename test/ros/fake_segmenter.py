@@ -22,10 +22,10 @@ from fcclip_core.vocabulary.palette import class_color
 from fcclip_core.vocabulary.snapshot import TextEmbeddings, VocabularySnapshot
 
 POISON = (255, 0, 255)
-"""An image whose first pixel has this colour makes the model fail."""
+"""An image whose first pixel has this color makes the model fail."""
 
 FATAL = (0, 255, 255)
-"""One with this colour makes it lose its device."""
+"""One with this color makes it lose its device."""
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ def rgb_message(pixels: np.ndarray, frame_id: str = "camera", stamp: Time | None
 
 
 def flat_image(height: int = 12, width: int = 24, value: tuple[int, int, int] = (90, 80, 70)) -> np.ndarray:
-    """One colour, uint8 RGB."""
+    """One color, uint8 RGB."""
     return np.full((height, width, 3), value, np.uint8)
 
 

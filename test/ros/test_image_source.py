@@ -157,7 +157,7 @@ def test_motion_stays_inside_the_picture_and_comes_back() -> None:
     assert move(picture, 0.0, 5) is picture
     views = [move(picture, 0.2, frame).astype(int) for frame in range(120)]
     for view in views:
-        # Neighbours in the view are neighbours in the picture, at a scale between 0.8 and 0.9.
+        # Neighbors in the view are neighbors in the picture, at a scale between 0.8 and 0.9.
         step = (view[59, 79, :2] - view[0, 0, :2]) / (59, 79)
         assert (step > 0.78).all() and (step < 0.93).all()
         assert (view[:, :, 2] == 9).all()
@@ -272,6 +272,6 @@ def test_the_perception_node_labels_what_it_publishes(
     start_process(*fake_node(0.01))
     bag = save_bag(tmp_path / "bag", StoragePlugin.MCAP, ("/camera/image",), *(RED, BLUE) * 20)
     start_process(*image_source(bag, "rate:=20.0", "reliability:=best_effort"))
-    values = status_of(diagnostics, lambda s, v: int(v["frames labelled"]) > 20, 40.0)
+    values = status_of(diagnostics, lambda s, v: int(v["frames labeled"]) > 20, 40.0)
     assert "best_effort, 1 publisher" in values["image input"]
     assert values["frames bad"] == "0"

@@ -179,7 +179,7 @@ class SmallClip(nn.Module):
         return model.eval()
 
     def embed(self, batch: WindowBatch) -> Tensor:
-        """Embeds the named masks of a batch: `(M, D)`, not normalised."""
+        """Embeds the named masks of a batch: `(M, D)`, not normalized."""
         features = self.image(batch.images.contiguous(memory_format=torch.channels_last)).res5
         embeddings = self.image.embed_masks(features, batch.masks)
         return embeddings[batch.positions[:, 0], batch.positions[:, 1]]
@@ -213,7 +213,7 @@ class ClipTraining:
         """Builds the towers, or takes them up again from the state in `folder`.
 
         Args:
-            samples: Labelled frames.
+            samples: Labeled frames.
             names: Name of each class.
             things: Whether each class is a thing.
             recipe: How to train.
@@ -306,7 +306,7 @@ class ClipTraining:
         return value
 
     def _tokenized(self, captions: Sequence[str]) -> Tensor:
-        """Tokens `(K, L)`; each caption is tokenised once."""
+        """Tokens `(K, L)`; each caption is tokenized once."""
         for caption in captions:
             if caption not in self._tokens:
                 self._tokens[caption] = tokenize([caption])[0]

@@ -12,7 +12,7 @@ from fcclip_core.weights.checkpoints import Checkpoint, Provenance, Source, join
 from fcclip_core.weights.clip_weights import load_clip
 
 DEFAULT_STEPS = 4_000
-LICENCE = "Apache-2.0"
+LICENSE = "Apache-2.0"
 _SLOW_DOWN = (0.75, 0.92)
 """Shares of the steps from which the learning rate is a tenth, and a hundredth."""
 
@@ -60,5 +60,5 @@ def starting_point(clip: Path, seed: int, config: ModelConfig = CONVNEXT_SMALL) 
     weights = load_clip(config, clip)
     source = Source("CLIP weights", clip.name, path=clip)
     return join_clip(
-        config, fresh_weights(config, seed), weights, train_vocabulary(), Provenance((source,), licence=LICENCE)
+        config, fresh_weights(config, seed), weights, train_vocabulary(), Provenance((source,), license=LICENSE)
     )

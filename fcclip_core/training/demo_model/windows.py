@@ -1,4 +1,4 @@
-"""Windows of labelled frames: what the small CLIP is trained on, batch by batch.
+"""Windows of labeled frames: what the small CLIP is trained on, batch by batch.
 
 A close window shows one segment with a margin of random size and is named after it, like a crop with its caption. A
 wide window shows part of a frame as FC-CLIP will see it and is named after all objects in it. In both, the segments'
@@ -29,11 +29,11 @@ _MIN_AREA = 64
 _STUFF_SHARE = 0.2
 _STUFF_REGIONS_KEPT = 0.4
 _PURE = 0.7
-_CENTRE = slice(12, 20)
+_CENTER = slice(12, 20)
 
 
 class Samples(Protocol):
-    """Labelled frames: a `WorldShards`, another panoptic dataset, or a list."""
+    """Labeled frames: a `WorldShards`, another panoptic dataset, or a list."""
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -66,7 +66,7 @@ class WindowBatch:
     """Windows and what they are named after.
 
     Attributes:
-        images: float32 `(N, 3, S, S)`, normalised with CLIP's statistics.
+        images: float32 `(N, 3, S, S)`, normalized with CLIP's statistics.
         masks: bool `(N, R, S/32, S/32)`; where a window has fewer than R named masks, the rest are empty.
         positions: int64 `(M, 2)`: window and mask of each named mask.
         named: The class indices that each of the M masks is named after.
@@ -84,7 +84,7 @@ def draw_windows(
     """Draws a batch of windows from random samples.
 
     Args:
-        samples: Labelled frames.
+        samples: Labeled frames.
         things: Whether each class is a thing.
         kind: Size, number and framing.
         generator: Source of every random choice.
@@ -114,9 +114,9 @@ def draw_windows(
 
 
 def cell_masks(segment_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
-    """The truth's masks as CLIP's head sees them: at stride 32, a cell belongs to what fills its centre.
+    """The truth's masks as CLIP's head sees them: at stride 32, a cell belongs to what fills its center.
 
-    FC-CLIP resizes its masks from stride 4 bilinearly, which reads the 8 x 8 pixels around a cell's centre.
+    FC-CLIP resizes its masks from stride 4 bilinearly, which reads the 8 x 8 pixels around a cell's center.
 
     Args:
         segment_map: `(H, W)`, sides divisible by 32.
@@ -127,8 +127,8 @@ def cell_masks(segment_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     """
     height, width = segment_map.shape
     blocks = segment_map.reshape(height // STRIDE, STRIDE, width // STRIDE, STRIDE)
-    centres = blocks[:, _CENTRE, :, _CENTRE]
-    return np.stack([(centres == value).mean((1, 3)) > 0.5 for value in ids])
+    centers = blocks[:, _CENTER, :, _CENTER]
+    return np.stack([(centers == value).mean((1, 3)) > 0.5 for value in ids])
 
 
 def square_around(box: tuple[slice, slice], margin: float, shape: tuple[int, int]) -> tuple[int, int, int]:
@@ -198,8 +198,8 @@ def _square(
     side = min(int(side), *shape)
     where = []
     for span, length in zip(box, shape, strict=True):
-        centre = generator.uniform(span.start, span.stop) + (generator.uniform(-0.4, 0.4) * side if kind.wide else 0)
-        where.append(int(min(max(centre - side / 2, 0), length - side)))
+        center = generator.uniform(span.start, span.stop) + (generator.uniform(-0.4, 0.4) * side if kind.wide else 0)
+        where.append(int(min(max(center - side / 2, 0), length - side)))
     return (where[0], where[1], side), segment.id
 
 
@@ -216,7 +216,7 @@ def _whole_window(
 
 
 def _jitter(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Light, contrast, white balance and sensor noise, too little of each to change a colour's name."""
+    """Light, contrast, white balance and sensor noise, too little of each to change a color's name."""
     pixels = image.astype(np.float32)
     mean = pixels.mean()
     pixels = (pixels - mean) * np.float32(generator.uniform(0.85, 1.15)) + mean * generator.uniform(0.8, 1.2)

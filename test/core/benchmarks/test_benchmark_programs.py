@@ -252,7 +252,7 @@ def test_arithmetic_is_counted_by_stage() -> None:
     )
 
 
-def test_the_view_from_beside_is_upright_and_centred() -> None:
+def test_the_view_from_beside_is_upright_and_centered() -> None:
     sys.path.insert(0, str(ROOT))
     from demo.places_picture import SIZE, beside
 
@@ -264,11 +264,11 @@ def test_the_view_from_beside_is_upright_and_centred() -> None:
         view = beside(SimpleNamespace(pose=pose), target, azimuth, 30.0, 4.0)
         assert np.linalg.norm(view.eye - target) == pytest.approx(4.0)
         assert (view.eye - target) @ up == pytest.approx(2.0)
-        (centre, above), depth = view.project(np.array([target, target + 0.1 * up]))
+        (center, above), depth = view.project(np.array([target, target + 0.1 * up]))
         assert depth[0] == pytest.approx(4.0)
-        assert above[0] == pytest.approx(centre[0])
-        assert above[1] < centre[1]
-        assert centre[0] / centre[1] == pytest.approx(SIZE[0] / SIZE[1])
+        assert above[0] == pytest.approx(center[0])
+        assert above[1] < center[1]
+        assert center[0] / center[1] == pytest.approx(SIZE[0] / SIZE[1])
     # What looks to the left stands on the right.
     assert (beside(SimpleNamespace(pose=pose), target, 50.0, 30.0, 4.0).eye - target)[0] > 0
 

@@ -117,7 +117,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 # --- fcclip weights ---------------------------------------------------------------------------------------------
 
 
-def test_list_shows_every_model_its_numbers_origin_and_licence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_every_model_its_numbers_origin_and_license(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["weights", "list"]) == 0
     out = capsys.readouterr().out
     lines = {" ".join(line.split()[:-6]): line.split()[-6:] for line in out.splitlines()}

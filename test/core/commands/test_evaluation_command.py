@@ -17,7 +17,7 @@ from PIL import Image
 
 from checkout import ROOT as CHECKOUT
 from fcclip_core.commands import evaluate
-from fcclip_core.datasets.catalogue import DATASETS, dataset_words
+from fcclip_core.datasets.catalog import DATASETS, dataset_words
 from fcclip_core.datasets.records import ClassList
 from fcclip_core.errors import DatasetError, FcclipError, SettingsError, VocabularyError
 from fcclip_core.vocabulary.classes import Vocabulary

@@ -253,7 +253,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
         (np.full((4, 5, 4), (10, 20, 30, 0), np.uint8), [10, 20, 30]),
     ],
 )
-def test_grey_16_bit_and_transparent_images_become_rgb(tmp_path: Path, pixels: np.ndarray, expected: list[int]) -> None:
+def test_gray_16_bit_and_transparent_images_become_rgb(tmp_path: Path, pixels: np.ndarray, expected: list[int]) -> None:
     Image.fromarray(pixels).save(tmp_path / "image.png")
     image = read_image(tmp_path / "image.png")
     assert image.shape == (4, 5, 3) and image.dtype == np.uint8
@@ -284,7 +284,7 @@ def test_unreadable_files_are_named_and_the_others_done(tmp_path: Path, capsys: 
     assert names_in(out) == ["good.json", "good_labels.png", "good_overlay.jpg", "good_semantic.png"]
 
 
-def test_a_jpeg_beyond_the_limit_is_labelled_at_a_reduced_size(
+def test_a_jpeg_beyond_the_limit_is_labeled_at_a_reduced_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo = save_image(tmp_path / "phone.jpg", 41, 60, exif=_turned())
@@ -295,7 +295,7 @@ def test_a_jpeg_beyond_the_limit_is_labelled_at_a_reduced_size(
     for name in about["files"].values():
         with Image.open(tmp_path / "out" / name) as picture:
             assert picture.size == (21, 30)
-    assert "labelled at 1/2 of its size, because it has more than 0.0007 million pixels" in said(capsys)
+    assert "labeled at 1/2 of its size, because it has more than 0.0007 million pixels" in said(capsys)
     assert run(photo, "--out", tmp_path / "whole") == 0
     assert json.loads((tmp_path / "whole" / "phone.json").read_text())["reduced_by"] == 1
     assert "of its size" not in said(capsys)
@@ -356,13 +356,13 @@ def _turned() -> Image.Exif:
 
 
 def _png(width: int, height: int, rows: bytes) -> bytes:
-    """A grey or coloured PNG with these bytes as rows, whatever it claims."""
-    grey = len(rows) == 2 * width * height
+    """A gray or colored PNG with these bytes as rows, whatever it claims."""
+    gray = len(rows) == 2 * width * height
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0 if grey else 2, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0 if gray else 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fcclip_core.datasets.ade20k import ade20k_panoptic
-from fcclip_core.datasets.catalogue import DATASETS
+from fcclip_core.datasets.catalog import DATASETS
 from fcclip_core.datasets.cityscapes import cityscapes_panoptic
 from fcclip_core.datasets.coco_panoptic import CocoPanoptic, coco_panoptic, panoptic_folder
 from fcclip_core.datasets.mapillary import mapillary_panoptic
@@ -211,7 +211,7 @@ def test_bad_annotations_are_named_when_the_dataset_is_opened(tmp_path: Path, sp
         (lambda root: truncate(root / PNG), [PNG, "damaged"]),
         (lambda root: truncate(root / JPEG), [JPEG, "cannot read the image"]),
         (lambda root: save(root / PNG, COLORS[:2]), [PNG, "6 x 2", JPEG, "6 x 4"]),
-        (lambda root: save(root / PNG, COLORS[..., 0]), [PNG, "no colour image"]),
+        (lambda root: save(root / PNG, COLORS[..., 0]), [PNG, "no color image"]),
         (lambda root: save(root / PNG, colors_of([7, 8, 8, 8, 0, 0])), [PNG, "segment id 8", "139", JSON]),
     ],
 )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fcclip_core.datasets.ade20k import ade20k_150, ade20k_847
 from fcclip_core.datasets.annotation_files import read_labels
-from fcclip_core.datasets.catalogue import DATASETS
+from fcclip_core.datasets.catalog import DATASETS
 from fcclip_core.datasets.cityscapes import cityscapes_semantic
 from fcclip_core.datasets.mapillary import mapillary_semantic
 from fcclip_core.datasets.pascal import pascal_context_59, pascal_context_459, pascal_voc_20, pascal_voc_21
@@ -178,7 +178,7 @@ def test_sizes_must_agree(tmp_path: Path) -> None:
 def test_color_annotation_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "pascal_context_59")
     Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / FORMATS["pascal_context_59"][2])
-    with pytest.raises(DatasetError, match="colour image"):
+    with pytest.raises(DatasetError, match="color image"):
         pascal_context_59(tmp_path)[0]
 
 

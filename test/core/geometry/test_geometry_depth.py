@@ -1,4 +1,4 @@
-"""Depth images -> metres, and the organized cloud."""
+"""Depth images -> meters, and the organized cloud."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pytest
 from fcclip_core.errors import DepthError
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.cloud import POINT, organized_cloud
-from fcclip_core.geometry.depth import depth_in_metres
+from fcclip_core.geometry.depth import depth_in_meters
 from fcclip_core.geometry.segments import segment_geometry
 from fcclip_core.results import PanopticResult, Segment
 
 NAN = np.nan
 
 
-def test_millimetres() -> None:
-    metres = depth_in_metres(np.array([[0, 1], [1500, 65535]], np.uint16), (2, 2))
-    assert metres.dtype == np.float32
-    np.testing.assert_allclose(metres, [[NAN, 0.001], [1.5, 65.535]])
+def test_millimeters() -> None:
+    meters = depth_in_meters(np.array([[0, 1], [1500, 65535]], np.uint16), (2, 2))
+    assert meters.dtype == np.float32
+    np.testing.assert_allclose(meters, [[NAN, 0.001], [1.5, 65.535]])
 
 
 def test_what_is_no_distance_is_unknown() -> None:
     depth = np.array([[0.0, NAN, np.inf], [-np.inf, -1.0, 2.5]], np.float32)
-    np.testing.assert_array_equal(depth_in_metres(depth, (3, 2)), np.array([[NAN, NAN, NAN], [NAN, NAN, 2.5]]))
+    np.testing.assert_array_equal(depth_in_meters(depth, (3, 2)), np.array([[NAN, NAN, NAN], [NAN, NAN, 2.5]]))
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
@@ -40,17 +40,17 @@ def test_another_size_is_looked_up_at_the_nearest_pixel(size: tuple[int, int], d
     columns = ((np.arange(width) + 0.5) * depth.shape[1] / width).astype(int)
     factor = 0.001 if dtype == np.uint16 else 1.0
     expected = depth[np.ix_(rows, columns)] * factor
-    np.testing.assert_allclose(depth_in_metres(depth, size), expected, rtol=1e-6)
+    np.testing.assert_allclose(depth_in_meters(depth, size), expected, rtol=1e-6)
 
 
 def test_rows_may_be_padded() -> None:
     padded = np.arange(24, dtype=np.float32).reshape(4, 6) + 1
-    np.testing.assert_array_equal(depth_in_metres(padded[:, :4], (2, 2)), depth_in_metres(padded[:, :4].copy(), (2, 2)))
+    np.testing.assert_array_equal(depth_in_meters(padded[:, :4], (2, 2)), depth_in_meters(padded[:, :4].copy(), (2, 2)))
 
 
 def test_another_aspect_ratio_is_refused() -> None:
     with pytest.raises(DepthError, match="depth has 848 x 480 pixels, the image 640 x 480: another aspect ratio"):
-        depth_in_metres(np.ones((480, 848), np.uint16), (640, 480))
+        depth_in_meters(np.ones((480, 848), np.uint16), (640, 480))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_another_aspect_ratio_is_refused() -> None:
 )
 def test_what_is_no_depth_image_is_refused(depth: np.ndarray) -> None:
     with pytest.raises(DepthError, match="expected uint16"):
-        depth_in_metres(depth, (4, 4))
+        depth_in_meters(depth, (4, 4))
 
 
 def segment(number: int, class_id: int, score: float) -> Segment:
@@ -90,7 +90,7 @@ def test_the_cloud_has_a_point_for_every_pixel() -> None:
         assert (point["segment_id"], point["semantic_id"]) == (number, classes[number])
         assert point["confidence"] == np.float32(scores[number])
     assert np.isnan([cloud[2, 3][name] for name in "xyz"]).all()
-    # RViz and PCL look at the colour as a float; it must be a number.
+    # RViz and PCL look at the color as a float; it must be a number.
     assert np.isfinite(np.ascontiguousarray(cloud["rgb"]).view(np.float32)).all()
 
 
@@ -119,12 +119,12 @@ def test_the_cloud_can_be_written_in_place() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 65_500), (65_500, 1), (2, 40_000)])
 def test_lines_and_single_pixels_have_depth_clouds_and_places(shape: tuple[int, int]) -> None:
     height, width = shape
-    metres = depth_in_metres(np.full((-(-height // 2), -(-width // 2)), 2000, np.uint16), (width, height))
+    meters = depth_in_meters(np.full((-(-height // 2), -(-width // 2)), 2000, np.uint16), (width, height))
     camera = PinholeCamera(width, height, 500.0, 500.0, width / 2, height / 2)
     segment = Segment(1, 3, "cup", 0.5, True, height * width, (0, 0, width, height), np.zeros(4, np.float32))
     segment_map = np.ones(shape, np.int32)
     result = PanopticResult(segment_map, [segment], 1, {})
-    points = organized_cloud(np.zeros((*shape, 3), np.uint8), metres, camera, result)
+    points = organized_cloud(np.zeros((*shape, 3), np.uint8), meters, camera, result)
     assert points.shape == shape
     assert bool((points["z"] == 2).all())
-    assert set(segment_geometry(metres, camera, result)) <= {1}
+    assert set(segment_geometry(meters, camera, result)) <= {1}

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from fcclip_core.datasets.drive_recording import Recording
 from fcclip_core.files.resources import config_path
 from fcclip_core.geometry.camera import PinholeCamera
-from fcclip_core.geometry.depth import depth_in_metres
+from fcclip_core.geometry.depth import depth_in_meters
 from fcclip_core.geometry.segments import MIN_POINTS, SegmentGeometry, eroded, segment_geometry
 from fcclip_core.results import PanopticResult, Segment
 
@@ -19,7 +19,7 @@ CAMERA = PinholeCamera(320, 240, 280.0, 280.0, 159.5, 119.5)
 WALL = 4.0
 
 
-def labelled(ids: np.ndarray) -> PanopticResult:
+def labeled(ids: np.ndarray) -> PanopticResult:
     """A result whose segments are those of a map."""
     segments = []
     for number in np.unique(ids[ids > 0]).tolist():
@@ -42,7 +42,7 @@ def plate(
 
 
 def measure(depth: np.ndarray, mask: np.ndarray) -> SegmentGeometry:
-    return segment_geometry(depth, CAMERA, labelled(mask.astype(np.int32)))[1]
+    return segment_geometry(depth, CAMERA, labeled(mask.astype(np.int32)))[1]
 
 
 def test_a_plate_that_faces_the_camera() -> None:
@@ -77,7 +77,7 @@ def test_the_sides_of_a_box_belong_to_it() -> None:
     ids = np.zeros((240, 320), np.int32)
     depth[80:160, 100:200], ids[80:160, 100:240] = 1.5, 1
     depth[80:160, 200:240] = np.linspace(1.5, 1.9, 40)
-    found = segment_geometry(depth, CAMERA, labelled(ids))[1]
+    found = segment_geometry(depth, CAMERA, labeled(ids))[1]
     assert found.extents[2] == pytest.approx(0.4, abs=0.03)
 
 
@@ -112,7 +112,7 @@ def test_thin_segments_keep_their_rim() -> None:
     depth = np.full((240, 320), 2.0, np.float32)
     ids = np.zeros((240, 320), np.int32)
     ids[100, 50:150] = 1
-    found = segment_geometry(depth, CAMERA, labelled(ids))[1]
+    found = segment_geometry(depth, CAMERA, labeled(ids))[1]
     assert found.points >= 95
     assert found.extents[0] == pytest.approx(99 / 280 * 2, rel=0.03)
 
@@ -161,7 +161,7 @@ def test_erosion_keeps_depth_that_ran_over_an_edge_out_of_the_extents() -> None:
         [np.roll(mask, shift, (0, 1)) for shift in ((3, 3), (3, -3), (-3, 3), (-3, -3))], axis=0
     )[3:-3, 3:-3]
     depth[rim] = 2.3
-    result = labelled(mask.astype(np.int32))
+    result = labeled(mask.astype(np.int32))
     as_it_is, without_rim = (segment_geometry(depth, CAMERA, result, pixels)[1] for pixels in (0, 3))
     assert as_it_is.extents[2] == pytest.approx(0.3, abs=0.01)
     assert without_rim.extents[2] == pytest.approx(0.0, abs=0.01)
@@ -172,8 +172,8 @@ def test_without_enough_depth_there_is_no_place() -> None:
     depth, mask = plate((0, 0, 2.0), Rotation.identity(), 0.5, 0.4)
     rows, columns = np.nonzero(mask)
     depth[rows[: -MIN_POINTS + 1], columns[: -MIN_POINTS + 1]] = np.nan
-    assert segment_geometry(depth, CAMERA, labelled(mask.astype(np.int32))) == {}
-    assert segment_geometry(depth, CAMERA, labelled(np.zeros((240, 320), np.int32))) == {}
+    assert segment_geometry(depth, CAMERA, labeled(mask.astype(np.int32))) == {}
+    assert segment_geometry(depth, CAMERA, labeled(np.zeros((240, 320), np.int32))) == {}
 
 
 def test_unknown_depth_is_left_out() -> None:
@@ -186,7 +186,7 @@ def test_segments_do_not_mix_and_large_ones_are_sampled() -> None:
     ids = np.ones((240, 320), np.int32)
     ids[:, 160:] = 7
     depth = np.where(ids == 1, 1.0, 3.0).astype(np.float32)
-    found = segment_geometry(depth, CAMERA, labelled(ids))
+    found = segment_geometry(depth, CAMERA, labeled(ids))
     assert set(found) == {1, 7}
     assert [round(found[number].centroid[2], 6) for number in (1, 7)] == [1.0, 3.0]
     assert found[1].centroid[0] < 0 < found[7].centroid[0]
@@ -203,9 +203,9 @@ def test_the_recorded_drive() -> None:
         height, width = frame.segment_map.shape
         matrix = frame.intrinsics
         camera = PinholeCamera(width, height, matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
-        depth = depth_in_metres(frame.depth, (width, height))
+        depth = depth_in_meters(frame.depth, (width, height))
         shifted = np.roll(frame.segment_map, (1, -1), axis=(0, 1))
-        found = segment_geometry(depth, camera, labelled(shifted))
+        found = segment_geometry(depth, camera, labeled(shifted))
         across, down = camera.rays()
         for segment in frame.segments:
             mask = frame.segment_map == segment.id

@@ -67,7 +67,7 @@ def test_jpegs_are_decoded_as_pillow_does(data: bytes) -> None:
     assert np.array_equal(decode(memoryview(data), MAX_PIXELS), by_pillow(data))
 
 
-def test_grey_pictures_stay_grey_and_sixteen_bits_stay_deep() -> None:
+def test_gray_pictures_stay_gray_and_sixteen_bits_stay_deep() -> None:
     assert decode(jpeg(mode="L"), MAX_PIXELS).shape == (96, 128)
     deep = (np.arange(12 * 8) * 600).reshape(12, 8).astype(">u2")
     found = decode(png(8, 12, zlib.compress(png_rows(deep)), color=0, bits=16), MAX_PIXELS)
@@ -77,7 +77,7 @@ def test_grey_pictures_stay_grey_and_sixteen_bits_stay_deep() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
-def test_premature_end_of_a_jpeg_is_no_grey_picture(share: float, options: dict) -> None:
+def test_premature_end_of_a_jpeg_is_no_gray_picture(share: float, options: dict) -> None:
     whole = jpeg(quality=95, **options)
     short = whole[: int(len(whole) * share)]
     assert by_pillow(short + END).shape == PICTURE.shape  # which is why this is checked

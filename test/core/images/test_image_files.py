@@ -17,7 +17,7 @@ RAMP = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
 BYTES = np.arange(256).reshape(16, 16)
 
 
-def grey(picture: np.ndarray) -> np.ndarray:
+def gray(picture: np.ndarray) -> np.ndarray:
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
     assert (picture == picture[..., :1]).all()
     return picture[..., 0].astype(int)
@@ -39,7 +39,7 @@ def grey(picture: np.ndarray) -> np.ndarray:
 )
 def test_tiffs_of_fractions_are_never_black(tmp_path: Path, values: np.ndarray, tolerance: int | None) -> None:
     Image.fromarray(values.astype(np.float32)).save(tmp_path / "f.tif")
-    shown = grey(read_image(tmp_path / "f.tif"))
+    shown = gray(read_image(tmp_path / "f.tif"))
     assert shown.max() == 255
     if tolerance is not None:
         assert abs(shown - BYTES).max() <= tolerance
@@ -61,7 +61,7 @@ def test_tiffs_of_fractions_are_never_black(tmp_path: Path, values: np.ndarray, 
 def test_tiffs_of_wide_integers_are_never_black(tmp_path: Path, values: np.ndarray, expected: np.ndarray) -> None:
     """Scaled by the bits in use: a camera's 10, 12 or 14 bits in a file of 16 or 32."""
     Image.fromarray(values).save(tmp_path / "i.tif")
-    assert grey(read_image(tmp_path / "i.tif")).tolist() == expected.tolist()
+    assert gray(read_image(tmp_path / "i.tif")).tolist() == expected.tolist()
 
 
 def test_big_endian_tiffs_and_16_bit_pngs_are_read_alike(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_big_endian_tiffs_and_16_bit_pngs_are_read_alike(tmp_path: Path) -> None
     Image.fromarray(values).save(tmp_path / "i.png")
     Image.frombytes("I;16B", (16, 16), values.astype(">u2").tobytes()).save(tmp_path / "i.tif")
     assert (
-        grey(read_image(tmp_path / "i.png")).tolist() == grey(read_image(tmp_path / "i.tif")).tolist() == BYTES.tolist()
+        gray(read_image(tmp_path / "i.png")).tolist() == gray(read_image(tmp_path / "i.tif")).tolist() == BYTES.tolist()
     )
 
 

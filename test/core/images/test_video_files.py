@@ -1,4 +1,4 @@
-"""Videos: the frames' own times, any name, and labelled ones that are whole or not there."""
+"""Videos: the frames' own times, any name, and labeled ones that are whole or not there."""
 
 from __future__ import annotations
 

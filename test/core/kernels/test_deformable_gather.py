@@ -31,7 +31,7 @@ def test_equals_grid_sample(shapes: list[tuple[int, int]], seed: int) -> None:
 
 @pytest.mark.parametrize("at", [0.0, 1.0, 0.125, 0.5, -0.125, 1.125, -7.0, 1e4])
 def test_borders_and_far_outside(at: float) -> None:
-    """Pixel centres, the border itself, half a pixel beyond it, and places where nothing is."""
+    """Pixel centers, the border itself, half a pixel beyond it, and places where nothing is."""
     shapes = [(4, 4)]
     value, locations, weights = random_case(shapes, 0)
     locations = torch.full_like(locations, at)

@@ -86,7 +86,7 @@ def test_kernel_rounds_short_values_only_once(dtype: torch.dtype, step: float) -
 
 
 @runs_kernels
-def test_kernel_at_borders_and_pixel_centres() -> None:
+def test_kernel_at_borders_and_pixel_centers() -> None:
     # 0 and 1 are the outer edges: half of the sample lies outside, where the image is zero; corners get a quarter.
     image = torch.tensor([[1.0, 2.0], [4.0, 8.0]], device=DEVICE).view(1, 4, 1, 1).expand(1, 4, 1, 16)
     table = {(0.25, 0.25): 1.0, (0.75, 0.75): 8.0, (0.5, 0.25): 1.5, (0.5, 0.5): 3.75}
@@ -146,7 +146,7 @@ def test_kernel_refuses_more_levels_than_it_has_arguments_for() -> None:
 @pytest.mark.parametrize("capability", GPUS)
 @pytest.mark.parametrize(("dtype", "loads"), [("fp16", 48), ("bf16", 48), ("fp32", 96)])
 def test_compiles_for_a_gpu_that_is_not_here(capability: int, dtype: str, loads: int) -> None:
-    # The interpreter checks no types. Each neighbour is one 16-byte load a thread: 12 points, 4 neighbours.
+    # The interpreter checks no types. Each neighbor is one 16-byte load a thread: 12 points, 4 neighbors.
     from fcclip_core.kernels.deformable_triton import MOST_LEVELS, _sample_kernel
 
     constants = {"LEVELS": 3, "POINTS": 4, "CHANNELS": 32, "CHANNEL_BLOCK": 32, "QUERY_BLOCK": 32}

@@ -101,10 +101,10 @@ def test_kernel_in_bfloat16_rounds_once(kernel: None) -> None:
     offsets, scores, value = (
         layer(tokens) for layer in (short.sampling_offsets, short.attention_weights, short.value_proj)
     )
-    sides, centres = [6, 10, 12, 20], torch.rand(300, 2)
-    found = deformable_native._attend_natively(value.unflatten(-1, (4, 16)), sides, centres, offsets, scores)
+    sides, centers = [6, 10, 12, 20], torch.rand(300, 2)
+    found = deformable_native._attend_natively(value.unflatten(-1, (4, 16)), sides, centers, offsets, scores)
     widened = [x.float() for x in (offsets, scores)]
-    expected = deformable_native._attend_natively(value.unflatten(-1, (4, 16)).float(), sides, centres, *widened)
+    expected = deformable_native._attend_natively(value.unflatten(-1, (4, 16)).float(), sides, centers, *widened)
     assert found.dtype == torch.bfloat16
     # A float32 sum in another order may fall on the other side of a tie.
     assert (found != expected.bfloat16()).float().mean() < 1e-3

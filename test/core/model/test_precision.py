@@ -31,12 +31,12 @@ def test_float32_copy_shares_memory() -> None:
     assert in_precision(model, torch.float32).weight.data_ptr() == model.weight.data_ptr()
 
 
-def test_normalisation_is_computed_in_float32() -> None:
+def test_normalization_is_computed_in_float32() -> None:
     """Squares of these numbers do not fit into float16."""
     norm = in_precision(nn.LayerNorm(2), torch.float16)
-    normalised = norm(torch.tensor([[-3000.0, 3000.0]], dtype=torch.float16))
-    assert normalised.dtype == torch.float16
-    assert normalised.tolist() == [[-1.0, 1.0]]
+    normalized = norm(torch.tensor([[-3000.0, 3000.0]], dtype=torch.float16))
+    assert normalized.dtype == torch.float16
+    assert normalized.tolist() == [[-1.0, 1.0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -23,10 +23,10 @@ MAPS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
 
 def drawn(*rows: str) -> PanopticResult:
     """A result whose segment 1 is where the rows have `#`."""
-    return labelled(np.array([[mark == "#" for mark in row] for row in rows]).astype(np.int32))
+    return labeled(np.array([[mark == "#" for mark in row] for row in rows]).astype(np.int32))
 
 
-def labelled(ids: np.ndarray) -> PanopticResult:
+def labeled(ids: np.ndarray) -> PanopticResult:
     """A result whose segments are those of a map."""
     segments = []
     for number in np.unique(ids[ids > 0]).tolist():
@@ -70,7 +70,7 @@ def test_an_island_in_a_hole_is_a_part() -> None:
 def test_polygons_cover_the_pixels_of_their_segment_and_no_other(ids: np.ndarray) -> None:
     height, width = ids.shape
     middles = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).reshape(-1, 2) + 0.5
-    found = polygons(labelled(ids))
+    found = polygons(labeled(ids))
     assert found.keys() == set(ids[ids > 0].tolist())
     for number, parts in found.items():
         flat = [corners.ravel().astype(float).tolist() for corners in parts]
@@ -83,7 +83,7 @@ def test_polygons_cover_the_pixels_of_their_segment_and_no_other(ids: np.ndarray
 @settings(max_examples=150, deadline=None)
 @given(MAPS)
 def test_run_lengths_are_those_of_pycocotools(ids: np.ndarray) -> None:
-    for number, counts in run_lengths(labelled(ids)).items():
+    for number, counts in run_lengths(labeled(ids)).items():
         expected = coco_masks.encode(np.asfortranarray(ids == number, np.uint8))
         assert counts.encode() == expected["counts"]
         decoded = coco_masks.decode({"size": list(ids.shape), "counts": counts})
@@ -99,7 +99,7 @@ def test_json_has_cocos_own_forms() -> None:
 
 
 def test_a_frame_without_segments_has_no_contours() -> None:
-    nothing = labelled(np.zeros((4, 5), np.int32))
+    nothing = labeled(np.zeros((4, 5), np.int32))
     assert polygons(nothing) == run_lengths(nothing) == {}
 
 

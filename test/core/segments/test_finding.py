@@ -1,4 +1,4 @@
-"""Words against a frame that was labelled with other words, and text as vectors, with the real (tiny) network."""
+"""Words against a frame that was labeled with other words, and text as vectors, with the real (tiny) network."""
 
 from __future__ import annotations
 

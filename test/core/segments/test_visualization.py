@@ -23,17 +23,17 @@ def make_result(segment_map: np.ndarray, segments: list[Segment]) -> PanopticRes
 
 
 def halves() -> tuple[np.ndarray, PanopticResult]:
-    """Grey 60 x 90 frame: left third without a segment, then class 1, then class 2."""
+    """Gray 60 x 90 frame: left third without a segment, then class 1, then class 2."""
     segment_map = np.repeat([0, 1, 2], 30)[None].repeat(60, axis=0)
     return np.full((60, 90, 3), 100, np.uint8), make_result(segment_map, [make_segment(1, 1), make_segment(2, 2)])
 
 
 def plate(overlay: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    """Pixels that are exactly a label's plate colour; with alpha 0 nothing else has it."""
+    """Pixels that are exactly a label's plate color; with alpha 0 nothing else has it."""
     return (overlay == color).all(axis=2)
 
 
-def test_fill_blends_class_colour_and_leaves_unlabelled_pixels() -> None:
+def test_fill_blends_class_color_and_leaves_unlabeled_pixels() -> None:
     image, result = halves()
     overlay = draw_overlay(image, result, COLORS, alpha=0.25, labels=False)
     assert overlay[30, 15].tolist() == [100, 100, 100]
@@ -78,7 +78,7 @@ def test_lines_grow_with_the_image() -> None:
     assert widths == [2, 8]
 
 
-def test_instances_of_a_class_get_shades_of_its_colour() -> None:
+def test_instances_of_a_class_get_shades_of_its_color() -> None:
     segments = [make_segment(1, 1), make_segment(2, 1), make_segment(3, 2), make_segment(5, 1)]
     table = segment_colors(segments, COLORS)
     assert table.shape == (6, 3)
@@ -89,7 +89,7 @@ def test_instances_of_a_class_get_shades_of_its_colour() -> None:
 
 
 def test_label_sits_in_the_widest_part_of_its_segment() -> None:
-    """A square with a long tail: the centre of the box and the middle pixel both lie elsewhere."""
+    """A square with a long tail: the center of the box and the middle pixel both lie elsewhere."""
     segment_map = np.zeros((400, 600))
     segment_map[20:180, 400:560] = segment_map[:, 10:20] = segment_map[100:110, 10:560] = segment_map[380:, 10:590] = 1
     result = make_result(segment_map, [make_segment(1, 1)])
@@ -99,7 +99,7 @@ def test_label_sits_in_the_widest_part_of_its_segment() -> None:
     assert abs((xs.min() + xs.max()) / 2 - 480) < 12
 
 
-def test_segment_thinner_than_the_placement_grid_is_labelled() -> None:
+def test_segment_thinner_than_the_placement_grid_is_labeled() -> None:
     segment_map = np.zeros((800, 1000))
     segment_map[401] = 1
     overlay = draw_overlay(np.zeros((800, 1000, 3), np.uint8), make_result(segment_map, [make_segment(1, 1)]), COLORS)
@@ -132,9 +132,9 @@ def test_labels_never_cover_each_other() -> None:
 def test_letters_contrast_with_their_plate(color: tuple[int, int, int]) -> None:
     result = make_result(np.ones((120, 300)), [make_segment(1, 1, "wwwww")])
     overlay = draw_overlay(np.full((120, 300, 3), 77, np.uint8), result, {1: color}, alpha=0.0)
-    grey = overlay.astype(np.float64) @ (0.299, 0.587, 0.114)
+    gray = overlay.astype(np.float64) @ (0.299, 0.587, 0.114)
     ys, xs = np.nonzero(plate(overlay, color))
-    letters = grey[ys.min() + 2 : ys.max() - 1, xs.min() + 2 : xs.max() - 1]
+    letters = gray[ys.min() + 2 : ys.max() - 1, xs.min() + 2 : xs.max() - 1]
     assert np.abs(letters - np.dot(color, (0.299, 0.587, 0.114))).max() > 90
 
 
@@ -187,7 +187,7 @@ def test_long_names_are_cut() -> None:
     assert width("m" * 5000) == width("m" * 50) < 800
 
 
-def test_legend_wraps_and_shows_every_colour() -> None:
+def test_legend_wraps_and_shows_every_color() -> None:
     entries = [("person", RED), ("pallet", GREEN), ("floor", BLUE)]
     wide, narrow = draw_legend(entries, 800), draw_legend(entries, 110)
     assert wide.shape == (32, 800, 3)

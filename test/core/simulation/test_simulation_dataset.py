@@ -42,7 +42,7 @@ def test_coco_folder_reads_back_as_what_was_rendered(tmp_path: Path) -> None:
 
 
 @needs_gl
-def test_depth_and_cameras_are_stored_in_millimetres_and_metres(tmp_path: Path) -> None:
+def test_depth_and_cameras_are_stored_in_millimeters_and_meters(tmp_path: Path) -> None:
     write_coco(PLAN, tmp_path)
     document = json.loads((tmp_path / "panoptic.json").read_text())
     for image, annotation, frame in zip(document["images"], document["annotations"], direct(PLAN), strict=True):

@@ -61,14 +61,14 @@ def test_repeating_textures_have_no_seam(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("look", "channel"), [("red", 0), ("green", 1), ("blue", 2)])
-def test_plain_looks_have_their_colour(look: str, channel: int) -> None:
+def test_plain_looks_have_their_color(look: str, channel: int) -> None:
     for seed in range(20):
         color = np.array(make_look(look, np.random.default_rng(seed)).color)
         assert color.argmax() == channel
         assert color[channel] > 1.8 * np.delete(color, channel).mean()
 
 
-def test_patterns_have_two_colours_in_equal_parts() -> None:
+def test_patterns_have_two_colors_in_equal_parts() -> None:
     for look in ("striped", "checkered"):
         pattern = make_look(look, np.random.default_rng(3)).pattern
         assert pattern is not None

@@ -58,7 +58,7 @@ def test_map_and_segments_say_the_same(views: list[tuple[Scene, Frame]]) -> None
 
 
 @needs_gl
-def test_depth_and_pose_put_pixels_on_the_objects_they_are_labelled_with(views: list[tuple[Scene, Frame]]) -> None:
+def test_depth_and_pose_put_pixels_on_the_objects_they_are_labeled_with(views: list[tuple[Scene, Frame]]) -> None:
     checked = 0
     for scene, frame in views:
         points = points_of(frame)
@@ -90,7 +90,7 @@ def test_floors_lie_at_height_zero_and_the_sky_at_infinity(views: list[tuple[Sce
 
 
 @needs_gl
-def test_colour_lies_where_the_truth_says(views: list[tuple[Scene, Frame]]) -> None:
+def test_color_lies_where_the_truth_says(views: list[tuple[Scene, Frame]]) -> None:
     # The green or blue channel of a red object is far below its red one; a flip or a shift would show.
     checked = 0
     for _, frame in views:

@@ -84,7 +84,7 @@ def test_cameras_stay_clear_of_objects_and_tables(kind: str) -> None:
 
 
 def test_camera_axes_by_hand() -> None:
-    # Looking along world x from one metre up: right is -y, down is -z.
+    # Looking along world x from one meter up: right is -y, down is -z.
     camera = look_at((0, 0, 1), (5, 0, 1), 90)
     expected = [[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1], [0, 0, 0, 1]]
     assert camera.pose == pytest.approx(np.array(expected, dtype=float))

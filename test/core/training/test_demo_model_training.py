@@ -38,7 +38,7 @@ TINY_RECIPE = ClipRecipe(
 
 
 def squares(seed: int) -> PanopticSample:
-    """Two coloured squares on grass, 128 x 96 pixels."""
+    """Two colored squares on grass, 128 x 96 pixels."""
     generator = np.random.default_rng(seed)
     image = np.full((96, 128, 3), COLORS["grass"], np.uint8)
     ids = np.full((96, 128), 3, np.int32)
@@ -136,8 +136,8 @@ def test_windows_are_named_after_what_they_show(wide: bool) -> None:
         assert cells.any()
         if cells.all() or len(named) > 1:  # named as a whole
             continue
-        centres = batch.images[window][:, 14::32, 14::32][:, cells].mean(1) * deviation + mean
-        distances = torch.stack([(centres - torch.tensor(color)).norm() for color in COLORS.values()])
+        centers = batch.images[window][:, 14::32, 14::32][:, cells].mean(1) * deviation + mean
+        distances = torch.stack([(centers - torch.tensor(color)).norm() for color in COLORS.values()])
         assert named == {int(distances.argmin())}
         regions += 1
     assert regions > 5
@@ -156,7 +156,7 @@ def test_depthwise_gradients_are_torchs() -> None:
 
 
 class MeanColor:
-    """A tower whose embedding of a mask is its mean colour."""
+    """A tower whose embedding of a mask is its mean color."""
 
     def __call__(self, image: torch.Tensor) -> FeaturePyramid:
         return FeaturePyramid(*[image[..., 16::32, 16::32]] * 4)
@@ -188,13 +188,13 @@ def test_a_crop_shows_the_segment_with_a_margin() -> None:
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (7, 56, 7, 56)
 
 
-def test_a_crop_without_background_is_the_mean_colour_around_the_segment() -> None:
+def test_a_crop_without_background_is_the_mean_color_around_the_segment() -> None:
     image = np.full((64, 64, 3), 255, np.uint8)
     inside = np.zeros((64, 64), bool)
     inside[20:40, 20:40] = True
     crop = cut_out(image, (slice(20, 40), slice(20, 40)), 32, inside)
     assert crop[0, 0].tolist() == [123, 117, 104] and crop[16, 16].tolist() == [255, 255, 255]
-    # Normalised, the mean colour is nothing: what was removed says nothing but that it is not there.
+    # Normalized, the mean color is nothing: what was removed says nothing but that it is not there.
     empty = cut_out(image, (slice(20, 40), slice(20, 40)), 32, np.zeros((64, 64), bool))
     assert embed_crops(MeanColor(), [crop, empty], torch.device("cpu"))[1].abs().max() < 0.01
 

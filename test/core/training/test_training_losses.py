@@ -18,16 +18,16 @@ from fcclip_core.training.matching import LayerPrediction, Targets, match
 CONFIG = LossConfig(num_points=4)
 
 
-class PixelCentres:
+class PixelCenters:
     """Every pixel of a 2 x 2 map once: sums over points are sums over pixels."""
 
-    centres = torch.tensor([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]])
+    centers = torch.tensor([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]])
 
     def matching_points(self, layer: int, image: int) -> Tensor:
-        return self.centres
+        return self.centers
 
     def loss_points(self, layer: int, mask_logits: Tensor, counts: Sequence[int]) -> Tensor:
-        return self.centres.expand(len(mask_logits), -1, -1)
+        return self.centers.expand(len(mask_logits), -1, -1)
 
 
 def masks(*rows: str) -> Tensor:
@@ -47,7 +47,7 @@ def test_masks_decide_where_classes_do_not() -> None:
     found = match(
         [prediction(masks("..##", "....", "##.."), [[0, 0, 0]] * 3)],
         targets([[1, 1], [2, 2]], [0, 1]),
-        PixelCentres(),
+        PixelCenters(),
         CONFIG,
     )[0][0]
     assert (found.queries.tolist(), found.segments.tolist()) == ([0, 2], [1, 0])
@@ -57,7 +57,7 @@ def test_classes_decide_where_masks_do_not() -> None:
     found = match(
         [prediction(masks("####", "####"), [[0, 9, 0], [9, 0, 0]])],
         targets([[1, 1], [2, 2]], [0, 1]),
-        PixelCentres(),
+        PixelCenters(),
         CONFIG,
     )[0][0]
     assert (found.queries.tolist(), found.segments.tolist()) == ([0, 1], [1, 0])
@@ -66,7 +66,7 @@ def test_classes_decide_where_masks_do_not() -> None:
 def test_one_matched_pair_by_hand() -> None:
     # Query 1 covers the left column of which the truth has one pixel; query 0 answers void.
     given = prediction(masks("....", "#.#."), [[0, 0, 2], [1, 0, 0]])
-    losses = Criterion(CONFIG)([given], targets([[1, 0], [0, 0]], [0]), PixelCentres())
+    losses = Criterion(CONFIG)([given], targets([[1, 0], [0, 0]], [0]), PixelCenters())
     right, wrong = math.log1p(math.exp(-4)), math.log1p(math.exp(4))
     high, low = 1 / (1 + math.exp(-4)), 1 / (1 + math.exp(4))
     cross_entropy = (-2 + math.log(math.e**2 + 2)) * 0.1 + (-1 + math.log(math.e + 2))
@@ -81,7 +81,7 @@ def test_one_matched_pair_by_hand() -> None:
 def test_cross_entropy_is_torchs_weighted_mean() -> None:
     logits = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(0))
     given = LayerPrediction(masks("....", "##..", "....", "....", "....")[None], logits)
-    losses = Criterion(CONFIG)([given], targets([[1, 1], [0, 0]], [1]), PixelCentres())
+    losses = Criterion(CONFIG)([given], targets([[1, 1], [0, 0]], [1]), PixelCenters())
     expected = F.cross_entropy(logits[0], torch.tensor([2, 1, 2, 2, 2]), torch.tensor([1, 1, 0.1]))
     assert losses.classes.item() == pytest.approx(expected.item())
 
@@ -90,15 +90,15 @@ def test_depths_are_matched_on_their_own_and_added() -> None:
     first = prediction(masks("##..", "..##"), [[5, 0, 0], [0, 5, 0]])
     second = prediction(masks("..##", "##.."), [[0, 5, 0], [5, 0, 0]])
     truth = targets([[1, 1], [2, 2]], [0, 1])
-    alone = Criterion(CONFIG)([first], truth, PixelCentres())
-    both = Criterion(CONFIG)([first, second], truth, PixelCentres())
+    alone = Criterion(CONFIG)([first], truth, PixelCenters())
+    both = Criterion(CONFIG)([first, second], truth, PixelCenters())
     assert both.total.item() == pytest.approx(2 * alone.total.item())
 
 
 def test_an_image_without_truth_teaches_void_only() -> None:
     logits = masks("##..", "....").requires_grad_(True)
     given = prediction(logits, [[3, 0, 0], [0, 0, 3]])
-    losses = Criterion(CONFIG)([given], targets([[0, 0], [0, 0]], []), PixelCentres())
+    losses = Criterion(CONFIG)([given], targets([[0, 0], [0, 0]], []), PixelCenters())
     assert losses.masks.item() == losses.dice.item() == 0
     assert losses.classes.item() == pytest.approx((math.log(math.e**3 + 2) + math.log(math.e**3 + 2) - 3) / 2)
     losses.total.backward()
@@ -107,8 +107,8 @@ def test_an_image_without_truth_teaches_void_only() -> None:
 
 def test_more_segments_than_queries() -> None:
     given = prediction(masks("#..."), [[1, 0, 0]])
-    losses = Criterion(CONFIG)([given], targets([[1, 2], [3, 3]], [0, 1, 1]), PixelCentres())
-    found = match([given], targets([[1, 2], [3, 3]], [0, 1, 1]), PixelCentres(), CONFIG)[0][0]
+    losses = Criterion(CONFIG)([given], targets([[1, 2], [3, 3]], [0, 1, 1]), PixelCenters())
+    found = match([given], targets([[1, 2], [3, 3]], [0, 1, 1]), PixelCenters(), CONFIG)[0][0]
     assert (found.queries.tolist(), found.segments.tolist()) == ([0], [0])
     # Divided by all segments, found or not.
     assert losses.masks.item() == pytest.approx(math.log1p(math.exp(-4)) / 3, rel=1e-5)
@@ -116,8 +116,8 @@ def test_more_segments_than_queries() -> None:
 
 def test_a_segment_that_the_crop_cut_away_still_counts() -> None:
     given = prediction(masks("##..", "...."), [[1, 0, 0], [0, 1, 0]])
-    losses = Criterion(CONFIG)([given], targets([[1, 1], [0, 0]], [0, 1]), PixelCentres())
-    matched = match([given], targets([[1, 1], [0, 0]], [0, 1]), PixelCentres(), CONFIG)[0][0]
+    losses = Criterion(CONFIG)([given], targets([[1, 1], [0, 0]], [0, 1]), PixelCenters())
+    matched = match([given], targets([[1, 1], [0, 0]], [0, 1]), PixelCenters(), CONFIG)[0][0]
     assert (matched.queries.tolist(), matched.segments.tolist()) == ([0, 1], [0, 1])
     assert losses.masks.item() == pytest.approx(math.log1p(math.exp(-4)), rel=1e-5)
 
@@ -126,5 +126,5 @@ def test_a_segment_that_the_crop_cut_away_still_counts() -> None:
 def test_predictions_that_are_no_numbers_are_refused(broken: float) -> None:
     with pytest.raises(TrainingError, match="not finite"):
         Criterion(CONFIG)(
-            [prediction(masks("##..") * broken, [[0, 0, 0]])], targets([[1, 1], [0, 0]], [0]), PixelCentres()
+            [prediction(masks("##..") * broken, [[0, 0, 0]])], targets([[1, 1], [0, 0]], [0]), PixelCenters()
         )

@@ -14,7 +14,7 @@ def generators(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def test_a_pixel_centre_reads_its_pixel() -> None:
+def test_a_pixel_center_reads_its_pixel() -> None:
     maps = torch.arange(12.0).view(1, 3, 4)
     points = torch.tensor([[[0.5 / 4, 0.5 / 3], [3.5 / 4, 0.5 / 3], [1.5 / 4, 2.5 / 3], [1 / 4, 0.5 / 3]]])
     # x comes first; the last point lies half-way between two pixels.

@@ -66,7 +66,7 @@ def test_a_flip_turns_both() -> None:
 
 
 def test_image_and_truth_stay_together() -> None:
-    # 8 x 8 blocks of distinct greys: away from their edges, grey tells the segment.
+    # 8 x 8 blocks of distinct grays: away from their edges, gray tells the segment.
     blocks = np.arange(64, dtype=np.int32).reshape(8, 8).repeat(16, 0).repeat(16, 1)
     image = np.repeat((blocks * 4).astype(np.uint8)[..., None], 3, axis=2)
     for seed in range(20):

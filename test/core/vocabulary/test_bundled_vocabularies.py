@@ -108,7 +108,7 @@ def test_seen_classes_are_those_of_the_authors_lists(name: str, dataset: str, di
 @pytest.mark.parametrize("name", bundled_vocabularies())
 def test_files_are_complete_and_without_doubts(name: str) -> None:
     vocabulary = Vocabulary.load(name)
-    assert vocabulary.description and vocabulary.source and vocabulary.licence == "Apache-2.0"
+    assert vocabulary.description and vocabulary.source and vocabulary.license == "Apache-2.0"
     assert doubts(vocabulary) == []
     assert ClassIds().resolve(vocabulary) == tuple(range(1, len(vocabulary) + 1))
     assert Vocabulary.from_yaml(vocabulary.to_yaml()) == vocabulary

@@ -86,7 +86,7 @@ def test_one_synonym_may_stand_in_two_classes() -> None:
         (lambda: words("cup", ids={"cup": 1.0}), "whole number"),
         (lambda: words("cup", ids={"cup": True}), "whole number"),
         (lambda: words("a", "b", "c", ids={"a": 5, "c": 5}), "classes 1 and 3 both have id 5"),
-        (lambda: words("cup", colors={"cup": (0, 0, 256)}), "'cup': colour"),
+        (lambda: words("cup", colors={"cup": (0, 0, 256)}), "'cup': color"),
         (lambda: words("cup", colors={"cup": (0, 0)}), "three whole numbers"),
         (lambda: words("cup", colors={"cup": 0xFF0000}), "three whole numbers"),
         (lambda: Vocabulary((VocabularyClass("cup"),)), "list of names"),
@@ -116,7 +116,7 @@ def test_a_name_keeps_its_id_and_a_retired_id_is_not_given_away() -> None:
     assert ids.resolve(words("spoon", "person, human", "fork")) == (4, 1, 5)
 
 
-def test_asked_ids_are_honoured_and_the_others_step_round_them() -> None:
+def test_asked_ids_are_honored_and_the_others_step_round_them() -> None:
     ids = ClassIds()
     # "late" asks for 1 after "early" could have taken it.
     assert ids.resolve(words("early", "late", "third", ids={"late": 1, "third": 3})) == (2, 1, 3)
@@ -168,32 +168,32 @@ def test_threads_never_share_an_id() -> None:
     assert len(pairs) == len({name for name, _ in pairs}) == len({number for _, number in pairs}) == 50 + 8 * 50
 
 
-# Colours.
+# Colors.
 
 
-def test_a_name_has_one_colour_bright_enough_for_a_photograph() -> None:
-    # Pinned: the colours of maps that robots have stored must not change with the interpreter or the version.
+def test_a_name_has_one_color_bright_enough_for_a_photograph() -> None:
+    # Pinned: the colors of maps that robots have stored must not change with the interpreter or the version.
     assert class_color("person") == (140, 168, 255)
     assert all(max(class_color(f"name {i}")) >= 190 for i in range(500))
 
 
-def test_colours_of_up_to_64_classes_are_well_separated() -> None:
-    # 64 names in 64 places always collide, so this also covers those that do not get the colour they ask for.
+def test_colors_of_up_to_64_classes_are_well_separated() -> None:
+    # 64 names in 64 places always collide, so this also covers those that do not get the color they ask for.
     colors = np.array(Vocabulary.from_names([f"name {i}" for i in range(64)]).colors, np.uint8)
     assert pdist(rgb2lab(colors[None])[0]).min() > 9.0  # CIE76; 2.3 is just noticeable
 
 
 @pytest.mark.parametrize("name", ["coco_panoptic", "ade20k_150"])
-def test_colours_of_larger_vocabularies_still_differ(name: str) -> None:
+def test_colors_of_larger_vocabularies_still_differ(name: str) -> None:
     colors = Vocabulary.load(name).colors
     assert len(set(colors)) == len(colors)
 
 
-def test_the_largest_vocabulary_gets_colours() -> None:
+def test_the_largest_vocabulary_gets_colors() -> None:
     assert len(Vocabulary.from_names([str(i) for i in range(65_535)]).colors) == 65_535
 
 
-def test_a_users_colour_wins_and_is_not_given_twice() -> None:
+def test_a_users_color_wins_and_is_not_given_twice() -> None:
     wanted = class_color("person")
     vocabulary = words("person", "cup", colors={"cup": wanted})
     assert vocabulary.colors[1] == wanted != vocabulary.colors[0]
@@ -212,11 +212,15 @@ def test_yaml_keeps_everything() -> None:
         ),
         description="colon: and # hash",
         source="somebody",
-        licence="CC0-1.0",
+        license="CC0-1.0",
     )
     again = Vocabulary.from_yaml(vocabulary.to_yaml())
     assert again == vocabulary
-    assert (again.description, again.source, again.licence) == ("colon: and # hash", "somebody", "CC0-1.0")
+    assert (again.description, again.source, again.license) == ("colon: and # hash", "somebody", "CC0-1.0")
+
+
+def test_files_of_the_first_version_spell_license_with_a_c() -> None:
+    assert Vocabulary.from_yaml("licence: MIT\nclasses: [cup]").license == "MIT"
 
 
 def test_a_yaml_file_reads_as_documented(tmp_path: Path) -> None:
@@ -268,7 +272,7 @@ def test_a_yaml_file_reads_as_documented(tmp_path: Path) -> None:
         ("classes: [{name: cup, id: '7'}]", "class 1: class 'cup': id is '7'"),
         ("classes: [{name: cup}, {name: cup}]", "classes 1 and 2"),
         ("classes: [{name: cup, seen: 1}]", "class 1: class 'cup': seen is 1"),
-        ("colour: red\nclasses: [{name: cup}]", "unknown key 'colour'"),
+        ("color: red\nclasses: [{name: cup}]", "unknown key 'color'"),
     ],
 )
 def test_mistakes_in_a_file_name_file_and_class(text: str, message: str, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_name_is_cut_if_its_longest_prompt_is() -> None:
     assert is_cut("cup " * 68)
 
 
-def test_a_row_is_the_normalised_mean_of_normalised_prompts() -> None:
+def test_a_row_is_the_normalized_mean_of_normalized_prompts() -> None:
     vectors = torch.zeros(28, 2)
     vectors[:14, 0] = 5.0  # thirteen long vectors to the right and a short one upwards weigh as directions, not lengths
     vectors[13] = torch.tensor([0.0, 0.1])

@@ -364,7 +364,7 @@ def test_origin_is_written_with_hash_and_without_paths(tmp_path: Path) -> None:
     )
     after = load_checkpoint(tmp_path / "own.safetensors").provenance
     assert after.sources == (expected,)
-    assert after.licence.startswith("Apache-2.0")
+    assert after.license.startswith("Apache-2.0")
     assert str(tmp_path) not in (tmp_path / "own.safetensors").read_bytes()[:20_000].decode(errors="ignore")
 
 

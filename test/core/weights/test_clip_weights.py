@@ -126,7 +126,7 @@ def test_without_a_file_open_clips_download_is_used(tmp_path: Path, monkeypatch:
         "open_clip_pytorch_model.bin",
     ]
     assert checkpoint.provenance.sources[1].origin == "open_clip convnext_large_d_320 laion2b_s29b_b131k_ft_soup"
-    assert checkpoint.provenance.licence.startswith("Apache-2.0")
+    assert checkpoint.provenance.license.startswith("Apache-2.0")
 
 
 @pytest.mark.parametrize("config", WITH_PUBLISHED_CLIP, ids=lambda config: config.name)

@@ -30,7 +30,7 @@ def test_it_is_small_and_says_where_it_comes_from() -> None:
     checkpoint = load_checkpoint("demo")
     assert checkpoint.train_vocabulary.names == train_vocabulary().names
     assert not checkpoint.provenance.seeded
-    assert checkpoint.provenance.licence == "Apache-2.0"
+    assert checkpoint.provenance.license == "Apache-2.0"
     assert "steps on world" in checkpoint.provenance.note
 
 

@@ -29,7 +29,7 @@ def test_value_equals_the_recipes_check_value(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "mean", "deviation"),
     [
-        # Rules that the check values leave out: statistics of batch normalisation, biases, the ResNet's gain.
+        # Rules that the check values leave out: statistics of batch normalization, biases, the ResNet's gain.
         pytest.param("backbone.clip_model.visual.bn1.running_var", (20_000,), 1 + 0.1 * 0.7979, 0.0603, id="variance"),
         pytest.param("backbone.clip_model.visual.bn1.running_mean", (20_000,), 0.0, 0.02, id="mean"),
         pytest.param("backbone.clip_model.visual.bn1.bias", (20_000,), 0.0, 0.02, id="bias"),

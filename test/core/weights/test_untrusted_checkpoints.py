@@ -110,6 +110,13 @@ def provenance_with(**changes: object) -> Callable[[dict[str, Any]], object]:
     return lambda header: {**header, "provenance": {**header["provenance"], **changes}}
 
 
+def test_provenance_of_the_first_version_spells_license_with_a_c(tiny: Path, tmp_path: Path) -> None:
+    header = header_of(tiny)
+    header["provenance"]["licence"] = header["provenance"].pop("license") or "MIT"
+    again = load_checkpoint(rewritten(tiny, tmp_path / "again.safetensors", header))
+    assert again.provenance.license == "MIT"
+
+
 LAUGHS = "classes:\n- &a [x, x]\n" + "".join(
     f"- &{chr(98 + level)} [{', '.join([f'*{chr(97 + level)}'] * 9)}]\n" for level in range(12)
 )
@@ -164,7 +171,7 @@ LAUGHS = "classes:\n- &a [x, x]\n" + "".join(
         (provenance_with(seeded="false"), "seeded is 'false'"),
         (provenance_with(note="\x1b]0;owned\x07"), "provenance holds"),
         (provenance_with(note="n" * 10_000), "provenance holds 'nnn"),
-        (provenance_with(licence={"a": []}), "provenance holds a dict"),
+        (provenance_with(license={"a": []}), "provenance holds a dict"),
         (header_with(provenance=[1]), "damaged header"),
     ],
 )

@@ -169,7 +169,7 @@ def test_code_in_a_file_never_runs(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_torchscript_is_recognised_and_not_opened(tmp_path: Path) -> None:
+def test_torchscript_is_recognized_and_not_opened(tmp_path: Path) -> None:
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "program.pt")
     (tmp_path / "w.pth").write_bytes(WHOLE)
     assert is_torchscript(tmp_path / "program.pt")

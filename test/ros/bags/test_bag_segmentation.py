@@ -1,4 +1,4 @@
-"""Labels for bags: what `fcclip segment BAG` writes, and that a recorded run is labelled as it was when it was live."""
+"""Labels for bags: what `fcclip segment BAG` writes, and that a recorded run is labeled as it was when it was live."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def drive_messages(count: int) -> list[Image]:
 
 
 def load(path: Path) -> dict[str, list[tuple[int, object]]]:
-    """What a labelled bag holds, read by ROS's own code: topic -> (time of recording, message)."""
+    """What a labeled bag holds, read by ROS's own code: topic -> (time of recording, message)."""
     found: dict[str, list[tuple[int, object]]] = {}
     with AnyReader([path]) as reader:
         for connection, recorded, data in reader.messages():
@@ -186,7 +186,7 @@ def test_the_input_is_copied_on_request_but_for_what_is_written_anew(tmp_path: P
     assert [message.width for _, message in found["panoptic"]] == [image.width]
 
 
-def test_what_cannot_be_labelled_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_labeled_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = drive_messages(1)[0]
     several = save(tmp_path / "several", [("/left", image), ("/right", image)])
     broken = save(tmp_path / "broken", [("/image", Image(encoding="nv12"))])
@@ -221,7 +221,7 @@ def test_recorded_types_and_qualities_are_those_of_the_node(tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("checkpoint", "shorter_side"), [("recipe:tiny", "64"), ("demo", "320")])
-def test_a_recorded_run_is_labelled_as_it_was_live(
+def test_a_recorded_run_is_labeled_as_it_was_live(
     start_process: Callable[..., Process], peer: Peer, tmp_path: Path, checkpoint: str, shorter_side: str
 ) -> None:
     """The node, a camera and a recorder; then the recording goes through the command: every message is the same."""

@@ -15,7 +15,7 @@ from ros_harness import ROOT, rgb_message
 from rosbags.highlevel import AnyReader
 
 
-def test_a_labelled_bag_has_boxes_and_names_too(tmp_path: Path, vision_msgs: ModuleType) -> None:
+def test_a_labeled_bag_has_boxes_and_names_too(tmp_path: Path, vision_msgs: ModuleType) -> None:
     picture = next(iter(sorted((ROOT / "demo" / "drive" / "images").iterdir())))
     image = rgb_message(np.asarray(PIL.Image.open(picture).convert("RGB")), "front")
     bag = save(tmp_path / "run", [("/image", image)])
@@ -31,6 +31,6 @@ def test_a_labelled_bag_has_boxes_and_names_too(tmp_path: Path, vision_msgs: Mod
             if connection.topic in kinds
         }
     names = {item.class_id: item.class_name for item in found["/fcclip/label_info"].class_map}
-    assert names == {0: "unlabelled", 1: "cup", 2: "floor"}
+    assert names == {0: "unlabeled", 1: "cup", 2: "floor"}
     assert found["/fcclip/detections"].header == image.header
     assert {item.results[0].hypothesis.class_id for item in found["/fcclip/detections"].detections} <= {"1"}

@@ -31,8 +31,8 @@ def test_two_cameras_are_counted_one_by_one(tmp_path: Path) -> None:
     assert set(found["cameras"]) == {"camera_0", "camera_1"}
     for camera in found["cameras"].values():
         counts = camera["node_counts"]
-        assert counts["labelled"] > 0
-        assert counts["batched"] <= counts["labelled"] <= counts["received"]
+        assert counts["labeled"] > 0
+        assert counts["batched"] <= counts["labeled"] <= counts["received"]
         assert counts["bad"] == counts["failed"] == 0
         assert camera["sent_hz"] > 0 and camera["age_ms"]["median"] > 0
         assert "model" in camera["stages"]

@@ -68,9 +68,9 @@ def test_what_the_node_adds_is_the_sum_of_its_stages(tmp_path: Path) -> None:
         assert {"take", "wait", "convert", "preprocess", "model", "classify", "merge", "publish"} <= set(stages)
         assert 0 < case["overhead_ms"]["median"] <= case["overhead_ms"]["p90"] < case["round_trip_ms_median"]
         assert case["lost"] == 0
-        assert case["frames"]["received"] >= case["frames"]["labelled"] > 4
+        assert case["frames"]["received"] >= case["frames"]["labeled"] > 4
         stream = case["stream"]
-        assert stream["shown"] >= stream["labelled"] >= stream["came_back"] > 0
+        assert stream["shown"] >= stream["labeled"] >= stream["came_back"] > 0
     assert 0 < found["node_overhead_ms_median"] <= found["node_overhead_ms_p90"]
 
 

@@ -21,7 +21,7 @@ from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
 from fcclip_ros import msg, srv
 from fcclip_ros.conversions import messages
-from fcclip_ros.conversions.frame import LabelledFrame
+from fcclip_ros.conversions.frame import LabeledFrame
 
 HEADER = Header(stamp=Time(sec=12, nanosec=34), frame_id="camera_optical")
 
@@ -66,7 +66,7 @@ def test_confidence_is_the_score_times_255_rounded() -> None:
     assert pixels(message, np.uint8) == [[128, 255, 0]] * 2
 
 
-def test_image_data_is_an_array_and_rows_of_colour_are_three_bytes_a_pixel() -> None:
+def test_image_data_is_an_array_and_rows_of_color_are_three_bytes_a_pixel() -> None:
     rgb = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     message = messages.image_message(rgb[:, :3], "rgb8", HEADER)
     assert isinstance(message.data, array)
@@ -192,7 +192,7 @@ def test_the_answer_of_segment_image_is_complete() -> None:
     snapshot = segmenter.prepare_vocabulary(Vocabulary.from_names(["cup", "floor"]))
     image = np.full((2, 3, 3), 9, np.uint8)
     encoded = segmenter.encode(image)
-    frame = LabelledFrame(HEADER, image, segmenter.label(encoded, snapshot), snapshot, encoded, 0.0)
+    frame = LabeledFrame(HEADER, image, segmenter.label(encoded, snapshot), snapshot, encoded, 0.0)
     response = srv.SegmentImage.Response()
     messages.fill_segment_image(response, frame, None, HEADER.stamp)
     assert pixels(response.panoptic, np.uint16) == [[1, 1, 2]] * 2
@@ -218,7 +218,7 @@ def test_label_info_names_every_id_and_zero(vision_msgs: ModuleType) -> None:
     snapshot = snapshot_of(VocabularyClass(("cup",), id=9), VocabularyClass(("floor",)))
     message = messages.label_info_message(snapshot, HEADER.stamp, vision_msgs)
     names = [(item.class_id, item.class_name) for item in message.class_map]
-    assert names == [(0, "unlabelled"), (9, "cup"), (1, "floor")]
+    assert names == [(0, "unlabeled"), (9, "cup"), (1, "floor")]
     assert message.header.stamp == HEADER.stamp
 
 
@@ -227,4 +227,4 @@ def test_label_info_keeps_the_names_of_ids_that_are_no_longer_in_force(vision_ms
     earlier = {3: "dog", 9: "cup", 2: "cat"}
     message = messages.label_info_message(snapshot, HEADER.stamp, vision_msgs, earlier)
     names = [(item.class_id, item.class_name) for item in message.class_map]
-    assert names == [(0, "unlabelled"), (9, "cup"), (1, "floor"), (2, "cat"), (3, "dog")]
+    assert names == [(0, "unlabeled"), (9, "cup"), (1, "floor"), (2, "cat"), (3, "dog")]

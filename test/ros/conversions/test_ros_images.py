@@ -39,7 +39,7 @@ def make_image(pixels: np.ndarray, encoding: str, padding: int = 0, big_endian: 
 
 
 def mosaic(pattern: str, height: int = 6, width: int = 8) -> np.ndarray:
-    """A sensor that looks at one flat colour: the pattern's first two letters are the first row's first two pixels."""
+    """A sensor that looks at one flat color: the pattern's first two letters are the first row's first two pixels."""
     value = {"r": RED, "g": GREEN, "b": BLUE}
     cell = np.array([[value[pattern[0]], value[pattern[1]]], [value[pattern[2]], value[pattern[3]]]], np.uint8)
     return np.tile(cell, (height // 2, width // 2))
@@ -65,33 +65,33 @@ def compressed(pixels: np.ndarray, name: str, source: str = "rgb8") -> Compresse
         ("bgra16", np.dstack([RGB[:, :, ::-1], RGB[:, :, 0]]).astype(np.uint16) * 257),
     ],
 )
-def test_colours_come_out_in_order_whatever_the_padding(encoding: str, pixels: np.ndarray, padding: int) -> None:
+def test_colors_come_out_in_order_whatever_the_padding(encoding: str, pixels: np.ndarray, padding: int) -> None:
     assert np.array_equal(to_rgb(make_image(pixels, encoding, padding)), RGB)
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
 @pytest.mark.parametrize("padding", [0, 3])
-def test_sixteen_bit_grey_is_scaled_in_either_byte_order(big_endian: bool, padding: int) -> None:
+def test_sixteen_bit_gray_is_scaled_in_either_byte_order(big_endian: bool, padding: int) -> None:
     pixels = np.array([[0, 257, 32_896, 65_535]], np.uint16)
     rgb = to_rgb(make_image(pixels, "mono16", padding, big_endian))
     assert rgb.tolist() == [[[0] * 3, [1] * 3, [128] * 3, [255] * 3]]
 
 
-def test_grey_becomes_three_equal_channels() -> None:
+def test_gray_becomes_three_equal_channels() -> None:
     assert np.array_equal(to_rgb(make_image(RGB[:, :, 0], "mono8", 2)), np.repeat(RGB[:, :, :1], 3, axis=2))
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
-def test_bayer_mosaics_of_a_flat_colour_give_that_colour(pattern: str, bits: int) -> None:
+def test_bayer_mosaics_of_a_flat_color_give_that_color(pattern: str, bits: int) -> None:
     pixels = mosaic(pattern) if bits == 8 else mosaic(pattern).astype(np.uint16) * 257
     rgb = to_rgb(make_image(pixels, f"bayer_{pattern}{bits}"))
     assert (rgb == (RED, GREEN, BLUE)).all()
 
 
 @pytest.mark.parametrize(("encoding", "order"), [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv")])
-def test_yuv_pairs_share_their_colour(encoding: str, order: str) -> None:
-    # Two pixels, dark and bright, of one reddish colour: Y 80 and 180, U 90, V 200 (BT.601, video range).
+def test_yuv_pairs_share_their_color(encoding: str, order: str) -> None:
+    # Two pixels, dark and bright, of one reddish color: Y 80 and 180, U 90, V 200 (BT.601, video range).
     quad = {"u": 90, "v": 200, "y": [80, 180]}
     luma = iter(quad["y"])
     row = [next(luma) if sign == "y" else quad[sign] for sign in order]
@@ -279,7 +279,7 @@ def test_one_pixel_is_an_image(encoding: str) -> None:
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize(("height", "width"), [(2, 2), (2, 9), (7, 2), (3, 3), (5, 6)])
-def test_small_and_odd_mosaics_have_their_colours(height: int, width: int, bits: int) -> None:
+def test_small_and_odd_mosaics_have_their_colors(height: int, width: int, bits: int) -> None:
     # Of two rows or columns OpenCV makes black.
     pixels = mosaic("grbg", 10, 10)[:height, :width]
     message = make_image(pixels if bits == 8 else pixels.astype(np.uint16) * 257, f"bayer_grbg{bits}")
@@ -305,7 +305,7 @@ def test_png_is_exact_and_jpeg_is_close() -> None:
     assert np.abs(to_rgb(compressed(pixels, "jpeg")).astype(int) - pixels).mean() < 6
 
 
-def test_compressed_grey_sixteen_bit_alpha_and_mosaics() -> None:
+def test_compressed_gray_sixteen_bit_alpha_and_mosaics() -> None:
     assert np.array_equal(to_rgb(compressed(RGB[:, :, 0], "png", "mono8"))[:, :, 2], RGB[:, :, 0])
     deep = compressed(RGB[:, :, 0].astype(np.uint16) * 257, "png", "mono16")
     assert np.array_equal(to_rgb(deep)[:, :, 1], RGB[:, :, 0])

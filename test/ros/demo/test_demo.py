@@ -101,7 +101,7 @@ def test_without_gl_the_recorded_drive_is_played(tmp_path: Path) -> None:
 def test_interrupted_demo_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     with subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
-        assert any("first labelled frame" in line for line in demo.stdout)
+        assert any("first labeled frame" in line for line in demo.stdout)
         assert len(processes_of(tmp_path)) == 2
         demo.send_signal(number)
         said = demo.stdout.read()

@@ -37,12 +37,12 @@ def has_color(picture: np.ndarray, color: tuple[int, int, int]) -> bool:
     return bool((np.abs(picture.astype(int) - color).max(-1) < 3).any())
 
 
-def test_picture_shows_image_overlay_and_truth_in_the_vocabularys_colours() -> None:
+def test_picture_shows_image_overlay_and_truth_in_the_vocabularys_colors() -> None:
     picture = compose(frame(), CLASSES, "a note")
     image, overlay, truth = (picture[:HEIGHT, left : left + WIDTH] for left in (0, WIDTH + 4, 2 * WIDTH + 8))
     assert (image == 100).all() and (overlay == 9).all()
     mug, unicorn = truth[-8:, 4 : WIDTH // 2 - 4].astype(int), truth[-8:, WIDTH // 2 + 4 :]
-    assert np.abs(mug - (np.array(RED) + 100) / 2).max() <= 1, "half image, half colour of the class with the synonym"
+    assert np.abs(mug - (np.array(RED) + 100) / 2).max() <= 1, "half image, half color of the class with the synonym"
     assert (unicorn == 100).all(), "what no class names stays as it is"
     legend = picture[HEIGHT + 24 :]
     assert has_color(legend, RED) and has_color(legend, BLUE), "classes of truth and overlay alike"

@@ -88,9 +88,9 @@ def test_frames_are_counted_when_their_last_output_arrives() -> None:
     parts = labels()
     for output in ("segments", "panoptic", "confidence"):
         ledger.label(10, output, parts[output], 0.5)
-    assert ledger.labelled == 0
+    assert ledger.labeled == 0
     ledger.label(10, "semantic", parts["semantic"], 0.6)
-    assert (ledger.images, ledger.labelled, ledger.segments, ledger.frames_of) == (2, 1, 2, {1: 1})
+    assert (ledger.images, ledger.labeled, ledger.segments, ledger.frames_of) == (2, 1, 2, {1: 1})
     assert ledger.latency() == (0.5, 0.5)
     assert ledger.problems == []
 
@@ -110,7 +110,7 @@ def test_outputs_with_different_stamps_are_not_mixed() -> None:
     ledger = Ledger()
     for stamp, output in enumerate(labels()):
         ledger.label(stamp, output, labels()[output], 0.1)
-    assert ledger.labelled == 0
+    assert ledger.labeled == 0
 
 
 def test_class_that_the_version_does_not_have_is_a_problem() -> None:

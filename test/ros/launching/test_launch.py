@@ -73,7 +73,7 @@ def environment_of_child(process: Process) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 
 
-def test_a_camera_is_labelled_with_the_words_of_the_command_line(launch: Launch, peer: Peer) -> None:
+def test_a_camera_is_labeled_with_the_words_of_the_command_line(launch: Launch, peer: Peer) -> None:
     process = launch(
         namespace="robot",
         image_topic="/front/image_raw",

@@ -41,8 +41,8 @@ def test_a_small_obstacle_is_not_hidden_by_a_sure_floor() -> None:
 
 def test_the_highest_cost_is_reached_on_a_slow_machine() -> None:
     source = LAYER[LAYER["observation_sources"]]
-    labelled_frames_a_second = 1.0
-    most = labelled_frames_a_second * source["tile_map_decay_time"]
+    labeled_frames_a_second = 1.0
+    most = labeled_frames_a_second * source["tile_map_decay_time"]
     assert all(source[kind]["samples_to_max_cost"] <= most for kind in source["class_types"])
 
 

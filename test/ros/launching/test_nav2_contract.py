@@ -48,7 +48,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, vision_msgs: ModuleType) -> I
 def names_of(message: Any) -> dict[int, str]:
     """Class id to name, of a LabelInfo or of our own Vocabulary."""
     if isinstance(message, msg.Vocabulary):
-        return {0: "unlabelled"} | {item.id: item.synonyms[0] for item in message.classes}
+        return {0: "unlabeled"} | {item.id: item.synonyms[0] for item in message.classes}
     return {item.class_id: item.class_name for item in message.class_map}
 
 
@@ -148,7 +148,7 @@ class Driving:
 
     def _run(self) -> None:
         pixels = flat_image(HEIGHT, WIDTH)
-        pixels[-3:] = 0  # The fake model leaves black pixels unlabelled.
+        pixels[-3:] = 0  # The fake model leaves black pixels unlabeled.
         while not self._stop.is_set():
             self._camera.publish(pixels=pixels)
             time.sleep(0.04)
@@ -186,8 +186,8 @@ def test_the_layer_can_use_every_frame(node: Process, peer: Peer, vision_msgs: M
         assert early.complaints == []
         assert late.complaints == []
         assert early.labels == late.labels
-        assert {"unlabelled", "plate", "road"} <= set(late.labels.values())
-        assert 0 in early.seen and len(early.seen) >= 7, "several vocabularies, and unlabelled pixels"
+        assert {"unlabeled", "plate", "road"} <= set(late.labels.values())
+        assert 0 in early.seen and len(early.seen) >= 7, "several vocabularies, and unlabeled pixels"
     finally:
         other.close()
 

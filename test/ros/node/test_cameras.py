@@ -89,9 +89,9 @@ def test_words_for_one_camera_and_for_all(node: Process, peer: Peer) -> None:
     assert names(words["left"]) == ["door"]
     segments = peer.listen(msg.SegmentArray, "/fcclip/left/segments", OUTPUT)
     publish_until(camera(peer, "/left/image"), PLAIN, lambda: not segments.empty())
-    labelled = segments.get()[1]
-    assert [item.name for item in labelled.segments] == ["door"]
-    assert labelled.vocabulary_version == answer.version
+    labeled = segments.get()[1]
+    assert [item.name for item in labeled.segments] == ["door"]
+    assert labeled.vocabulary_version == answer.version
     get = lambda name: peer.call(srv.GetVocabulary, name).vocabulary  # noqa: E731
     assert get("/fcclip/left/get_vocabulary").version == answer.version
     assert get("/fcclip/get_vocabulary") == get("/fcclip/front/get_vocabulary")
@@ -183,7 +183,7 @@ def test_frames_of_both_cameras_share_the_network(start_process: Start, peer: Pe
         if min(messages.qsize() for messages in segments.values()) <= 8 or diagnostics.empty():
             return False
         found = statuses(diagnostics).values()
-        return all(int(values["frames batched"]) > 0.5 * int(values["frames labelled"]) for values in found)
+        return all(int(values["frames batched"]) > 0.5 * int(values["frames labeled"]) for values in found)
 
     publish_until(publishers["front"], PLAIN, together, 40.0, rate=30.0)
     received = [messages.qsize() for messages in segments.values()]

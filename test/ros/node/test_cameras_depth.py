@@ -106,7 +106,7 @@ def test_frames_of_one_batch_get_their_own_depth(
     distances = {"front": 1.0, "left": 3.0}
     eyes = {name: DepthCamera(peer, name=f"/{name}") for name in heard}
     frames: dict[str, dict[str, Any]] = {
-        name: {"metres": np.full((HEIGHT, WIDTH), metres)} for name, metres in distances.items()
+        name: {"meters": np.full((HEIGHT, WIDTH), meters)} for name, meters in distances.items()
     }
     for name, eye in eyes.items():
         eye.publish_until(lambda name=name: valid_segments(heard[name]), **frames[name])

@@ -39,7 +39,7 @@ def test_a_cloud_that_fails_is_said_and_the_next_one_comes(
         return PointCloud2(width=frame.width)
 
     monkeypatch.setattr(cloud_output, "points_message", message_of)
-    clouds = CloudOutput(host.node, "/points", "/label_info", labelled=True)
+    clouds = CloudOutput(host.node, "/points", "/label_info", labeled=True)
     host.node.trigger_activate()
     arrived = peer.listen(PointCloud2, "/points", OUTPUT)
     wait_until(lambda: clouds._publisher.get_subscription_count())
@@ -60,7 +60,7 @@ def test_a_cloud_that_fails_is_said_and_the_next_one_comes(
 def test_nobody_subscribes_so_nothing_is_made(host: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
     monkeypatch.setattr(cloud_output, "points_message", made.append)
-    clouds = CloudOutput(host.node, "/points", "/label_info", labelled=True)
+    clouds = CloudOutput(host.node, "/points", "/label_info", labeled=True)
     host.node.trigger_activate()
     clouds.start()
     clouds.put(SimpleNamespace())
@@ -72,11 +72,11 @@ def test_nobody_subscribes_so_nothing_is_made(host: Peer, monkeypatch: pytest.Mo
 class Publishing:
     """A cloud output without its thread; what it published, and how long it waited on a clock that stands otherwise."""
 
-    def __init__(self, host: Peer, monkeypatch: pytest.MonkeyPatch, *, labelled: bool) -> None:
+    def __init__(self, host: Peer, monkeypatch: pytest.MonkeyPatch, *, labeled: bool) -> None:
         self.seconds = 100.0
         self.waits: list[float] = []
         self.published: list[int] = []
-        self.output = CloudOutput(host.node, "/points", "/label_info", labelled=labelled)
+        self.output = CloudOutput(host.node, "/points", "/label_info", labeled=labeled)
         monkeypatch.setattr(cloud_output, "points_message", lambda frame: PointCloud2(width=frame.width))
         monkeypatch.setattr(cloud_output, "time", SimpleNamespace(monotonic=lambda: self.seconds))
         monkeypatch.setattr(self.output, "_ending", SimpleNamespace(wait=self._wait, set=list, clear=list))
@@ -102,7 +102,7 @@ def test_clouds_wait_after_a_new_subscriber_of_the_labels_was_seen(
     host: Peer, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nav2's semantic layer crashes on a frame that comes before its first labels."""
-    clouds = Publishing(host, monkeypatch, labelled=True)
+    clouds = Publishing(host, monkeypatch, labeled=True)
     clouds.publish(1)
     assert clouds.waits == [], "nobody reads labels"
     subscribe = lambda: peer.node.create_subscription(PointCloud2, "/label_info", print, LATCHED)  # noqa: E731
@@ -126,7 +126,7 @@ def test_whoever_reads_labels_that_nobody_publishes_gets_no_clouds(
     host: Peer, peer: Peer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Without vision_msgs Nav2's semantic layer would crash on the first cloud, always."""
-    clouds = Publishing(host, monkeypatch, labelled=False)
+    clouds = Publishing(host, monkeypatch, labeled=False)
     clouds.publish(1)
     reader = peer.node.create_subscription(PointCloud2, "/label_info", print, LATCHED)
     clouds.wait_for_readers(1)
@@ -143,7 +143,7 @@ def test_labels_are_found_under_the_name_that_a_rule_gives_them(peer: Peer, monk
     host = Peer(lambda **options: LifecycleNode("cloudy", **options), args=rules)
     try:
         host.node.trigger_configure()
-        clouds = Publishing(host, monkeypatch, labelled=True)
+        clouds = Publishing(host, monkeypatch, labeled=True)
         peer.node.create_subscription(PointCloud2, "/names", print, LATCHED)
         clouds.wait_for_readers(1)
         clouds.publish(1)
@@ -152,14 +152,14 @@ def test_labels_are_found_under_the_name_that_a_rule_gives_them(peer: Peer, monk
         host.close()
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_depth_without_vision_msgs_is_a_warning(host: Peer, capfd: pytest.CaptureFixture[str], labelled: bool) -> None:
-    clouds = CloudOutput(host.node, "~/points", "~/label_info", labelled=labelled)
+@pytest.mark.parametrize("labeled", [True, False])
+def test_depth_without_vision_msgs_is_a_warning(host: Peer, capfd: pytest.CaptureFixture[str], labeled: bool) -> None:
+    clouds = CloudOutput(host.node, "~/points", "~/label_info", labeled=labeled)
     assert "vision_msgs" not in capfd.readouterr().err, "only where depth is on"
     clouds.start()
     clouds.stop()
     said = "vision_msgs is not installed, so /cloudy/label_info is not published" in capfd.readouterr().err
-    assert said is not labelled
+    assert said is not labeled
 
 
 def test_a_cloud_that_waits_for_labels_does_not_hold_up_the_end(
@@ -167,7 +167,7 @@ def test_a_cloud_that_waits_for_labels_does_not_hold_up_the_end(
 ) -> None:
     monkeypatch.setattr(cloud_output, "LABELS_HEAD_START", 3600.0)
     monkeypatch.setattr(cloud_output, "points_message", lambda frame: PointCloud2())
-    clouds = CloudOutput(host.node, "/points", "/label_info", labelled=True)
+    clouds = CloudOutput(host.node, "/points", "/label_info", labeled=True)
     host.node.trigger_activate()
     for topic in ("/points", "/label_info"):
         peer.listen(PointCloud2, topic, OUTPUT)

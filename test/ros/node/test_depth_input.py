@@ -57,17 +57,17 @@ class Bench:
         matrix[0, 0] = focal
         self.hear["camera_info"](camera_info_message(header(stamp), *SIZE, matrix))
 
-    def depth(self, stamp: float, metres: float = 1.0, shape: tuple[int, int] = SIZE) -> Image:
-        message = depth_message(np.full((shape[1], shape[0]), metres), header(stamp))
+    def depth(self, stamp: float, meters: float = 1.0, shape: tuple[int, int] = SIZE) -> Image:
+        message = depth_message(np.full((shape[1], shape[0]), meters), header(stamp))
         self.hear["depth"](message)
         return message
 
     def frame(self, stamp: float) -> FrameDepth | None:
-        """A frame that arrives and is labelled at once."""
+        """A frame that arrives and is labeled at once."""
         self.input.arrive(header(stamp))
-        return self.labelled(stamp)
+        return self.labeled(stamp)
 
-    def labelled(self, stamp: float) -> FrameDepth | None:
+    def labeled(self, stamp: float) -> FrameDepth | None:
         self.input.expect(header(stamp))
         return self.input.take(header(stamp), SIZE, self.now)
 
@@ -90,10 +90,10 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def test_of_equally_near_stamps_the_newest_wins(bench: Bench) -> None:
-    for metres in (1.0, 2.0, 3.0):
-        bench.depth(5.0, metres)
+    for meters in (1.0, 2.0, 3.0):
+        bench.depth(5.0, meters)
     depth = bench.frame(5.0)
-    assert depth is not None and (depth.metres == 3.0).all()
+    assert depth is not None and (depth.meters == 3.0).all()
     assert nearest(10, [(8, "a"), (12, "b"), (12, "c"), (13, "d")]) == "c"
     assert nearest(10, []) is None
 
@@ -105,7 +105,7 @@ def test_an_image_that_comes_400_ms_after_its_depth_finds_it(bench: Bench) -> No
         bench.depth(stamp, 1.0 + number)
         if number >= 12:  # 400 ms
             depth = bench.frame(stamps[number - 12])
-            assert depth is not None and (depth.metres == 1.0 + number - 12).all()
+            assert depth is not None and (depth.meters == 1.0 + number - 12).all()
 
 
 def test_depth_that_comes_while_a_frame_waits_for_a_slow_model_is_not_lost(bench: Bench) -> None:
@@ -117,14 +117,14 @@ def test_depth_that_comes_while_a_frame_waits_for_a_slow_model_is_not_lost(bench
         bench.input.arrive(header(5.0 + number / 30))
         bench.depth(5.0 + number / 30, 1.0 + number / 10)
     first = bench.input.take(header(5.0), SIZE, 0.0)
-    assert first is not None and (first.metres == 1.0).all()
+    assert first is not None and (first.meters == 1.0).all()
     last = 5.0 + 89 / 30
     bench.input.expect(header(last))
     for number in range(90, 200):
         bench.now += 1 / 30
         bench.depth(5.0 + number / 30)
     depth = bench.input.take(header(last), SIZE, 0.0)
-    assert depth is not None and np.allclose(depth.metres, 9.9)
+    assert depth is not None and np.allclose(depth.meters, 9.9)
     assert bench.problem == ""
 
 
@@ -177,8 +177,8 @@ def test_standing_stamps_are_said_once(bench: Bench) -> None:
     [
         (FAST, 9.0, "the image came after its depth was let go, of which"),
         (FAST, 11.0, "depth comes later than labels are ready; raise depth_wait"),
-        ([10.0 + number / 5 for number in range(9)], 10.5, "synchronise the cameras or raise depth_tolerance"),
-        (FAST, 5000.0, "stamped by different clocks; synchronise these"),
+        ([10.0 + number / 5 for number in range(9)], 10.5, "synchronize the cameras or raise depth_tolerance"),
+        (FAST, 5000.0, "stamped by different clocks; synchronize these"),
         ([0.0] * 9, 5.0, "the stamps of depth do not move: the last 5 or more have the stamp 0 s"),
     ],
 )
@@ -208,10 +208,10 @@ def test_frames_that_replace_each_other_before_the_model_takes_one(bench: Bench)
         bench.input.arrive(header(5.0 + number))
         bench.depth(5.0 + number, 1.0 + number)
     # The model took the third in the very moment in which the fourth came.
-    depth = bench.labelled(7.0)
-    assert depth is not None and (depth.metres == 3.0).all()
-    depth = bench.labelled(9.0)
-    assert depth is not None and (depth.metres == 5.0).all()
+    depth = bench.labeled(7.0)
+    assert depth is not None and (depth.meters == 3.0).all()
+    depth = bench.labeled(9.0)
+    assert depth is not None and (depth.meters == 5.0).all()
     assert not bench.input._found.wanted
 
 
@@ -219,4 +219,4 @@ def test_nothing_is_looked_for_while_stopped(bench: Bench) -> None:
     bench.input.stop()
     bench.input.arrive(header(5.0))
     bench.depth(5.0)
-    assert bench.labelled(5.0) is None and bench.input.state(1.0) is None
+    assert bench.labeled(5.0) is None and bench.input.state(1.0) is None

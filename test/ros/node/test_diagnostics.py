@@ -29,7 +29,7 @@ STATE = NodeState(
     mask_problem="",
 )
 REPORT = Report(
-    counts=Counts(received=100, labelled=60, batched=25, dropped=38, bad=1, failed=1, refused=2),
+    counts=Counts(received=100, labeled=60, batched=25, dropped=38, bad=1, failed=1, refused=2),
     input_rate=30.0,
     output_rate=12.5,
     latencies={"model": (0.0501, 0.0602), "total": (0.08, 0.1)},
@@ -44,11 +44,11 @@ def test_frames_are_counted_and_rates_look_back_five_seconds(monkeypatch: pytest
         now[0] = 100.0 + 0.1 * step
         statistics.received()
         if step % 2:
-            statistics.labelled({"model": 0.001 * step})
+            statistics.labeled({"model": 0.001 * step})
         else:
             statistics.dropped()
     report = statistics.report()
-    assert report.counts == Counts(received=100, labelled=50, dropped=50)
+    assert report.counts == Counts(received=100, labeled=50, dropped=50)
     assert report.input_rate == pytest.approx(10.0, abs=0.3)
     assert report.output_rate == pytest.approx(5.0, abs=0.3)
     mean, largest = report.latencies["model"]
@@ -134,7 +134,7 @@ def test_everything_that_was_promised_is_among_the_values() -> None:
     report = replace(REPORT, last_error=LastError("bad", "step is 3", 7.2))
     values = {item.key: item.value for item in make_status("n", STATE, report).values}
     assert values["frames received"] == "100"
-    assert values["frames labelled"] == "60"
+    assert values["frames labeled"] == "60"
     assert values["frames batched"] == "25"
     assert values["frames dropped"] == "38"
     assert values["frames bad"] == "1"

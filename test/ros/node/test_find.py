@@ -106,7 +106,7 @@ def test_finds_a_class_of_the_stream_in_the_newest_picture(start: Callable[..., 
     assert found.cloud.width == 0
 
 
-def test_other_words_join_the_streams_for_one_labelling(start: Callable[..., Peer], peer: Peer) -> None:
+def test_other_words_join_the_streams_for_one_labeling(start: Callable[..., Peer], peer: Peer) -> None:
     active(start())
     show(peer)
     before = peer.call(srv.GetVocabulary, "/fcclip/get_vocabulary").vocabulary
@@ -132,7 +132,7 @@ def test_a_fresh_picture_arrives_after_the_request(start: Callable[..., Peer], p
     show(peer)
     late = find(peer, "plate", fresh=True, timeout=0.2)
     assert not late.success
-    assert "no picture was labelled within 0.2 s" in late.message
+    assert "no picture was labeled within 0.2 s" in late.message
     publisher = camera(peer)
     wait_until(lambda: publisher.get_subscription_count())
     request = srv.Find.Request(words=["plate"], fresh=True, timeout=10.0)
@@ -153,7 +153,7 @@ def test_a_fresh_picture_arrives_after_the_request(start: Callable[..., Peer], p
         (srv.Find.Request(words=["cup"], minimum_score=1.5), "minimum_score is 1.5"),
         (srv.Find.Request(words=["cup"], timeout=-1.0), "timeout is -1"),
         (srv.Find.Request(words=["cup"], camera="left"), "there is no camera 'left'"),
-        (srv.Find.Request(words=["cup"]), "no picture has been labelled yet"),
+        (srv.Find.Request(words=["cup"]), "no picture has been labeled yet"),
     ],
 )
 def test_says_what_is_wrong_with_a_request(
@@ -178,7 +178,7 @@ def test_what_was_seen_before_the_node_was_deactivated_is_forgotten(start: Calla
     active(start())
     show(peer)
     assert transition(peer, "deactivate") and transition(peer, "activate")
-    assert "no picture has been labelled yet" in find(peer, "cup").message
+    assert "no picture has been labeled yet" in find(peer, "cup").message
 
 
 def test_new_words_do_not_hold_up_the_stream(start: Callable[..., Peer], peer: Peer) -> None:
@@ -206,10 +206,10 @@ def test_what_is_found_has_its_place_and_its_points(
 ) -> None:
     """Bands at 1, 2 and 4 m; a new word gets the last of four, most of the third; no pixel of the holes has a point."""
     active(start("-p", "use_depth:=true"))
-    metres = np.repeat([[1.0, 2.0, 4.0]], 20, axis=1).repeat(HEIGHT, axis=0)
-    metres[10:20, [25, 50]] = 0
+    meters = np.repeat([[1.0, 2.0, 4.0]], 20, axis=1).repeat(HEIGHT, axis=0)
+    meters[10:20, [25, 50]] = 0
     segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
-    DepthCamera(peer).publish_until(lambda: valid_segments(segments), metres=metres)
+    DepthCamera(peer).publish_until(lambda: valid_segments(segments), meters=meters)
     answer = find(peer, words)
     (found,) = answer.found
     assert found.segment.id == number
@@ -218,7 +218,7 @@ def test_what_is_found_has_its_place_and_its_points(
     cloud = np.frombuffer(found.cloud.data, POINT)
     assert found.cloud.header == answer.header
     assert (found.cloud.height, found.cloud.width, found.cloud.is_dense) == (1, len(cloud), True)
-    rows, places = np.nonzero(metres[:, columns])
+    rows, places = np.nonzero(meters[:, columns])
     assert len(cloud) == len(rows) == HEIGHT * (columns.stop - columns.start) - 10
     np.testing.assert_allclose(cloud["z"], depth)
     np.testing.assert_allclose(cloud["x"], (places + columns.start - 29.5) / 50 * depth, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""A node whose backend fails, in a process of its own: every frame is labelled, and diagnostics say what runs."""
+"""A node whose backend fails, in a process of its own: every frame is labeled, and diagnostics say what runs."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ class Stream:
         wait_until(lambda: not self._diagnostics.empty(), 30.0)
 
     def send(self, count: int) -> None:
-        """Sends frames, each as soon as the one before it is labelled."""
+        """Sends frames, each as soon as the one before it is labeled."""
         for number in range(1, count + 1):
             self._publisher.publish(rgb_message(PICTURE, stamp=Time(sec=number)))
             if number < count:
                 self._panoptic.get(timeout=60.0)
 
     def run(self, expected: np.ndarray) -> tuple[DiagnosticStatus, dict[str, str]]:
-        """Sends each frame as soon as the one before it is labelled, and looks at all of them.
+        """Sends each frame as soon as the one before it is labeled, and looks at all of them.
 
         Returns:
             The status after the last frame, and its values.
@@ -111,7 +111,7 @@ class Stream:
 
         def all_counted(status: DiagnosticStatus, values: dict[str, str]) -> bool:
             kept.append(status)
-            return values["frames labelled"] == str(FRAMES)
+            return values["frames labeled"] == str(FRAMES)
 
         values = status_of(self._diagnostics, all_counted)
         for kind in ("dropped", "bad", "failed"):

@@ -48,7 +48,7 @@ def test_points_and_places(depth_node: Process, peer: Peer, encoding: str) -> No
     semantic = peer.listen(Image, "/fcclip/semantic", OUTPUT)
     panoptic = peer.listen(Image, "/fcclip/panoptic", OUTPUT)
     found = DepthCamera(peer).publish_until(
-        lambda: same_stamp(points, segments, semantic, panoptic), metres=steps(), encoding=encoding
+        lambda: same_stamp(points, segments, semantic, panoptic), meters=steps(), encoding=encoding
     )
     cloud_message, places, semantic_message, panoptic_message = found
     assert cloud_message.header == places.header == semantic_message.header
@@ -78,16 +78,16 @@ def test_points_and_places(depth_node: Process, peer: Peer, encoding: str) -> No
     np.testing.assert_allclose(cloud["x"][~hole], expected[~hole], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(cloud["y"][~hole], ((rows - 19.5) / 50.0 * steps())[~hole], rtol=1e-4, atol=1e-6)
     assert set(np.unique(cloud["rgb"]).tolist()) == {90 << 16 | 80 << 8 | 70}
-    for segment, column, metres in zip(places.segments, (9.5, 29.5, 49.5), (1.0, 2.0, 4.0), strict=True):
+    for segment, column, meters in zip(places.segments, (9.5, 29.5, 49.5), (1.0, 2.0, 4.0), strict=True):
         place = segment.geometry
         assert place.valid
         assert place.points >= 400
-        assert place.centroid.z == pytest.approx(metres, abs=1e-3)
-        assert place.centroid.x == pytest.approx((column - 29.5) / 50 * metres, abs=0.02 * metres)
+        assert place.centroid.z == pytest.approx(meters, abs=1e-3)
+        assert place.centroid.x == pytest.approx((column - 29.5) / 50 * meters, abs=0.02 * meters)
         distance = np.linalg.norm([place.centroid.x, place.centroid.y, place.centroid.z])
         assert place.distance == pytest.approx(distance, rel=1e-5)
         sides = [place.extents.x, place.extents.y, place.extents.z]
-        np.testing.assert_allclose(sides, [20 / 50 * metres, 40 / 50 * metres, 0], atol=0.06 * metres)
+        np.testing.assert_allclose(sides, [20 / 50 * meters, 40 / 50 * meters, 0], atol=0.06 * meters)
         assert place.oriented_extents.x == pytest.approx(place.extents.y, abs=0.01)
         q = place.oriented_center.orientation
         assert q.x**2 + q.y**2 + q.z**2 + q.w**2 == pytest.approx(1.0)
@@ -99,7 +99,7 @@ def test_depth_of_half_the_size_is_accepted(depth_node: Process, peer: Peer) -> 
     points = peer.listen(PointCloud2, "/fcclip/points", OUTPUT)
     half = np.repeat([[1.0, 3.0]], 15, axis=1).repeat(HEIGHT // 2, axis=0)
     accepted = lambda: [m for _, m in drain(points) if cloud_of(m)["z"][0, -1] == 3.0]  # noqa: E731
-    cloud = cloud_of(DepthCamera(peer).publish_until(accepted, metres=half)[-1])
+    cloud = cloud_of(DepthCamera(peer).publish_until(accepted, meters=half)[-1])
     np.testing.assert_array_equal(cloud["z"], np.repeat([[1.0, 3.0]], 30, axis=1).repeat(HEIGHT, axis=0))
 
 
@@ -110,7 +110,7 @@ def test_segments_give_up_their_rim_while_depth_erosion_says_so(depth_node: Proc
     def places() -> tuple[float, int]:
         """Width of the plate, 20 columns and 40 rows at 2 m, and the points that a gripper gets."""
         drain(segments)
-        (_, middle, _) = eye.publish_until(lambda: valid_segments(segments), metres=steps()).segments
+        (_, middle, _) = eye.publish_until(lambda: valid_segments(segments), meters=steps()).segments
         (plate,) = peer.call(srv.Find, "/fcclip/find", find).found
         assert plate.segment.geometry == middle.geometry
         assert middle.area == 800, "of the mask, which stays as it is"
@@ -139,7 +139,7 @@ def test_stamps_may_differ_by_the_tolerance(depth_node: Process, peer: Peer) -> 
         set_parameters(peer, depth_tolerance=0.02)
 
 
-def test_a_labelled_frame_waits_a_little_for_its_depth(depth_node: Process, peer: Peer) -> None:
+def test_a_labeled_frame_waits_a_little_for_its_depth(depth_node: Process, peer: Peer) -> None:
     """The model takes 2 ms; depth comes 12 ms after its image."""
     segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
     assert set_parameters(peer, depth_wait=0.5)[0].successful
@@ -162,7 +162,7 @@ BAD = {
     "another frame": ({"frame_id": "lidar"}, "depth is in the frame 'lidar', the image in 'camera'"),
     "camera_info of another frame": ({"info_frame_id": "left"}, "camera_info is in the frame 'left'"),
     "another aspect ratio": (
-        {"metres": np.full((40, 80), 2.0)},
+        {"meters": np.full((40, 80), 2.0)},
         "depth has 80 x 40 pixels, the image 60 x 40: another aspect ratio",
     ),
     "no focal length": (
@@ -197,7 +197,7 @@ def test_bad_depth_is_named_once_and_the_frames_go_on_without(
     drain(segments)
     eye.publish(**frame)
     message = segments.get(timeout=5.0)[1]
-    assert len(message.segments) == 3, "frames are labelled all the same"
+    assert len(message.segments) == 3, "frames are labeled all the same"
     assert not any(segment.geometry.valid for segment in message.segments)
     values = {item.key: item.value for item in status[0].values}
     assert status[0].level == status[0].WARN

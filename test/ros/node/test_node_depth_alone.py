@@ -96,7 +96,7 @@ def test_what_nobody_subscribes_to_is_not_computed(peer: Peer, monkeypatch: pyte
 
     monkeypatch.setattr(pipeline, "segment_geometry", spy("places", pipeline.segment_geometry))
     monkeypatch.setattr("fcclip_ros.node.cloud_output.points_message", spy("points", points_message))
-    monkeypatch.setattr(depth_input, "depth_in_metres", spy("metres", depth_input.depth_in_metres))
+    monkeypatch.setattr(depth_input, "depth_in_meters", spy("meters", depth_input.depth_in_meters))
     values = {"checkpoint": "fake", "vocabulary": ["cup", "plate"], "use_depth": True}
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     host = Peer(lambda **options: Perception(fake_loader(), parameter_overrides=overrides, **options))
@@ -115,10 +115,10 @@ def test_what_nobody_subscribes_to_is_not_computed(peer: Peer, monkeypatch: pyte
         assert not computed
         segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
         eye.publish_until(lambda: valid_segments(segments))
-        assert set(computed) == {"metres", "places"}
+        assert set(computed) == {"meters", "places"}
         points = peer.listen(PointCloud2, "/fcclip/points", OUTPUT)
         eye.publish_until(lambda: not points.empty())
-        assert set(computed) == {"metres", "places", "points"}
+        assert set(computed) == {"meters", "places", "points"}
         host.node.finish()
     finally:
         host.close()
@@ -132,7 +132,7 @@ def test_two_thousand_frames_leave_the_memory_flat(start_process: Callable[..., 
     points = peer.listen(PointCloud2, "/fcclip/points", OUTPUT)
     eye = DepthCamera(peer)
     matrix = np.array([[250.0, 0, 159.5], [0, 250, 119.5], [0, 0, 1]])
-    frame = {"metres": np.full((240, 320), 2.0), "pixels": flat_image(240, 320), "matrix": matrix}
+    frame = {"meters": np.full((240, 320), 2.0), "pixels": flat_image(240, 320), "matrix": matrix}
     eye.publish_until(lambda: valid_segments(segments), **frame)
 
     def run(frames: int) -> float:

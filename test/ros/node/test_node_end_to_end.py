@@ -247,7 +247,7 @@ def test_diagnostics_say_everything_once_a_second(node: Process, peer: Peer) -> 
     heard = listen_to_everything(peer)
     publisher = camera(peer)
     publish_until(publisher, rgb_message(PHOTO), lambda: not heard.segments.empty())
-    values = status_of(heard.diagnostics, lambda s, v: int(v["frames labelled"]) > 0 and s.level == b"\0", 20.0)
+    values = status_of(heard.diagnostics, lambda s, v: int(v["frames labeled"]) > 0 and s.level == b"\0", 20.0)
     assert values["state"] == "active"
     assert values["device"] == "cpu"
     assert "PyTorch" in values["backend"]

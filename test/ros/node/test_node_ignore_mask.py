@@ -63,7 +63,7 @@ def test_ignored_pixels_are_in_no_output(arm_node: Process, peer: Peer) -> None:
     topics |= {"mask/cup": Image, "mask/floor": Image, "segments": msg.SegmentArray}
     heard = {name: peer.listen(kind, f"/fcclip/{name}", OUTPUT) for name, kind in topics.items()}
     set_parameters(peer, publish_overlay_rate=120.0)
-    found = DepthCamera(peer).publish_until(lambda: same_stamp(*heard.values()), metres=steps())
+    found = DepthCamera(peer).publish_until(lambda: same_stamp(*heard.values()), meters=steps())
     frame = dict(zip(heard, found, strict=True))
     for name, dtype in (("panoptic", np.uint16), ("semantic", np.uint8), ("confidence", np.uint8)):
         np.testing.assert_array_equal(pixels_of(frame[name], dtype) == 0, ARM, name)
@@ -84,7 +84,7 @@ def test_ignored_pixels_are_in_no_output(arm_node: Process, peer: Peer) -> None:
 
 def test_ignored_pixels_are_not_found(arm_node: Process, peer: Peer) -> None:
     segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
-    DepthCamera(peer).publish_until(lambda: valid_segments(segments), metres=steps())
+    DepthCamera(peer).publish_until(lambda: valid_segments(segments), meters=steps())
     for words in (["plate"], ["something new"]):
         answer = peer.call(srv.Find, "/fcclip/find", srv.Find.Request(words=words, minimum_score=0.0, limit=0))
         assert answer.success, answer.message

@@ -41,7 +41,7 @@ from fcclip_ros import msg, srv
 from fcclip_ros.qos import OUTPUT
 
 
-def test_services_answer_and_the_newest_frame_is_labelled_while_the_model_works(
+def test_services_answer_and_the_newest_frame_is_labeled_while_the_model_works(
     start_process: Callable[..., Process], peer: Peer
 ) -> None:
     """The model takes five periods of the camera; how long answers and frames take is for benchmarks/node/node.py."""
@@ -60,7 +60,7 @@ def test_services_answer_and_the_newest_frame_is_labelled_while_the_model_works(
                 peer.call(kind, f"/fcclip/{name}")
             peer.call(GetParameters, "/fcclip/get_parameters", GetParameters.Request(names=["alpha"]))
             answered += 3
-        status_of(diagnostics, lambda s, v: int(v["frames dropped"]) > int(v["frames labelled"]) > 10)
+        status_of(diagnostics, lambda s, v: int(v["frames dropped"]) > int(v["frames labeled"]) > 10)
     stamps = [(m.header.stamp.sec, m.header.stamp.nanosec) for _, m in drain(segments)]
     assert stamps == sorted(set(stamps))
     # Behind the model no more than one would be answered a frame.

@@ -336,21 +336,21 @@ def test_goals_of_a_client_that_is_gone_end(host: Host, peer: Peer) -> None:
     wait_until(lambda: not heard, 30.0)
 
 
-def test_goals_that_look_for_the_same_share_one_labelling(host: Host, peer: Peer) -> None:
+def test_goals_that_look_for_the_same_share_one_labeling(host: Host, peer: Peer) -> None:
     client = ActionClient(peer.node, WaitFor, "/fcclip/wait_for")
     assert client.wait_for_server(20.0)
     for _ in range(10):
         wait_until(client.send_goal_async(WaitFor.Goal(words=["spoon"], minimum_score=0.99)).done)
     wait_until(lambda: len(host.node._wait_for._goals) == 10)
-    labelled: list[int] = []
+    labeled: list[int] = []
     label = host.model.label
-    host.model.label = lambda *given: (labelled.append(1), label(*given))[1]  # type: ignore[method-assign]
+    host.model.label = lambda *given: (labeled.append(1), label(*given))[1]  # type: ignore[method-assign]
     segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
     publish_until(camera(peer), rgb_message(flat_image()), lambda: not segments.empty())
     counts = host.node._cameras[0].statistics.report
-    wait_until(lambda: counts().counts.labelled + counts().counts.dropped == counts().counts.received)
+    wait_until(lambda: counts().counts.labeled + counts().counts.dropped == counts().counts.received)
     # Once for the stream, once for all goals.
-    assert len(labelled) == 2 * counts().counts.labelled
+    assert len(labeled) == 2 * counts().counts.labeled
 
 
 def test_too_many_words_are_refused(host: Host, peer: Peer) -> None:

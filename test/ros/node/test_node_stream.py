@@ -46,7 +46,7 @@ def quick_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 
 def test_two_hundred_vocabularies_at_random_moments(quick_node: Process, peer: Peer) -> None:
-    """Every frame holds the ids, names and colours of the version that it carries, and of no other."""
+    """Every frame holds the ids, names and colors of the version that it carries, and of no other."""
     dice = random.Random(11)
     segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
     semantic = peer.listen(Image, "/fcclip/semantic", OUTPUT)
@@ -66,15 +66,15 @@ def test_two_hundred_vocabularies_at_random_moments(quick_node: Process, peer: P
     for _, message in drain(announced):
         if message.version in versions:
             assert {item.id: item.synonyms[0] for item in message.classes} == versions[message.version]
-    labelled = {}
+    labeled = {}
     for _, message in drain(segments):
         if message.vocabulary_version in versions:
             assert {item.class_id: item.name for item in message.segments} == versions[message.vocabulary_version]
-            labelled[message.header.stamp.sec, message.header.stamp.nanosec] = message.vocabulary_version
-    assert len(set(labelled.values())) > 50
+            labeled[message.header.stamp.sec, message.header.stamp.nanosec] = message.vocabulary_version
+    assert len(set(labeled.values())) > 50
     compared = 0
     for _, message in drain(semantic):
-        version = labelled.get((message.header.stamp.sec, message.header.stamp.nanosec))
+        version = labeled.get((message.header.stamp.sec, message.header.stamp.nanosec))
         if version is not None:
             compared += 1
             dtype = np.uint8 if message.encoding == "mono8" else np.uint16
@@ -107,8 +107,8 @@ def test_bad_frames_are_counted_named_and_survived(quick_node: Process, peer: Pe
         assert int(values[f"frames {kind}"]) > 0
         drain(segments)
         publish_until(publisher, good, lambda: not segments.empty())
-    assert "frame not labelled: " in quick_node.output
-    counted = lambda v: sum(int(v[f"frames {kind}"]) for kind in ("labelled", "dropped", "bad", "failed"))  # noqa: E731
+    assert "frame not labeled: " in quick_node.output
+    counted = lambda v: sum(int(v[f"frames {kind}"]) for kind in ("labeled", "dropped", "bad", "failed"))  # noqa: E731
     status_of(diagnostics, lambda s, v: int(v["frames received"]) == counted(v))
 
 
@@ -155,7 +155,7 @@ def test_an_unsubscribed_output_costs_nothing_and_a_late_listener_gets_the_vocab
     publisher = camera(peer)
     overlays = peer.listen(Image, "/fcclip/overlay", OUTPUT)
     publish_until(publisher, rgb_message(flat_image()), lambda: not overlays.empty())
-    # Five a second at most, though far more frames are labelled.
+    # Five a second at most, though far more frames are labeled.
     drain(overlays)
     segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
     began = time.monotonic()

@@ -61,7 +61,7 @@ def test_detections_and_label_info(node: Process, peer: Peer, vision_msgs: Modul
     publisher, image = camera(peer), rgb_message(flat_image(10, 20), "front")
     classes = [msg.VocabularyClass(synonyms=["lamp"]), msg.VocabularyClass(synonyms=["sky"], is_thing=False)]
     answer = peer.call(srv.SetVocabulary, "/fcclip/set_vocabulary", srv.SetVocabulary.Request(classes=classes))
-    expected = {0: "unlabelled", answer.ids[0]: "lamp", answer.ids[1]: "sky"}
+    expected = {0: "unlabeled", answer.ids[0]: "lamp", answer.ids[1]: "sky"}
     wait_until(lambda: any(expected.items() <= names_in(message).items() for _, message in drain(labels)))
     drain(detections)
     publish_until(publisher, image, lambda: not detections.empty())
@@ -77,7 +77,7 @@ def test_detections_3d(node: Process, peer: Peer, vision_msgs: ModuleType) -> No
     set_words(peer, "cup", "plate", "floor")
     detections = peer.listen(vision_msgs.Detection3DArray, "/fcclip/detections_3d", OUTPUT)
     segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
-    found, places = DepthCamera(peer).publish_until(lambda: same_stamp(detections, segments), metres=steps())
+    found, places = DepthCamera(peer).publish_until(lambda: same_stamp(detections, segments), meters=steps())
     assert found.header == places.header
     assert [item.id for item in found.detections] == [str(segment.id) for segment in places.segments]
     for item, segment in zip(found.detections, places.segments, strict=True):
@@ -99,7 +99,7 @@ def test_words_that_are_taken_out_keep_their_names_in_label_info(
     words = peer.listen(msg.Vocabulary, "/fcclip/vocabulary", LATCHED)
     (cat, dog) = set_words(peer, "cat", "dog")
     (cable,) = set_words(peer, "cable")
-    wanted = {0: "unlabelled", cat: "cat", dog: "dog", cable: "cable"}
+    wanted = {0: "unlabeled", cat: "cat", dog: "dog", cable: "cable"}
     wait_until(lambda: any(wanted.items() <= names_in(message).items() for _, message in drain(labels)))
     in_force = lambda message: [item.synonyms[0] for item in message.classes] == ["cable"]  # noqa: E731
     wait_until(lambda: any(in_force(message) for _, message in drain(words)))
@@ -112,5 +112,5 @@ def test_a_node_that_is_configured_anew_names_none_of_its_earlier_ids(
     set_words(peer, "robot arm", "gripper")
     assert all(transition(peer, label) for label in ("deactivate", "cleanup", "configure", "activate"))
     labels = peer.listen(vision_msgs.LabelInfo, "/fcclip/label_info", LATCHED)
-    assert set(names_in(labels.get(timeout=10.0)[1]).values()) == {"unlabelled", "cup", "plate", "floor"}
+    assert set(names_in(labels.get(timeout=10.0)[1]).values()) == {"unlabeled", "cup", "plate", "floor"}
     assert state(peer) == "active"

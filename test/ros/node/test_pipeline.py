@@ -23,7 +23,7 @@ from fcclip_core.errors import DeviceLostError, ImageError, VocabularyError
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_core.vocabulary.snapshot import VocabularySnapshot
-from fcclip_ros.conversions.frame import LabelledFrame
+from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.node import pipeline
 from fcclip_ros.node.frame_statistics import Counts, Statistics
 from fcclip_ros.node.pipeline import Pipeline
@@ -54,7 +54,7 @@ class Eye:
     def expect(self, header: Header) -> None:
         self.expected.append(header)
 
-    def publish(self, frame: LabelledFrame) -> None:
+    def publish(self, frame: LabeledFrame) -> None:
         self.events.append(("frame", frame))
 
     def announce(self, snapshot: VocabularySnapshot) -> None:
@@ -64,7 +64,7 @@ class Eye:
         self.warnings.append(text)
 
     @property
-    def frames(self) -> list[LabelledFrame]:
+    def frames(self) -> list[LabeledFrame]:
         return [what for kind, what in self.events if kind == "frame"]
 
     @property
@@ -93,7 +93,7 @@ class Bench:
         self.events, self.warnings, self.statistics = eye.events, eye.warnings, eye.statistics
 
     @property
-    def frames(self) -> list[LabelledFrame]:
+    def frames(self) -> list[LabeledFrame]:
         return self.cameras[0].frames
 
     def put(self, message: Image, camera: int = 0) -> None:
@@ -117,14 +117,14 @@ def test_every_frame_is_accounted_for(bench: Any) -> None:
     b = bench()
     b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
     counts = lambda: b.statistics.report().counts  # noqa: E731
-    accounted = lambda: counts().labelled + counts().dropped + counts().bad  # noqa: E731
+    accounted = lambda: counts().labeled + counts().dropped + counts().bad  # noqa: E731
     for round_ in range(1, 6):
         with busy(b):
             b.put(Image(encoding="nonsense"))
             b.put(image("too late"))
             b.put(image(str(round_)))
         wait_until(lambda: counts().received == accounted())
-    assert (counts().received, counts().labelled, counts().dropped) == (20, 10, 10)
+    assert (counts().received, counts().labeled, counts().dropped) == (20, 10, 10)
     assert [frame.header.frame_id for frame in b.frames] == ["first", "1", "first", "2", "first", "3", "first", "4"] + [
         "first",
         "5",
@@ -138,7 +138,7 @@ def test_bad_frames_and_a_failing_model_never_stop_the_stream(bench: Any) -> Non
         b.put(message)
         wait_until(lambda n=number: sum(vars(b.statistics.report().counts).values()) == 2 * n)
     counts = b.statistics.report().counts
-    assert (counts.bad, counts.failed, counts.labelled) == (1, 1, 1)
+    assert (counts.bad, counts.failed, counts.labeled) == (1, 1, 1)
     assert "encoding '' is not supported" in b.warnings[0]
     assert "the model failed: RuntimeError: CUDA out of memory" in b.warnings[1]
     assert b.statistics.report().last_error.text == "RuntimeError: CUDA out of memory"
@@ -287,8 +287,8 @@ def busy(b: Bench) -> Iterator[None]:
     b.segmenter.gate.set()
 
 
-def labelled(b: Bench) -> list[int]:
-    return [camera.counts.labelled for camera in b.cameras]
+def labeled(b: Bench) -> list[int]:
+    return [camera.counts.labeled for camera in b.cameras]
 
 
 def test_frames_that_wait_together_go_through_the_network_together(bench: Any) -> None:
@@ -297,7 +297,7 @@ def test_frames_that_wait_together_go_through_the_network_together(bench: Any) -
     with busy(b):
         for camera in (1, 2, 0):
             b.put(image(f"of {camera}", (camera + 1, 0, 0)), camera)
-    wait_until(lambda: labelled(b) == [2, 1, 1])
+    wait_until(lambda: labeled(b) == [2, 1, 1])
     assert b.segmenter.batches == [1, 3]
     for number, camera in enumerate(b.cameras):
         frame = camera.frames[-1]
@@ -311,7 +311,7 @@ def test_no_more_frames_than_max_batch_go_together(bench: Any) -> None:
     with busy(b):
         for camera in range(1, 5):
             b.put(image(), camera)
-    wait_until(lambda: sum(labelled(b)) == 5)
+    wait_until(lambda: sum(labeled(b)) == 5)
     assert b.segmenter.batches == [1, 2, 2]
 
 
@@ -319,9 +319,9 @@ def test_the_batches_that_can_come_are_made_ready_once_for_each_size(bench: Any)
     b = bench(cameras=3, max_batch=2)
     b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
     for camera, width in ((0, 8), (1, 8), (2, 16), (0, 8)):
-        before = sum(labelled(b))
+        before = sum(labeled(b))
         b.put(image(width=width), camera)
-        wait_until(lambda n=before: sum(labelled(b)) == n + 1)
+        wait_until(lambda n=before: sum(labeled(b)) == n + 1)
     assert b.segmenter.prepared == [(4, 8, 2, False), (4, 16, 2, False)]
 
 
@@ -332,7 +332,7 @@ def test_frames_of_other_sizes_go_after_one_another(bench: Any) -> None:
         b.put(image("plain"), 2)
         b.put(image("wide", width=16), 1)
         b.put(image("plain"), 0)
-    wait_until(lambda: labelled(b) == [2, 1, 1])
+    wait_until(lambda: labeled(b) == [2, 1, 1])
     assert b.segmenter.batches == [1, 2, 1]
     assert [camera.counts.batched for camera in b.cameras] == [1, 0, 1]
 
@@ -344,7 +344,7 @@ def test_a_camera_with_bad_frames_does_not_disturb_the_others(bench: Any) -> Non
         b.put(Image(encoding="nonsense", height=4, width=8), 1)
         b.put(image("good"), 2)
         b.put(image("good"), 0)
-    wait_until(lambda: labelled(b) == [2, 0, 1])
+    wait_until(lambda: labeled(b) == [2, 0, 1])
     assert b.segmenter.batches == [1, 2]
     assert b.cameras[1].counts.bad == 1
     assert "encoding 'nonsense' is not supported" in b.cameras[1].warnings[0]
@@ -370,13 +370,13 @@ def test_an_image_that_fails_the_model_fails_alone(bench: Any) -> None:
         b.put(image("poison", POISON), 1)
         b.put(image("good"), 2)
         b.put(image("good"), 0)
-    wait_until(lambda: labelled(b) == [2, 0, 1])
+    wait_until(lambda: labeled(b) == [2, 0, 1])
     assert [camera.counts.failed for camera in b.cameras] == [0, 1, 0]
     assert b.segmenter.batches == [1, 1, 1]
     with busy(b):
         for camera in (1, 2):
             b.put(image("good"), camera)
-    wait_until(lambda: labelled(b) == [3, 1, 2])
+    wait_until(lambda: labeled(b) == [3, 1, 2])
     assert b.segmenter.batches[-1] == 2, "one image was at fault, not the batch"
 
 
@@ -388,7 +388,7 @@ def test_batches_that_are_too_large_for_the_memory_become_smaller(bench: Any) ->
         with busy(b):
             for camera in (0, 1, 2):
                 b.put(image(), camera)
-        wait_until(lambda n=round_: sum(labelled(b)) == 4 * n)
+        wait_until(lambda n=round_: sum(labeled(b)) == 4 * n)
     assert b.segmenter.batches == [1, 1, 1, 1, 1, 2, 1]
     assert sum(camera.counts.failed for camera in b.cameras) == 0
     assert "3 frames at once failed, but not one by one; at most 2 from now on" in b.warnings[0]
@@ -410,12 +410,12 @@ def test_no_camera_starves_whatever_the_rates_are(bench: Any, max_batch: int) ->
     threads = [threading.Thread(target=stream, args=arguments) for arguments in settings]
     for thread in threads:
         thread.start()
-    wait_until(lambda: min(labelled(b)) > 20, 60.0)
+    wait_until(lambda: min(labeled(b)) > 20, 60.0)
     stop.set()
     for thread in threads:
         thread.join()
     b.pipeline.close(5.0)
-    assert min(labelled(b)) >= 0.8 * max(labelled(b)), labelled(b)
+    assert min(labeled(b)) >= 0.8 * max(labeled(b)), labeled(b)
 
 
 def test_words_for_all_cameras_and_for_one(bench: Any) -> None:
@@ -441,14 +441,14 @@ def test_words_for_all_cameras_and_for_one(bench: Any) -> None:
     assert [segment.name for segment in left.frames[1].result.segments] == ["floor"]
 
 
-def test_frames_of_one_batch_are_labelled_with_the_words_of_their_cameras(bench: Any) -> None:
+def test_frames_of_one_batch_are_labeled_with_the_words_of_their_cameras(bench: Any) -> None:
     b = bench(cameras=2)
     b.pipeline.set_vocabulary(Vocabulary.from_names(["cup"])).result(5)
     b.pipeline.set_vocabulary(Vocabulary.from_names(["door"]), b.cameras[1]).result(5)
     with busy(b):
         b.put(image(), 0)
         b.put(image(), 1)
-    wait_until(lambda: labelled(b) == [2, 1])
+    wait_until(lambda: labeled(b) == [2, 1])
     assert b.segmenter.batches == [1, 2]
     assert [camera.frames[-1].result.segments[0].name for camera in b.cameras] == ["cup", "door"]
 
@@ -506,7 +506,7 @@ def gpu(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     made.pipeline.set_vocabulary(Vocabulary.from_names(["one", "two"])).result(20)
     publish = made.cameras[0].publish
 
-    def logged(frame: LabelledFrame) -> None:
+    def logged(frame: LabeledFrame) -> None:
         made.segmenter.log.append(f"publish {frame.image[0, 0, 0]}")
         publish(frame)
 

@@ -1,4 +1,4 @@
-"""`fcclip view BAG`: what is in a bag is in the recording, at its stamps, with names and colours."""
+"""`fcclip view BAG`: what is in a bag is in the recording, at its stamps, with names and colors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_core.vocabulary.palette import class_color
 from fcclip_ros.bags.bag_segmentation import read_messages, topics_in
 from fcclip_ros.conversions import messages, messages_3d
-from fcclip_ros.conversions.frame import FrameDepth, LabelledFrame
+from fcclip_ros.conversions.frame import FrameDepth, LabeledFrame
 from fcclip_ros.node.depth_input import camera_from_info
 
 pytest.importorskip("rerun", reason="rerun-sdk is not installed")
@@ -48,24 +48,24 @@ def stamp_of(number: int) -> Time:
 STAMPS = [100_000_000_000 + 100_000_000 * number for number in range(3)]
 
 
-def frames(count: int = 3, frame_id: str = "optical") -> list[LabelledFrame]:
-    """Labelled frames with depth: three upright bands, at other distances in each frame, with a hole."""
+def frames(count: int = 3, frame_id: str = "optical") -> list[LabeledFrame]:
+    """Labeled frames with depth: three upright bands, at other distances in each frame, with a hole."""
     segmenter = FakeSegmenter(InferenceSettings())
     snapshot = segmenter.set_vocabulary(VOCABULARY)
     dice, made = np.random.default_rng(3), []
     for number in range(count):
         header = Header(stamp=stamp_of(number), frame_id=frame_id)
         image = dice.integers(1, 256, (HEIGHT, WIDTH, 3), np.uint8)
-        metres = np.repeat([[1.0, 2.0, 4.0]], WIDTH // 3, axis=1).repeat(HEIGHT, axis=0) + 0.1 * number
-        metres[10:20, 5:10] = 0
+        meters = np.repeat([[1.0, 2.0, 4.0]], WIDTH // 3, axis=1).repeat(HEIGHT, axis=0) + 0.1 * number
+        meters[10:20, 5:10] = 0
         info = messages.camera_info_message(header, WIDTH, HEIGHT, MATRIX)
-        depth = FrameDepth(depth_message(metres, header), camera_from_info(info, rectified=True))
+        depth = FrameDepth(depth_message(meters, header), camera_from_info(info, rectified=True))
         encoded = segmenter.encode(image)
-        made.append(LabelledFrame(header, image, segmenter.label(encoded), snapshot, encoded, 0.0, depth))
+        made.append(LabeledFrame(header, image, segmenter.label(encoded), snapshot, encoded, 0.0, depth))
     return made
 
 
-def inputs(frame: LabelledFrame, camera: str = "") -> list[tuple[str, Any]]:
+def inputs(frame: LabeledFrame, camera: str = "") -> list[tuple[str, Any]]:
     return [
         (f"{camera}/image", rgb_message(frame.image, frame.header.frame_id, frame.header.stamp)),
         (f"{camera}/depth", frame.depth.message),
@@ -73,7 +73,7 @@ def inputs(frame: LabelledFrame, camera: str = "") -> list[tuple[str, Any]]:
     ]
 
 
-def labels(frame: LabelledFrame, node: str = "/fcclip") -> list[tuple[str, Any]]:
+def labels(frame: LabeledFrame, node: str = "/fcclip") -> list[tuple[str, Any]]:
     """As a node without depth publishes them."""
     result, header = frame.result, frame.header
     return [
@@ -83,13 +83,13 @@ def labels(frame: LabelledFrame, node: str = "/fcclip") -> list[tuple[str, Any]]
     ]
 
 
-def labels_with_depth(frame: LabelledFrame) -> list[tuple[str, Any]]:
+def labels_with_depth(frame: LabeledFrame) -> list[tuple[str, Any]]:
     *images, (topic, _) = labels(frame)
     segments = messages.segments_message(frame.result, frame.header, "", frame.geometry)
     return [*images, (topic, segments), ("/fcclip/points", messages_3d.points_message(frame))]
 
 
-def vocabulary(frame: LabelledFrame, node: str = "/fcclip") -> tuple[str, Any]:
+def vocabulary(frame: LabeledFrame, node: str = "/fcclip") -> tuple[str, Any]:
     return f"{node}/vocabulary", messages.vocabulary_message(frame.snapshot, frame.header.stamp)
 
 
@@ -117,7 +117,7 @@ def test_everything_that_a_node_said_is_shown(tmp_path: Path, plugin: StoragePlu
     ids = dict(zip(run[0].snapshot.vocabulary.names, run[0].snapshot.class_ids, strict=True))
     colors = dict(zip(run[0].snapshot.class_ids, run[0].snapshot.colors, strict=True))
     words = shown.words("/camera")
-    assert words.pop(0)[0] == "unlabelled"
+    assert words.pop(0)[0] == "unlabeled"
     assert words == {number: (name, colors[number]) for name, number in ids.items()}
 
     images, classes = (
@@ -154,8 +154,8 @@ def test_labels_and_depth_in_different_bags_make_the_same_places(tmp_path: Path)
         tmp_path / "whole", [message for frame in run for message in (*inputs(frame), *labels_with_depth(frame))]
     )
     camera = save(tmp_path / "camera", [item for frame in run for item in inputs(frame)], period=10**8 // 3)
-    labelled = save(tmp_path / "labels", [item for frame in run for item in labels(frame)], period=10**8 // 3)
-    expected, found = view(tmp_path, whole), view(tmp_path, labelled, camera)
+    labeled = save(tmp_path / "labels", [item for frame in run for item in labels(frame)], period=10**8 // 3)
+    expected, found = view(tmp_path, whole), view(tmp_path, labeled, camera)
     assert found.entities() == expected.entities()
     for entity, components in (
         ("/camera/points", ("Points3D:positions", "Points3D:class_ids")),
@@ -203,7 +203,7 @@ def test_nothing_is_forgotten_of_a_recording_however_late_its_labels_come(
 
 def test_the_nearest_depth_is_taken_whichever_comes_first(tmp_path: Path) -> None:
     (frame,) = frames(1)
-    near, far = (depth_message(np.full((HEIGHT, WIDTH), metres), Header(frame_id="optical")) for metres in (1.0, 3.0))
+    near, far = (depth_message(np.full((HEIGHT, WIDTH), meters), Header(frame_id="optical")) for meters in (1.0, 3.0))
     far.header.stamp, near.header.stamp = (Time(sec=99, nanosec=number) for number in (985_000_000, 995_000_000))
     image, _, info = inputs(frame)
     recorded = [image, info, ("/depth", far), *labels(frame), ("/depth", near)]

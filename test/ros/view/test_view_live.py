@@ -37,8 +37,8 @@ def looking(tmp_path: Path) -> Iterator[Process]:
         yield process
 
 
-def labelled(peer: Peer, looking: Process, topic: str, camera: DepthCamera, life: int = 1) -> set[int]:
-    """Publishes until frames are labelled and seen, for the `life`th time; returns the stamps of ten."""
+def labeled(peer: Peer, looking: Process, topic: str, camera: DepthCamera, life: int = 1) -> set[int]:
+    """Publishes until frames are labeled and seen, for the `life`th time; returns the stamps of ten."""
     segments = peer.listen(msg.SegmentArray, topic, OUTPUT)
     camera.publish_until(lambda: looking.output.count(f"receiving {topic}") == life, 60.0, rate=5.0)
     drain(segments)
@@ -52,13 +52,13 @@ def test_frames_words_and_places_are_shown_until_ctrl_c(
     with node():
         camera = DepthCamera(peer)
         camera.publish_until(lambda: "reading image from /image, reliable" in looking.output, 60.0, rate=5.0)
-        stamps = labelled(peer, looking, "/fcclip/segments", camera)
+        stamps = labeled(peer, looking, "/fcclip/segments", camera)
         assert looking.end(signal.SIGINT, timeout=30.0) == 0
     assert [path.name for path in tmp_path.glob("*.rrd")] == ["live.rrd"]
     shown = Recording(tmp_path / "live.rrd")
     below = ("/view", "/view/image", "/view/labels", "/points", "/boxes")
     assert shown.entities() == {"/camera", *(f"/camera{name}" for name in below)}
-    assert [name for name, _ in shown.words("/camera").values()] == ["unlabelled", "cup", "plate", "floor"]
+    assert [name for name, _ in shown.words("/camera").values()] == ["unlabeled", "cup", "plate", "floor"]
     boxes = shown.at_stamps("/camera/boxes", "Boxes3D:labels")
     for entity, component in (
         ("view/image", "Image:buffer"),
@@ -76,7 +76,7 @@ def test_a_node_may_end_and_come_back(node: Start, looking: Process, peer: Peer,
     camera, lives = DepthCamera(peer), []
     for life in (1, 2):
         with node():
-            lives.append(labelled(peer, looking, "/fcclip/segments", camera, life))
+            lives.append(labeled(peer, looking, "/fcclip/segments", camera, life))
             silences = looking.output.count("nothing has come for 5 s")
         if life == 1:
             wait_until(lambda said=silences: looking.output.count("nothing has come for 5 s") > said, 30.0)
@@ -102,7 +102,7 @@ def test_several_cameras_of_a_node_in_a_namespace(peer: Peer, node: Start, tmp_p
     with node(*options), running((*view, "--save", str(tmp_path / "live.rrd")), tmp_path / "view.log") as process:
         cameras = {"front": DepthCamera(peer, name="/robot/front"), "left": DepthCamera(peer, name="/oak")}
         for name, camera in cameras.items():
-            stamps[name] = labelled(peer, process, f"/robot/fcclip/{name}/segments", camera)
+            stamps[name] = labeled(peer, process, f"/robot/fcclip/{name}/segments", camera)
         assert process.end(signal.SIGINT, timeout=30.0) == 0
     shown = Recording(tmp_path / "live.rrd")
     assert {entity.split("/")[1] for entity in shown.entities()} == {"front", "left"}
