@@ -43,9 +43,9 @@ from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.backends.interface import Network
 from fcclip_core.errors import BackendError
 from fcclip_core.export.check import TOLERANCES, Differences, Reference
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.inference.classification import TextClassifier, Words
-from fcclip_core.inference.labels_gpu import PlainLabeler, create_labeler
+from fcclip_core.inference.decoder import EagerDecoder, create_decoder
 from fcclip_core.inference.mask_resize import MaskResizer
 from fcclip_core.inference.ownership import FrameTaps, owned_pixels
 from fcclip_core.inference.postprocess import panoptic_segments
@@ -285,7 +285,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def write_record(path: Path, found: Mapping[str, Any]) -> None:
     """Writes what was found so far, whole or not at all."""
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -619,7 +619,7 @@ def time_way(run: Run, name: str, precision: str, make: Callable[[], Network]) -
 def frame(run: Run, way: Network) -> Callable[[], Any]:
     """A whole frame, from the camera's bytes to segments on the host."""
     prepare_frame = DevicePreprocessor(run.device)
-    label = create_labeler(run.device) if run.on_gpu else PlainLabeler(DeviceMerger(run.device))
+    label = create_decoder(run.device) if run.on_gpu else EagerDecoder(DeviceMerger(run.device))
     words = Words(run.classifier(), torch.tensor(run.words.is_thing, device=run.device))
 
     @torch.inference_mode()

@@ -24,7 +24,7 @@ from fcclip_core.commands.interruption import exit_status, interruptible
 from fcclip_core.errors import FcclipError
 from fcclip_core.files.paths import expanded
 from fcclip_core.files.resources import config_path
-from fcclip_core.simulation.bundled_drive import bundled_drive, why_not_render
+from fcclip_core.simulation.bundled_drive import bundled_drive, rendering_problem
 from fcclip_core.terminal import Terminal
 
 START_SEED = 3
@@ -74,7 +74,7 @@ class Demo:
         self._film = Film()
         _prepare_folder(args.out)
         self._recording: Path | None = args.recording
-        if self._recording is None and (obstacle := why_not_render()):
+        if self._recording is None and (obstacle := rendering_problem()):
             said = "The world cannot be rendered here, a recorded drive is played:"
             console.print(Text.assemble((said, "yellow"), f" {obstacle}"))
             self._recording = bundled_drive()
@@ -90,7 +90,7 @@ class Demo:
                 children.start("sim_camera", *self._camera_command())
                 children.start("perception", *self._perception_command())
                 watcher = Watcher()
-                watcher.on_frame = lambda stamp, frame: self._shoot(watcher, stamp, frame)
+                watcher.on_frame = lambda stamp, frame: self._capture(watcher, stamp, frame)
                 try:
                     self._show(watcher, children)
                 finally:
@@ -126,16 +126,16 @@ class Demo:
         }
         return ["-m", "fcclip_ros.perception", "--ros-args", *_parameters(parameters)]
 
-    def _shoot(self, watcher: Watcher, stamp: int, frame: Frame) -> None:
+    def _capture(self, watcher: Watcher, stamp: int, frame: Frame) -> None:
         assert frame.segments is not None
         version = frame.segments.version
-        classes = watcher.ledger.vocabularies.get(version)
+        classes = watcher.log.vocabularies.get(version)
         if classes is not None:
-            self._film.add(stamp, frame, classes, quality_note(watcher.ledger, version))
+            self._film.add(stamp, frame, classes, quality_note(watcher.log, version))
 
     def _show(self, watcher: Watcher, children: Children) -> None:
         began = time.monotonic()
-        if not self._wait(watcher, children, "loading the model", START_PATIENCE, lambda: watcher.ledger.labeled > 0):
+        if not self._wait(watcher, children, "loading the model", START_PATIENCE, lambda: watcher.log.labeled > 0):
             raise FcclipError(
                 f"no labeled frame within {START_PATIENCE:.0f} s; {self.args.out}/perception.log may say why"
             )
@@ -144,9 +144,9 @@ class Demo:
         self._announce(VocabularyChange(1, first.title, first.vocabulary))
         self._watch(watcher, children, 1)
         for chapter in others:
-            labeled = watcher.ledger.labeled
+            labeled = watcher.log.labeled
             version, seconds = watcher.set_vocabulary(chapter.vocabulary, CALL_PATIENCE)
-            meanwhile = watcher.ledger.labeled - labeled
+            meanwhile = watcher.log.labeled - labeled
             self._announce(VocabularyChange(version, chapter.title, chapter.vocabulary, seconds, meanwhile))
             self._watch(watcher, children, version)
         self._come_to_rest(watcher, children)
@@ -191,19 +191,19 @@ class Demo:
                 if now > deadline:
                     return False
                 with watcher.lock:
-                    live.update(table(watcher.ledger, watcher.diagnostics, what), refresh=self.console.is_terminal)
+                    live.update(table(watcher.log, watcher.diagnostics, what), refresh=self.console.is_terminal)
                     if not self.console.is_terminal and now > next_line:
                         next_line = now + _PLAIN_PERIOD
-                        self.console.print(f"{what}: {watcher.ledger.images} in, {watcher.ledger.labeled} labeled")
+                        self.console.print(f"{what}: {watcher.log.images} in, {watcher.log.labeled} labeled")
                 time.sleep(0.25)
         return True
 
     def _report(self, watcher: Watcher, problems: list[str]) -> int:
-        ledger = watcher.ledger
-        ledger.finish()
-        problems += ledger.problems
+        log = watcher.log
+        log.finish()
+        problems += log.problems
         for change in self.changes:
-            if not ledger.frames_of.get(change.version):
+            if not log.frames_of.get(change.version):
                 problems.append(f"no frame was labeled with vocabulary {change.version}")
         film, stills = self._film.save(self.args.out)
         path = self.args.out / "report.md"
@@ -211,19 +211,19 @@ class Demo:
             path,
             settings=[("checkpoint", self.args.checkpoint), ("camera", self._camera)],
             changes=self.changes,
-            ledger=ledger,
+            log=log,
             diagnostics=watcher.diagnostics,
             film=film,
             stills=stills,
             problems=problems,
         )
-        self.console.print(table(ledger, watcher.diagnostics, "what this process and the node counted"))
+        self.console.print(table(log, watcher.diagnostics, "what this process and the node counted"))
         self.console.print(f"film {film}, report {path}")
         for problem in problems[:20]:
             self.console.print(Text.assemble(("check failed:", "bold red"), f" {problem}"))
         if not problems:
             passed = ("all checks passed", "bold green")
-            self.console.print(Text.assemble(passed, f" on {ledger.labeled} labeled frames"))
+            self.console.print(Text.assemble(passed, f" on {log.labeled} labeled frames"))
         return 1 if problems else 0
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from demo.frames import Frame, PublishedClass
-from fcclip_core.files.atomic_write import write_whole
+from fcclip_core.files.atomic_write import write_atomically
 from fcclip_core.images.image_files import write_image
 from fcclip_core.results import Segment
 from fcclip_core.segments.visualization import draw_caption, draw_legend, draw_overlay
@@ -77,7 +77,7 @@ class Film:
         # Not to the file: Pillow takes no notice of a full disk.
         buffer = io.BytesIO()
         first.save(buffer, "gif", save_all=True, append_images=rest, duration=_PICTURE_MILLISECONDS, loop=0)
-        write_whole(film, buffer.getvalue())
+        write_atomically(film, buffer.getvalue())
         return film, stills
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from demo.ledger import Ledger
-from fcclip_core.files.atomic_write import whole_file
+from demo.frame_log import FrameLog
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.vocabulary.classes import Vocabulary
 
 QUALITY_GROUPS = ("all", "seen", "unseen", "things", "stuff")
@@ -35,31 +35,31 @@ class VocabularyChange:
     labeled_meanwhile: int = 0
 
 
-def rows(ledger: Ledger, diagnostics: Mapping[str, str]) -> list[tuple[str, str]]:
+def rows(log: FrameLog, diagnostics: Mapping[str, str]) -> list[tuple[str, str]]:
     """The table's lines: what was counted, by whom, and what it says."""
-    median, largest = ledger.latency()
-    rate_in, rate_out = ledger.rates()
-    versions = ", ".join(f"v{version}: {count}" for version, count in sorted(ledger.frames_of.items()))
+    median, largest = log.latency()
+    rate_in, rate_out = log.rates()
+    versions = ", ".join(f"v{version}: {count}" for version, count in sorted(log.frames_of.items()))
     lines = [
         ("camera frames into the node", _said(diagnostics, "frames received")),
         ("labeled by the node", _said(diagnostics, "frames labeled")),
         ("dropped, a newer frame took their place", _said(diagnostics, "frames dropped")),
         ("bad / failed", f"{_said(diagnostics, 'frames bad')} / {_said(diagnostics, 'frames failed')}"),
-        ("camera frames seen by this process", f"{ledger.images}, {rate_in:.2f} Hz"),
-        ("labeled frames received whole", f"{ledger.labeled}, {rate_out:.2f} Hz"),
+        ("camera frames seen by this process", f"{log.images}, {rate_in:.2f} Hz"),
+        ("labeled frames received whole", f"{log.labeled}, {rate_out:.2f} Hz"),
         ("by vocabulary version", versions),
-        ("segments in them", f"{ledger.segments} ({ledger.segments / max(1, ledger.labeled):.1f} a frame)"),
+        ("segments in them", f"{log.segments} ({log.segments / max(1, log.labeled):.1f} a frame)"),
         ("stamp to segments here, median / largest", f"{median:.2f} / {largest:.2f} s"),
     ]
     lines += [(key, value) for key, value in diagnostics.items() if key.startswith(_LATENCY)]
-    lines += [(f"PQ, vocabulary {version}", _quality_line(ledger, version)) for version in sorted(ledger.quality)]
-    return [*lines, ("disagreements between outputs", str(len(ledger.problems)))]
+    lines += [(f"PQ, vocabulary {version}", _quality_line(log, version)) for version in sorted(log.quality)]
+    return [*lines, ("disagreements between outputs", str(len(log.problems)))]
 
 
-def table(ledger: Ledger, diagnostics: Mapping[str, str], title: str) -> Table:
+def table(log: FrameLog, diagnostics: Mapping[str, str], title: str) -> Table:
     """The lines as a table for the terminal."""
     shown = Table(title=title, title_justify="left", show_header=False)
-    for name, value in rows(ledger, diagnostics):
+    for name, value in rows(log, diagnostics):
         shown.add_row(name, value)
     return shown
 
@@ -69,7 +69,7 @@ def write_report(
     *,
     settings: Sequence[tuple[str, str]],
     changes: Sequence[VocabularyChange],
-    ledger: Ledger,
+    log: FrameLog,
     diagnostics: Mapping[str, str],
     film: Path | None,
     stills: Mapping[int, Path],
@@ -88,12 +88,12 @@ def write_report(
     ]
     text += ["| vocabulary | frames | " + " | ".join(QUALITY_GROUPS) + " |", "| --- " * (2 + len(QUALITY_GROUPS)) + "|"]
     for change in changes:
-        if (quality := ledger.quality.get(change.version)) is not None:
+        if (quality := log.quality.get(change.version)) is not None:
             scores = quality.percent()
             cells = " | ".join(_percent(scores[f"pq.{group}"]) for group in QUALITY_GROUPS)
             text.append(f"| {change.version}: {change.title} | {quality.frames} | {cells} |")
     text += ["", "## What was measured", "", "| | |", "| --- | --- |"]
-    text += [f"| {name} | {value} |" for name, value in rows(ledger, diagnostics)]
+    text += [f"| {name} | {value} |" for name, value in rows(log, diagnostics)]
     text += ["", "## Vocabularies", ""]
     for change in changes:
         call = "from the start"
@@ -104,18 +104,18 @@ def write_report(
         if change.version in stills:
             text += [f"![vocabulary {change.version}]({stills[change.version].name})", ""]
     text += ["## Checks", "", *(f"- {problem}" for problem in problems)]
-    text += [] if problems else [f"All passed, on each of {ledger.labeled} labeled frames."]
-    with whole_file(path) as part:
+    text += [] if problems else [f"All passed, on each of {log.labeled} labeled frames."]
+    with atomic_write(path) as part:
         part.write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
-def quality_note(ledger: Ledger, version: int) -> str:
+def quality_note(log: FrameLog, version: int) -> str:
     """One line for the film: which vocabulary, and how good so far."""
-    return f"vocabulary {version}   PQ so far: {_quality_line(ledger, version)}"
+    return f"vocabulary {version}   PQ so far: {_quality_line(log, version)}"
 
 
-def _quality_line(ledger: Ledger, version: int) -> str:
-    scores = ledger.quality[version].percent()
+def _quality_line(log: FrameLog, version: int) -> str:
+    scores = log.quality[version].percent()
     named = ((group, scores[f"pq.{group}"]) for group in ("all", "seen", "unseen"))
     return ", ".join(f"{group} {value:.1f}" for group, value in named if value is not None) or "none yet"
 

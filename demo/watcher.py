@@ -17,8 +17,8 @@ from sensor_msgs.msg import Image
 
 import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
+from demo.frame_log import FrameLog
 from demo.frames import Frame, PublishedClass, SegmentList, SegmentRow, TruthRow
-from demo.ledger import Ledger
 from fcclip_core.errors import FcclipError
 from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_ros.compat import optional_module
@@ -31,10 +31,10 @@ _NODE = "/fcclip"
 
 
 class Watcher:
-    """Fills a `Ledger` from the topics, in a thread of its own.
+    """Fills a `FrameLog` from the topics, in a thread of its own.
 
     Attributes:
-        ledger: What was seen; read and change it only while holding `lock`.
+        log: What was seen; read and change it only while holding `lock`.
         lock: Held while a message is noted.
         diagnostics: The perception node's latest status, key by key.
         diagnosed_at: When that came, on the monotonic clock.
@@ -46,7 +46,7 @@ class Watcher:
 
     def __init__(self) -> None:
         """Subscribes."""
-        self.ledger = Ledger()
+        self.log = FrameLog()
         self.lock = threading.Lock()
         self.diagnostics: Mapping[str, str] = {}
         self.diagnosed_at = 0.0
@@ -120,17 +120,17 @@ class Watcher:
     def _on_image(self, message: Image) -> None:
         stamp, image = nanoseconds(message.header.stamp), to_rgb(message)
         with self.lock:
-            self._note(stamp, self.ledger.image(stamp, image))
+            self._note(stamp, self.log.image(stamp, image))
 
     def _on_truth_map(self, message: Image) -> None:
         stamp, segment_map = nanoseconds(message.header.stamp), to_labels(message)
         with self.lock:
-            self._note(stamp, self.ledger.truth_map(stamp, segment_map))
+            self._note(stamp, self.log.truth_map(stamp, segment_map))
 
     def _on_truth(self, message: msg.SegmentArray) -> None:
         stamp, rows = nanoseconds(message.header.stamp), tuple(TruthRow(row.id, row.name) for row in message.segments)
         with self.lock:
-            self._note(stamp, self.ledger.truth(stamp, rows))
+            self._note(stamp, self.log.truth(stamp, rows))
 
     def _label_listener(self, output: str) -> Callable[[Image], None]:
         def listen(message: Image) -> None:
@@ -157,12 +157,12 @@ class Watcher:
         stamp = nanoseconds(message.header.stamp)
         latency = (self._node.get_clock().now().nanoseconds - stamp) / 1e9
         with self.lock:
-            self._note(stamp, self.ledger.label(stamp, output, value, latency))
+            self._note(stamp, self.log.label(stamp, output, value, latency))
 
     def _on_overlay(self, message: Image) -> None:
         stamp, image = nanoseconds(message.header.stamp), to_rgb(message)
         with self.lock:
-            self._note(stamp, self.ledger.overlay(stamp, image))
+            self._note(stamp, self.log.overlay(stamp, image))
 
     def _on_vocabulary(self, message: msg.Vocabulary) -> None:
         classes = tuple(
@@ -170,7 +170,7 @@ class Watcher:
             for item in message.classes
         )
         with self.lock:
-            self.ledger.vocabulary(message.version, classes)
+            self.log.vocabulary(message.version, classes)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

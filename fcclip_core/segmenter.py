@@ -19,7 +19,7 @@ from fcclip_core.devices import resolve_device, watched, watches_device
 from fcclip_core.errors import ImageError, SettingsError, VocabularyError
 from fcclip_core.files.cache_folder import cache_folder
 from fcclip_core.inference.classification import MAX_LOGIT_SCALE, MaskProbabilities, classify
-from fcclip_core.inference.labels_gpu import create_labeler
+from fcclip_core.inference.decoder import create_decoder
 from fcclip_core.inference.mask_resize import MaskResizer
 from fcclip_core.inference.postprocess import MergedFrame
 from fcclip_core.inference.preprocess import FrameGeometry
@@ -107,7 +107,7 @@ class Segmenter:
         self._snapshot: VocabularySnapshot | None = None
         self._writer = threading.Lock()
         self._preprocess = create_preprocessor(self._backend.device)
-        self._labeler = create_labeler(self._backend.device)
+        self._decoder = create_decoder(self._backend.device)
 
     @classmethod
     def from_checkpoint(
@@ -168,7 +168,7 @@ class Segmenter:
 
     @property
     def computes_beside(self) -> bool:
-        """Whether `encode` and `start_labeling` return before a GPU has done what they launched."""
+        """Whether `encode` and `start_decoding` return before a GPU has done what they launched."""
         return self.device.type == "cuda"
 
     @property
@@ -177,7 +177,7 @@ class Segmenter:
         return self._backend.description
 
     @property
-    def backend_problem(self) -> str:
+    def backend_warning(self) -> str:
         """Which backend should run and does not any more, and why; empty while nothing is wrong."""
         return self._backend.problem
 
@@ -194,17 +194,17 @@ class Segmenter:
         _limit_threads(self._settings)
         self._backend.prepare(batch, *self.padded_size(height, width), progress)
 
-    def prepare_beside(self, height: int, width: int, batches: int = 1, *, asked: bool = True) -> None:
+    def prepare_beside(self, height: int, width: int, batches: int = 1, *, requested: bool = True) -> None:
         """Makes images of a size ready, alone and together, while others are segmented; returns at once.
 
         Args:
             height: Of the images to come, in pixels, as the camera gives them.
             width: Likewise.
             batches: Images that come together at most.
-            asked: Build whatever they need. If not: what is built for those who ask alone is left, such as engines.
+            requested: Build whatever they need. If not: what is built for those who ask alone is left, such as engines.
         """
         _limit_threads(self._settings)
-        self._backend.prepare_beside(batches, *self.padded_size(height, width), asked=asked)
+        self._backend.prepare_beside(batches, *self.padded_size(height, width), requested=requested)
 
     def close(self, timeout: float | None = None) -> bool:
         """Makes nothing ready beside any more; images can be segmented as before.
@@ -341,7 +341,7 @@ class Segmenter:
         """
         # Both are read once: a frame is labeled with one vocabulary and one set of settings.
         snapshot, settings = self._require(vocabulary), self._settings
-        return self.label(self.encode(image, settings), snapshot, settings)
+        return self.decode(self.encode(image, settings), snapshot, settings)
 
     def encode(self, image: np.ndarray, settings: InferenceSettings | None = None) -> EncodedImage:
         """Runs the network alone, at the size that `settings` say; `image` and errors as `__call__`."""
@@ -371,7 +371,7 @@ class Segmenter:
         """(height, width) at which the network sees an image under the present settings; equal ones fit one batch."""
         return FrameGeometry.of(height, width, self._settings).padded
 
-    def label(
+    def decode(
         self,
         encoded: EncodedImage,
         vocabulary: VocabularySnapshot | None = None,
@@ -387,19 +387,19 @@ class Segmenter:
         Raises:
             VocabularyError: No vocabulary is in force.
         """
-        return self.start_labeling(encoded, vocabulary, settings)()
+        return self.start_decoding(encoded, vocabulary, settings)()
 
     @watches_device
-    def start_labeling(
+    def start_decoding(
         self,
         encoded: EncodedImage,
         vocabulary: VocabularySnapshot | None = None,
         settings: InferenceSettings | None = None,
     ) -> Callable[[], PanopticResult]:
-        """`label` in two steps: on a GPU, the next image can be encoded while this one is computed.
+        """`decode` in two steps: on a GPU, the next image can be encoded while this one is computed.
 
         Args:
-            encoded: As for `label`, like the others.
+            encoded: As for `decode`, like the others.
             vocabulary: Likewise.
             settings: Likewise.
 
@@ -412,7 +412,7 @@ class Segmenter:
         snapshot, used = self._require(vocabulary), self._frame_settings(settings)
         output, geometry = encoded.output, encoded.geometry
         clock = StageClock(self.device)
-        wait = self._labeler(output, snapshot.words, geometry, used, clock)
+        wait = self._decoder(output, snapshot.words, geometry, used, clock)
 
         def finish() -> PanopticResult:
             with watched(self.device):

@@ -336,7 +336,7 @@ class Perception(GuardedNode, LifecycleNode):
     def _on_image(self, camera: Camera, message: Any) -> None:
         pipeline = self._pipeline
         if pipeline is not None and self._active and camera.enabled:
-            pipeline.put(camera, message)
+            pipeline.enqueue_frame(camera, message)
 
     async def _on_set_vocabulary(
         self, camera: Camera | None, request: srv.SetVocabulary.Request, response: srv.SetVocabulary.Response
@@ -406,7 +406,7 @@ class Perception(GuardedNode, LifecycleNode):
         except FcclipError as error:
             return SetParametersResult(successful=False, reason=printable(error))
         for camera in self._cameras:
-            camera.tune(changed)
+            camera.apply_parameters(changed)
         pipeline, reason = self._pipeline, ""
         if pipeline is not None:
             pipeline.max_image_pixels = changed.max_image_pixels
@@ -505,8 +505,8 @@ class Perception(GuardedNode, LifecycleNode):
             checkpoint=self.get_parameter("checkpoint").value,
             device=pipeline.device if pipeline else "",
             backend=pipeline.backend if pipeline else "",
-            backend_wanted=self.get_parameter("backend").value,
-            backend_problem=pipeline.backend_problem if pipeline else "",
+            backend_requested=self.get_parameter("backend").value,
+            backend_warning=pipeline.backend_warning if pipeline else "",
             image_input=camera.input.describe(),
             image_problem=camera.input.problem,
             depth=camera.depth.state(image_rate),

@@ -24,7 +24,7 @@ from std_msgs.msg import Header
 import fcclip_ros.msg as msg
 from fcclip_core.datasets.drive_recording import Recording
 from fcclip_core.files.paths import expanded
-from fcclip_core.simulation.bundled_drive import bundled_drive, why_not_render
+from fcclip_core.simulation.bundled_drive import bundled_drive, rendering_problem
 from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import SPLITS, train_vocabulary, world_vocabulary
 from fcclip_core.vocabulary.snapshot import ResolvedClass
@@ -142,7 +142,7 @@ class SimCamera(GuardedNode):
         )
 
     def _tick(self) -> None:
-        self._worker.put("camera", True)
+        self._worker.replace("camera", True)
 
     def _drive(self) -> Generator[Frame, None, None]:
         """Frames, scene after scene.
@@ -174,7 +174,7 @@ class SimCamera(GuardedNode):
 
     def _recording_if_needed(self) -> str:
         """Folder of the drive that comes with the package; empty where the world can be rendered."""
-        obstacle = why_not_render()
+        obstacle = rendering_problem()
         if not obstacle:
             return ""
         self.get_logger().warning(f"the world cannot be rendered here, a recorded drive is played: {obstacle}")

@@ -13,7 +13,7 @@ import torch
 import fcclip_core.segmenter as segmenter_module
 from benchmarks.lib.rates import wait
 from fcclip_core import Segmenter
-from fcclip_core.inference import labels_gpu as device_labels
+from fcclip_core.inference import decoder as device_labels
 from oracle.trace import Trace
 
 Place = tuple[object, str, str]
@@ -48,7 +48,7 @@ def clocks(places: Iterable[Place], trace: Trace) -> Iterator[None]:
         yield
 
 
-def labeling_places(segmenter: Segmenter, classifying: str, merging: str) -> tuple[Place, ...]:
+def decoding_places(segmenter: Segmenter, classifying: str, merging: str) -> tuple[Place, ...]:
     """Where a segmenter that launches no graphs names and merges masks, for `clocks`.
 
     Args:
@@ -56,10 +56,10 @@ def labeling_places(segmenter: Segmenter, classifying: str, merging: str) -> tup
         classifying: Stage of the classification.
         merging: Stage of everything behind it.
     """
-    labeler: Any = segmenter._labeler
+    decoder: Any = segmenter._decoder
     return (
         (device_labels, "classify", classifying),
-        (getattr(labeler, "_plain", labeler), "_merge", merging),
+        (getattr(decoder, "_plain", decoder), "_merge", merging),
         (segmenter_module, "_describe", merging),
     )
 

@@ -57,7 +57,7 @@ class _Probe:
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         return height, width
 
-    def prepare_beside(self, height: int, width: int, batches: int, *, asked: bool) -> None:
+    def prepare_beside(self, height: int, width: int, batches: int, *, requested: bool) -> None:
         """Has nothing to make ready."""
 
     def close(self, timeout: float) -> bool:
@@ -74,7 +74,7 @@ class _Stream:
     def __init__(self) -> None:
         self.statistics = Statistics()
 
-    def expect(self, header: object) -> None:
+    def prefetch_depth(self, header: object) -> None:
         """Looks for nothing."""
 
     def warn(self, text: str) -> None:
@@ -86,7 +86,7 @@ def _copies_in(message: Image) -> float:
         probe, stream = _Probe(), cast(Any, _Stream())
         pipeline = Pipeline(cast(Any, probe), [stream], announce=lambda _: None, lost=lambda _: None, max_batch=1)
         tracemalloc.start()
-        pipeline.put(stream, message)
+        pipeline.enqueue_frame(stream, message)
         peak = probe.peak.result(_PATIENCE)
         tracemalloc.stop()
         pipeline.close(_PATIENCE)

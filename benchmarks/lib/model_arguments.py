@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from fcclip_core import InferenceSettings, Segmenter
-from fcclip_core.export.form import PRECISIONS
+from fcclip_core.export.input_spec import PRECISIONS
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

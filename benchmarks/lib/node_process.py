@@ -37,7 +37,7 @@ import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
 from benchmarks import ROOT
 from demo.children import Children, unused_domain_id
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_ros import perception
 from fcclip_ros.node import pipeline
@@ -360,7 +360,7 @@ class _Recorder:
             mock.patch.object(Statistics, "labeled", self._around_labeled(Statistics.labeled)),
             mock.patch.object(Statistics, "received", self._around_received(Statistics.received)),
             mock.patch.object(pipeline, "to_rgb", self._around_to_rgb(pipeline.to_rgb)),
-            mock.patch.object(Outputs, "publish", self._around_publish(Outputs.publish)),
+            mock.patch.object(Outputs, "send", self._around_publish(Outputs.send)),
         ]
         take = getattr(Executor, "_take_subscription", None)
         if take is not None:
@@ -370,7 +370,7 @@ class _Recorder:
     def write(self, path: Path) -> None:
         """Writes what a `NodeRecord` holds."""
         counts = asdict(self._statistics.report().counts) if self._statistics else {}
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.write_text(json.dumps({"counts": counts, "frames": self._frames}))
 
     def _around_take(self, take: Callable[..., Any]) -> Callable[..., Any]:

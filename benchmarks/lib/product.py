@@ -68,11 +68,11 @@ def _use(
     found["timings_ms"] = {stage: 1e3 * median(result.timings[stage] for _, result in frames) for stage in stages}
 
     pair = [image, np.ascontiguousarray(image[:, ::-1])]
-    together = [segmenter.label(encoded) for encoded in segmenter.encode_batch(pair)]
+    together = [segmenter.decode(encoded) for encoded in segmenter.encode_batch(pair)]
     found["pair_apart"] = max(
         _apart(result, segmenter(one).class_map()) for result, one in zip(together, pair, strict=True)
     )
-    found["description"], found["problem"] = segmenter.backend_description, segmenter.backend_problem
+    found["description"], found["problem"] = segmenter.backend_description, segmenter.backend_warning
     found["profile"] = profile(lambda: segmenter(image), segmenter.device)
     found["waits"] = _waits(lambda: segmenter(image), segmenter.device)
     found["words_ms"] = {}

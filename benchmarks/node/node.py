@@ -29,7 +29,7 @@ from benchmarks.lib.model_arguments import add_model_arguments, make_segmenter, 
 from benchmarks.lib.node_process import CORE_STAGES, OUTPUTS, NodeProcess, Stream, image_message
 from benchmarks.lib.pictures import Pictures, parse_size
 from fcclip_core import Vocabulary
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 
 ENCODINGS = ("rgb8", "bgr8")
 DEFAULT_OUTPUTS = ("panoptic", "semantic", "confidence", "segments")
@@ -66,7 +66,7 @@ def main() -> None:
         record |= {"node_overhead_ms_median": max(case["overhead_ms"]["median"] for case in cases.values())}
         record |= {"node_overhead_ms_p90": max(case["overhead_ms"]["p90"] for case in cases.values())}
         record |= {"core_alone_ms_median": alone, "copies": copied, "cases": cases}
-        with whole_file(args.json) as part:
+        with atomic_write(args.json) as part:
             part.write_text(json.dumps(record, indent=1) + "\n")
 
 

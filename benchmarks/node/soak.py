@@ -31,7 +31,7 @@ from benchmarks.lib.model_arguments import add_model_arguments, node_parameters
 from benchmarks.lib.node_process import NodeProcess, Stream, image_message
 from benchmarks.lib.pictures import Pictures, parse_size
 from benchmarks.node.endurance import resident_mib, slope
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_ros import msg, srv
 from fcclip_ros.qos import LATCHED, OUTPUT
 
@@ -183,7 +183,7 @@ def main() -> int:
     console.print(table(result))
     if args.json:
         record = {"program": "soak", "machine": here, "checkpoint": args.checkpoint, "minutes": args.minutes, **result}
-        with whole_file(args.json) as part:
+        with atomic_write(args.json) as part:
             part.write_text(json.dumps(record, indent=1) + "\n")
     return 0 if result["flat"] and not load.wrong and not load.unexplained else 1
 

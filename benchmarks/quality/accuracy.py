@@ -34,8 +34,8 @@ from fcclip_core.evaluation.overlaps import pairwise_iou, segment_overlaps
 from fcclip_core.evaluation.panoptic import MATCH_IOU
 from fcclip_core.evaluation.scoreboard import Scoreboard
 from fcclip_core.export.check import Differences, Reference
-from fcclip_core.export.form import PRECISIONS
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.export.input_spec import PRECISIONS
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.segmenter import EncodedImage
 from fcclip_core.simulation.dataset import WorldPlan
 from fcclip_core.simulation.names import world_vocabulary
@@ -88,7 +88,7 @@ def main() -> int:
     if args.json:
         record = {"program": "accuracy", "machine": here, "checkpoint": args.checkpoint, "size": args.size}
         record |= {"scenes": args.scenes, "views": args.views, "seed": args.seed, "ways": results}
-        with whole_file(args.json) as part:
+        with atomic_write(args.json) as part:
             part.write_text(json.dumps(record, indent=1) + "\n")
     return 0 if all(result["accepted"] for result in results.values()) else 1
 
@@ -167,7 +167,7 @@ class Way:
     ) -> tuple[EncodedImage, PanopticResult]:
         """Answers for one picture, and compares that with the yardstick's answer, if this is not the yardstick."""
         encoded = self.segmenter.encode(sample.image)
-        result = self.segmenter.label(encoded)
+        result = self.segmenter.decode(encoded)
         self._board.update(number, sample, result)
         if reference is not None:
             expected = reference[0].output

@@ -27,7 +27,7 @@ from benchmarks.quality.zero_shot import MIN_AREA, name_crops
 from fcclip_core.datasets.world_shards import WorldShards
 from fcclip_core.devices import resolve_device
 from fcclip_core.evaluation.clip_masks import name_masks
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.inference.classification import MAX_LOGIT_SCALE, TextClassifier, Words
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.model.backbone import ImageTower
@@ -123,7 +123,7 @@ def main() -> None:
             "units": "per cent; CPU seconds of one forward pass of the image tower in float32, one image",
             "towers": results,
         }
-        with whole_file(args.json) as part:
+        with atomic_write(args.json) as part:
             part.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -27,7 +27,7 @@ from benchmarks.lib import machine
 from fcclip_core import Segmenter, Vocabulary
 from fcclip_core.datasets.records import PanopticSample, TruthSegment
 from fcclip_core.evaluation.panoptic import PanopticQuality
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.results import PanopticResult
 from fcclip_core.simulation.dataset import WorldPlan, render_scene
 from fcclip_core.simulation.frames import Frame
@@ -104,7 +104,7 @@ def main() -> int:
             (kind, index): truth_of(frame, words) for kind, rows in lists.items() for index, words in enumerate(rows)
         }
         for (kind, index, _), tally in tallies.items():
-            tally.add(truths[kind, index], segmenter.label(encoded, tally.snapshot))
+            tally.add(truths[kind, index], segmenter.decode(encoded, tally.snapshot))
         if (number + 1) % 10 == 0:
             print(f"{number + 1} frames", file=sys.stderr, flush=True)
     results = summary(tallies)
@@ -112,7 +112,7 @@ def main() -> int:
     if args.json:
         record = {"program": "few_words", "machine": here, "checkpoint": str(args.checkpoint), "seed": args.seed}
         record |= {"frames": args.frames, "margin": BACKGROUND_MARGIN, **_flat(results), "kinds": results}
-        with whole_file(args.json) as part:
+        with atomic_write(args.json) as part:
             part.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 

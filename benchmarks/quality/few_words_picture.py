@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.quality.few_words import Tally, frames_of, truth_of, word_lists
 from fcclip_core import PanopticResult, Segmenter
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.segments.visualization import draw_overlay
 from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
@@ -40,7 +40,7 @@ def main() -> int:
     best, picture = -1, np.zeros((0, 0, 3), np.uint8)
     for frame in frames_of(args.frames, args.seed, (640, 480)):
         encoded, false, right = segmenter.encode(frame.image), [], []
-        results = [segmenter.label(encoded, snapshot) for snapshot in snapshots]
+        results = [segmenter.decode(encoded, snapshot) for snapshot in snapshots]
         for snapshot, result in zip(snapshots, results, strict=True):
             tally = Tally(words, snapshot)
             tally.add(truth_of(frame, words), result)
@@ -50,7 +50,7 @@ def main() -> int:
             best = false[0] - false[1]
             picture = _beside(frame.image, snapshots, results)
             print(f"{false[0]} false segments without competitors, {false[1]} with them")
-    with whole_file(args.output) as part:
+    with atomic_write(args.output) as part:
         Image.fromarray(picture).save(part, "PNG", optimize=True)
     print(f"the words: {', '.join(words.names)}")
     return 0

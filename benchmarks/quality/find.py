@@ -142,7 +142,7 @@ def _ask_about_drives(segmenter: Segmenter, args: argparse.Namespace) -> tuple[d
         for frame in _frames(seed, args):
             began = time.perf_counter()
             encoded = segmenter.encode(frame.image)
-            shown = {name: segmenter.label(encoded, snapshot) for name, snapshot in snapshots.items()}
+            shown = {name: segmenter.decode(encoded, snapshot) for name, snapshot in snapshots.items()}
             inference.append(sum(shown[args.streams[0]].timings.values()))
             present = sorted({item.name for item in frame.segments if item.is_thing})
             absent = rng.choice([name for name in names if name not in present], args.absent, replace=False)

@@ -22,7 +22,7 @@ from rich.table import Table
 from scipy import ndimage
 
 from benchmarks.lib import machine
-from benchmarks.lib.clocks import clocks, labeling_places
+from benchmarks.lib.clocks import clocks, decoding_places
 from benchmarks.quality.zero_shot import CROP, cut_out, embed_crops
 from fcclip_core import Segmenter, load_checkpoint
 from fcclip_core.datasets.records import Dataset, PanopticSample
@@ -31,7 +31,7 @@ from fcclip_core.datasets.world_shards import WorldShards
 from fcclip_core.evaluation.overlaps import mask_overlaps, pairwise_iou
 from fcclip_core.evaluation.panoptic import MATCH_IOU
 from fcclip_core.evaluation.scoreboard import Scoreboard
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.inference.classification import classify
 from fcclip_core.model.config import ModelConfig, ResNetConfig
 from fcclip_core.model.fcclip import ModelOutput
@@ -151,8 +151,8 @@ class Comparison:
             return self._segmenter.encode(sample.image), trace
 
     def _label(self, encoded: EncodedImage, trace: Trace) -> None:
-        with clocks(labeling_places(self._segmenter, "classification", "merging"), trace):
-            self._segmenter.label(encoded, self.snapshot, self._settings)
+        with clocks(decoding_places(self._segmenter, "classification", "merging"), trace):
+            self._segmenter.decode(encoded, self.snapshot, self._settings)
 
     def _surviving(self, output: ModelOutput) -> np.ndarray:
         """The queries that the first stage, which knows nothing of CLIP's second opinion, does not call void."""
@@ -199,7 +199,7 @@ class Comparison:
         row_of = {query: row for row, query in enumerate(queries.tolist())}
         for form, ensemble in FORMS.items():
             settings = replace(self._settings, ensemble=ensemble)
-            way.boards[form].update(number, sample, self._segmenter.label(encoded, self.snapshot, settings))
+            way.boards[form].update(number, sample, self._segmenter.decode(encoded, self.snapshot, settings))
             probabilities = classify(encoded.output, self.snapshot.classifier, settings).ensemble[0]
             names = probabilities[:, :-1].argmax(-1).tolist()
             way.right[form] += sum(names[row_of[query]] == label for label, query in matched)
@@ -257,7 +257,7 @@ def main() -> None:
     if args.json:
         about = {"program": "single_pass", "machine": here, "checkpoint": args.checkpoint, "seeded": seeded}
         about |= {"shorter_side": side, "crop": crop}
-        with whole_file(args.json) as part:
+        with atomic_write(args.json) as part:
             part.write_text(json.dumps(about | {"batch": args.batch} | result, indent=1) + "\n")
 
 

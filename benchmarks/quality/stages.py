@@ -30,9 +30,9 @@ from fcclip_core.backends.compiled import CompiledBackend
 from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.backends.onednn import OneDnnBackend
 from fcclip_core.errors import BackendError
-from fcclip_core.export.form import PRECISIONS, Form
+from fcclip_core.export.input_spec import PRECISIONS, InputSpec
 from fcclip_core.export.onnx_export import export_onnx
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.inference.preprocess import preprocess
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 from oracle.goldens import CASES, Case, spec, split_synonyms
@@ -132,7 +132,7 @@ def make_answer(name: str, model: FCCLIP) -> Answer:
     library = LIBRARIES[kind](CPU, precision)
 
     def run(image: Tensor, stage: str) -> ModelOutput:
-        form = Form.of(image, library.precision)
+        form = InputSpec.of(image, library.precision)
         graph = library.build(lambda sampler: export_onnx(watched(stage), form, sampler), lambda *_: None)
         return ModelOutput(*library.load(graph, form)(image))
 
@@ -251,7 +251,7 @@ def main() -> int:
                 console.print(f"{backend} is left out: {error}")
         console.print(table(name, results[name]))
         if args.json:
-            with whole_file(args.json) as part:
+            with atomic_write(args.json) as part:
                 record = {"program": "stages", "machine": here, "limits": LIMITS, "held": HELD, "cases": results}
                 part.write_text(json.dumps(record, indent=1) + "\n")
     wrong = [

@@ -34,7 +34,7 @@ from fcclip_core.evaluation.overlaps import segment_overlaps
 from fcclip_core.evaluation.panoptic import PanopticQuality
 from fcclip_core.evaluation.recall import MaskRecall
 from fcclip_core.evaluation.semantic import SemanticIoU
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.model.config import BEST_CELL, PUBLISHED, VANISHED_MASKS
 from fcclip_core.segmenter import EncodedImage
 from fcclip_core.simulation.dataset import WorldPlan
@@ -65,7 +65,7 @@ def main() -> int:
     if args.json:
         record = {"program": "vanished_masks", "machine": here, "checkpoint": args.checkpoint, "size": args.size}
         record |= {"scenes": args.scenes, "seeds": seeds}
-        with whole_file(args.json) as part:
+        with atomic_write(args.json) as part:
             part.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
@@ -168,7 +168,7 @@ def measure(networks: Mapping[str, Segmenter], scenes: WorldScenes) -> dict[str,
         vanished.append(1 - float(encoded[PUBLISHED].output.mask_survives.float().mean()))
         for rule, (form, valid_mask_only) in RULES.items():
             settings = replace(networks[form].settings, valid_mask_only=valid_mask_only)
-            tallies[rule].add(truth, networks[form].label(encoded[form], snapshots[form], settings))
+            tallies[rule].add(truth, networks[form].decode(encoded[form], snapshots[form], settings))
     return {
         "vanished_queries": float(np.mean(vanished)),
         "cpu_seconds_best_cell_over_published": float(np.median(ratios)),

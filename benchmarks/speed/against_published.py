@@ -25,12 +25,12 @@ from torch import nn
 
 from benchmarks.lib import machine
 from benchmarks.lib.authors_code import AuthorsCode, CannotRun
-from benchmarks.lib.clocks import clocks, labeling_places
+from benchmarks.lib.clocks import clocks, decoding_places
 from fcclip_core import InferenceSettings, Segmenter, load_checkpoint
 from fcclip_core.backends.fallback import FallbackBackend
 from fcclip_core.backends.onednn import OneDnnBackend
 from fcclip_core.backends.reference import CheckedBackend
-from fcclip_core.export.form import PRECISIONS
+from fcclip_core.export.input_spec import PRECISIONS
 from fcclip_core.model.config import PRESETS
 from oracle import pipeline
 from oracle.goldens import REFERENCE, injected_rows, spec, split_synonyms
@@ -177,7 +177,7 @@ class Ours:
             (decoder, "_attention_mask", "prediction heads"),
             (decoder, "predict", "prediction heads"),
             (model.backbone, "embed_masks", "classification"),
-            *labeling_places(self.segmenter, "classification", "panoptic"),
+            *decoding_places(self.segmenter, "classification", "panoptic"),
         ]
         with clocks(places, trace), trace.stage("total"):
             result = self.segmenter(image)

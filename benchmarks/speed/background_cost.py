@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.lib import machine
 from benchmarks.lib.pictures import Pictures, parse_size
 from fcclip_core import InferenceSettings, Segmenter, Vocabulary
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.weights.model_zoo import EVERYDAY
 
 WORDS = Vocabulary.from_names(
@@ -58,7 +58,7 @@ def main() -> int:
     table.add_row("20 new words, s", f"{change['alone_s']:.2f}", f"{change['beside_s']:.2f}")
     console.print(table)
     if args.json:
-        with whole_file(args.json) as part:
+        with atomic_write(args.json) as part:
             part.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
@@ -76,7 +76,7 @@ def frame_cost(segmenter: Segmenter, args: argparse.Namespace) -> dict[str, Any]
         network.append(time.perf_counter() - began)
         for name, snapshot in snapshots.items():
             began = time.perf_counter()
-            segmenter.label(encoded, snapshot)
+            segmenter.decode(encoded, snapshot)
             labels[name].append(time.perf_counter() - began)
     # The first frame also makes what later ones use.
     alone, with_others = (median(labels[name][1:]) for name in ("alone", "beside"))

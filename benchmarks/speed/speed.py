@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.lib import machine
-from benchmarks.lib.clocks import DeviceTrace, clocks, labeling_places
+from benchmarks.lib.clocks import DeviceTrace, clocks, decoding_places
 from benchmarks.lib.rates import PRECISIONS, machine_rates
 from benchmarks.lib.work import STAGES, gflop_by_stage
 from benchmarks.speed.against_published import read_image, reference_words
@@ -27,7 +27,7 @@ from fcclip_core.backends import BACKENDS, create_backend
 from fcclip_core.backends.interface import Network
 from fcclip_core.devices import resolve_device
 from fcclip_core.errors import FcclipError
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.model.config import PRESETS
 from fcclip_core.model.fcclip import ModelOutput
@@ -77,7 +77,7 @@ def main() -> None:
     if args.json:
         record = {"program": "speed", "machine": here, "preset": args.preset, "image": list(image.shape[:2])}
         record |= {"input": [height, width], "rates": rates, "gflop": gflop, "repetitions": args.repeat, "ways": ways}
-        with whole_file(args.json) as part:
+        with atomic_write(args.json) as part:
             part.write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -152,7 +152,7 @@ class Measured:
         segmenter._backend = self  # type: ignore[assignment]
         places = [
             (segmenter, "_preprocess", "preprocess"),
-            *labeling_places(segmenter, "classify", "merge"),
+            *decoding_places(segmenter, "classify", "merge"),
             # These run in eager PyTorch alone: another backend has the network in one piece.
             (model.backbone, "forward", "backbone"),
             (model.pixel_decoder, "forward", "pixel decoder"),

@@ -25,7 +25,7 @@ from benchmarks.lib import machine
 from benchmarks.lib.model_arguments import add_model_arguments, make_segmenter, node_parameters
 from benchmarks.lib.pictures import Pictures, parse_size
 from fcclip_core import Vocabulary
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from benchmarks.lib.node_process import Camera
@@ -61,7 +61,7 @@ def main() -> None:
     if args.json:
         record = {"program": "vocabulary", "machine": here, "checkpoint": args.checkpoint, "backend": args.backend}
         record |= {"size": args.size, "rate": args.rate, "core_ms": core, "node": node}
-        with whole_file(args.json) as part:
+        with atomic_write(args.json) as part:
             part.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -20,7 +20,7 @@ from fcclip_core.backends.reference import CheckedBackend, EagerAnswers
 from fcclip_core.backends.tensorrt import TensorRt
 from fcclip_core.errors import SettingsError
 from fcclip_core.export.built_files import BuiltFiles
-from fcclip_core.export.form import PRECISIONS, precision_of
+from fcclip_core.export.input_spec import PRECISIONS, precision_of
 from fcclip_core.files.cache_folder import guard_compilers
 from fcclip_core.model.fcclip import FCCLIP
 
@@ -92,7 +92,7 @@ def create_backend(
         Candidate(
             other,
             functools.partial(make, other),
-            wanted=other == name,
+            requested=other == name,
             waits=other == name or other in _NOTHING_TO_BUILD,
         )
         for other in names

@@ -94,7 +94,7 @@ class CompiledBackend:
 
     @torch.inference_mode()
     def prepare(
-        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, requested: bool = True
     ) -> None:
         """Compiles the network for images of one form; see `Backend`."""
         size = (batch, 3, height, width)

@@ -30,6 +30,6 @@ class EagerBackend:
         return ""
 
     def prepare(
-        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, requested: bool = True
     ) -> None:
         """Nothing has to be made ready."""

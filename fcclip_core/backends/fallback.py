@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fcclip_core.backends.interface import Backend, FormDeclined, Progress
+from fcclip_core.backends.interface import Backend, Progress, UnsupportedInputShape
 from fcclip_core.backends.readiness import LARGEST_BATCH, Abandoned, Preparations, Shape
 from fcclip_core.devices import free_memory, undisturbed, watched
 from fcclip_core.errors import BackendError, DeviceLostError
@@ -29,26 +29,26 @@ class Candidate:
     Attributes:
         name: As the user writes it.
         make: Makes it; raises `BackendError` where it cannot be had.
-        wanted: Whether the user named it; one that nobody named may be missing without anything being wrong.
+        requested: Whether the user named it; one that nobody named may be missing without anything being wrong.
         waits: Whether single images may wait until it is made and ready for them. Otherwise the next candidate answers
             them, and it is made ready beside.
         backend: What was made; None before.
-        proven: Whether it has ever done what it was asked for.
-        note: Why it does not run, or did not run the last image; empty if it did.
+        verified: Whether it has ever done what it was asked for.
+        reason: Why it does not run, or did not run the last image; empty if it did.
         failed: Whether it is out of the question from now on.
-        missed: Whether that is a fault that somebody should look at.
+        degraded: Whether that is a fault that somebody should look at.
         making: Held while it is made.
     """
 
     name: str
     make: Callable[[], Backend]
-    wanted: bool = False
+    requested: bool = False
     waits: bool = True
     backend: Backend | None = None
-    proven: bool = False
-    note: str = ""
+    verified: bool = False
+    reason: str = ""
     failed: bool = False
-    missed: bool = False
+    degraded: bool = False
     making: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -85,14 +85,14 @@ class FallbackBackend:
         """What ran the last image where, and why nothing better did, for people."""
         # Without a lock, which is held while an image runs: diagnostics must not wait for that.
         backend = self._answered_last.backend
-        notes = [f"not {other.name}: {other.note}" for other in self._candidates if other.note]
+        notes = [f"not {other.name}: {other.reason}" for other in self._candidates if other.reason]
         return "; ".join([backend.description if backend else "nothing", *notes])
 
     @property
     def problem(self) -> str:
         """What should run, and does not any more, and why; empty while there is no such thing."""
         return "; ".join(
-            f"backend {other.name} is left out: {other.note}" for other in self._candidates if other.missed
+            f"backend {other.name} is left out: {other.reason}" for other in self._candidates if other.degraded
         )
 
     def __call__(self, image: Tensor) -> ModelOutput:
@@ -108,7 +108,7 @@ class FallbackBackend:
             self._answered_last, output = self._first_of(
                 lambda candidate: self._answer(candidate, image, lacking), images=len(image)
             )
-            self._answered_last.note = ""
+            self._answered_last.reason = ""
         if lacking:
             self._preparations.meet((image.shape[0], *image.shape[2:]))
         return output
@@ -116,28 +116,28 @@ class FallbackBackend:
     def prepare(self, batch: int, height: int, width: int, progress: Progress | None = None) -> None:
         """Makes the first candidate that works ready for images of one form; see `Backend`."""
         self._answered_last = self._prepare((batch, height, width), True, progress)
-        self._answered_last.note = ""
+        self._answered_last.reason = ""
 
-    def prepare_beside(self, batches: int, height: int, width: int, *, asked: bool) -> None:
+    def prepare_beside(self, batches: int, height: int, width: int, *, requested: bool) -> None:
         """Makes images of one size ready, alone and together, while others run; returns at once.
 
         Args:
             batches: Images that may come together at most.
             height: Pixels, padding included; divisible by 32.
             width: Pixels, padding included; divisible by 32.
-            asked: See `Backend.prepare`.
+            requested: See `Backend.prepare`.
         """
         for batch in range(1, min(batches, LARGEST_BATCH) + 1):
-            self._preparations.expect((batch, height, width), asked=asked)
+            self._preparations.request((batch, height, width), requested=requested)
 
     def close(self, timeout: float | None = None) -> bool:
         """Makes nothing ready any more; see `Preparations.close`."""
         return self._preparations.close(timeout)
 
-    def _prepare(self, shape: Shape, asked: bool, progress: Progress | None) -> Candidate:
+    def _prepare(self, shape: Shape, requested: bool, progress: Progress | None) -> Candidate:
         def prepare(candidate: Candidate) -> None:
-            self._made(candidate).prepare(*shape, progress, asked=asked)
-            candidate.proven = True
+            self._made(candidate).prepare(*shape, progress, requested=requested)
+            candidate.verified = True
 
         with self._preparing:
             return self._first_of(prepare, images=shape[0])[0]
@@ -152,11 +152,11 @@ class FallbackBackend:
                     return candidate, action(candidate)
             except (DeviceLostError, Abandoned):  # to the other candidates, too
                 raise
-            except FormDeclined as error:
-                candidate.note = str(error)
+            except UnsupportedInputShape as error:
+                candidate.reason = str(error)
                 continue
             except Exception as error:  # whatever torch, CUDA and the libraries raise
-                if candidate is self._candidates[-1] or (candidate.proven and images > 1):
+                if candidate is self._candidates[-1] or (candidate.verified and images > 1):
                     raise
                 self._leave_out(candidate, error)
             # Outside the handler: an error keeps alive what filled the memory. The next one may not be torch's.
@@ -179,11 +179,11 @@ class FallbackBackend:
             lacking: Takes what the form of the image lacks, if it lacks something.
 
         Raises:
-            FormDeclined: The candidate is not ready, and images do not wait for it.
+            UnsupportedInputShape: The candidate is not ready, and images do not wait for it.
         """
         if candidate.backend is None and not candidate.waits:
             lacking.append("it is not there yet")
-            raise FormDeclined(lacking[-1])
+            raise UnsupportedInputShape(lacking[-1])
         backend = self._made(candidate)
         batch, _, height, width = image.shape
         if not (lacks := backend.lacks(batch, height, width)):
@@ -194,7 +194,7 @@ class FallbackBackend:
         if batch > 1 and (candidate.waits or not backend.lacks(1, height, width)):
             pieces = image.split(_pieces(batch, lambda size: not backend.lacks(size, height, width)))
             return _joined([self._run(candidate, backend, piece) for piece in pieces])
-        raise FormDeclined(lacks)
+        raise UnsupportedInputShape(lacks)
 
     def _run(self, candidate: Candidate, backend: Backend, image: Tensor) -> ModelOutput:
         """The backend's answer; one that worked before gets a second try, because a want of memory may pass."""
@@ -203,11 +203,11 @@ class FallbackBackend:
         except BackendError:  # its own verdict, and perhaps after minutes of building
             raise
         except Exception as error:
-            if not candidate.proven:
+            if not candidate.verified:
                 raise
             _logger.warning("backend %s failed and gets the image once more: %s", candidate.name, _described(error))
         else:
-            candidate.proven = True
+            candidate.verified = True
             return output
         free_memory(self.device)
         return backend(image)
@@ -215,11 +215,11 @@ class FallbackBackend:
     def _leave_out(self, candidate: Candidate, error: Exception) -> None:
         if candidate.failed:  # said by the thread that prepares, or by the one that runs images
             return
-        is_fault = candidate.wanted or candidate.backend is not None
-        candidate.note, candidate.failed, candidate.backend = _described(error), True, None
-        candidate.missed = is_fault
+        is_fault = candidate.requested or candidate.backend is not None
+        candidate.reason, candidate.failed, candidate.backend = _described(error), True, None
+        candidate.degraded = is_fault
         level = logging.ERROR if is_fault else logging.INFO
-        _logger.log(level, "backend %s does not work here, so the next one is used: %s", candidate.name, candidate.note)
+        _logger.log(level, "backend %s does not work here, so the next one is used: %s", candidate.name, candidate.reason)
 
 
 def _pieces(batch: int, is_ready: Callable[[int], bool]) -> list[int]:

@@ -12,13 +12,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fcclip_core.backends.interface import FormDeclined, Progress
+from fcclip_core.backends.interface import Progress, UnsupportedInputShape
 from fcclip_core.backends.reference import EagerAnswers
 from fcclip_core.devices import free_memory
 from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import Key
 from fcclip_core.export.check import check, check_picture
-from fcclip_core.export.form import Form
+from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.export.onnx_export import export_onnx
 from fcclip_core.model.deformable_attention import Sampler
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
@@ -71,7 +71,7 @@ class Library(Protocol):
         """
         ...
 
-    def load(self, built: bytes, form: Form) -> Runner:
+    def load(self, built: bytes, form: InputSpec) -> Runner:
         """Makes a built graph ready to run.
 
         Raises:
@@ -106,8 +106,8 @@ class GraphBackend:
         self._answers = answers
         self._builds = builds
         self._model = model
-        self._runners: OrderedDict[Form, Runner] = OrderedDict()
-        self._ready: tuple[Form, ...] = ()  # read without a lock
+        self._runners: OrderedDict[InputSpec, Runner] = OrderedDict()
+        self._ready: tuple[InputSpec, ...] = ()  # read without a lock
         self._built: set[tuple[int, int]] = set()  # sizes, unasked
         self._running = threading.RLock()
         self._loading = threading.RLock()  # of its own, so that images run meanwhile
@@ -127,38 +127,38 @@ class GraphBackend:
         """`image` float32 `(B, 3, h, w)`, normalized and padded to multiples of 32.
 
         Raises:
-            FormDeclined: There is no graph for this form of image, and none may be built.
+            UnsupportedInputShape: There is no graph for this form of image, and none may be built.
             BackendError: The graph cannot be built, fails its check, or cannot be run.
         """
-        form = Form.of(image, self._library.precision)
+        form = InputSpec.of(image, self._library.precision)
         while True:
             with self._running:
                 if form in self._runners:
                     self._runners.move_to_end(form)
                     return ModelOutput(*self._runners[form](image))
-            self.prepare(form.batch, form.height, form.width, asked=False)
+            self.prepare(form.batch, form.height, form.width, requested=False)
 
     def lacks(self, batch: int, height: int, width: int) -> str:
         """A graph in memory, or one on disk that is up to date; see `Backend`."""
-        form = Form(batch, height, width, self._library.precision)
+        form = InputSpec(batch, height, width, self._library.precision)
         return "" if form in self._ready or self._is_kept(form, current=True) else self._lacking(form)
 
     def prepare(
-        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, requested: bool = True
     ) -> None:
         """Makes the graph for images of one form ready, and builds it if need be; see `Backend`."""
-        form = Form(batch, height, width, self._library.precision)
+        form = InputSpec(batch, height, width, self._library.precision)
         with self._loading:
             if form in self._ready:
                 return
-            if not asked and not self._is_kept(form):
+            if not requested and not self._is_kept(form):
                 sizes = self._built | {(height, width)}
                 if not self._builds or len(sizes) > RUNNERS:
-                    raise FormDeclined(self._lacking(form))
+                    raise UnsupportedInputShape(self._lacking(form))
                 self._built = sizes
             self._keep(form, self._load(form, progress or log_progress()))
 
-    def _is_kept(self, form: Form, *, current: bool = False) -> bool:
+    def _is_kept(self, form: InputSpec, *, current: bool = False) -> bool:
         """Whether somebody wanted this graph before, and, if need be, whether it can be used as it is."""
         files = self._answers.files
         if files.is_empty():  # names have the weights' hash in them, which takes a second for a large model
@@ -166,11 +166,11 @@ class GraphBackend:
         name, key = self._file(form)
         return files.is_current(name, key) if current else files.holds(name)
 
-    def _lacking(self, form: Form) -> str:
+    def _lacking(self, form: InputSpec) -> str:
         command = f"fcclip export CHECKPOINT --size {form.width}x{form.height} --batch {form.batch} --precision "
         return f"no graph for {form} is there; `{command}{form.precision} --engine` makes it"
 
-    def _keep(self, form: Form, runner: Runner) -> None:
+    def _keep(self, form: InputSpec, runner: Runner) -> None:
         with self._running:
             self._runners[form] = runner
             newest_first = dict.fromkeys((one.height, one.width) for one in reversed(self._runners))
@@ -180,7 +180,7 @@ class GraphBackend:
                 _logger.info("%s: dropped the graph for %s from memory", self._library.name, dropped)
             self._ready = tuple(self._runners)
 
-    def _load(self, form: Form, progress: Progress) -> Runner:
+    def _load(self, form: InputSpec, progress: Progress) -> Runner:
         """Loads the graph for `form`, built before or now, and checks it against eager."""
         began = time.monotonic()
         what = f"{self._library.name} for {form}"
@@ -205,7 +205,7 @@ class GraphBackend:
         _logger.info("%s is ready after %.1f s", what, time.monotonic() - began)
         return runner
 
-    def _file(self, form: Form) -> tuple[str, Key]:
+    def _file(self, form: InputSpec) -> tuple[str, Key]:
         """Name and key of the built graph: the name tells apart what may lie side by side, the key what may not."""
         return (
             f"{self._answers.name}-{form}{self._library.suffix}",

@@ -15,7 +15,7 @@ Progress = Callable[[str, int, int], None]
 """Called with (what is being done, units done, units in all)."""
 
 
-class FormDeclined(BackendError):
+class UnsupportedInputShape(BackendError):
     """The backend works, but leaves images of this form to another one."""
 
 
@@ -37,7 +37,7 @@ class Network(Protocol):
         """`image` float32 `(B, 3, h, w)`, normalized and padded to multiples of 32, on `device`.
 
         Raises:
-            FormDeclined: It leaves such images to another backend.
+            UnsupportedInputShape: It leaves such images to another backend.
             BackendError: It turns out not to work here, and would not if it were tried again.
             Exception: Whatever torch or a library raises; it may pass, as a want of memory does.
         """
@@ -58,7 +58,7 @@ class Backend(Network, Protocol):
         ...
 
     def prepare(
-        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, requested: bool = True
     ) -> None:
         """Does beforehand what the first image of a form would have to wait for, which may take minutes.
 
@@ -67,11 +67,11 @@ class Backend(Network, Protocol):
             height: Pixels, padding included; divisible by 32.
             width: Pixels, padding included; divisible by 32.
             progress: Told how far it is; what it raises ends the work.
-            asked: Whether somebody asked for this form; if not, what is built for those who ask alone is not.
+            requested: Whether somebody asked for this form; if not, what is built for those who ask alone is not.
 
         Raises:
             SettingsError: No images can have such a form.
-            FormDeclined: Nobody asked for it.
+            UnsupportedInputShape: Nobody asked for it.
             BackendError: It turns out not to work here.
         """
         ...

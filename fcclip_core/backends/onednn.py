@@ -11,7 +11,7 @@ from torch import Tensor
 from fcclip_core.backends.graph import check_device
 from fcclip_core.backends.interface import Progress
 from fcclip_core.errors import BackendError
-from fcclip_core.export.form import PRECISIONS, precision_of
+from fcclip_core.export.input_spec import PRECISIONS, precision_of
 from fcclip_core.kernels.deformable_native import compile_kernel
 from fcclip_core.kernels.onednn import best_type, for_processor
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
@@ -70,7 +70,7 @@ class OneDnnBackend:
         return ""
 
     def prepare(
-        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, requested: bool = True
     ) -> None:
         """Nothing has to be made ready."""
 

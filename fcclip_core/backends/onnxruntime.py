@@ -8,7 +8,7 @@ from torch import Tensor
 from fcclip_core.backends.graph import Exporter, Runner, check_device
 from fcclip_core.backends.interface import Progress
 from fcclip_core.errors import BackendError
-from fcclip_core.export.form import Form
+from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.export.onnx_export import INPUT, OUTPUTS
 from fcclip_core.model.deformable_attention import sample_by_gather
 
@@ -44,7 +44,7 @@ class OnnxRuntime:
         """The graph itself: the library optimizes it when it loads it."""
         return export(sample_by_gather)
 
-    def load(self, built: bytes, form: Form) -> Runner:
+    def load(self, built: bytes, form: InputSpec) -> Runner:
         """Makes a session with as many threads as torch has.
 
         Raises:

@@ -8,7 +8,7 @@ from torch import Tensor
 from fcclip_core.backends.graph import Exporter, Runner, check_device
 from fcclip_core.backends.interface import Progress
 from fcclip_core.errors import BackendError
-from fcclip_core.export.form import Form
+from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.export.onnx_export import INPUT, OUTPUTS
 from fcclip_core.model.deformable_attention import sample_by_gather
 
@@ -51,7 +51,7 @@ class OpenVino:
         """The graph itself: the library compiles it in seconds, for this processor, when it loads it."""
         return export(sample_by_gather)
 
-    def load(self, built: bytes, form: Form) -> Runner:
+    def load(self, built: bytes, form: InputSpec) -> Runner:
         """Compiles the graph for as many threads as torch has.
 
         Raises:

@@ -59,22 +59,22 @@ class Preparations:
             self._met[shape] += 1
             recurs = self._met[shape] == RECURS
         if recurs:
-            self.expect(shape, asked=False)
+            self.request(shape, requested=False)
 
-    def expect(self, shape: Shape, *, asked: bool) -> None:
+    def request(self, shape: Shape, *, requested: bool) -> None:
         """Makes a form ready as soon as those before it are; returns at once.
 
         Args:
             shape: The form.
-            asked: Whether somebody asked for it; unasked, no more than `MAX_SIZES` sizes are made ready.
+            requested: Whether somebody asked for it; unasked, no more than `MAX_SIZES` sizes are made ready.
         """
         with self._lock:
             sizes = self._sizes | {shape[1:]}
-            if self._closed or (shape, asked) in self._taken or (not asked and len(sizes) > MAX_SIZES):
+            if self._closed or (shape, requested) in self._taken or (not requested and len(sizes) > MAX_SIZES):
                 return
             self._sizes = sizes
-            self._taken.add((shape, asked))
-            self._waiting.append((shape, asked))
+            self._taken.add((shape, requested))
+            self._waiting.append((shape, requested))
             if self._thread is None:
                 threads = torch.get_num_threads()  # holds for the thread that sets it
                 self._thread = threading.Thread(target=self._work, args=(threads,), name="preparation")
@@ -101,9 +101,9 @@ class Preparations:
         if torch.get_num_threads() != threads:  # asked first, because a thread's first question sets it to a default
             torch.set_num_threads(threads)
         while (work := self._next()) is not None:
-            shape, asked = work
+            shape, requested = work
             try:
-                self._prepare(shape, asked, self._progress())
+                self._prepare(shape, requested, self._progress())
             except Abandoned:
                 _logger.info("%s is not made ready any more", _named(shape))
             except Exception as error:

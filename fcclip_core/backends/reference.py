@@ -12,8 +12,8 @@ from fcclip_core.backends.interface import Backend, Progress
 from fcclip_core.devices import device_name
 from fcclip_core.export.built_files import BuiltFiles, Key
 from fcclip_core.export.check import Reference, check, check_picture
-from fcclip_core.export.form import Form
 from fcclip_core.export.identity import code_digest, weights_digest
+from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 from fcclip_core.model.precision import exact_products, movable_copy
 
@@ -32,19 +32,19 @@ class EagerAnswers:
         """Beginning of the names of files that belong to this network; its two forms lie side by side."""
         return f"{self._model.config.name}-{self._weights[:12]}-{self._model.vanished_masks}"
 
-    def key(self, form: Form) -> Key:
+    def key(self, form: InputSpec) -> Key:
         """What everything built from this network follows from."""
         network = {"weights": self._weights, "vanished masks": self._model.vanished_masks}
         return {**network, "code": code_digest(), "form": str(form)}
 
-    def to_picture(self, form: Form) -> Reference:
+    def to_picture(self, form: InputSpec) -> Reference:
         """Eager's float32 answer to the check picture of `form`, on this device, whatever the precision of `form`."""
-        exact = Form(form.batch, form.height, form.width, "fp32")
+        exact = InputSpec(form.batch, form.height, form.width, "fp32")
         name = f"{self.name}-{exact}-{self._device.type}.reference"
         key = {**self.key(exact), "device": device_name(self._device)}
         return self.files.get(name, key, lambda: self._answer(exact), Reference.from_bytes)
 
-    def _answer(self, form: Form) -> bytes:
+    def _answer(self, form: InputSpec) -> bytes:
         picture = check_picture(form).to(self._device)
         # On the device for as long as it is needed: there may be no room for it beside an engine that is built.
         network = movable_copy(self._model)
@@ -85,7 +85,7 @@ class CheckedBackend:
         self._most = sizes
         self._size = size
         self._sizes: set[tuple[int, int]] = set()
-        self._checked: set[Form] = set()
+        self._checked: set[InputSpec] = set()
 
     @property
     def description(self) -> str:
@@ -109,10 +109,10 @@ class CheckedBackend:
         return self._backend.lacks(batch, height, width) or f"{batch}x{height}x{width} is being checked"
 
     def prepare(
-        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, requested: bool = True
     ) -> None:
         """Makes the backend ready and runs the check picture of one form; see `Backend`."""
-        self._backend.prepare(batch, height, width, progress, asked=asked)
+        self._backend.prepare(batch, height, width, progress, requested=requested)
         self._check(batch, height, width)
 
     def _check(self, batch: int, height: int, width: int) -> None:
@@ -124,12 +124,12 @@ class CheckedBackend:
         self._sizes.add((form.height, form.width))
         self._checked.add(form)
 
-    def _picture(self, batch: int, height: int, width: int) -> Form:
+    def _picture(self, batch: int, height: int, width: int) -> InputSpec:
         """The form of the picture that stands for a form of images."""
         return (
-            Form(batch, height, width, self._precision) if self._size is None else Form(1, *self._size, self._precision)
+            InputSpec(batch, height, width, self._precision) if self._size is None else InputSpec(1, *self._size, self._precision)
         )
 
-    def _is_due(self, form: Form) -> bool:
+    def _is_due(self, form: InputSpec) -> bool:
         is_among = (form.height, form.width) in self._sizes or len(self._sizes) < self._most
         return is_among and form not in self._checked

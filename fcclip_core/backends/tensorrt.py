@@ -17,7 +17,7 @@ from fcclip_core.devices import device_name
 from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import NOTHING_KEPT, BuiltFiles, KeptFile
 from fcclip_core.export.deformable_plugin import PLUGIN, PLUGIN_VERSIONS, plugin_sampler
-from fcclip_core.export.form import Form
+from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.export.onnx_export import INPUT, OUTPUTS
 from fcclip_core.model.deformable_attention import sample_by_gather
 
@@ -74,7 +74,7 @@ class TensorRt:
                     _logger.warning("%s: built again with gathers instead of %s: %s", self.name, PLUGIN, error)
             return self._builder.build(export(sample_by_gather), self.precision, progress)
 
-    def load(self, built: bytes, form: Form) -> Runner:
+    def load(self, built: bytes, form: InputSpec) -> Runner:
         """Makes an engine ready, on a stream of its own.
 
         Raises:

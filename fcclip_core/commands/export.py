@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fcclip_core.backends.interface import Progress
-    from fcclip_core.export.form import Form
+    from fcclip_core.export.input_spec import InputSpec
     from fcclip_core.model.config import ModelConfig
     from fcclip_core.model.fcclip import FCCLIP
     from fcclip_core.terminal import Terminal
@@ -141,18 +141,18 @@ def _write_graphs(
     console: Terminal,
     progress: Progress,
 ) -> None:
-    from fcclip_core.export.form import Form
+    from fcclip_core.export.input_spec import InputSpec
     from fcclip_core.export.onnx_export import export_onnx
-    from fcclip_core.files.atomic_write import whole_file
+    from fcclip_core.files.atomic_write import atomic_write
 
     for height, width in sizes:
-        form = Form(args.batch, height, width, precision)
+        form = InputSpec(args.batch, height, width, precision)
         path = args.out / f"{model.config.name}-{form}.onnx"
         progress(f"writing {path.name}", 0, 1)
         onnx = export_onnx(model, form)
         found = "not checked" if args.no_check else _check(model, onnx, form)
         try:
-            with whole_file(path) as part:
+            with atomic_write(path) as part:
                 part.write_bytes(onnx)
         except OSError as error:
             raise SettingsError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -160,7 +160,7 @@ def _write_graphs(
         console.print(f"{path}: {len(onnx) / 1e6:,.0f} MB, {found}; vanished masks: {model.vanished_masks}")
 
 
-def _check(model: FCCLIP, onnx: bytes, form: Form) -> str:
+def _check(model: FCCLIP, onnx: bytes, form: InputSpec) -> str:
     """Runs a graph on the processor and holds it against eager PyTorch; says with what, and how far they differ.
 
     Raises:

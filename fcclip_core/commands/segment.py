@@ -24,7 +24,7 @@ from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.commands.segment_jobs import Job, find_jobs, left_out, listed
 from fcclip_core.errors import DeviceLostError, FcclipError, ImageError
-from fcclip_core.files.atomic_write import whole_file, whole_folder, write_whole
+from fcclip_core.files.atomic_write import atomic_folder, atomic_write, write_atomically
 from fcclip_core.files.json_files import json_line, write_json
 from fcclip_core.files.paths import expanded, refuse_overwriting
 from fcclip_core.images.image_limits import MAX_PIXELS
@@ -235,7 +235,7 @@ class ResultWriter:
             contents[files["overlay"]] = encode_image(drawn, f".{self.overlay}", quality=_JPEG_QUALITY)
         self._forget(job)
         for name, content in contents.items():
-            write_whole(self.out / name, content)
+            write_atomically(self.out / name, content)
         about = {"image": str(job.source), "height": height, "width": width, "files": files}
         about["reduced_by"] = photograph.reduced_by
         self._describe(job, about, describe(result, self.contours))
@@ -314,7 +314,7 @@ class ResultWriter:
         with contextlib.ExitStack() as overlay:
             # Nothing of an earlier run is replaced before all is written; then the overlay, which may fail without it.
             with contextlib.ExitStack() as stack:
-                pictures = stack.enter_context(whole_folder(self.out / files["labels"]))
+                pictures = stack.enter_context(atomic_folder(self.out / files["labels"]))
                 labeled = stack.enter_context(bags.LabelBag(self.out / files["bag"]))
                 write = stack.enter_context(self._lines(job, files["frames"]))
                 for index, frame in enumerate(source.frames()):
@@ -353,7 +353,7 @@ class ResultWriter:
     @contextlib.contextmanager
     def _lines(self, job: Job, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         """A file of JSON lines being written; yields the function that takes them."""
-        with whole_file(self.out / name) as part:
+        with atomic_write(self.out / name) as part:
             with part.open("wb") as file:
 
                 def write(values: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from fcclip_core.commands.progress import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.errors import FcclipError
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.files.paths import expanded, refuse_overwriting
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _saved(recording: rerun.RecordingStream, path: Path) -> Iterator[None]:
     """
     if not path.parent.is_dir():
         raise FcclipError(f"--save {path}: there is no folder {path.parent}")
-    with whole_file(path) as part, tempfile.TemporaryDirectory() as folder:
+    with atomic_write(path) as part, tempfile.TemporaryDirectory() as folder:
         # Rerun says in its log alone that a disk is full, and may then wait for ever. So it writes to a pipe.
         pipe = Path(folder) / path.name
         os.mkfifo(pipe)

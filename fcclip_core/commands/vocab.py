@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.errors import FcclipError, VocabularyError
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.files.paths import expanded, refuse_overwriting
 from fcclip_core.weights.model_zoo import TRAINED_ON
 
@@ -194,7 +194,7 @@ def convert_list(args: argparse.Namespace) -> int:
         vocabulary = replace(vocabulary, classes=tuple(replace(own, is_thing=like.is_thing) for own, like in paired))
         matched = f"; things and stuff as in {args.like}, {matching.how}"
     try:
-        with whole_file(target) as part:
+        with atomic_write(target) as part:
             part.write_text(vocabulary.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise FcclipError(f"cannot write {target}: {error.strerror or error}") from error

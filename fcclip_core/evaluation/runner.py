@@ -130,7 +130,7 @@ def evaluate(
         encoded = segmenter.encode(sample.image)
         _count(total, number, sample, segmenter, snapshot, encoded)
         for name, settings in forms.items():
-            total.forms[name].update(number, sample, segmenter.label(encoded, snapshot, settings))
+            total.forms[name].update(number, sample, segmenter.decode(encoded, snapshot, settings))
         advance()
     return _gathered(total)
 
@@ -144,7 +144,7 @@ def _count(
     encoded: EncodedImage,
 ) -> None:
     """Labels an image with the whole vocabulary and with its own, and counts both."""
-    result = segmenter.label(encoded, snapshot)
+    result = segmenter.decode(encoded, snapshot)
     total.main.update(number, sample, result)
     if total.images:
         total.seconds += sum(result.timings.values())
@@ -153,7 +153,7 @@ def _count(
     class_map = sample.class_map()
     present = np.unique(class_map[class_map >= 0]).tolist()
     if present:
-        total.grounding.update(number, sample, segmenter.label(encoded, snapshot.only(present)))
+        total.grounding.update(number, sample, segmenter.decode(encoded, snapshot.only(present)))
     if isinstance(sample, PanopticSample):
         total.panoptic = True
         total.mask_recall.update(sample, mask_overlaps(sample, encoded))

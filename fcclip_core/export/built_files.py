@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from fcclip_core.errors import BackendError
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.files.cache_folder import cache_folder, keep_ours, open_ours
 from fcclip_core.quoting import short, short_name
 
@@ -218,7 +218,7 @@ def _write(path: Path, key: Key, content: bytes) -> None:
     encoded = json.dumps(header).encode()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             with part.open("wb") as file:
                 file.write(MAGIC + len(encoded).to_bytes(_LENGTH_BYTES, "little") + encoded)
                 file.write(content)

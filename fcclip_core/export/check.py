@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fcclip_core.errors import BackendError
-from fcclip_core.export.form import Form
+from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.model.fcclip import ModelOutput
 
 _MASK_STEP = 4
@@ -86,7 +86,7 @@ class Reference:
         return save(dict(vars(self)))
 
 
-def check_picture(form: Form) -> Tensor:
+def check_picture(form: InputSpec) -> Tensor:
     """A picture with smooth areas, edges and fine detail, another one for each of the batch.
 
     Returns:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fcclip_core.errors import BackendError
 from fcclip_core.export.constants import capture
-from fcclip_core.export.form import PRECISIONS, Form
+from fcclip_core.export.input_spec import PRECISIONS, InputSpec
 from fcclip_core.model.deformable_attention import Sampler, sample_by_gather, set_sampler
 from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.mask_decoder import set_attend
@@ -67,13 +67,13 @@ def attend_by_bias(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def export_onnx(model: FCCLIP, form: Form, sampler: Sampler = sample_by_gather) -> bytes:
+def export_onnx(model: FCCLIP, form: InputSpec, sampler: Sampler = sample_by_gather) -> bytes:
     """Writes `model` as an ONNX file for images of one form.
 
     Args:
         model: The network, which stays as it is.
         form: Shape and precision of the graph.
-        sampler: Form of deformable attention: gathers, which every runtime has, or `deformable_plugin.plugin_sampler`.
+        sampler: InputSpec of deformable attention: gathers, which every runtime has, or `deformable_plugin.plugin_sampler`.
 
     Returns:
         The file: opset 17, input `INPUT` float32 `form.shape`, outputs `OUTPUTS`.

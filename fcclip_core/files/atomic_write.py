@@ -26,7 +26,7 @@ _sweeping = threading.Lock()
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Gives the path of a hidden file beside `path` to write to, and moves it there when the block succeeds.
 
     Whatever stops the block, Ctrl-C too, `path` is either complete or untouched. The hidden file has the name that
@@ -50,7 +50,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Gives a new folder to fill, which takes the place of `path` when the block succeeds.
 
     Whatever stops the block, what was at `path` is either replaced as a whole or untouched. The new folder has the name
@@ -73,13 +73,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
             raise
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file that is whole or not there.
 
     Raises:
         OSError: The disk refuses; its `filename` is `path`.
     """
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         try:
             part.write_bytes(content)
         except OSError as error:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fcclip_core.files.atomic_write import write_whole
+from fcclip_core.files.atomic_write import write_atomically
 
 
 def json_line(document: Any) -> bytes:
@@ -20,7 +20,7 @@ def write_json(path: Path, document: Any) -> None:
     Raises:
         OSError: The disk refuses.
     """
-    write_whole(path, _encoded(json.dumps(document, indent=1, ensure_ascii=False)))
+    write_atomically(path, _encoded(json.dumps(document, indent=1, ensure_ascii=False)))
 
 
 def _encoded(text: str) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fcclip_core.errors import FcclipError, ImageError
-from fcclip_core.files.atomic_write import write_whole
+from fcclip_core.files.atomic_write import write_atomically
 from fcclip_core.images.image_limits import MAX_PIXELS, MAX_SIDE
 from fcclip_core.images.image_modes import to_rgb
 from fcclip_core.images.picture_files import LARGEST, open_picture
@@ -103,7 +103,7 @@ def write_image(path: Path, pixels: np.ndarray, **options: int | bool) -> None:
         OSError: The disk refuses.
     """
     # Pillow writes to files past Python, and takes no notice of what the disk says.
-    write_whole(path, encode_image(pixels, path.suffix, **options))
+    write_atomically(path, encode_image(pixels, path.suffix, **options))
 
 
 def encode_image(pixels: np.ndarray, suffix: str, **options: int | bool) -> bytes:

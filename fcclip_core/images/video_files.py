@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from fcclip_core.errors import ImageError
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.images.encoded_images import check_size
 from fcclip_core.images.image_limits import MAX_PIXELS
 
@@ -130,7 +130,7 @@ def movie(path: Path, rate: float, size: tuple[int, ...]) -> Iterator[Callable[[
     """
     height, width = size[:2]
     count = 0
-    with whole_file(path) as part, plainly_named(part) as name:
+    with atomic_write(path) as part, plainly_named(part) as name:
         writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), storable_rate(rate), (width, height))
         if not writer.isOpened():
             raise ImageError(

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from fcclip_core.errors import BackendError
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.files.cache_folder import keep_ours, open_ours, why_unsafe
 from fcclip_core.kernels.processor import features
 from fcclip_core.model.deformable_attention import DeformableAttention
@@ -170,7 +170,7 @@ def _from_file(compiler: list[str], kernel: Path) -> ctypes.CDLL:
         pass
     if not kernel.exists():
         kernel.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with whole_file(kernel) as part:
+        with atomic_write(kernel) as part:
             command = [*compiler, *_OPTIONS, "-o", str(part), str(_SOURCE)]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE)
             # Behind the library's end, where no loader looks.

@@ -27,7 +27,7 @@ _SAME_SEGMENT = 0.5
 """Smallest intersection over union at which a segment found is one of the frame's own; two cannot both reach it."""
 
 
-class Labeler(Protocol):
+class Decoder(Protocol):
     """What finding asks of a segmenter; see `Segmenter`."""
 
     def extend_vocabulary(
@@ -36,7 +36,7 @@ class Labeler(Protocol):
         """See `Segmenter.extend_vocabulary`."""
         ...
 
-    def label(
+    def decode(
         self,
         encoded: EncodedImage,
         vocabulary: VocabularySnapshot | None = None,
@@ -52,34 +52,34 @@ class Query:
 
     Attributes:
         words: Synonyms of what is wanted, at least one.
-        against: Distractors beside the frame's vocabulary; synonyms of each.
+        distractors: Distractors beside the frame's vocabulary; synonyms of each.
     """
 
     words: tuple[str, ...]
-    against: tuple[tuple[str, ...], ...] = ()
+    distractors: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
-    def of(cls, words: Iterable[str], against: Iterable[str] = ()) -> Query:
+    def of(cls, words: Iterable[str], distractors: Iterable[str] = ()) -> Query:
         """Reads words as people write them: commas separate synonyms, blanks round them do not count.
 
         Raises:
             VocabularyError: No word, or one that is empty, too long or not printable.
         """
-        words, against = (_listed(*pair) for pair in (("words", words), ("against", against)))
+        words, distractors = (_listed(*pair) for pair in (("words", words), ("distractors", distractors)))
         wanted = tuple(dict.fromkeys(part for text in words for part in _synonyms("words", text)))
         if not wanted:
             raise VocabularyError('words is empty; say what to look for, for example ["red mug"]')
-        rivals = (_synonyms("against", text) for text in against)
+        rivals = (_synonyms("distractors", text) for text in distractors)
         return cls(wanted, tuple(row for row in rivals if row))
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every word that needs a text row."""
-        return tuple(dict.fromkeys((*self.words, *(text for row in self.against for text in row))))
+        return tuple(dict.fromkeys((*self.words, *(text for row in self.distractors for text in row))))
 
 
 @dataclass(frozen=True)
-class Asked:
+class ResolvedQuery:
     """A query put to one vocabulary.
 
     Attributes:
@@ -107,7 +107,7 @@ class Found:
     mask: np.ndarray = field(repr=False, compare=False)
 
 
-def ask(segmenter: Labeler, query: Query, snapshot: VocabularySnapshot) -> Asked:
+def resolve(segmenter: Decoder, query: Query, snapshot: VocabularySnapshot) -> ResolvedQuery:
     """Puts a query to a vocabulary.
 
     A class that goes by one of the words is wanted as it is, with all its synonyms. The other words together become one
@@ -121,7 +121,7 @@ def ask(segmenter: Labeler, query: Query, snapshot: VocabularySnapshot) -> Asked
     base = snapshot if len(kept) == len(snapshot.vocabulary) else snapshot.only(kept)
     wanted = [index for index, item in enumerate(base.vocabulary.classes) if not _goes_by(item).isdisjoint(query.words)]
     wanted += [len(base.vocabulary)] if words else []
-    return Asked(segmenter.extend_vocabulary(base, further, frozenset(words)), tuple(wanted))
+    return ResolvedQuery(segmenter.extend_vocabulary(base, further, frozenset(words)), tuple(wanted))
 
 
 def _further(query: Query, snapshot: VocabularySnapshot) -> tuple[list[VocabularyClass], tuple[str, ...]]:
@@ -131,7 +131,7 @@ def _further(query: Query, snapshot: VocabularySnapshot) -> tuple[list[Vocabular
     words = tuple(word for word in query.words if word not in taken)
     further = [VocabularyClass(words)] if words else []
     known = taken | {text for item in published for text in item.synonyms} | set(query.words)
-    for row in query.against:
+    for row in query.distractors:
         rivals = tuple(text for text in row if text not in known)
         known |= set(rivals)
         further += [VocabularyClass(rivals, distractor=True)] if rivals else []
@@ -143,8 +143,8 @@ def _that_may_compete(snapshot: VocabularySnapshot, further: Sequence[Vocabulary
     classes = snapshot.vocabulary.classes
     if not further or not snapshot.distractors:
         return list(range(len(classes)))
-    asked = Vocabulary(tuple(replace(item, distractor=False) for item in further))
-    fallen = {item for item, _ in asked.background(snapshot.vocabulary).fallen if item.distractor}
+    resolved = Vocabulary(tuple(replace(item, distractor=False) for item in further))
+    fallen = {item for item, _ in resolved.background(snapshot.vocabulary).fallen if item.distractor}
     return [index for index, item in enumerate(classes) if item not in fallen]
 
 
@@ -153,7 +153,7 @@ def _goes_by(item: VocabularyClass) -> set[str]:
 
 
 def find(
-    segmenter: Labeler,
+    segmenter: Decoder,
     query: Query,
     encoded: EncodedImage,
     shown: PanopticResult,
@@ -171,14 +171,14 @@ def find(
     Returns:
         The segments, best score first.
     """
-    asked = ask(segmenter, query, snapshot)
-    same = asked.snapshot is snapshot
-    result = shown if same else segmenter.label(encoded, asked.snapshot)
+    resolved = resolve(segmenter, query, snapshot)
+    same = resolved.snapshot is snapshot
+    result = shown if same else segmenter.decode(encoded, resolved.snapshot)
     if not same and shown.ignored is not None:
         result = result.without_pixels(shown.ignored)
     if not result.segments:
         return []
-    scores = result.probabilities()[:, asked.wanted].sum(1)
+    scores = result.probabilities()[:, resolved.wanted].sum(1)
     ids = [item.id for item in result.segments] if same else _ids_in(shown, result)
     # Whatever the tracks voted: scores are this frame's, and so are the classes beside them.
     found = [

@@ -31,12 +31,12 @@ _OVERLAP = 0.5
 _TOUCH = 0.2
 """Masks that overlap so much are one thing if class or look agree."""
 
-_ALIKE, _VERY_ALIKE = 0.8, 0.9
+_MIN_COSINE, _MIN_COSINE_OTHER_CLASS = 0.8, 0.9
 """Smallest cosine of two embeddings for things of one class that do not overlap, and of different classes."""
 
-_NOT_UNLIKE = 0.5
+_MIN_COSINE_TOUCHING = 0.5
 
-_REACH = 0.15
+_MAX_MOTION = 0.15
 """How far a thing may jump between two frames, as a share of the frame's sides; its own size comes on top."""
 
 _FRESHNESS = 0.3
@@ -197,13 +197,13 @@ def _affinity(track: _Track, segment: Segment, where: Pixels, both: int) -> floa
     likeness = float(track.embedding @ segment.embedding)
     one_class = segment.class_id == track.class_id
     if track.missed <= _RECENT and (
-        overlap >= _OVERLAP or (overlap >= _TOUCH and (one_class or likeness >= _NOT_UNLIKE))
+        overlap >= _OVERLAP or (overlap >= _TOUCH and (one_class or likeness >= _MIN_COSINE_TOUCHING))
     ):
         return 1.0 + overlap + max(likeness, 0.0)
     middle = np.array((where[0].mean(), where[1].mean()))
-    reach = _REACH * _SIDE * (1 + track.missed) + track.extent / 2
+    reach = _MAX_MOTION * _SIDE * (1 + track.missed) + track.extent / 2
     away = float((np.abs(middle - track.middle) / reach).max())
-    if likeness < (_ALIKE if one_class else _VERY_ALIKE) or away > 1.0:
+    if likeness < (_MIN_COSINE if one_class else _MIN_COSINE_OTHER_CLASS) or away > 1.0:
         return 0.0
     return likeness * (1.0 - 0.5 * away)
 

@@ -18,7 +18,7 @@ def bundled_drive() -> Path:
     return config_path().parent / "demo" / "drive"
 
 
-def why_not_render() -> str:
+def rendering_problem() -> str:
     """What stands in the way of rendering here, in words; empty if nothing does.
 
     Tried in a process of its own: a GL library that is damaged may end the process that loads it.

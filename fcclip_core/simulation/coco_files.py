@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.images.image_files import write_image
 from fcclip_core.simulation import names
 from fcclip_core.simulation.frames import Frame
@@ -62,7 +62,7 @@ def save_annotations(out: Path, records: Sequence[dict[str, Any]], description: 
             for number, item in enumerate(vocabulary.classes, 1)
         ],
     }
-    with whole_file(out / ANNOTATIONS) as part:
+    with atomic_write(out / ANNOTATIONS) as part:
         part.write_text(json.dumps(document))
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fcclip_core.errors import SimulationError
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.simulation import names
 from fcclip_core.simulation.cameras import random_cameras
 from fcclip_core.simulation.coco_files import make_folders, save_annotations, save_frame
@@ -146,7 +146,7 @@ def _claim(plan: WorldPlan, out: Path, form: str) -> None:
         if not manifest.exists():
             if any(out.iterdir()):
                 raise SimulationError(f"{out} is not empty and not a world; choose another folder")
-            with whole_file(manifest) as part:
+            with atomic_write(manifest) as part:
                 part.write_text(about)
         elif manifest.read_text() != about:
             raise SimulationError(
@@ -190,7 +190,7 @@ def _write_shard(job: tuple[WorldPlan, Path, range]) -> int:
         (index, segment.id, numbers[segment.name]) for index, frame in enumerate(frames) for segment in frame.segments
     ]
     owner, ids, classes = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         np.savez_compressed(
             part,
             images=np.stack([frame.image for frame in frames]),
@@ -216,6 +216,6 @@ def _write_scene(job: tuple[WorldPlan, Path, int]) -> int:
         save_frame(out, f"{scene:06d}_{view:02d}", scene * plan.views + view + 1, frame)
         for view, frame in enumerate(render_scene(_renderer(), plan, scene))
     ]
-    with whole_file(_part(out, scene)) as part:
+    with atomic_write(_part(out, scene)) as part:
         part.write_text(json.dumps(records))
     return plan.views

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fcclip_core import distributed
 from fcclip_core.errors import TrainingError
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.terminal import Terminal
 
 LOG_FILE = "log.jsonl"
@@ -82,7 +82,7 @@ class Journal:
         if not self._path.exists():
             return
         kept = [line for line in self._path.read_text().splitlines() if _step_of(line) < step]
-        with whole_file(self._path) as part:
+        with atomic_write(self._path) as part:
             part.write_text("".join(line + "\n" for line in kept))
 
 

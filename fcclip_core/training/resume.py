@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fcclip_core.errors import CheckpointError, TrainingError
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.quoting import short, short_name
 from fcclip_core.weights.weight_files import read_archive
 
@@ -51,7 +51,7 @@ def save_state(path: Path, state: TrainingState) -> None:
         "optimizer": dict(state.optimizer),
     }
     try:
-        with whole_file(path) as part, part.open("wb") as file:
+        with atomic_write(path) as part, part.open("wb") as file:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:
         kept = "the state saved before it is intact" if path.exists() else "nothing was saved before it"

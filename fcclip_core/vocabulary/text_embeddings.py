@@ -20,7 +20,7 @@ from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from torch import Tensor
 
 from fcclip_core.errors import BackendError, CheckpointError
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.files.cache_folder import keep_ours, open_ours
 from fcclip_core.kernels.onednn import text_tower_for_processor
 from fcclip_core.model.text_tower import TextTower
@@ -167,7 +167,7 @@ class TextRows:
         payload = row.numpy().astype("<f4").tobytes()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with whole_file(path) as part:
+            with atomic_write(path) as part:
                 part.write_bytes(self._digest(name, payload) + payload)
                 keep_ours(part)
         except OSError as error:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from fcclip_core.devices import undisturbed
 from fcclip_core.errors import CheckpointError, SettingsError
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.files.paths import expanded
 from fcclip_core.model.config import PRESETS, PUBLISHED, VANISHED_MASKS, ModelConfig, config_from_dict, layer_counts
 from fcclip_core.model.fcclip import FCCLIP
@@ -528,7 +528,7 @@ def _stored(state: Mapping[str, torch.Tensor], dtype: str) -> dict[str, torch.Te
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     try:
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.touch()
             usual_mode = part.stat().st_mode
             save_file(tensors, part, metadata)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.files.resources import config_path
 from fcclip_core.model.config import PRESETS
 
@@ -229,7 +229,7 @@ def remember_import(path: Path, preset: str) -> str:
         return ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(link) as part:
+        with atomic_write(link) as part:
             part.symlink_to(path.absolute())
     except OSError as error:
         return f"{link} cannot be written: {error.strerror or error}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcclip_core.errors import ImageError
-from fcclip_core.files.atomic_write import whole_folder
+from fcclip_core.files.atomic_write import atomic_folder
 from fcclip_core.files.bag_paths import is_bag
 from fcclip_core.images.image_limits import MAX_PIXELS
 from fcclip_ros.bags.bag_reader import BagReader, message_definitions, typestore_of
@@ -213,7 +213,7 @@ class LabelBag:
         if path.exists() and not (path.is_dir() and is_bag(path)):
             raise ImageError(f"{path} exists already and is no bag; remove it, or choose another folder with --out")
         self._path = path
-        self._folder = whole_folder(path)
+        self._folder = atomic_folder(path)
         self._connections: dict[str, Any] = {}
         self._announced = -1
         self._finished = False

@@ -82,9 +82,9 @@ class Camera:
             self._logger.info(printable(text))
         lost_frames, votes = configuration.track_lost_frames, configuration.track_votes
         self._tracker = Tracker(lost_frames, votes=votes) if configuration.track else None
-        self.tune(configuration)
+        self.apply_parameters(configuration)
 
-    def tune(self, configuration: NodeParameters) -> None:
+    def apply_parameters(self, configuration: NodeParameters) -> None:
         """Takes over the parameters that may change at any time."""
         self.outputs.overlay_rate = configuration.publish_overlay_rate
         self.outputs.embedding_type = configuration.publish_embeddings
@@ -123,11 +123,11 @@ class Camera:
         self.depth.arrive(message.header)
         self._on_image(self, message)
 
-    def expect(self, header: Any) -> None:
+    def prefetch_depth(self, header: Any) -> None:
         """Is told of a frame that the network takes; its depth is looked for until it is published."""
-        self.depth.expect(header)
+        self.depth.prefetch_depth(header)
 
-    def publish(self, frame: LabeledFrame) -> None:
+    def deliver(self, frame: LabeledFrame) -> None:
         """Publishes a frame's outputs, with lasting ids and voted classes if things are tracked, and with its depth."""
         height, width = frame.image.shape[:2]
         # Before everything that looks at labels.
@@ -135,8 +135,8 @@ class Camera:
         result = self._tracker.update(result) if self._tracker else result
         depth = self.depth.take(frame.header, (width, height), frame.arrival_time)
         complete = replace(frame, result=result, depth=depth, depth_erosion=self._depth_erosion)
-        self.outputs.publish(complete)
-        self.search.see(complete)
+        self.outputs.send(complete)
+        self.search.process(complete)
 
     def _without_ignored(self, result: PanopticResult) -> PanopticResult:
         """The result without what the ignore mask says; as it is, which is said once, where the mask does not fit."""
@@ -153,9 +153,9 @@ class Camera:
         self.mask_problem = ""
         return masked
 
-    def announce(self, snapshot: VocabularySnapshot) -> None:
+    def set_vocabulary(self, snapshot: VocabularySnapshot) -> None:
         """Publishes the vocabulary that comes into force."""
-        self.vocabulary, self.distractors = self.outputs.announce(snapshot), snapshot.distractors
+        self.vocabulary, self.distractors = self.outputs.send_vocabulary(snapshot), snapshot.distractors
 
     def warn(self, text: str) -> None:
         """Logs that a frame could not be labeled, from time to time."""

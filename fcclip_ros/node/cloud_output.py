@@ -73,11 +73,11 @@ class CloudOutput:
             self._worker.stop(_PATIENCE)
             self._worker = None
 
-    def put(self, frame: LabeledFrame) -> None:
+    def send(self, frame: LabeledFrame) -> None:
         """Takes a frame with depth; its cloud is made if somebody subscribes."""
         worker = self._worker
         if worker is not None and self._publisher.is_activated and self._publisher.get_subscription_count() > 0:
-            worker.put(self, frame)
+            worker.replace(self, frame)
 
     def _publish(self, frames: list[LabeledFrame]) -> None:
         for frame in frames:

@@ -19,7 +19,7 @@ from fcclip_ros.conversions.frame import FrameDepth
 from fcclip_ros.conversions.frame_ids import compare_frames
 from fcclip_ros.conversions.images import to_depth
 from fcclip_ros.conversions.stamps import StandingStamps, nanoseconds, nearest
-from fcclip_ros.node.following import Following
+from fcclip_ros.node.qos_matching import QosMatchingSubscription
 
 _KEPT_SECONDS = 2.0
 """How long depth images wait for an image that comes after them."""
@@ -83,7 +83,7 @@ class _Wanted:
 
 
 @dataclass
-class _Found:
+class _DepthBuffer:
     """What came since the start: the newest messages, the frames that wait, and how it went so far."""
 
     kept: deque[tuple[float, Image]] = field(default_factory=deque)
@@ -93,7 +93,7 @@ class _Found:
     bad: str = ""
     wanted: list[_Wanted] = field(default_factory=list)
     late: int | None = None
-    worth_waiting: bool = True
+    should_wait: bool = True
     matched: int = 0
     missed: int = 0
     missed_in_a_row: int = 0
@@ -137,12 +137,12 @@ class DepthInput:
         """Seconds after a frame's arrival that it may wait for its depth."""
         self._logger = logger
         self._topics = (depth_topic, info_topic)
-        self._depth_following = Following(node, self._on_depth, "depth")
-        self._info_following = Following(node, self._on_info, "camera_info")
+        self._depth_following = QosMatchingSubscription(node, self._on_depth, "depth")
+        self._info_following = QosMatchingSubscription(node, self._on_info, "camera_info")
         self._changed = threading.Condition()
         self._started = False
         self._rectified = True
-        self._found = _Found()
+        self._found = _DepthBuffer()
 
     def start(self, reliability: str, *, rectified: bool) -> None:
         """Subscribes.
@@ -152,7 +152,7 @@ class DepthInput:
             rectified: Whether images (and depth with them) are rectified.
         """
         with self._changed:
-            self._found = _Found()
+            self._found = _DepthBuffer()
             self._rectified = rectified
             self._started = True
         self._depth_following.start(Image, self._topics[0], reliability)
@@ -164,7 +164,7 @@ class DepthInput:
         self._info_following.stop()
         with self._changed:
             self._started = False
-            self._found = _Found()
+            self._found = _DepthBuffer()
             self._changed.notify_all()
 
     def arrive(self, header: Any) -> None:
@@ -178,7 +178,7 @@ class DepthInput:
             found.wanted = [frame for frame in found.wanted if frame.taken]
             found.wanted.append(self._begin(stamp, taken=False))
 
-    def expect(self, header: Any) -> None:
+    def prefetch_depth(self, header: Any) -> None:
         """Is told that the model takes a frame, so that its depth is looked for until `take`."""
         with self._changed:
             if not self._started:
@@ -195,7 +195,7 @@ class DepthInput:
                 self._found.wanted.remove(frame)
 
     def take(self, header: Any, size: tuple[int, int], arrived: float) -> FrameDepth | None:
-        """Returns the depth of a frame that `expect` was told of, or None; why not is in `state`.
+        """Returns the depth of a frame that `prefetch_depth` was told of, or None; why not is in `state`.
 
         Args:
             header: The frame's header.
@@ -222,7 +222,7 @@ class DepthInput:
                 self._complain(reason)
                 return None
             self._found.matched += 1
-            self._found.missed_in_a_row, self._found.problem, self._found.worth_waiting = 0, None, True
+            self._found.missed_in_a_row, self._found.problem, self._found.should_wait = 0, None, True
             return depth
 
     def state(self, image_rate: float) -> DepthState | None:
@@ -263,7 +263,7 @@ class DepthInput:
             self._complain_of_standing("depth")
             self._keep(now, message)
             if found.late is not None and self._is_near(message, found.late):
-                found.worth_waiting, found.late = True, None
+                found.should_wait, found.late = True, None
             for frame in found.wanted:
                 self._compare(frame, message)
             self._changed.notify_all()
@@ -307,8 +307,8 @@ class DepthInput:
             return nanoseconds(self._found.kept[-1][1].header.stamp) > frame.stamp + self.tolerance * 1e9
 
         seconds = deadline - time.monotonic()
-        if seconds > 0 and self._found.worth_waiting and not settled():
-            self._found.worth_waiting = self._changed.wait_for(settled, seconds)
+        if seconds > 0 and self._found.should_wait and not settled():
+            self._found.should_wait = self._changed.wait_for(settled, seconds)
 
     def _use(self, frame: _Wanted, frame_id: str, size: tuple[int, int]) -> FrameDepth:
         """Checks that depth and calibration belong to the frame.

@@ -31,8 +31,8 @@ class NodeState:
         checkpoint: The weights asked for.
         device: Where the network runs; empty while unconfigured.
         backend: What runs there; empty while unconfigured.
-        backend_wanted: What was asked for.
-        backend_problem: What should run and does not any more, and why; empty while nothing is wrong.
+        backend_requested: What was asked for.
+        backend_warning: What should run and does not any more, and why; empty while nothing is wrong.
         image_input: The camera's image subscription in words.
         image_problem: Why no image can come from it, although somebody publishes; empty while nothing is wrong.
         vocabulary_version: Version of the vocabulary in force for this camera; 0 for none.
@@ -49,8 +49,8 @@ class NodeState:
     checkpoint: str
     device: str
     backend: str
-    backend_wanted: str
-    backend_problem: str
+    backend_requested: str
+    backend_warning: str
     image_input: str
     image_problem: str
     vocabulary_version: int
@@ -116,8 +116,8 @@ def _judge(state: NodeState, report: Report) -> tuple[bytes, str]:
         return DiagnosticStatus.WARN, state.image_problem
     if report.input_rate == 0:
         return DiagnosticStatus.WARN, f"no images: {state.image_input}"
-    if state.backend_problem:
-        return DiagnosticStatus.WARN, f"{report.output_rate:.1f} frames/s, but {state.backend_problem}"
+    if state.backend_warning:
+        return DiagnosticStatus.WARN, f"{report.output_rate:.1f} frames/s, but {state.backend_warning}"
     if state.mask_problem:
         return DiagnosticStatus.WARN, state.mask_problem
     if state.depth is not None and state.depth.problem:
@@ -146,7 +146,7 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         },
         "checkpoint": state.checkpoint,
         "device": state.device,
-        "backend wanted": state.backend_wanted,
+        "backend requested": state.backend_requested,
         "backend": state.backend,
         "image input": state.image_input,
         **(_depth(state.depth) if state.depth is not None else {}),

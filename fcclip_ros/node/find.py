@@ -24,7 +24,7 @@ from fcclip_ros.conversions.messages_3d import fill_places
 from fcclip_ros.node.camera import Camera
 from fcclip_ros.node.deadlines import MAX_SECONDS, Deadlines
 from fcclip_ros.node.pipeline import Pipeline
-from fcclip_ros.node.search import Look, Waiting, Watch
+from fcclip_ros.node.search import FrameCallback, PendingQuery, Waiting
 from fcclip_ros.qos import REQUESTS
 
 MAX_WORDS = 1000
@@ -55,9 +55,9 @@ class Access:
     embedding_type: Callable[[], str]
     deadlines: Deadlines = field(default_factory=Deadlines)
 
-    def watch(self, camera: Camera, query: Query, look: Look) -> Watch:
+    def watch(self, camera: Camera, query: Query, look: FrameCallback) -> PendingQuery:
         """Looks at a camera's next frames once the words are known, and until the watch ends."""
-        pipeline, watch = self.pipeline(), Watch(query, look)
+        pipeline, watch = self.pipeline(), PendingQuery(query, look)
 
         def check(ready: Future) -> None:
             if ready.cancelled():
@@ -151,8 +151,8 @@ def checked_query(request: srv.Find.Request | action.WaitFor.Goal) -> Query:
         VocabularyError: No word, too many, or one that cannot be used.
         SettingsError: `minimum_score` or `timeout` lies outside its range.
     """
-    count = len(request.words) + len(request.against)
-    query = Query.of(request.words, request.against) if count <= MAX_WORDS else None
+    count = len(request.words) + len(request.distractors)
+    query = Query.of(request.words, request.distractors) if count <= MAX_WORDS else None
     if query is None or len(query.names) > MAX_WORDS:
         count = len(query.names) if query else count
         raise VocabularyError(

@@ -8,7 +8,7 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
-from fcclip_ros.node.following import Following
+from fcclip_ros.node.qos_matching import QosMatchingSubscription
 
 TRANSPORTS = ("raw", "compressed")
 
@@ -26,7 +26,7 @@ class ImageInput:
         """
         self._node = node
         self._name = name
-        self._following = Following(node, callback, "images")
+        self._following = QosMatchingSubscription(node, callback, "images")
 
     def start(self, transport: str, reliability: str) -> None:
         """Subscribes.

@@ -54,7 +54,7 @@ class Mailbox(Generic[Frame]):
         self.changes = 0
         """How often something was left."""
 
-    def put(self, stream: object, frame: Frame) -> Frame | None:
+    def replace(self, stream: object, frame: Frame) -> Frame | None:
         """Leaves a frame and returns the one of its stream that it replaced, if nobody had taken that.
 
         A closed mailbox returns the frame itself.
@@ -67,7 +67,7 @@ class Mailbox(Generic[Frame]):
             self._notify()
         return replaced
 
-    def put_task(self, task: Task) -> None:
+    def add_task(self, task: Task) -> None:
         """Leaves a task; a closed mailbox cancels it."""
         with self._changed:
             if not self._closed:

@@ -79,7 +79,7 @@ class MaskOutput:
         }
         self._missing = set()
 
-    def announce(self, snapshot: VocabularySnapshot) -> None:
+    def set_vocabulary(self, snapshot: VocabularySnapshot) -> None:
         """Says which masks will be empty, because the vocabulary lacks their class; each once, until it is back."""
         missing = self._publishers.keys() - set(snapshot.vocabulary.names)
         for name in sorted(missing - self._missing):
@@ -90,7 +90,7 @@ class MaskOutput:
             self._node.get_logger().warning(printable(text))
         self._missing = missing
 
-    def publish(self, frame: LabeledFrame) -> None:
+    def send(self, frame: LabeledFrame) -> None:
         """Publishes the masks that somebody subscribes to, with the image's header."""
         for name, publisher in self._publishers.items():
             if publisher.is_activated and publisher.get_subscription_count() > 0:

@@ -82,12 +82,12 @@ class Outputs:
         """Class ids begin anew: names that were announced before mean nothing any more."""
         self._announced = {}
 
-    def announce(self, snapshot: VocabularySnapshot) -> msg.Vocabulary:
+    def send_vocabulary(self, snapshot: VocabularySnapshot) -> msg.Vocabulary:
         """Publishes the vocabulary that comes into force and returns its message."""
         stamp = self._node.get_clock().now().to_msg()
         message = vocabulary_message(snapshot, stamp)
         self._vocabulary.publish(message)
-        self.masks.announce(snapshot)
+        self.masks.set_vocabulary(snapshot)
         if self._vision is not None:
             self._label_info.publish(label_info_message(snapshot, stamp, self._vision, self._announced))
         self._announced.update((row.id, row.item.name) for row in snapshot.published if row.id <= MAX_MONO8_ID)
@@ -99,19 +99,19 @@ class Outputs:
             )
         return message
 
-    def publish(self, frame: LabeledFrame) -> None:
+    def send(self, frame: LabeledFrame) -> None:
         """Publishes one frame's outputs, with its image's header."""
         header, result = frame.header, frame.result
         self._send(self._panoptic, lambda: panoptic_message(result, header))
         self._send(self._semantic, lambda: semantic_message(result, frame.snapshot.class_ids, header))
         self._send(self._confidence, lambda: confidence_message(result, header))
         self._send(self._segments, lambda: self._segments_of(frame))
-        self.masks.publish(frame)
+        self.masks.send(frame)
         vision = self._vision
         if vision is not None:
             self._send(self._detections, lambda: detections_message(result, header, vision))
         if frame.depth is not None:
-            self.points.put(frame)
+            self.points.send(frame)
             if vision is not None:
                 self._send(self._detections_3d, lambda: detections_3d_message(frame, vision))
         if self._overlay_is_due():

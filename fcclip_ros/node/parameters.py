@@ -10,7 +10,7 @@ from typing import Any
 from rclpy.node import Node
 
 from fcclip_core.errors import ImageError, SettingsError, VocabularyError
-from fcclip_core.export.form import PRECISIONS
+from fcclip_core.export.input_spec import PRECISIONS
 from fcclip_core.files.paths import expanded
 from fcclip_core.geometry.ignore_mask import IgnoreMask
 from fcclip_core.geometry.segments import MAX_EROSION

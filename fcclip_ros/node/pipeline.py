@@ -39,13 +39,13 @@ class Stream(Protocol):
 
     statistics: Statistics
 
-    def expect(self, header: Any) -> None:
+    def prefetch_depth(self, header: Any) -> None:
         """Is told of each frame that the network is about to take, so that its depth can be looked for meanwhile."""
 
-    def publish(self, frame: LabeledFrame) -> None:
+    def deliver(self, frame: LabeledFrame) -> None:
         """Takes each labeled frame, as it left the network: depth and lasting ids are the camera's to add."""
 
-    def announce(self, snapshot: VocabularySnapshot) -> None:
+    def set_vocabulary(self, snapshot: VocabularySnapshot) -> None:
         """Takes each vocabulary that came into force for this camera, before its first frame."""
 
     def warn(self, text: str) -> None:
@@ -53,7 +53,7 @@ class Stream(Protocol):
 
 
 @dataclass(frozen=True)
-class _Arrival:
+class _PendingFrame:
     """A camera's message.
 
     Attributes:
@@ -214,10 +214,10 @@ class Pipeline:
         """What the parameters do to all words; see `change_options`."""
         self.max_image_pixels = MAX_PIXELS
         """Pixels that an image may have, of cameras and of services; assigning takes effect with the next message."""
-        self._frames: Worker[_Arrival] = Worker(
+        self._frames: Worker[_PendingFrame] = Worker(
             "inference",
             self._start,
-            _fit,
+            _can_batch,
             max_batch,
             look_ahead=lambda arrival: arrival.frame,
             failed=self._all_failed,
@@ -260,11 +260,11 @@ class Pipeline:
         return words.given if words else None
 
     @property
-    def backend_problem(self) -> str:
+    def backend_warning(self) -> str:
         """What should run there and does not any more, and why; empty while nothing is wrong."""
-        return self._segmenter.backend_problem
+        return self._segmenter.backend_warning
 
-    def put(self, stream: Stream, message: Any) -> None:
+    def enqueue_frame(self, stream: Stream, message: Any) -> None:
         """Takes a camera's frame (Image or CompressedImage); one of that camera still waiting is dropped for it."""
         stream.statistics.received()
         limit = self.max_image_pixels
@@ -274,7 +274,7 @@ class Pipeline:
         except Exception as error:  # Settings under which no image has a size, for example.
             self._failed(stream, error)
             return
-        if self._frames.put(stream, _Arrival(stream, message, time.monotonic(), padded, limit)) is not None:
+        if self._frames.replace(stream, _PendingFrame(stream, message, time.monotonic(), padded, limit)) is not None:
             stream.statistics.dropped()
 
     def discard_frame(self, stream: Stream) -> None:
@@ -437,19 +437,19 @@ class Pipeline:
             if target is None:
                 self._announce(snapshot)
             else:
-                target.announce(snapshot)
+                target.set_vocabulary(snapshot)
 
     def _label_for(
         self, message: Any, snapshot: VocabularySnapshot | None, then: Callable[[LabeledFrame], Outcome]
     ) -> Outcome:
         arrived, image = time.monotonic(), to_rgb(message, self.max_image_pixels)
-        used = _existing(snapshot or self._snapshots.get(None))
+        used = _require_snapshot(snapshot or self._snapshots.get(None))
         settings = self._segmenter.settings
         encoded = self._segmenter.encode(image, settings)
-        result = self._segmenter.label(encoded, used, settings)
+        result = self._segmenter.decode(encoded, used, settings)
         return then(LabeledFrame(message.header, image, result, used, encoded, arrived))
 
-    def _start(self, arrivals: list[_Arrival]) -> _Flight | None:
+    def _start(self, arrivals: list[_PendingFrame]) -> _Flight | None:
         """Launches frames; where the segmenter has done all when it returns, they are published at once."""
         # Read once: a frame is labeled with one set of settings.
         settings = self._segmenter.settings
@@ -458,8 +458,8 @@ class Pipeline:
         for frame, encoded, together in self._encode(frames, settings) if frames else ():
             try:
                 # Only this thread changes vocabularies.
-                snapshot = _existing(self._snapshots.get(frame.stream))
-                answer = self._segmenter.start_labeling(encoded, snapshot, settings)
+                snapshot = _require_snapshot(self._snapshots.get(frame.stream))
+                answer = self._segmenter.start_decoding(encoded, snapshot, settings)
             except Exception as error:
                 self._failed(frame.stream, error)
                 continue
@@ -473,7 +473,7 @@ class Pipeline:
     def _expect(self, frame: _Frame) -> bool:
         """Tells who has to know of a frame before the network takes it; whether it may be taken."""
         try:
-            frame.stream.expect(frame.header)
+            frame.stream.prefetch_depth(frame.header)
             self._prepare_for(frame.image)
         except Exception as error:
             self._failed(frame.stream, error)
@@ -486,7 +486,7 @@ class Pipeline:
         size = self._segmenter.padded_size(height, width)
         if size not in self._expected:
             self._expected.add(size)
-            self._segmenter.prepare_beside(height, width, self._most_together, asked=False)
+            self._segmenter.prepare_beside(height, width, self._most_together, requested=False)
 
     def _encode(self, frames: list[_Frame], settings: InferenceSettings) -> Iterator[tuple[_Frame, EncodedImage, bool]]:
         """Runs the network; a frame on which it fails is counted and left out.
@@ -530,7 +530,7 @@ class Pipeline:
         frame = started.frame
         began = time.monotonic()
         try:
-            frame.stream.publish(
+            frame.stream.deliver(
                 LabeledFrame(frame.header, frame.image, result, started.snapshot, started.encoded, frame.arrival_time)
             )
         except Exception as error:
@@ -545,7 +545,7 @@ class Pipeline:
         }
         frame.stream.statistics.labeled(latencies, started.together)
 
-    def _all_failed(self, arrivals: list[_Arrival], error: Exception) -> None:
+    def _all_failed(self, arrivals: list[_PendingFrame], error: Exception) -> None:
         for arrival in arrivals:
             self._failed(arrival.stream, error)
 
@@ -555,17 +555,17 @@ class Pipeline:
             self._lost(error)
 
 
-def _fit(one: _Arrival, other: _Arrival) -> bool:
+def _can_batch(one: _PendingFrame, other: _PendingFrame) -> bool:
     return one.size is not None and one.size == other.size
 
 
-def _existing(snapshot: VocabularySnapshot | None) -> VocabularySnapshot:
+def _require_snapshot(snapshot: VocabularySnapshot | None) -> VocabularySnapshot:
     if snapshot is None:
         raise VocabularyError("no vocabulary is in force yet; set one with ~/set_vocabulary")
     return snapshot
 
 
-def _read(arrival: _Arrival) -> _Frame | None:
+def _read(arrival: _PendingFrame) -> _Frame | None:
     """The image of a message; None if it is none, which is counted and said."""
     frame = arrival.frame
     if isinstance(frame, ImageError):

@@ -11,29 +11,29 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any, TypeVar
 
 from fcclip_core.errors import FcclipError
-from fcclip_core.segments.finding import Found, Labeler, Query, find
+from fcclip_core.segments.finding import Decoder, Found, Query, find
 from fcclip_ros.conversions.frame import LabeledFrame
 
 Outcome = TypeVar("Outcome")
 
-Look = Callable[[LabeledFrame, Sequence[Found]], Any]
+FrameCallback = Callable[[LabeledFrame, Sequence[Found]], Any]
 """Called on the inference thread with a frame and its segments, the best first; a watch ends with what is not None."""
 
 _NOT_ACTIVE = "the node is not active, so it has no pictures; ros2 lifecycle set NODE activate"
 _NO_FRAME = "no picture has been labeled yet; see ~/segments and /diagnostics, or ask for a fresh one"
 
 
-class Watch:
+class PendingQuery:
     """Looks at one frame after the other until it has seen enough; `future` says when it ended and why.
 
     Attributes:
         query: What is looked for.
         since: Monotonic time; frames that arrived earlier do not count.
-        look: See `Look`.
+        look: See `FrameCallback`.
         future: What `look` returned in the end, or the error that ended the watch.
     """
 
-    def __init__(self, query: Query, look: Look) -> None:
+    def __init__(self, query: Query, look: FrameCallback) -> None:
         """Counts frames from now on."""
         self.query = query
         self.since = time.monotonic()
@@ -46,7 +46,7 @@ class Watch:
         with contextlib.suppress(InvalidStateError):
             self.future.set_exception(error)
 
-    def see(self, frame: LabeledFrame, find_in: Callable[[Query], list[Found]]) -> None:
+    def process(self, frame: LabeledFrame, find_in: Callable[[Query], list[Found]]) -> None:
         """Looks at a frame, in which `find_in` finds what is looked for; on the inference thread."""
         if self.future.done():
             return
@@ -80,10 +80,10 @@ class Waiting:
         """
         self._what = what
         self._limit = limit
-        self._watches: list[Watch] = []
+        self._watches: list[PendingQuery] = []
 
     @contextlib.contextmanager
-    def admitted(self, watch: Watch) -> Iterator[None]:
+    def admitted(self, watch: PendingQuery) -> Iterator[None]:
         """Counts a watch while the block lasts; the oldest one fails with `GaveWay` if there are too many."""
         while len(self._watches) >= self._limit:
             self._watches.pop(0).fail(
@@ -103,11 +103,11 @@ class Search:
     def __init__(self) -> None:
         """Starts inactive."""
         self._lock = threading.Lock()
-        self._segmenter: Labeler | None = None
+        self._segmenter: Decoder | None = None
         self._newest: LabeledFrame | None = None
-        self._watches: list[Watch] = []
+        self._watches: list[PendingQuery] = []
 
-    def start(self, segmenter: Labeler) -> None:
+    def start(self, segmenter: Decoder) -> None:
         """Frames will come, with the answers of this segmenter's network."""
         with self._lock:
             self._segmenter = segmenter
@@ -120,7 +120,7 @@ class Search:
         for watch in watches:
             watch.fail(FcclipError(reason))
 
-    def see(self, frame: LabeledFrame) -> None:
+    def process(self, frame: LabeledFrame) -> None:
         """Takes a frame that was labeled; on the inference thread."""
         with self._lock:
             if self._segmenter is None:
@@ -130,7 +130,7 @@ class Search:
         # Who looks for the same shares one answer.
         find_in = functools.cache(lambda query: _found(query, frame, segmenter))
         for watch in watches:
-            watch.see(frame, find_in)
+            watch.process(frame, find_in)
         del find_in  # it knows the frame
         with self._lock:
             self._watches = [watch for watch in self._watches if not watch.future.done()]
@@ -149,7 +149,7 @@ class Search:
             raise FcclipError(_NO_FRAME)
         return then(frame, _found(query, frame, segmenter))
 
-    def add(self, watch: Watch) -> None:
+    def add(self, watch: PendingQuery) -> None:
         """Lets a watch see the next frames."""
         with self._lock:
             if self._segmenter is not None:
@@ -158,5 +158,5 @@ class Search:
         watch.fail(FcclipError(_NOT_ACTIVE))
 
 
-def _found(query: Query, frame: LabeledFrame, segmenter: Labeler) -> list[Found]:
+def _found(query: Query, frame: LabeledFrame, segmenter: Decoder) -> list[Found]:
     return find(segmenter, query, frame.encoded, frame.result, frame.snapshot)

@@ -20,7 +20,7 @@ from fcclip_ros.compat import result_of
 from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.node.camera import Camera
 from fcclip_ros.node.find import Access, best_score, checked_query
-from fcclip_ros.node.search import GaveWay, Waiting, Watch
+from fcclip_ros.node.search import GaveWay, PendingQuery, Waiting
 from fcclip_ros.qos import REQUESTS
 
 MAX_GOALS = 16
@@ -58,7 +58,7 @@ class _Goal:
         listeners: Who listened to feedback when it began, its client among them.
     """
 
-    watch: Watch
+    watch: PendingQuery
     began: float = field(default_factory=time.monotonic)
     listeners: set[bytes] = field(default_factory=set)
 
@@ -156,7 +156,7 @@ class WaitForAction:
         return result
 
     @contextlib.contextmanager
-    def _kept(self, goal: ServerGoalHandle, watch: Watch) -> Iterator[None]:
+    def _kept(self, goal: ServerGoalHandle, watch: PendingQuery) -> Iterator[None]:
         """Lets those who end goals find this one."""
         key = bytes(goal.goal_id.uuid)
         self._goals[key] = _Goal(watch)
@@ -168,7 +168,7 @@ class WaitForAction:
             del self._goals[key]
 
     @contextlib.contextmanager
-    def _time_limit(self, watch: Watch, seconds: float) -> Iterator[None]:
+    def _time_limit(self, watch: PendingQuery, seconds: float) -> Iterator[None]:
         if not seconds:
             yield
             return

@@ -55,7 +55,7 @@ class Worker(Generic[Frame]):
         self.limit = limit
         self._mailbox: Mailbox[Frame] = Mailbox()
         self._handle_frames = handle_frames
-        self._fit = fit
+        self._can_batch = fit
         self._look_ahead = look_ahead
         self._failed = failed
         # Its thread starts with the first work.
@@ -63,14 +63,14 @@ class Worker(Generic[Frame]):
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, stream: object, frame: Frame) -> Frame | None:
+    def replace(self, stream: object, frame: Frame) -> Frame | None:
         """Leaves a stream's frame; returns the one that will never be looked at because of it, if any."""
-        return self._mailbox.put(stream, frame)
+        return self._mailbox.replace(stream, frame)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
         """Runs a function on the thread before its next frames."""
         task = Task(function, arguments)
-        self._mailbox.put_task(task)
+        self._mailbox.add_task(task)
         return task.future
 
     @property
@@ -100,7 +100,7 @@ class Worker(Generic[Frame]):
         while True:
             if started:
                 self._look_ahead_until_computed(started)
-            work = self._mailbox.take(self.limit, self._fit, wait=started is None)
+            work = self._mailbox.take(self.limit, self._can_batch, wait=started is None)
             following = None
             if isinstance(work, list) and work and self._handle_frames:
                 following = self._handle(work)
@@ -129,6 +129,6 @@ class Worker(Generic[Frame]):
         computed.add_done_callback(lambda _: self._mailbox.wake())
         while not computed.done():
             changes = self._mailbox.changes
-            for frame in self._mailbox.waiting(self.limit, self._fit):
+            for frame in self._mailbox.waiting(self.limit, self._can_batch):
                 self._look_ahead(frame)
             self._mailbox.wait_for_change(changes, computed.done)

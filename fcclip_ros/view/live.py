@@ -11,7 +11,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 import fcclip_ros.msg as msg
 from fcclip_core.errors import DepthError, ImageError
-from fcclip_ros.node.following import Following
+from fcclip_ros.node.qos_matching import QosMatchingSubscription
 from fcclip_ros.process.guarded import GuardedNode
 from fcclip_ros.process.runner import run
 from fcclip_ros.qos import LATCHED, OUTPUT
@@ -69,9 +69,9 @@ class LiveView(GuardedNode):
         self._scene = scene
         self._wanted = wanted
         self._parts: dict[str, Part] = {}
-        self._followed: list[Following] = []
+        self._followed: list[QosMatchingSubscription] = []
         self._encodings: dict[str, str] = {}
-        self._asked: dict[str, Following] = {}
+        self._asked: dict[str, QosMatchingSubscription] = {}
         self._problem = ""
         self._heard = time.monotonic()
         self._receiving: set[str] = set()
@@ -124,7 +124,7 @@ class LiveView(GuardedNode):
                 self._encodings[topic] = encoding_of(message)
                 self._look()
 
-        self._asked[topic] = Following(self, take, "the encoding")
+        self._asked[topic] = QosMatchingSubscription(self, take, "the encoding")
         self._asked[topic].start(_CLASSES[kind], topic, "auto")
 
     def _topics(self) -> dict[str, str]:
@@ -153,7 +153,7 @@ class LiveView(GuardedNode):
                 self.get_logger().warning(f"{topic}: {error}", throttle_duration_sec=_WARNING_PERIOD)
 
         if part.role in _INPUTS:
-            following = Following(self, take, part.role)
+            following = QosMatchingSubscription(self, take, part.role)
             following.start(_CLASSES[part.kind], topic, "auto")
             self._followed.append(following)
         else:

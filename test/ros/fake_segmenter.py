@@ -76,7 +76,7 @@ class FakeSegmenter:
     """
 
     backend_description = "a fake model"
-    backend_problem = ""
+    backend_warning = ""
     device = torch.device("cpu")
     computes_beside = False
 
@@ -136,8 +136,8 @@ class FakeSegmenter:
         self._known |= set(words)
         self.read.append(tuple(words))
 
-    def prepare_beside(self, height: int, width: int, batches: int = 1, *, asked: bool = True) -> None:
-        self.prepared.append((height, width, batches, asked))
+    def prepare_beside(self, height: int, width: int, batches: int = 1, *, requested: bool = True) -> None:
+        self.prepared.append((height, width, batches, requested))
 
     def close(self, timeout: float | None = None) -> bool:
         return True
@@ -187,15 +187,15 @@ class FakeSegmenter:
         self.learn_words(self.unknown_words(names))
         return TextEmbeddings(np.eye(4, dtype=np.float32)[[len(name) % 4 for name in names]], 100.0, "fake tower")
 
-    def start_labeling(
+    def start_decoding(
         self,
         encoded: FakeEncodedImage,
         vocabulary: VocabularySnapshot | None = None,
         settings: InferenceSettings | None = None,
     ) -> Callable[[], PanopticResult]:
-        return lambda: self.label(encoded, vocabulary, settings)
+        return lambda: self.decode(encoded, vocabulary, settings)
 
-    def label(
+    def decode(
         self,
         encoded: FakeEncodedImage,
         vocabulary: VocabularySnapshot | None = None,
@@ -216,7 +216,7 @@ class FakeSegmenter:
         )
 
     def __call__(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> PanopticResult:
-        return self.label(self.encode_batch([image])[0], vocabulary)
+        return self.decode(self.encode_batch([image])[0], vocabulary)
 
 
 def _evidence(segment_map: np.ndarray, segments: list[Segment], snapshot: VocabularySnapshot) -> Evidence:

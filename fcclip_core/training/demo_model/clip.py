@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fcclip_core import distributed
 from fcclip_core.errors import CheckpointError, TrainingError
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.model.backbone import ConvNeXtTower
 from fcclip_core.model.config import CONVNEXT_SMALL, ConvNeXtConfig, ModelConfig
 from fcclip_core.model.text_tower import TextTower
@@ -320,7 +320,7 @@ def export_clip(path: Path, model: SmallClip) -> None:
         CheckpointError: The disk refuses.
     """
     try:
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.touch()
             usual_mode = part.stat().st_mode
             save_file(model.published_state(), part)

@@ -135,7 +135,7 @@ def test_a_kept_graph_that_is_not_to_be_used_is_built_again(
     assert_same(made(PICTURE), expected)
     assert says in caplog.text and "built again" in caplog.text
     assert not errors(caplog)
-    assert made.backend_problem == ""
+    assert made.backend_warning == ""
     assert "; not " not in made.backend_description
 
 
@@ -238,7 +238,7 @@ def assert_fell_back(
     assert says in error
     assert made.backend_description.startswith(to)
     assert "; not openvino: " in made.backend_description and says in made.backend_description
-    assert made.backend_problem.startswith("backend openvino is left out: ") and says in made.backend_problem
+    assert made.backend_warning.startswith("backend openvino is left out: ") and says in made.backend_warning
 
 
 def raising(error: Exception) -> Callable[..., Any]:
@@ -344,7 +344,7 @@ def test_out_of_gpu_memory_while_an_engine_is_built(
     monkeypatch.setitem(LIBRARIES, "openvino", Engines)
     made = segmenter("openvino", tmp_path)
     assert_fell_back(made, expected, caplog, "TensorRT cannot build the engine", "PyTorch")
-    assert "Cuda Runtime (out of memory)" in made.backend_problem
+    assert "Cuda Runtime (out of memory)" in made.backend_warning
 
 
 def test_a_build_that_is_stopped_keeps_nothing_alive(no_collector: None) -> None:
@@ -399,7 +399,7 @@ def test_a_failure_that_passes_costs_no_image_and_no_backend(
         assert_same(made(PICTURE), expected)
     assert calls.count == 8
     assert made.backend_description.startswith("OpenVINO") and "; not " not in made.backend_description
-    assert made.backend_problem == ""
+    assert made.backend_warning == ""
     assert "backend openvino failed and gets the image once more: RuntimeError: Exception from" in caplog.text
     assert not errors(caplog)
 
@@ -429,7 +429,7 @@ def test_a_batch_that_fails_is_the_callers_to_split(
         made.encode_batch([PICTURE, PICTURE])
     assert calls.count == 5
     assert_same(made(PICTURE), expected)
-    assert made.backend_description.startswith("OpenVINO") and made.backend_problem == ""
+    assert made.backend_description.startswith("OpenVINO") and made.backend_warning == ""
 
 
 def test_the_last_backend_is_asked_again_after_a_failure(
@@ -442,7 +442,7 @@ def test_the_last_backend_is_asked_again_after_a_failure(
             with pytest.raises(torch.OutOfMemoryError):
                 made(PICTURE)
     assert_same(made(PICTURE), expected)
-    assert made.backend_problem == ""
+    assert made.backend_warning == ""
 
 
 def test_frames_of_a_form_without_a_graph_are_not_kept(
@@ -478,5 +478,5 @@ def test_onednn_that_runs_out_of_memory_under_auto(
     assert_same(made(PICTURE), expected)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", fused)
     assert made.backend_description.startswith("eager PyTorch")
-    assert "backend onednn is left out: RuntimeError: could not create a primitive" in made.backend_problem
+    assert "backend onednn is left out: RuntimeError: could not create a primitive" in made.backend_warning
     assert len(errors(caplog)) == 1

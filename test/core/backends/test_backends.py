@@ -22,11 +22,11 @@ from fcclip_core.backends import create_backend, graph, readiness, reference
 from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.backends.fallback import Candidate, FallbackBackend
 from fcclip_core.backends.graph import RUNNERS, Exporter, GraphBackend
-from fcclip_core.backends.interface import FormDeclined
+from fcclip_core.backends.interface import UnsupportedInputShape
 from fcclip_core.backends.reference import CheckedBackend, EagerAnswers
 from fcclip_core.errors import BackendError, SettingsError
 from fcclip_core.export.built_files import BuiltFiles
-from fcclip_core.export.form import Form
+from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.model.config import BEST_CELL, TINY
 from fcclip_core.model.deformable_attention import sample_by_gather
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 IMAGE = torch.zeros(1, 3, 32, 32)
 
 
-def output(form: Form, offset: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def output(form: InputSpec, offset: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Something of the right shape."""
     generator = torch.Generator().manual_seed(form.height * form.width)
     masks = torch.randn(form.batch, 5, form.height // 4, form.width // 4, generator=generator)
@@ -64,7 +64,7 @@ class FakeLibrary:
         self.built.append(onnx)
         return b"built " + onnx
 
-    def load(self, built: bytes, form: Form) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def load(self, built: bytes, form: InputSpec) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
         assert built == f"built {form}".encode()
 
         def run(image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -81,7 +81,7 @@ class FakeEager:
         self.device, self.description = device, "eager stand-in"
 
     def __call__(self, image: Tensor) -> ModelOutput:
-        return ModelOutput(*output(Form.of(image, "fp32")))
+        return ModelOutput(*output(InputSpec.of(image, "fp32")))
 
     def lacks(self, *_: int) -> str:
         return ""
@@ -122,7 +122,7 @@ def equal(one: ModelOutput, other: tuple[Tensor, ...]) -> bool:
 def test_a_form_is_built_once_and_found_by_the_next_process(
     backend: GraphBackend, library: FakeLibrary, model: FCCLIP, tmp_path: Path
 ) -> None:
-    assert equal(backend(IMAGE), output(Form(1, 32, 32, "fp32")))
+    assert equal(backend(IMAGE), output(InputSpec(1, 32, 32, "fp32")))
     backend(IMAGE)
     backend(torch.zeros(2, 3, 32, 64))
     assert library.built == [b"1x32x32-fp32", b"2x32x64-fp32"]
@@ -186,7 +186,7 @@ def test_no_more_forms_are_built_than_are_held(backend: GraphBackend, library: F
     sizes = [32 * (index + 1) for index in range(RUNNERS + 2)]
     for size in sizes[:RUNNERS]:
         backend(torch.zeros(1, 3, size, 32))
-    with pytest.raises(FormDeclined, match=rf"--size 32x{sizes[RUNNERS]} --batch 1 --precision fp32"):
+    with pytest.raises(UnsupportedInputShape, match=rf"--size 32x{sizes[RUNNERS]} --batch 1 --precision fp32"):
         backend(torch.zeros(1, 3, sizes[RUNNERS], 32))
     backend.prepare(1, sizes[RUNNERS], 32)
     assert len(library.built) == RUNNERS + 1, "what is asked for is built"
@@ -213,7 +213,7 @@ def test_a_batch_without_a_graph_goes_through_the_graph_for_one_image(
     library.when_run = lambda: ran.append(None)
     together = make("auto", model, tmp_path)(IMAGE.expand(3, -1, -1, -1))
     assert library.built == [b"1x32x32-fp32"]
-    single = output(Form(1, 32, 32, "fp32"))
+    single = output(InputSpec(1, 32, 32, "fp32"))
     assert equal(together, tuple(torch.cat([tensor] * 3) for tensor in single))
     # The first of them loads the graph, which is checked then.
     assert len(ran) == 4
@@ -245,7 +245,7 @@ def declined_images(run: Callable[[Tensor], object], count: int = 3) -> list[wea
     for _ in range(count):
         image = torch.zeros(1, 3, 32, 64)
         seen.append(weakref.ref(image))
-        with contextlib.suppress(FormDeclined):
+        with contextlib.suppress(UnsupportedInputShape):
             run(image)
     return seen
 
@@ -274,7 +274,7 @@ def test_the_reference_is_float32_and_leaves_the_model_where_it_is(
 
     monkeypatch.setattr(reference, "EagerBackend", Watched)
     mine = FCCLIP(TINY)
-    EagerAnswers(mine, CPU, BuiltFiles(tmp_path)).to_picture(Form(1, 32, 32, "fp16"))
+    EagerAnswers(mine, CPU, BuiltFiles(tmp_path)).to_picture(InputSpec(1, 32, 32, "fp16"))
     assert shortened == [False] and torch.backends.cudnn.allow_tf32
     assert {parameter.device for parameter in mine.parameters()} == {CPU}
 
@@ -288,7 +288,7 @@ def test_an_answer_of_another_device_is_not_taken_for_this_one_s(
         answers = EagerAnswers(model, CPU, BuiltFiles(tmp_path))
         answer = answers._answer
         monkeypatch.setattr(answers, "_answer", lambda form, a=answer, n=name: computed.append(n) or a(form))
-        answers.to_picture(Form(1, 32, 32, "fp32"))
+        answers.to_picture(InputSpec(1, 32, 32, "fp32"))
     assert computed == ["cpu", "NVIDIA Thor sm_110", "NVIDIA H200 sm_90"]
 
 
@@ -298,7 +298,7 @@ def test_the_device_is_free_of_the_network_while_a_graph_is_built(
     steps: list[str] = []
     exported: list[weakref.ref[FCCLIP]] = []
 
-    def export(network: FCCLIP, form: Form, sampler: object) -> bytes:
+    def export(network: FCCLIP, form: InputSpec, sampler: object) -> bytes:
         assert network is not model
         exported.append(weakref.ref(network))
         return str(form).encode()
@@ -353,7 +353,7 @@ def test_the_image_that_meets_a_failure_is_answered_by_the_next(
 ) -> None:
     vars(library).update(broken)
     created = make("openvino", model, tmp_path)
-    assert equal(created(IMAGE), output(Form(1, 32, 32, "fp32")))
+    assert equal(created(IMAGE), output(InputSpec(1, 32, 32, "fp32")))
     assert created.description.startswith("eager stand-in; not openvino: ")
     assert says in created.description
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
@@ -463,7 +463,7 @@ class Wrong(FakeEager):
     """Answers larger pictures wrongly."""
 
     def __call__(self, image: Tensor) -> ModelOutput:
-        return ModelOutput(*output(Form.of(image, "fp32"), offset=0.0 if image.shape[2] == 32 else 0.5))
+        return ModelOutput(*output(InputSpec.of(image, "fp32"), offset=0.0 if image.shape[2] == 32 else 0.5))
 
 
 def test_a_checked_backend_is_checked_once_for_each_form(library: FakeLibrary, model: FCCLIP, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from checkout import ROOT
 from fcclip_core.backends.compiled import MAX_SIZES, CompiledBackend
 from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.backends.fallback import Candidate, FallbackBackend
-from fcclip_core.backends.interface import FormDeclined, Progress
+from fcclip_core.backends.interface import Progress, UnsupportedInputShape
 from fcclip_core.backends.readiness import LARGEST_BATCH, RECURS
 from fcclip_core.errors import BackendError
 from fcclip_core.model.fcclip import ModelOutput
@@ -66,10 +66,10 @@ class Slow:
         return "" if (batch, height, width) in self.ready else f"{batch}x{height}x{width} is not ready"
 
     def prepare(
-        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, requested: bool = True
     ) -> None:
-        if not asked and not self.unasked:
-            raise FormDeclined("nobody asked")
+        if not requested and not self.unasked:
+            raise UnsupportedInputShape("nobody asked")
         if (batch, height, width) in self.ready:
             return
         self.begun.append((batch, height, width))
@@ -133,8 +133,8 @@ def test_no_more_sizes_are_made_ready_than_are_kept_unless_somebody_asks() -> No
     backend = joined(slow, plain)
     widths = [32 * number for number in range(1, MAX_SIZES + 3)]
     for width in widths:
-        backend.prepare_beside(2, 32, width, asked=False)
-    backend.prepare_beside(1, 32, widths[-1], asked=True)
+        backend.prepare_beside(2, 32, width, requested=False)
+    backend.prepare_beside(1, 32, widths[-1], requested=True)
     wait_for(lambda: (1, 32, widths[-1]) in slow.ready)
     kept = [(batch, 32, width) for width in widths[:MAX_SIZES] for batch in (1, 2)]
     assert slow.begun == [*kept, (1, 32, widths[-1])]
@@ -143,7 +143,7 @@ def test_no_more_sizes_are_made_ready_than_are_kept_unless_somebody_asks() -> No
 def test_the_batches_that_can_come_are_made_ready_and_others_are_put_together_of_them() -> None:
     slow, plain = Slow(), Plain()
     backend = joined(slow, plain)
-    backend.prepare_beside(8, 32, 32, asked=False)
+    backend.prepare_beside(8, 32, 32, requested=False)
     wait_for(lambda: len(slow.ready) == LARGEST_BATCH == 4)
     output = backend(image(7))
     assert slow.ran == [4, 3] and not plain.ran
@@ -156,7 +156,7 @@ def test_a_batch_goes_image_by_image_until_it_is_ready(waits: bool) -> None:
     backend = joined(slow, plain, waits=waits)
     backend.prepare(1, 32, 32)
     slow.gate.clear()
-    backend.prepare_beside(2, 32, 32, asked=False)
+    backend.prepare_beside(2, 32, 32, requested=False)
     wait_for(lambda: (2, 32, 32) in slow.begun)
     backend(image(2))
     assert slow.ran == [1, 1] and not plain.ran
@@ -178,7 +178,7 @@ def test_a_batch_that_does_not_fit_costs_neither_single_images_nor_the_backend(
     slow, plain = Slow(), Plain()
     slow.largest = 1
     backend = joined(slow, plain)
-    backend.prepare_beside(4, 32, 32, asked=False)
+    backend.prepare_beside(4, 32, 32, requested=False)
     wait_for(lambda: "2x32x32 cannot be made ready: out of memory" in caplog.text)
     assert backend.close(30)
     backend(image(3))
@@ -191,7 +191,7 @@ def test_a_backend_that_cannot_be_made_ready_beside_is_left_out_and_said(caplog:
     slow, plain = Slow(), Plain()
     slow.largest = 0
     backend = joined(slow, plain)
-    backend.prepare_beside(1, 32, 32, asked=False)
+    backend.prepare_beside(1, 32, 32, requested=False)
     wait_for(lambda: backend.problem)
     backend(image())
     assert backend.description == "plain; not slow: out of memory"
@@ -202,8 +202,8 @@ def test_nothing_is_built_that_is_built_for_those_who_ask_alone() -> None:
     slow, plain = Slow(), Plain()
     slow.unasked = False
     backend = joined(slow, plain)
-    backend.prepare_beside(1, 32, 32, asked=False)
-    backend.prepare_beside(1, 32, 64, asked=True)
+    backend.prepare_beside(1, 32, 32, requested=False)
+    backend.prepare_beside(1, 32, 64, requested=True)
     wait_for(lambda: slow.ready)
     assert slow.begun == [(1, 32, 64)]
 
@@ -242,7 +242,7 @@ def test_the_thread_that_prepares_keeps_to_the_number_of_threads_of_the_one_that
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        joined(Counting(), Plain()).prepare_beside(1, 32, 32, asked=False)
+        joined(Counting(), Plain()).prepare_beside(1, 32, 32, requested=False)
     finally:
         torch.set_num_threads(before)
     wait_for(lambda: used)
@@ -253,12 +253,12 @@ def test_closing_does_not_wait_longer_than_it_may() -> None:
     slow, plain = Slow(), Plain()
     backend = joined(slow, plain)
     slow.gate.clear()
-    backend.prepare_beside(3, 32, 32, asked=False)
+    backend.prepare_beside(3, 32, 32, requested=False)
     wait_for(lambda: slow.begun)
     assert not backend.close(0.0)
     slow.gate.set()
     assert backend.close(30)
-    backend.prepare_beside(1, 32, 64, asked=True)
+    backend.prepare_beside(1, 32, 64, requested=True)
     assert slow.begun == [(1, 32, 32)], "what waited is dropped, and nothing new is begun"
 
 
@@ -267,7 +267,7 @@ def test_what_tells_its_progress_ends_when_nobody_waits_for_it() -> None:
     slow.reports = True
     slow.gate.clear()
     backend = joined(slow, plain)
-    backend.prepare_beside(2, 32, 32, asked=False)
+    backend.prepare_beside(2, 32, 32, requested=False)
     wait_for(lambda: slow.begun)
     assert backend.close(30)
     assert not slow.ready and backend.problem == "", "the backend is not to blame"
@@ -281,7 +281,7 @@ from test_readiness import Plain, Slow, joined
 slow = Slow()
 slow.reports = True
 slow.gate.clear()
-joined(slow, Plain()).prepare_beside(4, 32, 32, asked=True)
+joined(slow, Plain()).prepare_beside(4, 32, 32, requested=True)
 """
     ended = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, check=False)
     assert ended.returncode == 0 and not ended.stderr
@@ -299,7 +299,7 @@ def test_a_network_is_compiled_beside_the_images_and_answers_the_same() -> None:
     expected = backend(picture)
     assert backend.description.startswith("eager PyTorch")
     assert "not compiled: 2x32x64 is not compiled yet" in backend.description
-    backend.prepare_beside(2, 32, 64, asked=False)
+    backend.prepare_beside(2, 32, 64, requested=False)
     while compiled.lacks(2, 32, 64):
         during = backend(picture)
     assert backend.close(60)

@@ -19,7 +19,7 @@ from fcclip_core.backends.tensorrt_library import log_of
 from fcclip_core.backends.tensorrt_runner import EngineRunner
 from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import NOTHING_KEPT, BuiltFiles, KeptFile
-from fcclip_core.export.form import Form
+from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.export.onnx_export import INPUT
 
 CPU = torch.device("cpu")
@@ -233,7 +233,7 @@ def test_each_library_keeps_what_costs_it_time(
     cuda: PlayedCuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, suffix: str
 ) -> None:
     """TensorRT-RTX measures nothing (its timing cache does nothing), and TensorRT compiles nothing where it runs."""
-    form = Form(1, 32, 32, "fp16")
+    form = InputSpec(1, 32, 32, "fp16")
     monkeypatch.setitem(SHAPES, INPUT, form.shape)
     module = played_module(name, make_engine=lambda: PlayedEngine(cache=PlayedRuntimeCache()))
     used = library(monkeypatch, module, BuiltFiles(tmp_path))
@@ -245,10 +245,10 @@ def test_each_library_keeps_what_costs_it_time(
 def test_an_engine_for_another_form_is_refused(cuda: PlayedCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     used = library(monkeypatch, played_module())
     with pytest.raises(BackendError, match="the engine is not one for 1x32x32-fp16"):
-        used.load(b"engine", Form(1, 32, 32, "fp16"))
+        used.load(b"engine", InputSpec(1, 32, 32, "fp16"))
 
 
 def test_an_engine_that_cannot_be_read_is_refused(cuda: PlayedCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     used = library(monkeypatch, played_module(make_engine=lambda: None))
     with pytest.raises(BackendError, match="cannot read the engine for 1x32x32-fp16"):
-        used.load(b"engine", Form(1, 32, 32, "fp16"))
+        used.load(b"engine", InputSpec(1, 32, 32, "fp16"))

@@ -24,7 +24,7 @@ from fcclip_core.backends.tensorrt_builder import EngineBuilder
 from fcclip_core.backends.tensorrt_library import log_of, start
 from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import BuiltFiles
-from fcclip_core.export.form import Form
+from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.export.onnx_export import INPUT, OUTPUTS, export_onnx
 from fcclip_core.model.config import BEST_CELL
 from fcclip_core.model.fcclip import FCCLIP
@@ -54,9 +54,9 @@ Where Xor
 parser TensorRT-RTX shares; TensorRT-RTX's own guide names opsets 9 to 22."""
 
 GRAPHS = {
-    "tiny": ("recipe:tiny", Form(1, 64, 96, "fp16")),
-    "demo": ("demo", Form(1, 640, 864, "fp16")),  # as it sees a camera of 640x480
-    "convnext_large": ("recipe:convnext_large", Form(1, 800, 1088, "fp16")),
+    "tiny": ("recipe:tiny", InputSpec(1, 64, 96, "fp16")),
+    "demo": ("demo", InputSpec(1, 640, 864, "fp16")),  # as it sees a camera of 640x480
+    "convnext_large": ("recipe:convnext_large", InputSpec(1, 800, 1088, "fp16")),
 }
 
 
@@ -73,7 +73,7 @@ def exported(name: str) -> bytes:
 
 @functools.cache
 def exported_in(precision: str) -> bytes:
-    return export_onnx(tiny(), Form(1, 64, 96, precision))
+    return export_onnx(tiny(), InputSpec(1, 64, 96, precision))
 
 
 def build(content: bytes, precision: str, progress: Callable[[str, int, int], None] = lambda *_: None) -> bytes:
@@ -99,7 +99,7 @@ def test_builds_what_gpus_run(name: str) -> None:
 @pytest.mark.parametrize("precision", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_builds_best_cells(precision: str) -> None:
     """The one operation that pooling over the best cell adds; TensorRT makes it a top-k layer."""
-    content = export_onnx(with_best_cells(), Form(1, 64, 96, precision))
+    content = export_onnx(with_best_cells(), InputSpec(1, 64, 96, precision))
     found = {node.op_type for node in onnx.load_from_string(content).graph.node}
     assert "ArgMax" in found and found <= set(SUPPORTED.split())
     assert len(build(content, precision)) > 1_000_000
@@ -154,7 +154,7 @@ class Rtx(TensorRt):
         self.built += 1
         return engine()
 
-    def load(self, built: bytes, form: Form) -> Runner:
+    def load(self, built: bytes, form: InputSpec) -> Runner:
         assert built == engine()
         return lambda image: tuple(vars(EagerBackend(tiny(), CPU)(image)).values())  # type: ignore[return-value]
 

@@ -419,7 +419,7 @@ def test_interruption_leaves_only_whole_files(tmp_path: Path, fake_segmenter: ty
 def test_interruption_while_writing_keeps_the_earlier_file(tmp_path: Path) -> None:
     target = tmp_path / "result.json"
     target.write_text("earlier")
-    with pytest.raises(KeyboardInterrupt), segment.whole_file(target) as part:
+    with pytest.raises(KeyboardInterrupt), segment.atomic_write(target) as part:
         part.write_text("hal")
         raise KeyboardInterrupt
     assert names_in(tmp_path) == ["result.json"]

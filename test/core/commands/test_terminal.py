@@ -30,13 +30,13 @@ WRITER = """
 import signal, sys, time
 from pathlib import Path
 from fcclip_core import cli
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 
 class Fake:
     def add_parser(self, subparsers):
         subparsers.add_parser("fake").set_defaults(run=self.run)
     def run(self, args):
-        with whole_file(Path(sys.argv[1])) as part:
+        with atomic_write(Path(sys.argv[1])) as part:
             part.write_text("half")
             print("writing", flush=True)
             while True:

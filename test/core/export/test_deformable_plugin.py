@@ -21,7 +21,7 @@ from fcclip_core.backends.tensorrt_library import log_of
 from fcclip_core.errors import BackendError
 from fcclip_core.export.check import Reference, check, check_picture
 from fcclip_core.export.deformable_plugin import plugin_sampler
-from fcclip_core.export.form import Form
+from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.export.onnx_export import INPUT, OPSET, OUTPUTS, export_onnx
 from fcclip_core.model.config import TINY
 from fcclip_core.model.deformable_attention import sample_by_grid
@@ -35,7 +35,7 @@ NAME = "MultiscaleDeformableAttnPlugin_TRT"
 FLOATS, INTEGERS = (0, 3, 4), (1, 2)
 """Inputs: values, sampling locations and attention weights; shapes and first tokens of the levels."""
 
-FORMS = {"fp32": Form(1, 64, 96, "fp32"), "fp16": Form(2, 64, 64, "fp16")}
+FORMS = {"fp32": InputSpec(1, 64, 96, "fp32"), "fp16": InputSpec(2, 64, 64, "fp16")}
 
 
 @functools.cache

@@ -12,8 +12,8 @@ from fcclip_core.backends import LIBRARIES
 from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.errors import SettingsError
 from fcclip_core.export.check import TOLERANCES, Differences, Reference, check, check_picture
-from fcclip_core.export.form import Form
 from fcclip_core.export.identity import weights_digest
+from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.export.onnx_export import INPUT, OPSET, OUTPUTS, attend_by_bias, export_onnx
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 from fcclip_core.weights.checkpoints import load_checkpoint, load_model
@@ -22,9 +22,9 @@ onnx = pytest.importorskip("onnx")
 
 CPU = torch.device("cpu")
 FORMS = {
-    "fp32": Form(1, 64, 96, "fp32"),
-    "fp16": Form(2, 64, 64, "fp16"),
-    "bf16": Form(1, 64, 64, "bf16"),
+    "fp32": InputSpec(1, 64, 96, "fp32"),
+    "fp16": InputSpec(2, 64, 64, "fp16"),
+    "bf16": InputSpec(1, 64, 64, "bf16"),
 }
 FLOAT32, BOOL = 1, 9
 
@@ -77,7 +77,7 @@ def test_runtimes_stay_within_tolerance(backend: str, precision: str) -> None:
 def test_short_numbers_do_not_reach_coordinates(backend: str, precision: str) -> None:
     """At this size short coordinates miss by pixels: OpenVINO's own bf16 mode flips every eighth mask pixel."""
     pytest.importorskip(backend)
-    small, form = load_model(load_checkpoint("recipe:convnext_small")), Form(1, 320, 448, precision)
+    small, form = load_model(load_checkpoint("recipe:convnext_small")), InputSpec(1, 320, 448, precision)
     run = LIBRARIES[backend](CPU, precision).load(export_onnx(small, form), form)
     kept = Reference.of(EagerBackend(small, CPU)(check_picture(form)))
     check(backend, kept, ModelOutput(*run(check_picture(form))), precision)
@@ -169,7 +169,7 @@ def test_additive_mask_blocks_whatever_the_scores() -> None:
 )
 def test_impossible_forms(fields: tuple[int, int, int, str], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
-        Form(*fields)
+        InputSpec(*fields)
 
 
 # --- the check against eager ------------------------------------------------------------------------------------

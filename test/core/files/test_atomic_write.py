@@ -12,15 +12,15 @@ import pytest
 
 from fcclip_core.errors import FcclipError
 from fcclip_core.files import atomic_write as module
-from fcclip_core.files.atomic_write import PREFIX, sweep, whole_file, write_whole
+from fcclip_core.files.atomic_write import PREFIX, atomic_write, sweep, write_atomically
 from fcclip_core.files.json_files import write_json
 from fcclip_core.files.paths import expanded, refuse_overwriting
 
 HOLD = """
 import sys
 from pathlib import Path
-from fcclip_core.files.atomic_write import whole_file
-with whole_file(Path(sys.argv[1])) as part:
+from fcclip_core.files.atomic_write import atomic_write
+with atomic_write(Path(sys.argv[1])) as part:
     part.write_text("half")
     print("writing", flush=True)
     sys.stdin.read()
@@ -45,7 +45,7 @@ def test_a_killed_writers_leftover_is_swept_and_a_living_ones_stays(tmp_path: Pa
     killed.kill()
     killed.wait()
     assert len(list(tmp_path.glob(f"{PREFIX}*"))) == 2
-    write_whole(tmp_path / "c.json", b"c")
+    write_atomically(tmp_path / "c.json", b"c")
     assert len(list(tmp_path.glob(f"{PREFIX}*"))) == 1
     living.communicate("")
     assert living.returncode == 0
@@ -79,22 +79,22 @@ def test_a_file_system_without_locks_still_takes_files(tmp_path: Path, monkeypat
     monkeypatch.setattr(module.fcntl, "flock", refuse)
     (tmp_path / f"{PREFIX}abc").mkdir()
     (tmp_path / f"{PREFIX}abc" / "lock").touch()
-    write_whole(tmp_path / "a.json", b"a")
+    write_atomically(tmp_path / "a.json", b"a")
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", f"{PREFIX}abc"}
 
 
 def test_the_longest_name_that_a_disk_takes_can_be_written(tmp_path: Path) -> None:
     name = "n" * os.pathconf(tmp_path, "PC_NAME_MAX")
-    write_whole(tmp_path / name, b"x")
+    write_atomically(tmp_path / name, b"x")
     assert os.listdir(tmp_path) == [name]
 
 
 def test_a_device_is_written_to_and_not_replaced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "null").symlink_to("/dev/null")
     (tmp_path / "full").symlink_to("/dev/full")
-    write_whole(tmp_path / "null", b"x")
+    write_atomically(tmp_path / "null", b"x")
     with pytest.raises(OSError, match="No space left"):
-        write_whole(tmp_path / "full", b"x")
+        write_atomically(tmp_path / "full", b"x")
     assert all(path.is_symlink() and path.is_char_device() for path in tmp_path.iterdir())
     read, write = os.pipe()
     write_json(Path(f"/proc/self/fd/{write}"), {"a": 1})
@@ -107,7 +107,7 @@ def test_an_error_names_the_file_and_leaves_the_earlier_one(tmp_path: Path) -> N
     (tmp_path / "a.json").write_text("earlier")
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"a": object()})
-    with pytest.raises(OSError) as raised, whole_file(tmp_path / "no" / "a.json"):
+    with pytest.raises(OSError) as raised, atomic_write(tmp_path / "no" / "a.json"):
         pass
     assert raised.value.filename == str(tmp_path / "no" / "a.json")
     assert os.listdir(tmp_path) == ["a.json"] and (tmp_path / "a.json").read_text() == "earlier"
@@ -146,10 +146,10 @@ def test_outputs_that_are_inputs_are_refused_by_every_name(tmp_path: Path) -> No
 def test_a_pipe_in_a_files_place_is_replaced_and_one_of_this_process_written_to(tmp_path: Path) -> None:
     """Whoever opens a pipe that nobody reads waits for ever."""
     os.mkfifo(tmp_path / "planted")
-    write_whole(tmp_path / "planted", b"ours")
+    write_atomically(tmp_path / "planted", b"ours")
     assert (tmp_path / "planted").read_bytes() == b"ours"
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as reader:
-        write_whole(Path(f"/dev/fd/{writing}"), b"given")
+        write_atomically(Path(f"/dev/fd/{writing}"), b"given")
         os.close(writing)
         assert reader.read() == b"given"

@@ -20,7 +20,7 @@ from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.backends.onednn import OneDnnBackend
 from fcclip_core.commands import evaluate, export, segment
 from fcclip_core.errors import SettingsError
-from fcclip_core.export.form import Form
+from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.export.onnx_export import export_onnx
 from fcclip_core.kernels.library_products import pool_masks
 from fcclip_core.model.backbone import ResNetTower, mask_pool
@@ -126,7 +126,7 @@ def test_only_the_embeddings_of_vanished_masks_differ() -> None:
 
 @functools.cache
 def exported() -> bytes:
-    return export_onnx(network(BEST_CELL), Form.of(picture(), "fp32"))
+    return export_onnx(network(BEST_CELL), InputSpec.of(picture(), "fp32"))
 
 
 def assert_eagers(found: ModelOutput, limit: float = 1e-3) -> None:
@@ -143,7 +143,7 @@ def test_runtimes_choose_eagers_cells(library: str) -> None:
         pytest.importorskip(module)
     made = LIBRARIES[library](CPU, "fp32")
     built = made.build(lambda _: exported(), lambda *_: None)
-    assert_eagers(ModelOutput(*made.load(built, Form.of(picture(), "fp32"))(picture())))
+    assert_eagers(ModelOutput(*made.load(built, InputSpec.of(picture(), "fp32"))(picture())))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the exporter that `export_onnx` uses

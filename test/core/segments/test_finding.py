@@ -12,7 +12,7 @@ from fcclip_core import Segmenter, Vocabulary
 from fcclip_core.errors import VocabularyError
 from fcclip_core.results import Label
 from fcclip_core.segmenter import EncodedImage
-from fcclip_core.segments.finding import Query, ask, find
+from fcclip_core.segments.finding import Query, find, resolve
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary.classes import VocabularyClass
 
@@ -39,76 +39,76 @@ def probabilities_with(segmenter: Segmenter, encoded: EncodedImage, *names: str)
     """Probabilities under a vocabulary that was made the usual way, all else being equal."""
     stuff = [name.split(",")[0] for name in names if name.startswith("floor")]
     vocabulary = Vocabulary.from_names(names, stuff=stuff)
-    return vocabulary, segmenter.label(encoded, segmenter.prepare_vocabulary(vocabulary)).probabilities()
+    return vocabulary, segmenter.decode(encoded, segmenter.prepare_vocabulary(vocabulary)).probabilities()
 
 
 def test_words_are_read_as_people_write_them() -> None:
     query = Query.of(["red mug, red cup", "red mug"], ["bowl, dish", "spoon"])
     assert query.words == ("red mug", "red cup")
-    assert query.against == (("bowl", "dish"), ("spoon",))
+    assert query.distractors == (("bowl", "dish"), ("spoon",))
     assert query.names == ("red mug", "red cup", "bowl", "dish", "spoon")
 
 
 @pytest.mark.parametrize(
-    ("words", "against", "expected"),
+    ("words", "distractors", "expected"),
     [
         ([], [], "words is empty"),
         ([""], [], "words: a class name is empty"),
         (["cup,"], [], "words: a class name is empty"),
-        (["cup"], ["x" * 1001], "against: the class name"),
+        (["cup"], ["x" * 1001], "distractors: the class name"),
         (["cu\x07p"], [], "control character"),
     ],
 )
-def test_words_that_cannot_be_used_are_refused(words: list[str], against: list[str], expected: str) -> None:
+def test_words_that_cannot_be_used_are_refused(words: list[str], distractors: list[str], expected: str) -> None:
     with pytest.raises(VocabularyError, match=expected):
-        Query.of(words, against)
+        Query.of(words, distractors)
 
 
 def test_a_class_of_the_stream_is_wanted_as_it_is(segmenter: Segmenter) -> None:
     snapshot = segmenter.vocabulary
-    asked = ask(segmenter, Query.of(["cup"]), snapshot)
-    assert asked.snapshot is snapshot
-    assert asked.wanted == (0,)
-    assert ask(segmenter, Query.of(["plate", "cup"]), snapshot).wanted == (0, 1)
+    resolved = resolve(segmenter, Query.of(["cup"]), snapshot)
+    assert resolved.snapshot is snapshot
+    assert resolved.wanted == (0,)
+    assert resolve(segmenter, Query.of(["plate", "cup"]), snapshot).wanted == (0, 1)
 
 
 def test_a_further_synonym_is_the_querys_for_once(segmenter: Segmenter, encoded: EncodedImage) -> None:
     snapshot = segmenter.vocabulary
-    asked = ask(segmenter, Query.of(["carpet"]), snapshot)
-    assert asked.wanted == (3,)
+    resolved = resolve(segmenter, Query.of(["carpet"]), snapshot)
+    assert resolved.wanted == (3,)
     expected = probabilities_with(segmenter, encoded, "cup, mug", "plate", "floor", "carpet")[1]
-    found = segmenter.label(encoded, asked.snapshot).probabilities()
+    found = segmenter.decode(encoded, resolved.snapshot).probabilities()
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_new_words_compete_with_the_stream_and_with_what_was_given(segmenter: Segmenter, encoded: EncodedImage) -> None:
     snapshot = segmenter.vocabulary
-    asked = ask(segmenter, Query.of(["tin", "can"], ["box, crate", "plate", "tin"]), snapshot)
-    assert asked.wanted == (3,)
-    assert [item.synonyms for item in asked.snapshot.vocabulary.classes[3:]] == [("tin", "can"), ("box", "crate")]
+    resolved = resolve(segmenter, Query.of(["tin", "can"], ["box, crate", "plate", "tin"]), snapshot)
+    assert resolved.wanted == (3,)
+    assert [item.synonyms for item in resolved.snapshot.vocabulary.classes[3:]] == [("tin", "can"), ("box", "crate")]
     _, expected = probabilities_with(segmenter, encoded, "cup, mug", "plate", "floor, carpet", "tin, can", "box, crate")
-    found = segmenter.label(encoded, asked.snapshot).probabilities()
+    found = segmenter.decode(encoded, resolved.snapshot).probabilities()
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_asking_promises_no_ids_and_changes_nothing(tmp_path: Path, encoded: EncodedImage) -> None:
     segmenter = Segmenter.from_checkpoint("recipe:tiny", device="cpu", settings=SETTINGS, cache_dir=tmp_path)
     snapshot = segmenter.set_vocabulary(STREAM)
-    shown = segmenter.label(encoded)
+    shown = segmenter.decode(encoded)
     find(segmenter, Query.of(["tin"], ["box"]), encoded, shown, snapshot)
     assert segmenter.vocabulary is snapshot
-    again = segmenter.label(encoded)
+    again = segmenter.decode(encoded)
     assert (again.segment_map == shown.segment_map).all()
     assert segmenter.set_vocabulary(Vocabulary.from_names(["spoon"])).class_ids == (4,)
 
 
 def test_segments_are_ranked_by_the_probability_of_what_is_wanted(segmenter: Segmenter, encoded: EncodedImage) -> None:
-    snapshot, shown = segmenter.vocabulary, segmenter.label(encoded)
+    snapshot, shown = segmenter.vocabulary, segmenter.decode(encoded)
     for words in (["cup"], ["cup", "floor"], ["tin"]):
         query = Query.of(words)
-        asked = ask(segmenter, query, snapshot)
-        result = segmenter.label(encoded, asked.snapshot)
-        expected = result.probabilities()[:, list(asked.wanted)].sum(1)
+        resolved = resolve(segmenter, query, snapshot)
+        result = segmenter.decode(encoded, resolved.snapshot)
+        expected = result.probabilities()[:, list(resolved.wanted)].sum(1)
         found = find(segmenter, query, encoded, shown, snapshot)
         assert len(found) == len(result.segments) > 3
         assert [item.score for item in found] == sorted((float(x) for x in expected), reverse=True)
@@ -119,7 +119,7 @@ def test_segments_are_ranked_by_the_probability_of_what_is_wanted(segmenter: Seg
 
 
 def test_segments_that_the_stream_has_too_keep_its_ids(segmenter: Segmenter, encoded: EncodedImage) -> None:
-    snapshot, shown = segmenter.vocabulary, segmenter.label(encoded)
+    snapshot, shown = segmenter.vocabulary, segmenter.decode(encoded)
     shown = shown.with_ids([100 + segment.id for segment in shown.segments])
     same = find(segmenter, Query.of(["cup"]), encoded, shown, snapshot)
     assert {item.segment.id for item in same} == {segment.id for segment in shown.segments}
@@ -143,7 +143,7 @@ def test_what_the_frame_ignores_is_not_found_under_other_words_either(
 ) -> None:
     snapshot = segmenter.vocabulary
     assert snapshot is not None
-    result = segmenter.label(encoded, snapshot)
+    result = segmenter.decode(encoded, snapshot)
     ignored = np.zeros(result.segment_map.shape, bool)
     ignored[:, :100] = True
     for words in (["cup"], ["something new"]):
@@ -158,7 +158,7 @@ def test_what_the_frame_ignores_is_not_found_under_other_words_either(
 
 def test_what_is_found_is_called_what_this_frame_calls_it(segmenter: Segmenter, encoded: EncodedImage) -> None:
     """Whatever earlier frames voted, and whether or not the words are the stream's."""
-    snapshot, plain = segmenter.vocabulary, segmenter.label(encoded)
+    snapshot, plain = segmenter.vocabulary, segmenter.decode(encoded)
     voted = replace(plain, segments=[item.voted(Label(99, "robot", 0.5)) for item in plain.segments])
     for word in ("cup", "tin"):
         query = Query.of([word])
@@ -168,7 +168,7 @@ def test_what_is_found_is_called_what_this_frame_calls_it(segmenter: Segmenter, 
 
 def test_a_frame_without_segments_holds_nothing(segmenter: Segmenter, encoded: EncodedImage) -> None:
     strict = InferenceSettings(shorter_side=96, object_mask_threshold=1.0)
-    empty = segmenter.label(encoded, settings=strict)
+    empty = segmenter.decode(encoded, settings=strict)
     assert not empty.segments
     assert find(segmenter, Query.of(["cup"]), encoded, empty, segmenter.vocabulary) == []
 
@@ -187,7 +187,7 @@ def test_a_segments_embedding_times_text_is_the_classifiers_out_of_vocabulary_co
         shorter_side=96, overlap_threshold=0.0, valid_mask_only=False, ensemble="out_of_vocabulary"
     )
     queries = {row.tobytes(): index for index, row in enumerate(_unit(embeddings.numpy()).astype(np.float16))}
-    result = segmenter.label(encoded, snapshot, settings)
+    result = segmenter.decode(encoded, snapshot, settings)
     assert len(result.segments) > 3
     for segment, probabilities in zip(result.segments, result.probabilities(), strict=True):
         ours = text.rows @ segment.embedding

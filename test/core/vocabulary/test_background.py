@@ -11,7 +11,7 @@ import torch
 from fcclip_core import Segmenter, Vocabulary
 from fcclip_core.errors import VocabularyError
 from fcclip_core.segmenter import EncodedImage
-from fcclip_core.segments.finding import Query, ask, find
+from fcclip_core.segments.finding import Query, find, resolve
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary.background import background_from
 from fcclip_core.vocabulary.classes import MAX_BACKGROUND, VocabularyClass
@@ -138,8 +138,8 @@ def test_ids_are_those_without_competitors(tmp_path: Path) -> None:
 def test_distractors_win_pixels_and_are_never_published(segmenter: Segmenter, encoded: EncodedImage) -> None:
     vocabulary = WORDS.with_background(OTHERS, margin=0.0)
     snapshot = segmenter.prepare_vocabulary(vocabulary)
-    shown = segmenter.label(encoded, segmenter.extend_vocabulary(snapshot, ()))
-    hidden = segmenter.label(encoded, snapshot)
+    shown = segmenter.decode(encoded, segmenter.extend_vocabulary(snapshot, ()))
+    hidden = segmenter.decode(encoded, snapshot)
     # The same segments, less those that a distractor won; these are numbered anew.
     kept = [segment for segment in shown.segments if segment.class_id]
     assert 0 < len(kept) < len(shown.segments)
@@ -173,16 +173,16 @@ def test_without_distractors_nothing_changes(segmenter: Segmenter, encoded: Enco
     snapshot = segmenter.prepare_vocabulary(WORDS)
     assert snapshot.words.minimum_scores is None and not snapshot.distractors
     assert segmenter.extend_vocabulary(snapshot, ()) is snapshot
-    assert not segmenter.label(encoded, snapshot).evidence.is_distractor  # type: ignore[union-attr]
+    assert not segmenter.decode(encoded, snapshot).evidence.is_distractor  # type: ignore[union-attr]
 
 
 def test_a_class_has_a_minimum_score(segmenter: Segmenter, encoded: EncodedImage) -> None:
-    every = segmenter.label(encoded, segmenter.prepare_vocabulary(WORDS))
+    every = segmenter.decode(encoded, segmenter.prepare_vocabulary(WORDS))
     scores = sorted(segment.score for segment in every.segments if segment.name == "cup")
     assert len(scores) > 1
     least = (scores[0] + scores[-1]) / 2
     cup = VocabularyClass(("cup", "mug"), minimum_score=least)
-    some = segmenter.label(encoded, segmenter.prepare_vocabulary(Vocabulary((cup, *WORDS.classes[1:]))))
+    some = segmenter.decode(encoded, segmenter.prepare_vocabulary(Vocabulary((cup, *WORDS.classes[1:]))))
     kept = [segment for segment in every.segments if segment.name != "cup" or segment.score >= least]
     assert [(segment.name, segment.score, segment.box) for segment in some.segments] == [
         (segment.name, segment.score, segment.box) for segment in kept
@@ -222,7 +222,7 @@ def test_the_background_of_seeded_and_of_web_scale_weights(segmenter: Segmenter)
 
 def test_finding_lets_what_overlaps_fall_away(segmenter: Segmenter, encoded: EncodedImage) -> None:
     snapshot = segmenter.prepare_vocabulary(WORDS.with_background(OTHERS))
-    asked = ask(segmenter, Query.of(["brown dog"], ["sofas", "lamp"]), snapshot)
+    asked = resolve(segmenter, Query.of(["brown dog"], ["sofas", "lamp"]), snapshot)
     classes = asked.snapshot.vocabulary.classes
     assert [classes[index].name for index in asked.wanted] == ["brown dog"]
     assert {item.name for item in classes if item.distractor} == {"wine glass", "tree", "sky", "sofas", "lamp"}
@@ -230,8 +230,8 @@ def test_finding_lets_what_overlaps_fall_away(segmenter: Segmenter, encoded: Enc
     rivals = Vocabulary.from_names(["wine glass", "tree", "sky"]).classes
     behind = Vocabulary(WORDS.classes).with_background(Vocabulary(rivals)).classes
     whole = Vocabulary((*behind, VocabularyClass(("brown dog",)), *(VocabularyClass((w,)) for w in ("sofas", "lamp"))))
-    expected = segmenter.label(encoded, segmenter.extend_vocabulary(segmenter.prepare_vocabulary(whole), ()))
-    shown = segmenter.label(encoded, snapshot)
+    expected = segmenter.decode(encoded, segmenter.extend_vocabulary(segmenter.prepare_vocabulary(whole), ()))
+    shown = segmenter.decode(encoded, snapshot)
     found = find(segmenter, Query.of(["brown dog"], ["sofas", "lamp"]), encoded, shown, snapshot)
     assert len(found) == len(expected.segments)
     scores = expected.probabilities()[:, whole.names.index("brown dog")]
@@ -243,7 +243,7 @@ def test_finding_a_word_of_the_vocabulary_sees_what_distractors_won(
     segmenter: Segmenter, encoded: EncodedImage
 ) -> None:
     snapshot = segmenter.prepare_vocabulary(WORDS.with_background(OTHERS, margin=0.0))
-    shown = segmenter.label(encoded, snapshot)
+    shown = segmenter.decode(encoded, snapshot)
     found = find(segmenter, Query.of(["cup"]), encoded, shown, snapshot)
     assert len(found) > len(shown.segments)
     own = [item.segment.id for item in found if item.segment.id]

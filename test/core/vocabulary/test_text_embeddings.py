@@ -15,7 +15,7 @@ import torch
 
 from checkout import REFERENCE
 from fcclip_core.errors import CheckpointError
-from fcclip_core.files.atomic_write import whole_file
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.inference.classification import TextClassifier
 from fcclip_core.model.config import TINY
 from fcclip_core.model.fcclip import FCCLIP
@@ -361,11 +361,11 @@ def test_a_tower_in_use_is_not_released(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_file_is_whole_or_untouched(tmp_path: Path) -> None:
     path = tmp_path / "words.yaml"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as part:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as part:
         part.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]

@@ -192,7 +192,7 @@ def test_the_answer_of_segment_image_is_complete() -> None:
     snapshot = segmenter.prepare_vocabulary(Vocabulary.from_names(["cup", "floor"]))
     image = np.full((2, 3, 3), 9, np.uint8)
     encoded = segmenter.encode(image)
-    frame = LabeledFrame(HEADER, image, segmenter.label(encoded, snapshot), snapshot, encoded, 0.0)
+    frame = LabeledFrame(HEADER, image, segmenter.decode(encoded, snapshot), snapshot, encoded, 0.0)
     response = srv.SegmentImage.Response()
     messages.fill_segment_image(response, frame, None, HEADER.stamp)
     assert pixels(response.panoptic, np.uint16) == [[1, 1, 2]] * 2

@@ -43,17 +43,17 @@ def test_a_cloud_that_fails_is_said_and_the_next_one_comes(
     host.node.trigger_activate()
     arrived = peer.listen(PointCloud2, "/points", OUTPUT)
     wait_until(lambda: clouds._publisher.get_subscription_count())
-    clouds.put(SimpleNamespace(broken=False, width=1))  # Not started: nothing comes of it.
+    clouds.send(SimpleNamespace(broken=False, width=1))  # Not started: nothing comes of it.
     clouds.start()
     try:
-        clouds.put(SimpleNamespace(broken=True, width=2))
+        clouds.send(SimpleNamespace(broken=True, width=2))
         wait_until(lambda: "no room for a cloud" in capfd.readouterr().err)
-        clouds.put(SimpleNamespace(broken=False, width=3))
+        clouds.send(SimpleNamespace(broken=False, width=3))
         assert arrived.get(timeout=10)[1].width == 3
     finally:
         clouds.stop()
     assert cloud_threads() == []
-    clouds.put(SimpleNamespace(broken=False, width=4))
+    clouds.send(SimpleNamespace(broken=False, width=4))
     assert arrived.empty()
 
 
@@ -63,7 +63,7 @@ def test_nobody_subscribes_so_nothing_is_made(host: Peer, monkeypatch: pytest.Mo
     clouds = CloudOutput(host.node, "/points", "/label_info", labeled=True)
     host.node.trigger_activate()
     clouds.start()
-    clouds.put(SimpleNamespace())
+    clouds.send(SimpleNamespace())
     time.sleep(0.2)  # For a thread that had something to do.
     clouds.stop()
     assert made == []
@@ -174,7 +174,7 @@ def test_a_cloud_that_waits_for_labels_does_not_hold_up_the_end(
         wait_until(lambda topic=topic: host.node.count_subscribers(topic))
     wait_until(lambda: clouds._publisher.get_subscription_count())
     clouds.start()
-    clouds.put(SimpleNamespace())
+    clouds.send(SimpleNamespace())
     wait_until(lambda: clouds._readers)
     clouds.stop()
     assert cloud_threads() == []

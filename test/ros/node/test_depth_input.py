@@ -43,7 +43,7 @@ class Bench:
     """A DepthInput, and a clock that tests set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(depth_input, "Following", Topic)
+        monkeypatch.setattr(depth_input, "QosMatchingSubscription", Topic)
         self.now = 1000.0
         monkeypatch.setattr(depth_input, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.said: list[str] = []
@@ -68,7 +68,7 @@ class Bench:
         return self.labeled(stamp)
 
     def labeled(self, stamp: float) -> FrameDepth | None:
-        self.input.expect(header(stamp))
+        self.input.prefetch_depth(header(stamp))
         return self.input.take(header(stamp), SIZE, self.now)
 
     @property
@@ -111,7 +111,7 @@ def test_an_image_that_comes_400_ms_after_its_depth_finds_it(bench: Bench) -> No
 def test_depth_that_comes_while_a_frame_waits_for_a_slow_model_is_not_lost(bench: Bench) -> None:
     """A model of 3 s: the newest frame waits all that time, and depth comes at 30 Hz meanwhile."""
     bench.input.arrive(header(5.0))
-    bench.input.expect(header(5.0))
+    bench.input.prefetch_depth(header(5.0))
     for number in range(90):
         bench.now += 1 / 30
         bench.input.arrive(header(5.0 + number / 30))
@@ -119,7 +119,7 @@ def test_depth_that_comes_while_a_frame_waits_for_a_slow_model_is_not_lost(bench
     first = bench.input.take(header(5.0), SIZE, 0.0)
     assert first is not None and (first.meters == 1.0).all()
     last = 5.0 + 89 / 30
-    bench.input.expect(header(last))
+    bench.input.prefetch_depth(header(last))
     for number in range(90, 200):
         bench.now += 1 / 30
         bench.depth(5.0 + number / 30)
@@ -153,7 +153,7 @@ def test_what_is_kept_is_bounded_by_time_and_bytes(bench: Bench, monkeypatch: py
     assert len(bench.input._found.kept) == 10
     assert bench.input._found.kept_bytes == sum(len(message.data) for _, message in bench.input._found.kept) == 960
     for number in range(100):  # frames that are never published
-        bench.input.expect(header(200.0 + number))
+        bench.input.prefetch_depth(header(200.0 + number))
         bench.input.arrive(header(300.0 + number))
     assert len(bench.input._found.wanted) <= 9
 

@@ -17,8 +17,8 @@ STATE = NodeState(
     checkpoint="demo",
     device="cpu",
     backend="eager",
-    backend_wanted="auto",
-    backend_problem="",
+    backend_requested="auto",
+    backend_warning="",
     image_input="/camera/image, reliable, 1 publisher",
     image_problem="",
     vocabulary_version=3,
@@ -87,7 +87,7 @@ def test_errors_are_counted_by_kind_and_grow_old(monkeypatch: pytest.MonkeyPatch
         (replace(STATE, enabled=False), REPORT, DiagnosticStatus.WARN, "inference is switched off (~/enable)"),
         (STATE, Report(Counts(), 0, 0), DiagnosticStatus.WARN, "no images: /camera/image, reliable, 1 publisher"),
         (
-            replace(STATE, backend_problem="backend tensorrt is left out: no memory"),
+            replace(STATE, backend_warning="backend tensorrt is left out: no memory"),
             REPORT,
             DiagnosticStatus.WARN,
             "12.5 frames/s, but backend tensorrt is left out: no memory",
@@ -141,6 +141,6 @@ def test_everything_that_was_promised_is_among_the_values() -> None:
     assert values["output rate (Hz)"] == "12.50"
     assert values["latency model (ms)"] == "50.1 (max 60.2)"
     assert (values["device"], values["backend"], values["vocabulary version"]) == ("cpu", "eager", "3")
-    assert values["backend wanted"] == "auto"
+    assert values["backend requested"] == "auto"
     assert (values["last error"], values["last error age (s)"]) == ("step is 3", "7")
     assert 10 < float(values["memory (MB)"]) < 100_000

@@ -110,7 +110,7 @@ def test_other_words_join_the_streams_for_one_labeling(start: Callable[..., Peer
     active(start())
     show(peer)
     before = peer.call(srv.GetVocabulary, "/fcclip/get_vocabulary").vocabulary
-    answer = find(peer, "red mug, red cup", against=["bowl"])
+    answer = find(peer, "red mug, red cup", distractors=["bowl"])
     assert answer.success, answer.message
     (found,) = answer.found
     # Five classes make five bands; the word's is the fourth, and too small to be one of the stream's three.
@@ -149,7 +149,7 @@ def test_a_fresh_picture_arrives_after_the_request(start: Callable[..., Peer], p
     [
         (srv.Find.Request(), "words is empty"),
         (srv.Find.Request(words=[" "]), "words: a class name is empty"),
-        (srv.Find.Request(words=["cup"], against=["a,,b"]), "against: a class name is empty"),
+        (srv.Find.Request(words=["cup"], distractors=["a,,b"]), "distractors: a class name is empty"),
         (srv.Find.Request(words=["cup"], minimum_score=1.5), "minimum_score is 1.5"),
         (srv.Find.Request(words=["cup"], timeout=-1.0), "timeout is -1"),
         (srv.Find.Request(words=["cup"], camera="left"), "there is no camera 'left'"),

@@ -13,23 +13,23 @@ from ros_harness import wait_until
 from fcclip_core.segments.finding import Query
 from fcclip_ros.compat import result_of
 from fcclip_ros.node.mailbox import Mailbox, Task
-from fcclip_ros.node.search import Watch
+from fcclip_ros.node.search import PendingQuery
 from fcclip_ros.node.worker import Worker
 
 
 def test_only_the_newest_frame_is_taken_and_the_replaced_one_is_returned() -> None:
     mailbox: Mailbox[str] = Mailbox()
-    assert mailbox.put("front", "first") is None
-    assert mailbox.put("front", "second") == "first"
+    assert mailbox.replace("front", "first") is None
+    assert mailbox.replace("front", "second") == "first"
     assert mailbox.take() == ["second"]
-    assert mailbox.put("front", "third") is None
+    assert mailbox.replace("front", "third") is None
 
 
 def test_each_stream_has_its_own_newest_frame() -> None:
     mailbox: Mailbox[str] = Mailbox()
-    mailbox.put("front", "front 1")
-    assert mailbox.put("left", "left 1") is None
-    assert mailbox.put("front", "front 2") == "front 1"
+    mailbox.replace("front", "front 1")
+    assert mailbox.replace("left", "left 1") is None
+    assert mailbox.replace("front", "front 2") == "front 1"
     assert mailbox.take(8) == ["front 2", "left 1"]
 
 
@@ -37,37 +37,37 @@ def test_the_stream_that_was_served_longest_ago_comes_first() -> None:
     """Also against a stream whose frame waits longer because it comes seldom."""
     mailbox: Mailbox[str] = Mailbox()
     order = []
-    mailbox.put("slow", "slow")
+    mailbox.replace("slow", "slow")
     for _ in range(3):
         for stream in ("fast", "faster"):
-            mailbox.put(stream, stream)
-        mailbox.put("slow", "slow")
+            mailbox.replace(stream, stream)
+        mailbox.replace("slow", "slow")
         order += mailbox.take()
     assert order == ["slow", "fast", "faster"]
-    mailbox.put("late", "late")
+    mailbox.replace("late", "late")
     assert mailbox.take(2) == ["late", "slow"]
 
 
 def test_frames_that_do_not_fit_the_first_one_stay_and_can_still_be_replaced() -> None:
     mailbox: Mailbox[str] = Mailbox()
     for stream, frame in (("a", "large 1"), ("b", "small 1"), ("c", "large 2"), ("d", "large 3")):
-        mailbox.put(stream, frame)
+        mailbox.replace(stream, frame)
 
     def fit(one: str, other: str) -> bool:
         return one.split()[0] == other.split()[0]
 
     assert mailbox.take(2, fit) == ["large 1", "large 2"]
-    assert mailbox.put("b", "small 2") == "small 1"
+    assert mailbox.replace("b", "small 2") == "small 1"
     assert mailbox.take(2, fit) == ["small 2"]
     assert mailbox.take(2, fit) == ["large 3"]
 
 
 def test_tasks_go_before_the_frame_in_their_order() -> None:
     mailbox: Mailbox[str] = Mailbox()
-    mailbox.put("front", "frame")
+    mailbox.replace("front", "frame")
     tasks = [Task(int), Task(str)]
     for task in tasks:
-        mailbox.put_task(task)
+        mailbox.add_task(task)
     assert [mailbox.take(), mailbox.take(), mailbox.take()] == [*tasks, ["frame"]]
 
 
@@ -80,19 +80,19 @@ def test_take_waits_for_a_frame() -> None:
 def test_a_closed_mailbox_cancels_tasks_gives_frames_back_and_wakes_the_taker() -> None:
     mailbox: Mailbox[str] = Mailbox()
     before, after = Task(int), Task(int)
-    mailbox.put("front", "frame")
-    mailbox.put_task(before)
+    mailbox.replace("front", "frame")
+    mailbox.add_task(before)
     assert mailbox.close() == ["frame"]
-    mailbox.put_task(after)
+    mailbox.add_task(after)
     assert before.future.cancelled() and after.future.cancelled()
-    assert mailbox.put("front", "too late") == "too late"
+    assert mailbox.replace("front", "too late") == "too late"
     assert mailbox.take() == []
 
 
 def test_a_frame_can_be_taken_back() -> None:
     mailbox: Mailbox[str] = Mailbox()
-    mailbox.put("front", "frame")
-    mailbox.put("left", "other")
+    mailbox.replace("front", "frame")
+    mailbox.replace("left", "other")
     assert mailbox.discard("front") == "frame"
     assert mailbox.discard("front") is None
     assert mailbox.take(8) == ["other"]
@@ -108,9 +108,9 @@ def test_a_busy_worker_skips_to_the_newest_frame_after_the_tasks() -> None:
         done.extend(frames)
 
     worker: Worker[int] = Worker("test", handle)
-    worker.put("camera", 0)
+    worker.replace("camera", 0)
     assert begun.wait(5)
-    replaced = [worker.put("camera", number) for number in range(1, 5)]
+    replaced = [worker.replace("camera", number) for number in range(1, 5)]
     worker.submit(done.append, "task")
     gate.set()
     wait_until(lambda: len(done) == 3)
@@ -129,10 +129,10 @@ def test_a_worker_gets_at_once_what_came_while_it_was_busy_up_to_its_limit() -> 
         done.append(frames)
 
     worker: Worker[int] = Worker("test", handle, limit=2)
-    worker.put(0, 0)
+    worker.replace(0, 0)
     assert begun.wait(5)
     for stream in (1, 2, 3):
-        worker.put(stream, stream)
+        worker.replace(stream, stream)
     gate.set()
     wait_until(lambda: len(done) == 3)
     assert worker.stop(5)
@@ -185,8 +185,8 @@ def test_the_frame_on_which_a_search_failed_dies_with_the_answer(no_collector: N
 
     frame = Frame()
     seen = weakref.ref(frame)
-    watch = Watch(Query.of(["cup"]), lambda *_: None)
-    watch.see(frame, object())  # type: ignore[arg-type]
+    watch = PendingQuery(Query.of(["cup"]), lambda *_: None)
+    watch.process(frame, object())  # type: ignore[arg-type]
     assert watch.future.exception(0) is not None
     del frame, watch
     assert seen() is None
@@ -195,7 +195,7 @@ def test_the_frame_on_which_a_search_failed_dies_with_the_answer(no_collector: N
 def test_a_frame_goes_between_tasks_however_many_there_are() -> None:
     mailbox: Mailbox[str] = Mailbox()
     for _ in range(30):
-        mailbox.put_task(Task(lambda: None))
-    mailbox.put("camera", "frame")
+        mailbox.add_task(Task(lambda: None))
+    mailbox.replace("camera", "frame")
     taken = [mailbox.take() for _ in range(12)]
     assert taken.index(["frame"]) == 8

@@ -117,7 +117,7 @@ class Stream:
         for kind in ("dropped", "bad", "failed"):
             assert values[f"frames {kind}"] == "0", kind
         assert values["frames received"] == str(FRAMES)
-        assert values["backend wanted"] == "openvino"
+        assert values["backend requested"] == "openvino"
         return kept[-1], values
 
 

@@ -343,7 +343,7 @@ def test_finds_words_in_the_newest_picture(node: Process, peer: Peer) -> None:
     vocabulary = peer.call(srv.GetVocabulary, "/fcclip/get_vocabulary").vocabulary
     known = vocabulary.classes[0].synonyms[0]
     for words in ([known], ["zebra", "striped horse"]):
-        request = srv.Find.Request(words=words, against=["giraffe"], minimum_score=0.0, limit=0)
+        request = srv.Find.Request(words=words, distractors=["giraffe"], minimum_score=0.0, limit=0)
         answer = peer.call(srv.Find, "/fcclip/find", request)
         assert answer.success, answer.message
         assert answer.header.stamp == STAMP

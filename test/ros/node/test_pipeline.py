@@ -51,13 +51,13 @@ class Eye:
         self.expected: list[Header] = []
         self.statistics = Statistics()
 
-    def expect(self, header: Header) -> None:
+    def prefetch_depth(self, header: Header) -> None:
         self.expected.append(header)
 
-    def publish(self, frame: LabeledFrame) -> None:
+    def deliver(self, frame: LabeledFrame) -> None:
         self.events.append(("frame", frame))
 
-    def announce(self, snapshot: VocabularySnapshot) -> None:
+    def set_vocabulary(self, snapshot: VocabularySnapshot) -> None:
         self.events.append(("vocabulary", snapshot))
 
     def warn(self, text: str) -> None:
@@ -97,7 +97,7 @@ class Bench:
         return self.cameras[0].frames
 
     def put(self, message: Image, camera: int = 0) -> None:
-        self.pipeline.put(self.cameras[camera], message)
+        self.pipeline.enqueue_frame(self.cameras[camera], message)
 
 
 @pytest.fixture
@@ -483,14 +483,14 @@ class Computing(FakeSegmenter):
         self.log: list[str] = []
         self.done = threading.Event()
 
-    def start_labeling(self, encoded: Any, vocabulary: Any = None, settings: Any = None) -> Any:
+    def start_decoding(self, encoded: Any, vocabulary: Any = None, settings: Any = None) -> Any:
         self.log.append(f"start {encoded.image[0, 0, 0]}")
 
         def answer() -> Any:
             assert self.done.wait(20)
             if tuple(encoded.image[0, 0]) == LATE_POISON:
                 raise RuntimeError("CUDA error: an illegal instruction was encountered")
-            return self.label(encoded, vocabulary, settings)
+            return self.decode(encoded, vocabulary, settings)
 
         return answer
 

@@ -35,8 +35,8 @@ class DoubtingSegmenter(FakeSegmenter):
     Then hardly more speaks for a plate, so that it takes more than 15 such pictures to outvote one that is certain.
     """
 
-    def label(self, encoded: Any, *arguments: Any, **options: Any) -> PanopticResult:
-        result = super().label(encoded, *arguments, **options)
+    def decode(self, encoded: Any, *arguments: Any, **options: Any) -> PanopticResult:
+        result = super().decode(encoded, *arguments, **options)
         sure = bool(encoded.image[-1, -1, 0] != DOUBTFUL[-1, -1, 0])
         cup, *others = result.segments
         name, class_id, score = ("cup", CUP, 0.9) if sure else ("plate", PLATE, 0.5)

@@ -61,7 +61,7 @@ def frames(count: int = 3, frame_id: str = "optical") -> list[LabeledFrame]:
         info = messages.camera_info_message(header, WIDTH, HEIGHT, MATRIX)
         depth = FrameDepth(depth_message(meters, header), camera_from_info(info, rectified=True))
         encoded = segmenter.encode(image)
-        made.append(LabeledFrame(header, image, segmenter.label(encoded), snapshot, encoded, 0.0, depth))
+        made.append(LabeledFrame(header, image, segmenter.decode(encoded), snapshot, encoded, 0.0, depth))
     return made
 
 

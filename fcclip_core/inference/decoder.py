@@ -45,7 +45,7 @@ class Labels:
     class_probs: Tensor
 
 
-class Labeler(Protocol):
+class Decoder(Protocol):
     """Names and merges the masks of frames, one after the other; for one thread."""
 
     def __call__(
@@ -71,14 +71,14 @@ class Labeler(Protocol):
         ...
 
 
-def create_labeler(device: torch.device) -> Labeler:
-    """The fastest labeler for `device` that is right there."""
+def create_decoder(device: torch.device) -> Decoder:
+    """The fastest decoder for `device` that is right there."""
     merger = create_merger(device)
-    plain = PlainLabeler(merger)
-    return CapturedLabeler(plain, merger) if isinstance(merger, DeviceMerger) else plain
+    plain = EagerDecoder(merger)
+    return CapturedDecoder(plain, merger) if isinstance(merger, DeviceMerger) else plain
 
 
-class PlainLabeler:
+class EagerDecoder:
     """Calls one operation after the other."""
 
     def __init__(self, merger: Merger) -> None:
@@ -94,7 +94,7 @@ class PlainLabeler:
         settings: InferenceSettings,
         clock: StageClock,
     ) -> Callable[[], Labels]:
-        """See `Labeler`; the work is done when this returns."""
+        """See `Decoder`; the work is done when this returns."""
         probs = classify(output, words.classifier, settings).ensemble[0]
         clock.stage("classify")
         masks, embeddings = output.mask_logits[0], output.out_vocab_embedding[0]
@@ -104,10 +104,10 @@ class PlainLabeler:
         return lambda: labels
 
 
-class CapturedLabeler:
+class CapturedDecoder:
     """Launches a CUDA graph for kinds of frames that come again, and lets `plain` label the others."""
 
-    def __init__(self, plain: PlainLabeler, merger: DeviceMerger) -> None:
+    def __init__(self, plain: EagerDecoder, merger: DeviceMerger) -> None:
         """Merges with `merger`, on its GPU."""
         self._plain = plain
         self._merger = merger
@@ -123,7 +123,7 @@ class CapturedLabeler:
         settings: InferenceSettings,
         clock: StageClock,
     ) -> Callable[[], Labels]:
-        """See `Labeler`; returns when all is launched."""
+        """See `Decoder`; returns when all is launched."""
         kind = _Kind.of(output, words, geometry, settings)
         if not self._merger.never_waits((kind.shapes[0][2], kind.shapes[0][3]), geometry):
             return self._plain(output, words, geometry, settings, clock)
@@ -205,7 +205,7 @@ class _LabelGraph:
         self._merge = CapturedWork(lambda: merger.merge(masks, self._classify.output, *rest), device)
 
     def start(self, output: ModelOutput, words: Words, clock: StageClock) -> Callable[[], Labels]:
-        """See `Labeler`."""
+        """See `Decoder`."""
         for mine, given in zip(vars(self._output).values(), vars(output).values(), strict=True):
             mine.copy_(given)
         if words is not self._given:

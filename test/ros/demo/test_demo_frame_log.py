@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
+from demo.frame_log import FrameLog, disagreements
 from demo.frames import Frame, PublishedClass, SegmentList, SegmentRow
-from demo.ledger import Ledger, disagreements
 
 CLASSES = (PublishedClass(7, ("cup",), True, True, (1, 2, 3)), PublishedClass(300, ("table",), True, True, (4, 5, 6)))
 
@@ -37,11 +37,11 @@ def with_row(found: SegmentList, index: int, **changes: object) -> SegmentList:
     return dataclasses.replace(found, rows=tuple(rows))
 
 
-def send(ledger: Ledger, stamp: int, version: int = 1, **changes: object) -> None:
+def send(log: FrameLog, stamp: int, version: int = 1, **changes: object) -> None:
     for output, value in (labels() | changes).items():
         if isinstance(value, SegmentList):
             value = dataclasses.replace(value, version=version)
-        ledger.label(stamp, output, value, latency=0.5 if output == "segments" else 0.1)
+        log.label(stamp, output, value, latency=0.5 if output == "segments" else 0.1)
 
 
 def test_agreeing_outputs_pass() -> None:
@@ -81,79 +81,79 @@ def test_disagreement_is_found(output: str, change: object, complaint: str) -> N
 
 
 def test_frames_are_counted_when_their_last_output_arrives() -> None:
-    ledger = Ledger()
-    ledger.vocabulary(1, CLASSES)
-    ledger.image(10, np.zeros((4, 6, 3), np.uint8))
-    ledger.image(20, np.zeros((4, 6, 3), np.uint8))
+    log = FrameLog()
+    log.vocabulary(1, CLASSES)
+    log.image(10, np.zeros((4, 6, 3), np.uint8))
+    log.image(20, np.zeros((4, 6, 3), np.uint8))
     parts = labels()
     for output in ("segments", "panoptic", "confidence"):
-        ledger.label(10, output, parts[output], 0.5)
-    assert ledger.labeled == 0
-    ledger.label(10, "semantic", parts["semantic"], 0.6)
-    assert (ledger.images, ledger.labeled, ledger.segments, ledger.frames_of) == (2, 1, 2, {1: 1})
-    assert ledger.latency() == (0.5, 0.5)
-    assert ledger.problems == []
+        log.label(10, output, parts[output], 0.5)
+    assert log.labeled == 0
+    log.label(10, "semantic", parts["semantic"], 0.6)
+    assert (log.images, log.labeled, log.segments, log.frames_of) == (2, 1, 2, {1: 1})
+    assert log.latency() == (0.5, 0.5)
+    assert log.problems == []
 
 
 def test_rates_are_taken_from_the_stamps() -> None:
-    ledger = Ledger()
-    assert ledger.rates() == (0.0, 0.0)
-    ledger.vocabulary(1, CLASSES)
+    log = FrameLog()
+    assert log.rates() == (0.0, 0.0)
+    log.vocabulary(1, CLASSES)
     for index in range(11):
-        ledger.image(5_000_000_000 + index * 100_000_000, np.zeros((4, 6, 3), np.uint8))
+        log.image(5_000_000_000 + index * 100_000_000, np.zeros((4, 6, 3), np.uint8))
     for index in (0, 5, 10):
-        send(ledger, 5_000_000_000 + index * 100_000_000)
-    assert ledger.rates() == pytest.approx((10.0, 2.0))
+        send(log, 5_000_000_000 + index * 100_000_000)
+    assert log.rates() == pytest.approx((10.0, 2.0))
 
 
 def test_outputs_with_different_stamps_are_not_mixed() -> None:
-    ledger = Ledger()
+    log = FrameLog()
     for stamp, output in enumerate(labels()):
-        ledger.label(stamp, output, labels()[output], 0.1)
-    assert ledger.labeled == 0
+        log.label(stamp, output, labels()[output], 0.1)
+    assert log.labeled == 0
 
 
 def test_class_that_the_version_does_not_have_is_a_problem() -> None:
-    ledger = Ledger()
-    ledger.vocabulary(1, CLASSES)
-    ledger.vocabulary(2, CLASSES[:1])
-    send(ledger, 10, version=1)
-    assert ledger.problems == []
-    send(ledger, 20, version=2)
-    assert len(ledger.problems) == 1
-    assert "class 300 'table', which vocabulary version 2 calls None" in ledger.problems[0]
+    log = FrameLog()
+    log.vocabulary(1, CLASSES)
+    log.vocabulary(2, CLASSES[:1])
+    send(log, 10, version=1)
+    assert log.problems == []
+    send(log, 20, version=2)
+    assert len(log.problems) == 1
+    assert "class 300 'table', which vocabulary version 2 calls None" in log.problems[0]
 
 
 def test_frame_may_overtake_its_vocabulary_but_not_do_without() -> None:
-    ledger = Ledger()
-    send(ledger, 10, version=1)
-    ledger.vocabulary(1, CLASSES)
-    send(ledger, 20, version=2)
-    assert ledger.problems == []
-    ledger.finish()
-    assert ledger.problems == ["frame 20: its vocabulary version 2 was never published"]
+    log = FrameLog()
+    send(log, 10, version=1)
+    log.vocabulary(1, CLASSES)
+    send(log, 20, version=2)
+    assert log.problems == []
+    log.finish()
+    assert log.problems == ["frame 20: its vocabulary version 2 was never published"]
 
 
 def test_older_version_after_a_newer_one_is_a_problem() -> None:
-    ledger = Ledger()
-    ledger.vocabulary(1, CLASSES)
-    ledger.vocabulary(2, CLASSES)
+    log = FrameLog()
+    log.vocabulary(1, CLASSES)
+    log.vocabulary(2, CLASSES)
     for stamp, version in ((10, 1), (20, 2), (30, 1)):
-        send(ledger, stamp, version=version)
-    assert ledger.problems == ["frame 30: version 1 came after 2"]
+        send(log, stamp, version=version)
+    assert log.problems == ["frame 30: version 1 came after 2"]
 
 
 def test_reused_class_id_is_a_problem() -> None:
-    ledger = Ledger()
-    ledger.vocabulary(1, CLASSES)
-    ledger.vocabulary(2, (PublishedClass(7, ("plate",), True, True, (0, 0, 0)),))
-    assert ledger.problems == ["class id 7 was 'cup' and became 'plate'"]
-    ledger.vocabulary(2, CLASSES)
-    assert "published twice" in ledger.problems[1]
+    log = FrameLog()
+    log.vocabulary(1, CLASSES)
+    log.vocabulary(2, (PublishedClass(7, ("plate",), True, True, (0, 0, 0)),))
+    assert log.problems == ["class id 7 was 'cup' and became 'plate'"]
+    log.vocabulary(2, CLASSES)
+    assert "published twice" in log.problems[1]
 
 
 def test_memory_of_frames_is_bounded() -> None:
-    ledger = Ledger()
+    log = FrameLog()
     for stamp in range(1000):
-        ledger.image(stamp, np.zeros((1, 1, 3), np.uint8))
-    assert len(ledger._frames) <= 100
+        log.image(stamp, np.zeros((1, 1, 3), np.uint8))
+    assert len(log._frames) <= 100

@@ -16,7 +16,7 @@ _REMEMBERED_FRAMES = 100
 
 
 @dataclass
-class Ledger:
+class FrameLog:
     """Counts and checks.
 
     Attributes:

@@ -14,10 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fcclip_core import InferenceSettings
-from fcclip_core.inference import labels_gpu as device_labels
+from fcclip_core.inference import decoder as device_labels
 from fcclip_core.inference import postprocess_gpu as device_postprocess
 from fcclip_core.inference.classification import TextClassifier, Words, classify
-from fcclip_core.inference.labels_gpu import CapturedLabeler, Labels, PlainLabeler
+from fcclip_core.inference.decoder import CapturedDecoder, EagerDecoder, Labels
 from fcclip_core.inference.mask_resize import MaskResizer
 from fcclip_core.inference.ownership import FrameTaps, OwnedPixels, owned_pixels
 from fcclip_core.inference.postprocess_gpu import DeviceMerger, PackedFrame
@@ -81,21 +81,21 @@ def by_taps(logits: torch.Tensor, scores: torch.Tensor, kept: torch.Tensor, taps
 
 
 @pytest.fixture
-def plain() -> PlainLabeler:
-    return PlainLabeler(DeviceMerger(CPU))
+def plain() -> EagerDecoder:
+    return EagerDecoder(DeviceMerger(CPU))
 
 
 @pytest.fixture
-def captured(plain: PlainLabeler, monkeypatch: pytest.MonkeyPatch) -> Iterator[CapturedLabeler]:
+def captured(plain: EagerDecoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[CapturedDecoder]:
     monkeypatch.setattr(device_labels, "CapturedWork", PlayedGraph)
     PlayedGraph.captured = 0
     merger = DeviceMerger(CPU)
     merger._kernel = by_taps
-    yield CapturedLabeler(plain, merger)
+    yield CapturedDecoder(plain, merger)
 
 
-def start(labeler: CapturedLabeler | PlainLabeler, frame: ModelOutput, named: Words) -> Callable[[], Labels]:
-    return labeler(frame, named, GEOMETRY, SETTINGS, StageClock(CPU))
+def start(decoder: CapturedDecoder | EagerDecoder, frame: ModelOutput, named: Words) -> Callable[[], Labels]:
+    return decoder(frame, named, GEOMETRY, SETTINGS, StageClock(CPU))
 
 
 def assert_same(found: Labels, expected: Labels) -> None:
@@ -119,14 +119,14 @@ def test_room_for_more_words_changes_no_probability(ensemble: str, rows: int, cl
     assert not padded[..., 5:-1].any()
 
 
-def test_graphs_answer_as_single_operations(captured: CapturedLabeler, plain: PlainLabeler) -> None:
+def test_graphs_answer_as_single_operations(captured: CapturedDecoder, plain: EagerDecoder) -> None:
     # The first frame of a kind runs plainly, the second captures, the others replay.
     for seed in range(4):
         assert_same(start(captured, output(seed), words(5))(), start(plain, output(seed), words(5))())
     assert PlayedGraph.captured == 2
 
 
-def test_new_words_capture_nothing(captured: CapturedLabeler, plain: PlainLabeler) -> None:
+def test_new_words_capture_nothing(captured: CapturedDecoder, plain: EagerDecoder) -> None:
     for seed, classes in enumerate([5, 5, 3, 30, 4, 5]):
         named = words(classes, seed)
         assert_same(start(captured, output(seed), named)(), start(plain, output(seed), named)())
@@ -137,7 +137,7 @@ def test_new_words_capture_nothing(captured: CapturedLabeler, plain: PlainLabele
     assert PlayedGraph.captured == 4
 
 
-def test_a_frame_may_be_read_after_the_next_was_started(captured: CapturedLabeler, plain: PlainLabeler) -> None:
+def test_a_frame_may_be_read_after_the_next_was_started(captured: CapturedDecoder, plain: EagerDecoder) -> None:
     for seed in range(2):
         start(captured, output(seed), words(5))()
     first, second = (start(captured, output(seed), words(5, seed)) for seed in (7, 8))
@@ -149,7 +149,7 @@ def test_a_frame_may_be_read_after_the_next_was_started(captured: CapturedLabele
 
 
 def test_what_cannot_be_captured_is_labeled_plainly(
-    captured: CapturedLabeler, plain: PlainLabeler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    captured: CapturedDecoder, plain: EagerDecoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     attempts: list[object] = []
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_captured_is_labeled_plainly(
 
 
 def test_a_capture_that_another_thread_spoiled_is_tried_again(
-    captured: CapturedLabeler, plain: PlainLabeler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    captured: CapturedDecoder, plain: EagerDecoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     start(captured, output(0), words(5))()
     with monkeypatch.context() as spoiled:
@@ -278,7 +278,7 @@ def test_a_frame_is_downloaded_once_and_waited_for_once(monkeypatch: pytest.Monk
     assert calls == ["copy", "record"] * 2 + ["wait"] * 2
 
 
-def test_a_graph_keeps_what_it_reads(captured: CapturedLabeler, no_collector: None) -> None:
+def test_a_graph_keeps_what_it_reads(captured: CapturedDecoder, no_collector: None) -> None:
     # Frames of other sizes make the merger forget the taps; the graph of the first size still reads their memory.
     for seed in range(2):
         start(captured, output(seed), words(5))()

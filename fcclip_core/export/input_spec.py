@@ -22,7 +22,7 @@ def precision_of(dtype: torch.dtype) -> str:
 
 
 @dataclass(frozen=True)
-class Form:
+class InputSpec:
     """One graph serves images of one form.
 
     Attributes:
@@ -55,7 +55,7 @@ class Form:
             raise SettingsError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
 
     @classmethod
-    def of(cls, image: Tensor, precision: str) -> Form:
+    def of(cls, image: Tensor, precision: str) -> InputSpec:
         """The form of `image` `(B, 3, h, w)`."""
         return cls(image.shape[0], image.shape[2], image.shape[3], precision)
 

@@ -30,7 +30,7 @@ class _Target:
     durability: DurabilityPolicy
 
 
-class Following:
+class QosMatchingSubscription:
     """Subscribes to a camera's topic while it is started.
 
     The subscription is made and ended by the executor, whatever thread asks for it: an executor that waits on a

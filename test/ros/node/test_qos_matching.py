@@ -15,8 +15,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from fcclip_ros.conversions.frame_ids import compare_frames
 from fcclip_ros.node.depth_input import DepthInput
-from fcclip_ros.node.following import Following, type_name
 from fcclip_ros.node.image_input import ImageInput
+from fcclip_ros.node.qos_matching import QosMatchingSubscription, type_name
 from fcclip_ros.qos import LATCHED, OUTPUT, choose_durability
 
 LOCAL, VOLATILE = DurabilityPolicy.TRANSIENT_LOCAL, DurabilityPolicy.VOLATILE
@@ -125,7 +125,7 @@ def test_durability_follows_the_publishers(offered: tuple, chosen: DurabilityPol
 @pytest.mark.parametrize("first", ["publisher", "subscriber"])
 def test_a_latched_message_is_heard(start: Callable[..., Peer], peer: Peer, kind: type, first: str) -> None:
     host, heard = start(), queue.Queue()
-    following = Following(host.node, heard.put, "messages")
+    following = QosMatchingSubscription(host.node, heard.put, "messages")
     if first == "subscriber":
         following.start(kind, "latched", "auto")
         wait_until(lambda: following.describe() == "/latched, best_effort, 0 publishers")
@@ -138,7 +138,7 @@ def test_a_latched_message_is_heard(start: Callable[..., Peer], peer: Peer, kind
 
 def test_a_latched_publisher_beside_a_volatile_one_does_not_silence_it(start: Callable[..., Peer], peer: Peer) -> None:
     host, heard = start(), queue.Queue()
-    Following(host.node, heard.put, "messages").start(CameraInfo, "info", "auto")
+    QosMatchingSubscription(host.node, heard.put, "messages").start(CameraInfo, "info", "auto")
     latched = peer.node.create_publisher(CameraInfo, "/info", LATCHED)
     volatile = peer.node.create_publisher(
         CameraInfo, "/info", QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -218,7 +218,7 @@ def test_depth_goes_on_with_a_camera_info_whose_frame_is_careless(
     publisher = peer.node.create_publisher(Image, "/depth", OUTPUT)
 
     def found() -> object:
-        depth.expect(image.header)
+        depth.prefetch_depth(image.header)
         return depth.take(image.header, (4, 2), 0.0)
 
     publish_until(publisher, image, found)
