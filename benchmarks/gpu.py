@@ -210,7 +210,18 @@ def supervise(args: argparse.Namespace, out: Path) -> int:
     write_record(out, {})
     while left := [name for name in chosen if name not in read_record(out).get("parts", {})]:
         budget = deadline - time.monotonic()
-        command = [sys.executable, "-m", "benchmarks.gpu", "--work", "--budget", str(budget), "--json", str(out), "--parts", *left]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.gpu",
+            "--work",
+            "--budget",
+            str(budget),
+            "--json",
+            str(out),
+            "--parts",
+            *left,
+        ]
         command += ["--dry-run"] if args.dry_run else []
         command += ["--preset", args.preset] if args.preset else []
         command += ["--shorter-side", str(args.shorter_side)] if args.shorter_side else []

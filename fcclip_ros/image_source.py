@@ -110,9 +110,7 @@ class ImageSource(GuardedNode):
         self._timer = self.create_timer(1.0 / rate, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        answer = refuse_fixed(
-            self, PARAMETERS, changes, "cannot change while the source plays; start the node anew"
-        )
+        answer = refuse_fixed(self, PARAMETERS, changes, "cannot change while the source plays; start the node anew")
         for change in changes:
             if change.name == "rate" and answer.successful and change.value != self._value("rate"):
                 self.destroy_timer(self._timer)

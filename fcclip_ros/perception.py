@@ -296,9 +296,7 @@ class Perception(GuardedNode, LifecycleNode):
             )
         )
         # Looked for here, because the search takes too long for a frame to wait for it.
-        self.get_logger().info(
-            f"colors are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}"
-        )
+        self.get_logger().info(f"colors are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}")
         if vocabulary is None:
             vocabulary = configuration.load_words(segmenter.train_vocabulary)
         self._say_doubts(doubts(vocabulary, configuration.stuff))

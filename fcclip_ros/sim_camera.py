@@ -137,9 +137,7 @@ class SimCamera(GuardedNode):
         return self._worker.stop(_PATIENCE)
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        return refuse_fixed(
-            self, PARAMETERS, changes, "cannot change while the camera drives; start the node anew"
-        )
+        return refuse_fixed(self, PARAMETERS, changes, "cannot change while the camera drives; start the node anew")
 
     def _tick(self) -> None:
         self._worker.replace("camera", True)

@@ -24,7 +24,11 @@ def test_no_module_imports_itself_through_others() -> None:
     grimp = pytest.importorskip("grimp")
     graph = grimp.build_graph("fcclip_core", "fcclip_ros", "benchmarks", "demo")
     # Raises CycleError, which names the modules of the circle.
-    tuple(TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).static_order())
+    tuple(
+        TopologicalSorter(
+            {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+        ).static_order()
+    )
 
 
 @pytest.mark.parametrize(("package", "most"), [("fcclip_core", 12), ("fcclip_ros", 10)])

@@ -219,7 +219,9 @@ class FallbackBackend:
         candidate.reason, candidate.failed, candidate.backend = _described(error), True, None
         candidate.degraded = is_fault
         level = logging.ERROR if is_fault else logging.INFO
-        _logger.log(level, "backend %s does not work here, so the next one is used: %s", candidate.name, candidate.reason)
+        _logger.log(
+            level, "backend %s does not work here, so the next one is used: %s", candidate.name, candidate.reason
+        )
 
 
 def _pieces(batch: int, is_ready: Callable[[int], bool]) -> list[int]:

@@ -127,7 +127,9 @@ class CheckedBackend:
     def _picture(self, batch: int, height: int, width: int) -> InputSpec:
         """The form of the picture that stands for a form of images."""
         return (
-            InputSpec(batch, height, width, self._precision) if self._size is None else InputSpec(1, *self._size, self._precision)
+            InputSpec(batch, height, width, self._precision)
+            if self._size is None
+            else InputSpec(1, *self._size, self._precision)
         )
 
     def _is_due(self, form: InputSpec) -> bool:

@@ -96,5 +96,3 @@ def find_plugin(trt: Any, log: Any) -> str | None:
     trt.init_libnvinfer_plugins(log, "")
     there = {(creator.name, creator.plugin_version) for creator in trt.get_plugin_registry().all_creators}
     return next((version for version in PLUGIN_VERSIONS if (PLUGIN, version) in there), None)
-
-

@@ -105,9 +105,7 @@ class CocoPanoptic:
         image, colors = read_photograph(image_path), read_labels(png_path)
         require_same_size(image, image_path, colors, png_path)
         if colors.ndim != 3 or colors.dtype != np.uint8:
-            raise DatasetError(
-                f"{png_path} is no color image; a panoptic PNG holds segment ids in red, green and blue"
-            )
+            raise DatasetError(f"{png_path} is no color image; a panoptic PNG holds segment ids in red, green and blue")
         segment_map, segments = self._segments(record, colors, png_path)
         return PanopticSample(record.name, image, segment_map, segments)
 

@@ -13,7 +13,13 @@ from torch import nn
 
 _DIGEST_SIZE = 16
 _PACKAGE = Path(__file__).parents[1]
-_SOURCES = ("model/*.py", "export/onnx_export.py", "export/constants.py", "export/deformable_plugin.py", "export/check.py")
+_SOURCES = (
+    "model/*.py",
+    "export/onnx_export.py",
+    "export/constants.py",
+    "export/deformable_plugin.py",
+    "export/check.py",
+)
 
 
 def weights_digest(model: nn.Module) -> str:

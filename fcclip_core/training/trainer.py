@@ -233,7 +233,6 @@ class Trainer:
         self._optimizer.load_state_dict(dict(state.optimizer))
         self.step = state.step
 
-
     def _warn_of_another_rate(self, state: TrainingState) -> None:
         """More steps move the milestones along: a rate that had fallen may be back where it was."""
         made, goes_on = state.optimizer["param_groups"][0], learning_rate(state.step, self.config)

@@ -128,7 +128,6 @@ FAKE_NODE = str(Path(__file__).with_name("fake_node.py"))
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
 
 
-
 class Process:
     """A node in a process of its own; its output is shown if the test fails."""
 

@@ -141,7 +141,9 @@ def test_gpu_program_says_that_there_is_no_gpu() -> None:
 def test_speed_compares_backends_by_stage(tmp_path: Path) -> None:
     out = tmp_path / "speed.json"
     options = ["--preset", "tiny", "--shorter-side", "64", "--repeat", "1", "--quick", "--device", "cpu"]
-    printed = run(sys.executable, "-m", "benchmarks.speed.speed", *options, "--backends", "eager", "eager:fp32", "--json", out)
+    printed = run(
+        sys.executable, "-m", "benchmarks.speed.speed", *options, "--backends", "eager", "eager:fp32", "--json", out
+    )
     found = json.loads(out.read_text())
     assert set(found["ways"]) == {"eager", "eager:fp32"}
     for way in found["ways"].values():
@@ -180,7 +182,9 @@ def test_stages_are_compared(tmp_path: Path) -> None:
 def test_accuracy_agrees_with_the_evaluation_command(tmp_path: Path) -> None:
     out, evaluated = tmp_path / "accuracy.json", tmp_path / "evaluate.json"
     options = ["--checkpoint", "demo", "--shorter-side", "64", "--scenes", "2", "--device", "cpu"]
-    printed = run(sys.executable, "-m", "benchmarks.quality.accuracy", *options, "--backends", "eager:fp32", "--json", out)
+    printed = run(
+        sys.executable, "-m", "benchmarks.quality.accuracy", *options, "--backends", "eager:fp32", "--json", out
+    )
     assert "eager:fp32: eager PyTorch" in printed
     command = ["-m", "fcclip_core.cli", "evaluate", "world", *options, "--backend", "eager", "--json", evaluated]
     run(sys.executable, *command)

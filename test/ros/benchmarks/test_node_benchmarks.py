@@ -47,7 +47,17 @@ def test_a_large_image_is_measured() -> None:
 @pytest.mark.slow
 def test_every_optional_output_has_its_cost(tmp_path: Path) -> None:
     out = tmp_path / "options.json"
-    command = [sys.executable, "-m", "benchmarks.node.options", "--rounds", "2", "--size", "160x120", "--json", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.node.options",
+        "--rounds",
+        "2",
+        "--size",
+        "160x120",
+        "--json",
+        str(out),
+    ]
     result = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(out.read_text())

@@ -116,9 +116,7 @@ def test_an_overlay_rate_that_is_raised_does_not_wait_out_the_old_period(
         published = outputs.Outputs(host.node, "~/")
         published.overlay_rate = 0.01
         assert published._overlay_is_due()
-        frame = SimpleNamespace(
-            snapshot=SimpleNamespace(published=()), image=None, result=None, header=Header()
-        )
+        frame = SimpleNamespace(snapshot=SimpleNamespace(published=()), image=None, result=None, header=Header())
         published._draw(frame)
         now[0] += 1.0
         assert not published._overlay_is_due()
