@@ -132,9 +132,9 @@ def make_answer(name: str, model: FCCLIP) -> Answer:
     library = LIBRARIES[kind](CPU, precision)
 
     def run(image: Tensor, stage: str) -> ModelOutput:
-        form = InputSpec.of(image, library.precision)
-        graph = library.build(lambda sampler: export_onnx(watched(stage), form, sampler), lambda *_: None)
-        return ModelOutput(*library.load(graph, form)(image))
+        spec = InputSpec.of(image, library.precision)
+        graph = library.build(lambda sampler: export_onnx(watched(stage), spec, sampler), lambda *_: None)
+        return ModelOutput(*library.load(graph, spec)(image))
 
     return run
 

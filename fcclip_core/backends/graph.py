@@ -71,7 +71,7 @@ class Library(Protocol):
         """
         ...
 
-    def load(self, built: bytes, form: InputSpec) -> Runner:
+    def load(self, built: bytes, spec: InputSpec) -> Runner:
         """Makes a built graph ready to run.
 
         Raises:
@@ -130,49 +130,49 @@ class GraphBackend:
             UnsupportedInputShape: There is no graph for this form of image, and none may be built.
             BackendError: The graph cannot be built, fails its check, or cannot be run.
         """
-        form = InputSpec.of(image, self._library.precision)
+        spec = InputSpec.of(image, self._library.precision)
         while True:
             with self._running:
-                if form in self._runners:
-                    self._runners.move_to_end(form)
-                    return ModelOutput(*self._runners[form](image))
-            self.prepare(form.batch, form.height, form.width, requested=False)
+                if spec in self._runners:
+                    self._runners.move_to_end(spec)
+                    return ModelOutput(*self._runners[spec](image))
+            self.prepare(spec.batch, spec.height, spec.width, requested=False)
 
     def lacks(self, batch: int, height: int, width: int) -> str:
         """A graph in memory, or one on disk that is up to date; see `Backend`."""
-        form = InputSpec(batch, height, width, self._library.precision)
-        return "" if form in self._ready or self._is_kept(form, current=True) else self._lacking(form)
+        spec = InputSpec(batch, height, width, self._library.precision)
+        return "" if spec in self._ready or self._is_kept(spec, current=True) else self._lacking(spec)
 
     def prepare(
         self, batch: int, height: int, width: int, progress: Progress | None = None, *, requested: bool = True
     ) -> None:
         """Makes the graph for images of one form ready, and builds it if need be; see `Backend`."""
-        form = InputSpec(batch, height, width, self._library.precision)
+        spec = InputSpec(batch, height, width, self._library.precision)
         with self._loading:
-            if form in self._ready:
+            if spec in self._ready:
                 return
-            if not requested and not self._is_kept(form):
+            if not requested and not self._is_kept(spec):
                 sizes = self._built | {(height, width)}
                 if not self._builds or len(sizes) > RUNNERS:
-                    raise UnsupportedInputShape(self._lacking(form))
+                    raise UnsupportedInputShape(self._lacking(spec))
                 self._built = sizes
-            self._keep(form, self._load(form, progress or log_progress()))
+            self._keep(spec, self._load(spec, progress or log_progress()))
 
-    def _is_kept(self, form: InputSpec, *, current: bool = False) -> bool:
+    def _is_kept(self, spec: InputSpec, *, current: bool = False) -> bool:
         """Whether somebody wanted this graph before, and, if need be, whether it can be used as it is."""
         files = self._answers.files
         if files.is_empty():  # names have the weights' hash in them, which takes a second for a large model
             return False
-        name, key = self._file(form)
+        name, key = self._file(spec)
         return files.is_current(name, key) if current else files.holds(name)
 
-    def _lacking(self, form: InputSpec) -> str:
-        command = f"fcclip export CHECKPOINT --size {form.width}x{form.height} --batch {form.batch} --precision "
-        return f"no graph for {form} is there; `{command}{form.precision} --engine` makes it"
+    def _lacking(self, spec: InputSpec) -> str:
+        command = f"fcclip export CHECKPOINT --size {spec.width}x{spec.height} --batch {spec.batch} --precision "
+        return f"no graph for {spec} is there; `{command}{spec.precision} --engine` makes it"
 
-    def _keep(self, form: InputSpec, runner: Runner) -> None:
+    def _keep(self, spec: InputSpec, runner: Runner) -> None:
         with self._running:
-            self._runners[form] = runner
+            self._runners[spec] = runner
             newest_first = dict.fromkeys((one.height, one.width) for one in reversed(self._runners))
             oldest = list(newest_first)[RUNNERS:]
             for dropped in [one for one in self._runners if (one.height, one.width) in oldest]:
@@ -180,36 +180,36 @@ class GraphBackend:
                 _logger.info("%s: dropped the graph for %s from memory", self._library.name, dropped)
             self._ready = tuple(self._runners)
 
-    def _load(self, form: InputSpec, progress: Progress) -> Runner:
-        """Loads the graph for `form`, built before or now, and checks it against eager."""
+    def _load(self, spec: InputSpec, progress: Progress) -> Runner:
+        """Loads the graph for `spec`, built before or now, and checks it against eager."""
         began = time.monotonic()
-        what = f"{self._library.name} for {form}"
-        reference = self._answers.to_picture(form)
+        what = f"{self._library.name} for {spec}"
+        reference = self._answers.to_picture(spec)
         free_memory(self.device)  # libraries do not get what torch keeps
 
         def export(sampler: Sampler) -> bytes:
             progress(f"{what}: exporting the network", 0, 1)
-            onnx = export_onnx(movable_copy(self._model).to(self.device), form, sampler)
+            onnx = export_onnx(movable_copy(self._model).to(self.device), spec, sampler)
             free_memory(self.device)
             progress(f"{what}: exporting the network", 1, 1)
             return onnx
 
         def load(built: bytes) -> Runner:
-            runner = self._library.load(built, form)
-            output = ModelOutput(*runner(check_picture(form).to(self.device)))
-            differences = check(self._library.name, reference, output, form.precision)
+            runner = self._library.load(built, spec)
+            output = ModelOutput(*runner(check_picture(spec).to(self.device)))
+            differences = check(self._library.name, reference, output, spec.precision)
             _logger.info("%s differs from eager PyTorch by %s", what, differences)
             return runner
 
-        runner = self._answers.files.get(*self._file(form), lambda: self._library.build(export, progress), load)
+        runner = self._answers.files.get(*self._file(spec), lambda: self._library.build(export, progress), load)
         _logger.info("%s is ready after %.1f s", what, time.monotonic() - began)
         return runner
 
-    def _file(self, form: InputSpec) -> tuple[str, Key]:
+    def _file(self, spec: InputSpec) -> tuple[str, Key]:
         """Name and key of the built graph: the name tells apart what may lie side by side, the key what may not."""
         return (
-            f"{self._answers.name}-{form}{self._library.suffix}",
-            {**self._answers.key(form), **self._library.key},
+            f"{self._answers.name}-{spec}{self._library.suffix}",
+            {**self._answers.key(spec), **self._library.key},
         )
 
 

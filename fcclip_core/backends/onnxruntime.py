@@ -44,7 +44,7 @@ class OnnxRuntime:
         """The graph itself: the library optimizes it when it loads it."""
         return export(sample_by_gather)
 
-    def load(self, built: bytes, form: InputSpec) -> Runner:
+    def load(self, built: bytes, spec: InputSpec) -> Runner:
         """Makes a session with as many threads as torch has.
 
         Raises:
@@ -56,7 +56,7 @@ class OnnxRuntime:
         try:
             session = self._library.InferenceSession(built, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base of their own
-            raise BackendError(f"ONNX Runtime refuses the graph for {form}: {error}") from error
+            raise BackendError(f"ONNX Runtime refuses the graph for {spec}: {error}") from error
 
         def run(image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             masks, in_vocab, out_vocab, survives = session.run(OUTPUTS, {INPUT: image.contiguous().numpy()})

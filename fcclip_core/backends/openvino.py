@@ -51,7 +51,7 @@ class OpenVino:
         """The graph itself: the library compiles it in seconds, for this processor, when it loads it."""
         return export(sample_by_gather)
 
-    def load(self, built: bytes, form: InputSpec) -> Runner:
+    def load(self, built: bytes, spec: InputSpec) -> Runner:
         """Compiles the graph for as many threads as torch has.
 
         Raises:
@@ -66,7 +66,7 @@ class OpenVino:
         try:
             compiled = self._core.compile_model(self._core.read_model(built), _DEVICE, options)
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO refuses the graph for {form}: {error}") from error
+            raise BackendError(f"OpenVINO refuses the graph for {spec}: {error}") from error
         request = compiled.create_infer_request()
 
         def run(image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

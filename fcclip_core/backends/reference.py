@@ -32,20 +32,20 @@ class EagerAnswers:
         """Beginning of the names of files that belong to this network; its two forms lie side by side."""
         return f"{self._model.config.name}-{self._weights[:12]}-{self._model.vanished_masks}"
 
-    def key(self, form: InputSpec) -> Key:
+    def key(self, spec: InputSpec) -> Key:
         """What everything built from this network follows from."""
         network = {"weights": self._weights, "vanished masks": self._model.vanished_masks}
-        return {**network, "code": code_digest(), "form": str(form)}
+        return {**network, "code": code_digest(), "form": str(spec)}
 
-    def to_picture(self, form: InputSpec) -> Reference:
-        """Eager's float32 answer to the check picture of `form`, on this device, whatever the precision of `form`."""
-        exact = InputSpec(form.batch, form.height, form.width, "fp32")
+    def to_picture(self, spec: InputSpec) -> Reference:
+        """Eager's float32 answer to the check picture of `spec`, on this device, whatever the precision of `spec`."""
+        exact = InputSpec(spec.batch, spec.height, spec.width, "fp32")
         name = f"{self.name}-{exact}-{self._device.type}.reference"
         key = {**self.key(exact), "device": device_name(self._device)}
         return self.files.get(name, key, lambda: self._answer(exact), Reference.from_bytes)
 
-    def _answer(self, form: InputSpec) -> bytes:
-        picture = check_picture(form).to(self._device)
+    def _answer(self, spec: InputSpec) -> bytes:
+        picture = check_picture(spec).to(self._device)
         # On the device for as long as it is needed: there may be no room for it beside an engine that is built.
         network = movable_copy(self._model)
         with exact_products():
@@ -116,13 +116,13 @@ class CheckedBackend:
         self._check(batch, height, width)
 
     def _check(self, batch: int, height: int, width: int) -> None:
-        form = self._picture(batch, height, width)
-        if not self._is_due(form):
+        spec = self._picture(batch, height, width)
+        if not self._is_due(spec):
             return
-        output = self._backend(check_picture(form).to(self.device))
-        check(self._backend.description, self._answers.to_picture(form), output, self._precision)
-        self._sizes.add((form.height, form.width))
-        self._checked.add(form)
+        output = self._backend(check_picture(spec).to(self.device))
+        check(self._backend.description, self._answers.to_picture(spec), output, self._precision)
+        self._sizes.add((spec.height, spec.width))
+        self._checked.add(spec)
 
     def _picture(self, batch: int, height: int, width: int) -> InputSpec:
         """The form of the picture that stands for a form of images."""
@@ -132,6 +132,6 @@ class CheckedBackend:
             else InputSpec(1, *self._size, self._precision)
         )
 
-    def _is_due(self, form: InputSpec) -> bool:
-        is_among = (form.height, form.width) in self._sizes or len(self._sizes) < self._most
-        return is_among and form not in self._checked
+    def _is_due(self, spec: InputSpec) -> bool:
+        is_among = (spec.height, spec.width) in self._sizes or len(self._sizes) < self._most
+        return is_among and spec not in self._checked

@@ -74,7 +74,7 @@ class TensorRt:
                     _logger.warning("%s: built again with gathers instead of %s: %s", self.name, PLUGIN, error)
             return self._builder.build(export(sample_by_gather), self.precision, progress)
 
-    def load(self, built: bytes, form: InputSpec) -> Runner:
+    def load(self, built: bytes, spec: InputSpec) -> Runner:
         """Makes an engine ready, on a stream of its own.
 
         Raises:
@@ -84,10 +84,10 @@ class TensorRt:
         with torch.cuda.device(self._device):
             engine = self._runtime.deserialize_cuda_engine(built)
             if engine is None:
-                raise BackendError(f"{self.name} cannot read the engine for {form}: {self._log.last_error()}")
+                raise BackendError(f"{self.name} cannot read the engine for {spec}: {self._log.last_error()}")
             names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
-            if names != {INPUT, *OUTPUTS} or tuple(engine.get_tensor_shape(INPUT)) != form.shape:
-                raise BackendError(f"the engine is not one for {form}: it reads and writes {', '.join(sorted(names))}")
+            if names != {INPUT, *OUTPUTS} or tuple(engine.get_tensor_shape(INPUT)) != spec.shape:
+                raise BackendError(f"the engine is not one for {spec}: it reads and writes {', '.join(sorted(names))}")
             return EngineRunner(engine, self._device, self._log, self._kernels)
 
 

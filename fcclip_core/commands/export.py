@@ -146,11 +146,11 @@ def _write_graphs(
     from fcclip_core.files.atomic_write import atomic_write
 
     for height, width in sizes:
-        form = InputSpec(args.batch, height, width, precision)
-        path = args.out / f"{model.config.name}-{form}.onnx"
+        spec = InputSpec(args.batch, height, width, precision)
+        path = args.out / f"{model.config.name}-{spec}.onnx"
         progress(f"writing {path.name}", 0, 1)
-        onnx = export_onnx(model, form)
-        found = "not checked" if args.no_check else _check(model, onnx, form)
+        onnx = export_onnx(model, spec)
+        found = "not checked" if args.no_check else _check(model, onnx, spec)
         try:
             with atomic_write(path) as part:
                 part.write_bytes(onnx)
@@ -160,7 +160,7 @@ def _write_graphs(
         console.print(f"{path}: {len(onnx) / 1e6:,.0f} MB, {found}; vanished masks: {model.vanished_masks}")
 
 
-def _check(model: FCCLIP, onnx: bytes, form: InputSpec) -> str:
+def _check(model: FCCLIP, onnx: bytes, spec: InputSpec) -> str:
     """Runs a graph on the processor and holds it against eager PyTorch; says with what, and how far they differ.
 
     Raises:
@@ -173,16 +173,16 @@ def _check(model: FCCLIP, onnx: bytes, form: InputSpec) -> str:
     from fcclip_core.export.check import Reference, check, check_picture
     from fcclip_core.model.fcclip import ModelOutput
 
-    cpu, picture = torch.device("cpu"), check_picture(form)
+    cpu, picture = torch.device("cpu"), check_picture(spec)
     missing = []
     for name in ("onnxruntime", "openvino"):
         try:
-            library = LIBRARIES[name](cpu, form.precision)
+            library = LIBRARIES[name](cpu, spec.precision)
         except BackendError as error:
             missing.append(str(error))
             continue
-        runner = library.load(library.build(lambda _: onnx, lambda *_: None), form)
+        runner = library.load(library.build(lambda _: onnx, lambda *_: None), spec)
         reference = Reference.of(EagerBackend(model, cpu)(picture))
-        differences = check(library.name, reference, ModelOutput(*runner(picture)), form.precision)
+        differences = check(library.name, reference, ModelOutput(*runner(picture)), spec.precision)
         return f"run by {library.name}: differs from eager PyTorch by {differences}"
     return f"not checked: {'; '.join(missing)}"

@@ -86,16 +86,16 @@ class Reference:
         return save(dict(vars(self)))
 
 
-def check_picture(form: InputSpec) -> Tensor:
+def check_picture(spec: InputSpec) -> Tensor:
     """A picture with smooth areas, edges and fine detail, another one for each of the batch.
 
     Returns:
         float32 `(B, 3, h, w)`, in the range of normalized images.
     """
-    y = torch.linspace(0, 1, form.height)[:, None]
-    x = torch.linspace(0, 1, form.width)[None]
+    y = torch.linspace(0, 1, spec.height)[:, None]
+    x = torch.linspace(0, 1, spec.width)[None]
     pictures = []
-    for index in range(form.batch):
+    for index in range(spec.batch):
         waves = [torch.sin(9 * x * (c + 1) + 7 * y + index) * torch.cos(5 * y * (3 - c) - 4 * x) for c in range(3)]
         disc = ((x - 0.3 - 0.1 * index) ** 2 + (y - 0.6) ** 2 < 0.04).float()
         stripes = (torch.sin(160 * (x + 0.5 * y)) > 0).float() * (x > 0.6).float() * (y < 0.5).float()

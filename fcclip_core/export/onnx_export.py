@@ -67,25 +67,25 @@ def attend_by_bias(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def export_onnx(model: FCCLIP, form: InputSpec, sampler: Sampler = sample_by_gather) -> bytes:
+def export_onnx(model: FCCLIP, spec: InputSpec, sampler: Sampler = sample_by_gather) -> bytes:
     """Writes `model` as an ONNX file for images of one form.
 
     Args:
         model: The network, which stays as it is.
-        form: Shape and precision of the graph.
-        sampler: InputSpec of deformable attention: gathers, which every runtime has, or `deformable_plugin.plugin_sampler`.
+        spec: Shape and precision of the graph.
+        sampler: How deformable attention samples: gathers, which every runtime has, or `plugin_sampler`.
 
     Returns:
-        The file: opset 17, input `INPUT` float32 `form.shape`, outputs `OUTPUTS`.
+        The file: opset 17, input `INPUT` float32 `spec.shape`, outputs `OUTPUTS`.
 
     Raises:
         BackendError: torch cannot export it here.
     """
     if find_spec("onnx") is None:
         raise BackendError("writing graphs needs the package onnx; pip install onnx")
-    image = torch.zeros(form.shape, device=next(model.parameters()).device)
+    image = torch.zeros(spec.shape, device=next(model.parameters()).device)
     try:
-        graph = capture(ExportableForm(model, form.precision, sampler), image)
+        graph = capture(ExportableForm(model, spec.precision, sampler), image)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             # The exporter is called deprecated, and warns of steps that it leaves to the runtimes.
             warnings.simplefilter("ignore")
@@ -101,4 +101,4 @@ def export_onnx(model: FCCLIP, form: InputSpec, sampler: Sampler = sample_by_gat
             )
             return path.read_bytes()
     except (RuntimeError, OSError, ImportError, torch.onnx.OnnxExporterError) as error:
-        raise BackendError(f"torch {torch.__version__} cannot export the network for {form}: {error}") from error
+        raise BackendError(f"torch {torch.__version__} cannot export the network for {spec}: {error}") from error

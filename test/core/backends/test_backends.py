@@ -35,12 +35,12 @@ CPU = torch.device("cpu")
 IMAGE = torch.zeros(1, 3, 32, 32)
 
 
-def output(form: InputSpec, offset: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def output(spec: InputSpec, offset: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Something of the right shape."""
-    generator = torch.Generator().manual_seed(form.height * form.width)
-    masks = torch.randn(form.batch, 5, form.height // 4, form.width // 4, generator=generator)
-    embedding = torch.randn(form.batch, 5, 8, generator=generator)
-    return masks + offset, embedding + offset, embedding, torch.ones(form.batch, 5, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(spec.height * spec.width)
+    masks = torch.randn(spec.batch, 5, spec.height // 4, spec.width // 4, generator=generator)
+    embedding = torch.randn(spec.batch, 5, 8, generator=generator)
+    return masks + offset, embedding + offset, embedding, torch.ones(spec.batch, 5, dtype=torch.bool)
 
 
 @dataclass
@@ -64,12 +64,12 @@ class FakeLibrary:
         self.built.append(onnx)
         return b"built " + onnx
 
-    def load(self, built: bytes, form: InputSpec) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
-        assert built == f"built {form}".encode()
+    def load(self, built: bytes, spec: InputSpec) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
+        assert built == f"built {spec}".encode()
 
         def run(image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             self.when_run()
-            return output(form, self.offset)
+            return output(spec, self.offset)
 
         return run
 
@@ -101,7 +101,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
     library = FakeLibrary()
     monkeypatch.setattr(reference, "EagerBackend", FakeEager)
     monkeypatch.setattr(backends, "EagerBackend", FakeEager)
-    monkeypatch.setattr(graph, "export_onnx", lambda model, form, sampler: str(form).encode())
+    monkeypatch.setattr(graph, "export_onnx", lambda model, spec, sampler: str(spec).encode())
     monkeypatch.setitem(backends.LIBRARIES, "openvino", lambda device, precision: library)
     monkeypatch.setitem(backends._ORDER, "cpu", ("openvino", "eager"))
     return library
@@ -287,7 +287,7 @@ def test_an_answer_of_another_device_is_not_taken_for_this_one_s(
         monkeypatch.setattr(reference, "device_name", lambda device, name=name: name)
         answers = EagerAnswers(model, CPU, BuiltFiles(tmp_path))
         answer = answers._answer
-        monkeypatch.setattr(answers, "_answer", lambda form, a=answer, n=name: computed.append(n) or a(form))
+        monkeypatch.setattr(answers, "_answer", lambda spec, a=answer, n=name: computed.append(n) or a(spec))
         answers.to_picture(InputSpec(1, 32, 32, "fp32"))
     assert computed == ["cpu", "NVIDIA Thor sm_110", "NVIDIA H200 sm_90"]
 
@@ -298,10 +298,10 @@ def test_the_device_is_free_of_the_network_while_a_graph_is_built(
     steps: list[str] = []
     exported: list[weakref.ref[FCCLIP]] = []
 
-    def export(network: FCCLIP, form: InputSpec, sampler: object) -> bytes:
+    def export(network: FCCLIP, spec: InputSpec, sampler: object) -> bytes:
         assert network is not model
         exported.append(weakref.ref(network))
-        return str(form).encode()
+        return str(spec).encode()
 
     def free(device: torch.device) -> None:
         gc.collect()

@@ -233,11 +233,11 @@ def test_each_library_keeps_what_costs_it_time(
     cuda: PlayedCuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, suffix: str
 ) -> None:
     """TensorRT-RTX measures nothing (its timing cache does nothing), and TensorRT compiles nothing where it runs."""
-    form = InputSpec(1, 32, 32, "fp16")
-    monkeypatch.setitem(SHAPES, INPUT, form.shape)
+    spec = InputSpec(1, 32, 32, "fp16")
+    monkeypatch.setitem(SHAPES, INPUT, spec.shape)
     module = played_module(name, make_engine=lambda: PlayedEngine(cache=PlayedRuntimeCache()))
     used = library(monkeypatch, module, BuiltFiles(tmp_path))
-    used.load(used.build(lambda sampler: b"onnx", lambda *_: None), form)
+    used.load(used.build(lambda sampler: b"onnx", lambda *_: None), spec)
     (path,) = tmp_path.iterdir()
     assert path.name == f"{tensorrt_library.MODULES[name]}-Played-4090-sm-89{suffix}"
 

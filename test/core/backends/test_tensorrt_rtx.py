@@ -67,8 +67,8 @@ def tiny() -> FCCLIP:
 
 @functools.cache
 def exported(name: str) -> bytes:
-    checkpoint, form = GRAPHS[name]
-    return export_onnx(load_model(load_checkpoint(checkpoint)), form)
+    checkpoint, spec = GRAPHS[name]
+    return export_onnx(load_model(load_checkpoint(checkpoint)), spec)
 
 
 @functools.cache
@@ -154,7 +154,7 @@ class Rtx(TensorRt):
         self.built += 1
         return engine()
 
-    def load(self, built: bytes, form: InputSpec) -> Runner:
+    def load(self, built: bytes, spec: InputSpec) -> Runner:
         assert built == engine()
         return lambda image: tuple(vars(EagerBackend(tiny(), CPU)(image)).values())  # type: ignore[return-value]
 

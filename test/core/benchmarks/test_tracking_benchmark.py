@@ -1,4 +1,4 @@
-"""What benchmarks/quality/tracking.py and benchmarks/quality/find.py count, on cases worked out by hand, and that they run."""
+"""What the benchmarks of tracking and finding count, on cases worked out by hand, and that they run."""
 
 from __future__ import annotations
 

@@ -93,10 +93,10 @@ def ran(precision: str) -> Ran:
     graph.input.extend(onnx.helper.make_tensor_value_info(node.output[0], float32, [None] * 4) for node in nodes)
     session = onnxruntime.InferenceSession(loaded.SerializeToString(), providers=["CPUExecutionProvider"])
 
-    form = FORMS[precision]
-    tokens = sum(form.height * form.width // stride**2 for stride in (32, 16, 8))
-    empty = np.zeros((form.batch, tokens, TINY.num_heads, TINY.hidden_dim // TINY.num_heads), np.float32)
-    feeds = {INPUT: check_picture(form).numpy(), **{node.output[0]: empty for node in nodes}}
+    spec = FORMS[precision]
+    tokens = sum(spec.height * spec.width // stride**2 for stride in (32, 16, 8))
+    empty = np.zeros((spec.batch, tokens, TINY.num_heads, TINY.hidden_dim // TINY.num_heads), np.float32)
+    feeds = {INPUT: check_picture(spec).numpy(), **{node.output[0]: empty for node in nodes}}
     inputs = []
     for node in nodes:
         found = dict(zip(reads, session.run(reads, feeds), strict=True))
@@ -122,14 +122,14 @@ def sampled(
 
 @pytest.mark.parametrize("precision", FORMS)
 def test_inputs_are_what_the_plugin_takes(precision: str) -> None:
-    form, heads = FORMS[precision], TINY.num_heads
-    shapes = [(form.height // stride, form.width // stride) for stride in (32, 16, 8)]
+    spec, heads = FORMS[precision], TINY.num_heads
+    shapes = [(spec.height // stride, spec.width // stride) for stride in (32, 16, 8)]
     tokens = sum(height * width for height, width in shapes)
-    grid = (form.batch, tokens, heads, len(shapes), TINY.encoder_points)
+    grid = (spec.batch, tokens, heads, len(shapes), TINY.encoder_points)
     for found in ran(precision).inputs:
         assert {found[index].dtype for index in FLOATS} == {np.dtype(np.float32)}
         assert {found[index].dtype for index in INTEGERS} == {np.dtype(np.int32)}
-        assert found[0].shape == (form.batch, tokens, heads, TINY.hidden_dim // heads)
+        assert found[0].shape == (spec.batch, tokens, heads, TINY.hidden_dim // heads)
         assert found[1].tolist() == [list(shape) for shape in shapes]
         assert found[2].tolist() == [0, shapes[0][0] * shapes[0][1], tokens - shapes[2][0] * shapes[2][1]]
         assert found[3].shape == (*grid, 2)

@@ -77,18 +77,18 @@ def test_runtimes_stay_within_tolerance(backend: str, precision: str) -> None:
 def test_short_numbers_do_not_reach_coordinates(backend: str, precision: str) -> None:
     """At this size short coordinates miss by pixels: OpenVINO's own bf16 mode flips every eighth mask pixel."""
     pytest.importorskip(backend)
-    small, form = load_model(load_checkpoint("recipe:convnext_small")), InputSpec(1, 320, 448, precision)
-    run = LIBRARIES[backend](CPU, precision).load(export_onnx(small, form), form)
-    kept = Reference.of(EagerBackend(small, CPU)(check_picture(form)))
-    check(backend, kept, ModelOutput(*run(check_picture(form))), precision)
+    small, spec = load_model(load_checkpoint("recipe:convnext_small")), InputSpec(1, 320, 448, precision)
+    run = LIBRARIES[backend](CPU, precision).load(export_onnx(small, spec), spec)
+    kept = Reference.of(EagerBackend(small, CPU)(check_picture(spec)))
+    check(backend, kept, ModelOutput(*run(check_picture(spec))), precision)
 
 
 def test_images_of_a_batch_do_not_mix() -> None:
     """Rows are gathered from one table for the whole batch: an index that is off by an image would go unnoticed."""
     pytest.importorskip("onnxruntime")
-    form = FORMS["fp16"]
-    run = LIBRARIES["onnxruntime"](CPU, "fp16").load(exported("fp16"), form)
-    pictures = check_picture(form)
+    spec = FORMS["fp16"]
+    run = LIBRARIES["onnxruntime"](CPU, "fp16").load(exported("fp16"), spec)
+    pictures = check_picture(spec)
     together, swapped = run(pictures), run(pictures.flip(0))
     for one, other in zip(together, swapped, strict=True):
         torch.testing.assert_close(one, other.flip(0), atol=1e-4, rtol=1e-4)
@@ -96,16 +96,16 @@ def test_images_of_a_batch_do_not_mix() -> None:
 
 @pytest.mark.parametrize("precision", FORMS)
 def test_interface(precision: str) -> None:
-    form, loaded = FORMS[precision], onnx.load_from_string(exported(precision))
+    spec, loaded = FORMS[precision], onnx.load_from_string(exported(precision))
     assert [(item.domain, item.version) for item in loaded.opset_import] == [("", OPSET)]
 
     def described(value: onnx.ValueInfoProto) -> tuple[str, int, tuple[int, ...]]:
         tensor = value.type.tensor_type
         return value.name, tensor.elem_type, tuple(size.dim_value for size in tensor.shape.dim)
 
-    batch, _, height, width = form.shape
+    batch, _, height, width = spec.shape
     queries, dim = model().config.num_queries, model().config.embed_dim
-    assert [described(value) for value in loaded.graph.input] == [(INPUT, FLOAT32, form.shape)]
+    assert [described(value) for value in loaded.graph.input] == [(INPUT, FLOAT32, spec.shape)]
     assert [described(value) for value in loaded.graph.output] == [
         (OUTPUTS[0], FLOAT32, (batch, queries, height // 4, width // 4)),
         (OUTPUTS[1], FLOAT32, (batch, queries, dim)),
