@@ -25,11 +25,10 @@ from fcclip_core.inference.postprocess import MergedFrame
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.inference.preprocess_gpu import create_preprocessor
 from fcclip_core.inference.stage_clock import StageClock
-from fcclip_core.model.config import PUBLISHED
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.quoting import short
 from fcclip_core.results import Evidence, PanopticResult, Prediction, Segment
-from fcclip_core.settings import AUTO, InferenceSettings
+from fcclip_core.settings import AUTO, PUBLISHED, InferenceSettings
 from fcclip_core.vocabulary.class_ids import ClassIds
 from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass, checked_names, require_vocabulary
 from fcclip_core.vocabulary.snapshot import SnapshotBuilder, TextEmbeddings, VocabularySnapshot

@@ -35,8 +35,8 @@ from fcclip_core.evaluation.panoptic import PanopticQuality
 from fcclip_core.evaluation.recall import MaskRecall
 from fcclip_core.evaluation.semantic import SemanticIoU
 from fcclip_core.files.atomic_write import atomic_write
-from fcclip_core.model.config import BEST_CELL, PUBLISHED, VANISHED_MASKS
 from fcclip_core.segmenter import EncodedImage
+from fcclip_core.settings import BEST_CELL, PUBLISHED, VANISHED_MASKS
 from fcclip_core.simulation.dataset import WorldPlan
 from fcclip_core.simulation.names import world_vocabulary
 

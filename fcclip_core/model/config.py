@@ -10,10 +10,6 @@ from dataclasses import dataclass
 
 from fcclip_core.quoting import short
 
-PUBLISHED, BEST_CELL = VANISHED_MASKS = ("published", "best_cell")
-"""What a mask that vanishes at stride 32 is pooled over, a choice of whoever builds the network: nothing, as in the
-published code, or the one cell where it comes closest to being there."""
-
 
 @dataclass(frozen=True)
 class ConvNeXtConfig:

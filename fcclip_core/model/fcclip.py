@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcclip_core.model.backbone import FeaturePyramid, build_backbone
-from fcclip_core.model.config import PUBLISHED, ModelConfig
+from fcclip_core.model.config import ModelConfig
 from fcclip_core.model.mask_decoder import MaskDecoder, MaskPrediction
 from fcclip_core.model.pixel_decoder import PixelDecoder
 from fcclip_core.model.vanished_masks import POOLED_CELLS
+from fcclip_core.settings import PUBLISHED
 
 
 @dataclass(frozen=True)

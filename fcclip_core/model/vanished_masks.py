@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fcclip_core.model.config import BEST_CELL, PUBLISHED
 from fcclip_core.model.precision import at_least_float32
+from fcclip_core.settings import BEST_CELL, PUBLISHED
 
 PooledCells = Callable[[Tensor], Tensor]
 """Mask logits `(B, Q, h, w)` at stride 32 -> bool `(B, Q, h, w)`, the cells to pool over."""

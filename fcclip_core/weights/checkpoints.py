@@ -26,11 +26,11 @@ from fcclip_core.devices import undisturbed
 from fcclip_core.errors import CheckpointError, SettingsError
 from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.files.paths import expanded
-from fcclip_core.model.config import PRESETS, PUBLISHED, VANISHED_MASKS, ModelConfig, config_from_dict, layer_counts
+from fcclip_core.model.config import PRESETS, ModelConfig, config_from_dict, layer_counts
 from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.text_tower import TextTower
 from fcclip_core.quoting import first_line, short, short_name
-from fcclip_core.settings import AUTO
+from fcclip_core.settings import AUTO, PUBLISHED, VANISHED_MASKS
 from fcclip_core.vocabulary.classes import Vocabulary, require_vocabulary
 from fcclip_core.weights.clip_weights import ClipWeights, fitting_preset, load_clip
 from fcclip_core.weights.model_zoo import (

@@ -27,9 +27,10 @@ from fcclip_core.backends.reference import CheckedBackend, EagerAnswers
 from fcclip_core.errors import BackendError, SettingsError
 from fcclip_core.export.built_files import BuiltFiles
 from fcclip_core.export.input_spec import InputSpec
-from fcclip_core.model.config import BEST_CELL, TINY
+from fcclip_core.model.config import TINY
 from fcclip_core.model.deformable_attention import sample_by_gather
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
+from fcclip_core.settings import BEST_CELL
 
 CPU = torch.device("cpu")
 IMAGE = torch.zeros(1, 3, 32, 32)

@@ -26,8 +26,8 @@ from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import BuiltFiles
 from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.export.onnx_export import INPUT, OUTPUTS, export_onnx
-from fcclip_core.model.config import BEST_CELL
 from fcclip_core.model.fcclip import FCCLIP
+from fcclip_core.settings import BEST_CELL
 from fcclip_core.weights.checkpoints import load_checkpoint, load_model
 
 onnx = pytest.importorskip("onnx")

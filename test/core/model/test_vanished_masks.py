@@ -24,10 +24,11 @@ from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.export.onnx_export import export_onnx
 from fcclip_core.kernels.library_products import pool_masks
 from fcclip_core.model.backbone import ResNetTower, mask_pool
-from fcclip_core.model.config import BEST_CELL, PUBLISHED, VANISHED_MASKS, ResNetConfig
+from fcclip_core.model.config import ResNetConfig
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 from fcclip_core.model.precision import in_precision
 from fcclip_core.model.vanished_masks import positive_cells, positive_or_best_cell
+from fcclip_core.settings import BEST_CELL, PUBLISHED, VANISHED_MASKS
 from fcclip_core.weights.checkpoints import load_checkpoint, load_model
 
 CPU = torch.device("cpu")
