@@ -9,8 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from queue import SimpleQueue
-from types import FrameType
 from typing import Any, NoReturn, Protocol, cast
 
 import rclpy
@@ -157,20 +155,20 @@ def _leave(status: int) -> NoReturn:
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
-    # A handler runs in the main thread, wherever that is, and so may find it holding the lock of the event that it
-    # waits for: setting the event there would wait for itself. `SimpleQueue.put` is made for handlers.
-    received: SimpleQueue[int] = SimpleQueue()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.put(number)
+    # Python's handlers run in the main thread alone, and nothing wakes it there if the kernel gives signals to another
+    # thread, as it may with signals that follow each other closely. What Python's handler in C writes wakes a reader
+    # wherever it ran. (Nor may a handler set the event: the main thread may hold the event's lock.)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
     def forward() -> None:
-        received.get()
+        os.read(reading, 1)
         stop.set()
 
     threading.Thread(target=forward, name="signals", daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
+        signal.signal(number, lambda *_: None)
 
 
 def _spin(executor: SingleThreadedExecutor, node: RunnableNode, stop: threading.Event, ending: threading.Event) -> None:

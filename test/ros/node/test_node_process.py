@@ -221,7 +221,7 @@ def test_a_signal_while_libraries_are_imported_ends_a_node_without_a_traceback(
 def test_a_second_signal_while_the_node_ends_changes_nothing(start_process: Callable[..., Process], peer: Peer) -> None:
     node = start_process(*fake_node(0.05, encoding=30.0))
     node.wait_for("loaded fake", 60.0)
-    # Many, since one in some hundred comes while the main thread holds the lock of the event that it waits for.
+    # Many, since the kernel gives some to other threads than the main one, and others come while that holds locks.
     for number in itertools.islice(itertools.cycle((signal.SIGINT, signal.SIGTERM)), 2000):
         node._process.send_signal(number)
     assert node.wait() == 0
