@@ -95,7 +95,7 @@ def _flush_output() -> None:
 
 
 def _finish_output() -> None:
-    """Writes out what is left; what cannot be written is dropped, or Python would complain of it once more at exit."""
+    """Flushes the output; what cannot be written is dropped, or Python would report it again at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

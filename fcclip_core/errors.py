@@ -18,7 +18,7 @@ class CheckpointError(FcclipError):
 
 
 class VocabularyError(FcclipError, ValueError):
-    """A vocabulary is empty, contradictory, or does not fit what the segmenter already promised."""
+    """A vocabulary is empty, contradictory, or contradicts class ids that were assigned before."""
 
 
 class YamlError(FcclipError, ValueError):

@@ -73,7 +73,7 @@ class Segment:
         return self.frame_label.score if self.frame_label else self.score
 
     def voted(self, label: Label) -> Segment:
-        """The same segment under what its track's frames call it; what this frame says is kept beside."""
+        """The same segment with its track's label; this frame's own label is kept in `frame_label`."""
         own = self.frame_label or Label(self.class_id, self.name, self.score)
         return replace(self, **vars(label), frame_label=own)
 
@@ -120,7 +120,7 @@ class Instances:
     is_thing: np.ndarray
 
     def without_pixels(self, ignored: np.ndarray) -> Instances:
-        """The same instances without some pixels, bool `(H, W)`; those with no other pixels are left out."""
+        """The same instances without some pixels, bool `(H, W)`; instances without other pixels are dropped."""
         masks = self.masks & ~ignored
         kept = masks.any(axis=(1, 2))
         return Instances(
@@ -227,7 +227,7 @@ class Evidence:
         """See `PanopticResult.probabilities`."""
         device = self.class_probs.device
         # On a GPU the next image may be in the queue already. What is read here was ready before there was a result, so
-        # it need not wait for that image: it goes past it on a stream of its own.
+        # it need not wait for that image: it runs on a second stream.
         with watched(device), torch.cuda.stream(_side_stream(device)):
             queries = torch.from_numpy(self.queries).to(device)
             return self.class_probs[queries, :-1].cpu().numpy()
@@ -249,7 +249,7 @@ class Evidence:
 
 @functools.cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """Beside the stream that images go through, and before it where both want the GPU; None on a processor."""
+    """A second CUDA stream with a higher priority; None on a CPU."""
     return torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
 
 
@@ -292,7 +292,7 @@ class PanopticResult:
         """Semantic segmentation as the paper evaluates it: int32 `(H, W)` of stable class ids.
 
         Every pixel gets the class with the largest sum over all queries of class probability times mask probability; no
-        pixel is left unlabeled, but for those that a distractor wins or that are ignored (0). Computed when asked for.
+        pixel stays unlabeled, except those that a distractor wins or that are ignored (0). Computed on request.
 
         Raises:
             FcclipError: The result has no evidence, here and below.
@@ -303,9 +303,9 @@ class PanopticResult:
         return classes
 
     def instances(self) -> Instances:
-        """The `top_k_instances` best (query, class) pairs whose class is a thing. Computed when asked for.
+        """The `top_k_instances` best (query, class) pairs whose class is a thing. Computed on request.
 
-        Ignored pixels are in no mask; instances that have no other pixels are left out.
+        Ignored pixels are in no mask; instances without other pixels are dropped.
         """
         found = self._needed().instances()
         return found if self.ignored is None else found.without_pixels(self.ignored)
@@ -313,8 +313,8 @@ class PanopticResult:
     def probabilities(self) -> np.ndarray:
         """Probability of every class for each segment, after the ensemble: float32 `(S, C)`.
 
-        Segments and classes are in their order, distractors among them; what is missing to 1 is void's. Computed when
-        asked for.
+        Segments and classes are in their order, distractors among them; what is missing to 1 is void's. Computed on
+        request.
         """
         return self._needed().probabilities()
 
@@ -376,7 +376,7 @@ class PanopticResult:
         rows = max(_BAND // pixels.shape[1], 1)
         for top in range(0, pixels.shape[0], rows):
             band = slice(top, top + rows)
-            # Every id is in the table; with another mode numpy would go through a buffer of its own.
+            # Every id is in the table; other modes make numpy copy.
             np.take(table, self.segment_map[band], out=pixels[band], mode="clip")
 
     def _per_segment(self, values: Sequence[float], dtype: type) -> np.ndarray:
@@ -386,7 +386,7 @@ class PanopticResult:
 
 
 def _remaining(segment: Segment, lost: np.ndarray, segment_map: np.ndarray) -> Segment:
-    """A segment that lost so many pixels, measured in the map that is left."""
+    """The segment after some of its pixels were removed, measured in the remaining map."""
     if not lost[segment.id]:
         return segment
     left, top, right, bottom = segment.box

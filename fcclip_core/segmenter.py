@@ -61,7 +61,7 @@ class Segmenter:
     """FC-CLIP with a current vocabulary.
 
     Image and words are separate: the network sees the image alone, `set_vocabulary` may be called from any thread at
-    any time, and a frame is labeled with exactly one vocabulary, the one in force when the frame began.
+    any time, and a frame is labeled with exactly one vocabulary: the one that was active when the frame began.
 
     Attributes:
         config: Shape of the network.
@@ -145,14 +145,14 @@ class Segmenter:
 
     @property
     def vocabulary(self) -> VocabularySnapshot | None:
-        """The vocabulary in force, or None before the first `set_vocabulary`."""
+        """The active vocabulary, or None before the first `set_vocabulary`."""
         return self._snapshot
 
     def default_background(self) -> Vocabulary | None:
         """What should compete with short lists of words (`Vocabulary.with_background`), for this checkpoint.
 
         Its training vocabulary, which the in-vocabulary classifier knows, and, if its CLIP was trained at web scale,
-        everyday things and surfaces besides. None for seeded weights, which know no words.
+        everyday things and surfaces too. None for seeded weights, whose text embeddings mean nothing.
         """
         if self.provenance.seeded:
             return None
@@ -172,7 +172,7 @@ class Segmenter:
 
     @property
     def backend_description(self) -> str:
-        """What runs where, for people."""
+        """Human-readable: the backend, its precision and its device."""
         return self._backend.description
 
     @property
@@ -182,7 +182,7 @@ class Segmenter:
 
     @watches_device
     def prepare(self, height: int, width: int, batch: int = 1, progress: BuildProgress | None = None) -> None:
-        """Makes ready what the first images of a size would have to wait for; may take minutes.
+        """Builds whatever the first images of a size need; may take minutes.
 
         Args:
             height: Of the images to come, in pixels, as the camera gives them.
@@ -194,25 +194,25 @@ class Segmenter:
         self._backend.prepare(batch, *self.padded_size(height, width), progress)
 
     def prepare_beside(self, height: int, width: int, batches: int = 1, *, requested: bool = True) -> None:
-        """Makes images of a size ready, alone and together, while others are segmented; returns at once.
+        """Builds whatever images of a size need, single ones and batches, in the background; returns at once.
 
         Args:
             height: Of the images to come, in pixels, as the camera gives them.
             width: Likewise.
             batches: Images that come together at most.
-            requested: Build whatever they need. If not: what is built for those who ask alone is left, such as engines.
+            requested: Whether the user asked for this size; expensive builds, such as engines, are made only then.
         """
         _limit_threads(self._settings)
         self._backend.prepare_beside(batches, *self.padded_size(height, width), requested=requested)
 
     def close(self, timeout: float | None = None) -> bool:
-        """Makes nothing ready beside any more; images can be segmented as before.
+        """Stops the builds in the background; images can be segmented as before.
 
         Args:
-            timeout: Seconds to wait for what is being made; None: as long as it takes.
+            timeout: Seconds to wait for the build in progress; None: no limit.
 
         Returns:
-            False if it is still being made.
+            False if a build is still in progress.
         """
         return self._backend.close(timeout)
 
@@ -223,11 +223,11 @@ class Segmenter:
         text_embeddings: np.ndarray | Tensor | None = None,
         progress: Progress | None = None,
     ) -> VocabularySnapshot:
-        """Makes a vocabulary ready without putting it into force; pass the snapshot to `__call__` for single frames.
+        """Prepares a vocabulary without activating it; pass the snapshot to `__call__` for single frames.
 
         Args:
-            vocabulary: Classes; names that were in force before have their ids, others such that are free. Those are
-                not promised to them before `activate`.
+            vocabulary: Classes; names that were active before keep their ids, new names get free ids, which `activate`
+                makes permanent.
             text_embeddings: float32 `(total synonyms, D)` unit rows; skips the text tower.
             progress: Called with (names encoded, names to encode) while new words are encoded.
 
@@ -243,7 +243,7 @@ class Segmenter:
         text_embeddings: np.ndarray | Tensor | None = None,
         progress: Progress | None = None,
     ) -> VocabularySnapshot:
-        """Puts a vocabulary into force, atomically, from the next frame on; may run beside `__call__`.
+        """Activates a vocabulary, atomically, from the next frame on; may run in parallel with `__call__`.
 
         Args:
             vocabulary: The classes.
@@ -251,24 +251,24 @@ class Segmenter:
             progress: Called with (names encoded, names to encode) while new words are encoded.
 
         Returns:
-            The vocabulary in force, with its version and class ids.
+            The active vocabulary, with its version and class ids.
 
         Raises:
-            VocabularyError: See `prepare_vocabulary`; the vocabulary in force stays.
+            VocabularyError: See `prepare_vocabulary`; the active vocabulary stays.
         """
         return self.activate(self.prepare_vocabulary(vocabulary, text_embeddings, progress))
 
     def activate(self, prepared: VocabularySnapshot) -> VocabularySnapshot:
-        """Puts a vocabulary that was made ready into force, atomically, from the next frame on; takes no time.
+        """Activates a prepared vocabulary, atomically, from the next frame on; takes no time.
 
         Args:
             prepared: From `prepare_vocabulary`.
 
         Returns:
-            The vocabulary in force, with its version, and with class ids that are its classes' from now on.
+            The active vocabulary, with its version and permanent class ids.
 
         Raises:
-            VocabularyError: An id that it asks for was given to another name meanwhile.
+            VocabularyError: An id that it requests was assigned to another name in the meantime.
         """
         with self._writer:
             version = self._snapshot.version + 1 if self._snapshot else 1
@@ -276,12 +276,12 @@ class Segmenter:
             return self._snapshot
 
     def unknown_words(self, words: Sequence[str]) -> list[str]:
-        """Those words, each once, that were not encoded yet: what needs one of them has to wait for it."""
+        """The words that are not encoded yet, each once."""
         return self._text.unknown(words)
 
     @watches_device
     def learn_words(self, words: Sequence[str]) -> None:
-        """Encodes words; what needs them later has not to wait. May run beside `__call__`.
+        """Encodes words for later use; may run in parallel with `__call__`.
 
         Raises:
             CheckpointError: The text tower gives no usable numbers.
@@ -292,15 +292,14 @@ class Segmenter:
     def extend_vocabulary(
         self, snapshot: VocabularySnapshot, further: Sequence[VocabularyClass], without: Collection[str] = ()
     ) -> VocabularySnapshot:
-        """Adds classes to a vocabulary that was made ready, for single frames; no id is promised to them.
+        """Adds classes to a prepared vocabulary, for single frames; no ids are assigned to them.
 
-        Segments of all classes are published then, distractors' and those below a minimum score too: whoever asks for
-        more than the vocabulary has wants to see what it is.
+        Segments of all classes are published then, also those of distractors and those below a minimum score.
 
         Args:
-            snapshot: What competes with them.
-            further: Their ids are 0, whatever they ask for.
-            without: Synonyms that the vocabulary's own classes are to do without. First ones stay.
+            snapshot: The classes that compete with them.
+            further: The added classes; their ids are 0.
+            without: Synonyms to remove from the vocabulary's own classes; first synonyms stay.
 
         Raises:
             VocabularyError: A name is taken.
@@ -332,13 +331,13 @@ class Segmenter:
 
         Args:
             image: uint8 RGB `(H, W, 3)`, any size.
-            vocabulary: A prepared vocabulary for this frame alone; None takes the one in force.
+            vocabulary: A prepared vocabulary for this frame alone; None takes the active one.
 
         Raises:
             ImageError: Not such an image.
-            VocabularyError: No vocabulary is in force.
+            VocabularyError: No vocabulary is active.
         """
-        # Both are read once: a frame is labeled with one vocabulary and one set of settings.
+        # Both are read once: one vocabulary and one set of settings per frame.
         snapshot, settings = self._require(vocabulary), self._settings
         return self.decode(self.encode(image, settings), snapshot, settings)
 
@@ -380,11 +379,11 @@ class Segmenter:
 
         Args:
             encoded: From `encode`.
-            vocabulary: A prepared vocabulary; None takes the one in force.
+            vocabulary: A prepared vocabulary; None takes the active one.
             settings: Ensemble and thresholds; None takes the segmenter's. The network's input size is already decided.
 
         Raises:
-            VocabularyError: No vocabulary is in force.
+            VocabularyError: No vocabulary is active.
         """
         return self.start_decoding(encoded, vocabulary, settings)()
 
@@ -406,7 +405,7 @@ class Segmenter:
             What waits for the result; to be called once.
 
         Raises:
-            VocabularyError: No vocabulary is in force.
+            VocabularyError: No vocabulary is active.
         """
         snapshot, used = self._require(vocabulary), self._frame_settings(settings)
         output, geometry = encoded.output, encoded.geometry
@@ -506,13 +505,13 @@ def _require_settings(settings: InferenceSettings) -> None:
 
 
 def _limit_threads(settings: InferenceSettings) -> None:
-    """Sets torch's number of threads, which holds for the thread that sets it: whoever computes has to."""
+    """Sets torch's number of threads, which holds only for the calling thread."""
     if settings.num_threads and torch.get_num_threads() != settings.num_threads:
         torch.set_num_threads(settings.num_threads)
 
 
 def _image_of(output: ModelOutput, index: int) -> ModelOutput:
-    """The answer for one image of a batch, as a batch of one, in memory of its own: keeping it keeps no other."""
+    """The answer for one image of a batch, as a batch of one; a copy, so that it does not keep the batch alive."""
     if len(output.mask_logits) == 1:
         return output
     one = slice(index, index + 1)

@@ -30,11 +30,11 @@ class Terminal(Console):
         super().__init__(file=file, soft_wrap=soft_wrap, quiet=quiet, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As Rich's, with text that obeys nobody and takes the room that it is shown in."""
+        """As Rich's, without markup or control characters, wrapped to the terminal's width."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As Rich's, with text that obeys nobody."""
+        """As Rich's, without markup or control characters."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 

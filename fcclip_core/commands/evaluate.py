@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands.inference_arguments import add_model_arguments, settings_from, vocabulary_from
-from fcclip_core.commands.progress import progress_bar
+from fcclip_core.commands.progress_bar import progress_bar
 from fcclip_core.errors import FcclipError, SettingsError
 from fcclip_core.files.atomic_write import require_writable
 from fcclip_core.files.json_files import write_json
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fcclip_core.terminal import Terminal
 
 WORLD = "world"
-WORLD_TITLE = "the simulated world, rendered as it goes"
+WORLD_TITLE = "the simulated world, rendered on the fly"
 WORLD_SIZE = (320, 240)
 SWEEP_GRID = "0,0.2,0.4,0.6,0.8,1"
 CLIP_SIZES = "224,448,672,896,1120"
@@ -39,8 +39,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "evaluate",
         help="measure a checkpoint on a dataset or in the simulated world",
-        description="PQ, SQ, RQ, AP, mIoU, recall, grounding (Table 7) and images per second, beside the paper's "
-        "numbers. Start it with torchrun to share the images among processes.",
+        description="PQ, SQ, RQ, AP, mIoU, recall, grounding (Table 7) and images per second, next to the "
+        "paper's numbers. Start it with torchrun to share the images among processes.",
     )
     targets = parser.add_subparsers(metavar="DATASET", required=True)
     titles = {name: entry.title for name, entry in DATASETS.items()} | {WORLD: WORLD_TITLE}
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             vanished_masks=args.vanished_masks,
             settings=settings,
         )
-        with console.status("reading the words"):
+        with console.status("encoding the vocabulary"):
             snapshot = segmenter.set_vocabulary(vocabulary)
         with _progress(console, "images", _share(dataset, args.limit)) as advance:
             evaluation = evaluate(

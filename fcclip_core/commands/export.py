@@ -29,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
         "export",
         help="write ONNX files; build the engines that TensorRT and others run here",
         description="The graph has no words in it: image -> mask logits at 1/4 of its size, two embeddings for each "
-        "mask, and whether it survives at stride 32. Every size, batch and precision is a graph of its own.",
+        "mask, and whether it survives at stride 32. Each size, batch and precision needs its own graph.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="weights: a file, a bundled name, or recipe:NAME")
     parser.add_argument("--out", type=expanded, metavar="DIR", help="write NAME-BATCHxHEIGHTxWIDTH-PRECISION.onnx here")
@@ -52,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--shorter-side", type=int, metavar="N", help="with --camera, as `fcclip segment` has it")
     parser.add_argument("--max-size", type=int, metavar="N", help="with --camera, as `fcclip segment` has it")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time (default: 1)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images per batch (default: 1)")
     parser.add_argument(
         "--precision",
         choices=PRECISION_NAMES,
@@ -161,7 +161,7 @@ def _write_graphs(
 
 
 def _check(model: FCCLIP, onnx: bytes, spec: InputSpec) -> str:
-    """Runs a graph on the processor and holds it against eager PyTorch; says with what, and how far they differ.
+    """Runs a graph on the CPU and compares it with eager PyTorch; says with which runtime and how far they differ.
 
     Raises:
         BackendError: It is too far from it.

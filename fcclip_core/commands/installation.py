@@ -2,7 +2,7 @@
 
 Nothing here is needed to segment: it looks, and reports. What may crash the interpreter (a ROS library built for
 another Python, cv_bridge beside a numpy it was not built for, a library for GPUs beside another driver) is tried in a
-process of its own.
+separate process.
 """
 
 from __future__ import annotations
@@ -117,11 +117,11 @@ print("true")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked for.
+    """The result of one check.
 
     Attributes:
         group: Heading that it belongs under.
-        name: What was looked for.
+        name: What was checked.
         state: `OK`, `NOTE`, `MISSING` or `PROBLEM`.
         detail: What was found.
         fix: The command that installs or mends it; empty if there is nothing to do or no command for it.

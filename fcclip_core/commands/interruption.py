@@ -26,9 +26,10 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Has SIGTERM and SIGHUP raise `Interrupted` in the block, which the first of them does once.
+    """Makes the first SIGTERM or SIGHUP raise `Interrupted` in the block.
 
-    A signal that is ignored (by `nohup`, say) or has a handler already is left alone; so are threads but the first.
+    A signal that is ignored (by `nohup`, say) or has a handler already is not changed; in other threads than the main
+    one this does nothing.
     """
     previous = {}
     if threading.current_thread() is threading.main_thread():

@@ -20,7 +20,7 @@ from fcclip_core.commands.inference_arguments import (
     vocabulary_from,
     with_background,
 )
-from fcclip_core.commands.progress import progress_bar
+from fcclip_core.commands.progress_bar import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.commands.segment_jobs import Job, find_jobs, left_out, listed
 from fcclip_core.errors import DeviceLostError, FcclipError, ImageError

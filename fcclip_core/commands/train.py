@@ -1,6 +1,6 @@
 """`fcclip train`: trains FC-CLIP. Every recipe resumes when the same command is run again.
 
-A recipe is a subcommand of its own; recipes of other modules are added in `add_parser`.
+Each recipe is a subcommand; recipes of other modules are added in `add_parser`.
 """
 
 from __future__ import annotations

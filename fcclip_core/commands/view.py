@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fcclip_core.commands.progress import progress_bar
+from fcclip_core.commands.progress_bar import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.errors import FcclipError
 from fcclip_core.files.atomic_write import atomic_write
@@ -47,7 +47,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--node", default="/fcclip", metavar="NAME", help="whose labels (default: /fcclip)")
     parser.add_argument("--camera", action="append", default=[], metavar="NAME", help="of several; may be repeated")
     parser.add_argument("--image", action="append", default=[], metavar="TOPIC", help="images; one for each camera")
-    parser.add_argument("--depth", action="append", default=[], metavar="TOPIC", help="depth in a bag, likewise")
+    parser.add_argument(
+        "--depth", action="append", default=[], metavar="TOPIC", help="depth topic of a bag; may be repeated"
+    )
     parser.add_argument("--point-step", type=int, default=1, metavar="N", help="every Nth row and column of clouds")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--save", type=expanded, metavar="FILE.rrd", help="write a recording, open no viewer")
@@ -179,10 +181,10 @@ class _Copy(threading.Thread):
 
 
 def _check_viewer(url: str) -> None:
-    """Somebody must listen: Rerun itself would try for a while, and say so in its log only.
+    """Checks that a viewer listens; Rerun itself would retry for a while and only log that.
 
     Raises:
-        FcclipError: Nobody does, or this is no URL of a viewer.
+        FcclipError: No viewer listens, or the URL is not a viewer's.
     """
     parts = urlsplit(url)
     with contextlib.suppress(ValueError):

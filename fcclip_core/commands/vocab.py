@@ -1,4 +1,4 @@
-"""`fcclip vocab`: what a vocabulary holds, what is wrong with it, and the paper's lists as YAML."""
+"""`fcclip vocab`: lists, shows, checks and converts vocabularies."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def add_parser(subparsers: Any) -> None:
         "--background",
         default="none",
         metavar="auto|none|WORDS",
-        help="also what competes with the classes, and what falls away for which word; auto: what suits --checkpoint",
+        help="also list the hidden competitors, and those that are dropped because they overlap; auto: as suits --checkpoint",
     )
     show.add_argument(
         "--checkpoint",
         metavar="NAME|FILE",
-        help="weights whose text tower says how near a competitor's nearest word is (default with --background auto: "
-        "auto)",
+        help="weights whose text tower measures the cosine of each competitor to its nearest word (default with "
+        "--background auto: auto)",
     )
 
     check = _add_action(
-        actions, "check", check_file, "say what is wrong or doubtful in a vocabulary; exit code 1 if wrong"
+        actions, "check", check_file, "report errors and warnings of a vocabulary; exit code 1 on an error"
     )
     check.add_argument("vocabulary", metavar="NAME|FILE", help="a bundled name, or a .yaml or .txt file")
 
-    check.add_argument("--stuff", default="", help='classes that are to be stuff besides, as in "floor; wall"')
+    check.add_argument("--stuff", default="", help='names of further stuff classes: "floor; wall"')
 
     convert = _add_action(actions, "convert", convert_list, "turn one of the paper's `id:name,synonym` lists into YAML")
     convert.add_argument("source", metavar="FILE.txt")
@@ -106,7 +106,7 @@ def show_classes(args: argparse.Namespace) -> int:
 
 
 def _show_background(vocabulary: Vocabulary, args: argparse.Namespace) -> None:
-    """Prints what competes, the nearest first, and what fell away."""
+    """Prints the competitors, the nearest first, and the classes that were dropped."""
     from fcclip_core.commands.inference_arguments import split_classes
     from fcclip_core.segmenter import Segmenter
     from fcclip_core.vocabulary.background import background_from
@@ -116,11 +116,11 @@ def _show_background(vocabulary: Vocabulary, args: argparse.Namespace) -> None:
         segmenter = Segmenter.from_checkpoint(args.checkpoint or "auto", backend="eager")
     others = background_from(words, segmenter.default_background if segmenter else None)
     if others is None:
-        _say("nothing competes: the weights are seeded and know no words")
+        _say("no competitors: the weights are seeded, their text embeddings mean nothing")
         return
     background = vocabulary.background(others)
     near = nearest_words(segmenter, vocabulary, background.competing) if segmenter else {}
-    _say(f"{len(background.competing)} classes compete, unseen:")
+    _say(f"{len(background.competing)} hidden competitors:")
     _print_table(
         ("name", "synonyms", "nearest word", "cosine"),
         (
@@ -128,7 +128,7 @@ def _show_background(vocabulary: Vocabulary, args: argparse.Namespace) -> None:
             for item in sorted(background.competing, key=lambda item: near.get(item.name, ("", ""))[1], reverse=True)
         ),
     )
-    _say(f"{len(background.fallen)} classes fall away:")
+    _say(f"{len(background.fallen)} classes dropped because they overlap:")
     _print_table(("name", "for the word"), ((item.name, word) for item, word in background.fallen))
 
 
@@ -148,7 +148,7 @@ def nearest_words(
 
 
 def check_file(args: argparse.Namespace) -> int:
-    """Prints what is wrong or doubtful.
+    """Prints errors and warnings.
 
     Returns:
         0 for a usable vocabulary, 1 otherwise.
@@ -159,10 +159,10 @@ def check_file(args: argparse.Namespace) -> int:
     try:
         vocabulary = Vocabulary.load(args.vocabulary)
     except VocabularyError as error:
-        _say(f"wrong: {error}")
+        _say(f"error: {error}")
         return 1
     for doubt in doubts(vocabulary, [part.strip() for part in args.stuff.split(";") if part.strip()]):
-        _say(f"doubtful: {doubt}")
+        _say(f"warning: {doubt}")
     things = sum(vocabulary.things)
     _say(
         f"usable: {len(vocabulary)} classes ({things} things, {len(vocabulary) - things} stuff), "

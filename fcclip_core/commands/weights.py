@@ -135,7 +135,7 @@ def run_import(args: argparse.Namespace) -> int:
 
 
 def _usual_place(preset: str) -> Path:
-    """Where a model is written that nobody gave a place.
+    """The default place for a model.
 
     Raises:
         CheckpointError: There is no such place.
@@ -215,7 +215,7 @@ def _score_rows() -> Iterable[tuple[str, ...]]:
 
 
 def _part_rows(file: WeightFile) -> Iterable[tuple[str, str, str]]:
-    """Parameters of each part and of all, running statistics and the training loss's buffer left out."""
+    """Parameters of each part and of all, without running statistics and the training loss's buffer."""
     from fcclip_core.weights.published_layout import PARTS, is_parameter, part_of
 
     counts, types = Counter[str](), dict[str, set[str]]()

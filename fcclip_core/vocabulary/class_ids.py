@@ -17,12 +17,12 @@ class ClassIds:
     """
 
     def __init__(self) -> None:
-        """Starts with no promise made."""
+        """Starts with no ids assigned."""
         self._lock = threading.Lock()
         self._id_of: dict[str, int] = {}
 
     def resolve(self, vocabulary: Vocabulary) -> tuple[int, ...]:
-        """Finds the id of each class, keeping every promise made before.
+        """Finds the id of each class; ids that were assigned before stay.
 
         A name that was seen before keeps its id; ids that classes ask for are honored; the others get the smallest
         numbers that were never used. Distractors get none, though one that such a class asks for is kept for it.
@@ -34,7 +34,7 @@ class ClassIds:
             C ids: all different, each in 1..65535, but 0 for distractors.
 
         Raises:
-            VocabularyError: An id that is asked for breaks an earlier promise, or the ids are used up. Nothing has
+            VocabularyError: A requested id was assigned to another name, or the ids are used up. Nothing has
                 changed then.
         """
         with self._lock:
@@ -47,7 +47,7 @@ class ClassIds:
             return self._resolved(vocabulary)[1]
 
     def _resolved(self, vocabulary: Vocabulary) -> tuple[dict[str, int], tuple[int, ...]]:
-        """All promises with those to a vocabulary, and its classes' ids."""
+        """All assignments, with those of a vocabulary, and its classes' ids."""
         id_of = dict(self._id_of)
         name_of = {number: name for name, number in id_of.items()}
         for item in vocabulary.classes:
@@ -79,6 +79,6 @@ def _next_id(free: Iterator[int], name: str) -> int:
     number = next(free, None)
     if number is None:
         raise VocabularyError(
-            f"no id is left for class {short(name)}: all {MAX_CLASSES} have been given to names; start a new segmenter"
+            f"no id is left for class {short(name)}: all {MAX_CLASSES} are assigned; start a new segmenter"
         )
     return number

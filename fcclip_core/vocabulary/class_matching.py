@@ -21,7 +21,7 @@ class Matching:
 
     Attributes:
         classes: For each name of the list, the vocabulary's class.
-        how: By what they were matched, for people.
+        how: By what they were matched, human-readable.
     """
 
     classes: tuple[VocabularyClass, ...]
@@ -50,7 +50,7 @@ def match_classes(
     if alone and known_ids and sorted(ids) == sorted(known_ids):
         position_of = {number: position for position, number in enumerate(known_ids)}
         order = [position_of[number] for number in ids]
-        # Somebody's own ids may be the same numbers: no name may speak against them.
+        # A user's own ids may be the same numbers by chance: no name may contradict them.
         if all(named in (None, position) for named, position in zip(by_name, order, strict=True)):
             return Matching(tuple(vocabulary.classes[position] for position in order), "by the ids of its categories")
     if 2 * len(alone) > len(names):

@@ -194,7 +194,7 @@ class Vocabulary:
             if first is None:
                 classes[item.name] = item
             elif first.written == item.written:
-                return  # the same twice: nobody meant that, and it is refused
+                return  # the same twice is a mistake, and refused
             else:
                 twice.append(item.name)
                 synonyms = tuple(dict.fromkeys((*first.synonyms, *item.synonyms)))
@@ -290,7 +290,7 @@ class Vocabulary:
         Args:
             source: A bundled name (`bundled_vocabularies`), a .yaml or .yml file, or a .txt file in the paper's form:
                 one `id:name,synonym` a line. Such a list is read as the published code reads it: ", " counts as ",",
-                nothing else is stripped, classes are numbered by position, `invalid_class_id` lines are left out. A
+                nothing else is stripped, classes are numbered by position, `invalid_class_id` lines are skipped. A
                 list does not say what is stuff: without `things` every class is a thing.
             things: One flag a class, in order, instead of what the file says.
 
@@ -348,7 +348,7 @@ class Vocabulary:
         _known_names(what, names, dict.fromkeys(self.names))
 
     def with_stuff(self, names: Iterable[str]) -> Vocabulary:
-        """The same classes, of which these are stuff too; names of no class change nothing (`doubts` tells them)."""
+        """The same classes, these marked as stuff; names that match no class change nothing (`doubts` reports them)."""
         stuff = {normal_form(name).strip() for name in names}
         classes = (replace(item, is_thing=item.is_thing and item.name not in stuff) for item in self.classes)
         return replace(self, classes=tuple(classes))
@@ -464,7 +464,7 @@ class Vocabulary:
         """A color for each class: the user's own, or one of 64 well separated ones, each given once.
 
         A name asks for its `class_color`; where an earlier class has it, it takes the next free one. Classes for which
-        none is left get colors between those, which differ less. Distractors, which nobody sees, are black.
+        none is left get colors between those, which differ less. Distractors, which are never shown, are black.
         """
         shown = [item for item in self.classes if not item.distractor]
         colors = iter(palette_colors([item.name for item in shown], [item.color for item in shown]))

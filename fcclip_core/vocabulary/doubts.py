@@ -1,4 +1,4 @@
-"""What is legal in a vocabulary but seldom meant: said by `fcclip vocab check`, the node's log and its services."""
+"""Warnings about a vocabulary that is legal but probably not meant so, for `fcclip vocab check`, node and services."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ _LIKE_LATIN = str.maketrans({sign: letter for letter, signs in _LOOKS.items() fo
 
 
 def doubts(vocabulary: Vocabulary, stuff: Iterable[str] = ()) -> list[str]:
-    """Says what is doubtful.
+    """Warns of probable mistakes.
 
     Args:
         vocabulary: The classes.
-        stuff: Names that were asked to be stuff besides.
+        stuff: Names of further stuff classes.
 
     Returns:
-        A sentence a doubt: stuff that names no class; names that several classes share, that CLIP reads alike or that
+        One sentence each: stuff that matches no class; names that several classes share, that CLIP reads alike or that
         look alike; class names that look like files; names that CLIP cuts.
     """
     return [
@@ -78,8 +78,8 @@ def doubts(vocabulary: Vocabulary, stuff: Iterable[str] = ()) -> list[str]:
 
 
 def summary(found: Sequence[str], most: int = _SHOWN) -> str:
-    """Doubts as one text: the first ones, and how many there are besides."""
-    further = [f"and {len(found) - most} more doubts (`fcclip vocab check`)"] if len(found) > most else []
+    """Warnings as one text: the first ones, and how many more there are."""
+    further = [f"and {len(found) - most} more warnings (`fcclip vocab check`)"] if len(found) > most else []
     return "; ".join([*found[:most], *further])
 
 
@@ -137,7 +137,7 @@ def read_alike(text: str) -> str:
 
 
 def look_alike(text: str) -> str:
-    """A name as it looks: compatible forms, invisible characters and other scripts' letters are told no more."""
+    """A name as it looks: compatible forms, invisible characters and look-alike letters of other scripts become one."""
     plain = unicodedata.normalize("NFKC", text).casefold()
     seen = "".join(sign for sign in plain if not _is_invisible(sign))
     return " ".join(unicodedata.normalize("NFC", seen.translate(_LIKE_LATIN)).split())

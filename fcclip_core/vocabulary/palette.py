@@ -1,4 +1,4 @@
-"""Colors for classes, bright enough to be told apart on a photograph."""
+"""Colors for classes, bright enough to be distinguished on a photograph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TONES = ((0.85, 0.85), (0.75, 1.0), (0.45, 1.0), (0.65, 0.75))
 
 
 def class_color(name: str) -> Color:
-    """The color that a name asks for: always the same, bright enough to be told apart on a photograph.
+    """The color of a name: always the same, bright enough to be distinguished on a photograph.
 
     Returns:
         `(r, g, b)`, 0..255 each.

@@ -1,4 +1,4 @@
-"""A vocabulary made ready for frames: ids, colors, text rows and temperatures, resolved once."""
+"""A prepared vocabulary: ids, colors, text rows and temperatures, resolved once."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class ResolvedClass:
 
 @dataclass(frozen=True)
 class VocabularySnapshot:
-    """A vocabulary made ready: what one frame is labeled with, all or nothing.
+    """A prepared vocabulary; each frame is labeled with exactly one.
 
     Attributes:
-        version: Grows by one with every `Segmenter.set_vocabulary`; 0 for a vocabulary that never came into force.
+        version: Grows by one with every `Segmenter.set_vocabulary`; 0 for a vocabulary that was never active.
         vocabulary: The classes.
         class_ids: Stable id of each class, from 1; 0 for distractors.
         colors: (r, g, b) of each class, 0..255.
@@ -109,7 +109,7 @@ class TextEmbeddings:
 
 
 class SnapshotBuilder:
-    """Makes vocabularies ready for one model."""
+    """Prepares vocabularies for one model."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class SnapshotBuilder:
 
         Args:
             model: Holds the temperatures.
-            embed: Text rows of names, float32 `(N, D)`, unit length; its second argument is told the progress.
+            embed: Text rows of names, float32 `(N, D)`, unit length; its second argument receives the progress.
             train_vocabulary: Decides which classes count as seen.
             class_ids: Where ids are looked up.
             device: Where frames are labeled.

@@ -1,4 +1,4 @@
-"""Where vocabularies are found: by a bundled name or in a file, and what somebody meant who wrote neither quite."""
+"""Finds vocabularies by a bundled name or a file, and suggests the nearest name for one that does not exist."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ Progress = Callable[[int, int], None]
 _TEXT_LENGTH = CONTEXT_LENGTH - 2
 _CHUNK = 16
 _TREE = 1200
-"""Tokens of prompts that are read together. More share more, but attention grows with the square of what is left."""
+"""Tokens of prompts that are encoded together. More share more, but attention grows with the square of what is left."""
 
 _RELEASE_AFTER = 60.0
 _CACHE_FORMAT = "fcclip text row 2"
@@ -83,11 +83,11 @@ class TextRows:
         """Starts with what `cache_dir` holds.
 
         Args:
-            encode: Embeds prompts; called with the prompts of up to 16 new names at a time.
+            encode: Embeds prompts; called with the prompts of at most 16 new names.
             tower_id: Identity of what `encode` computes: equal ids must give equal rows.
             cache_dir: Folder that keeps rows between runs; made when needed. None keeps them in memory only. A folder
                 that cannot be written is said once in the log, and a file that is damaged, another user's or no unit
-                row is computed anew.
+                row is computed again.
             width: Length D of a row; None takes that of the first row.
         """
         self._encode = encode
@@ -154,10 +154,10 @@ class TextRows:
         return True
 
     def _is_unusable(self, name: str, why: object) -> bool:
-        """Says once that rows on disk are computed anew; False, for `_recall`."""
+        """Warns once that rows on disk are computed again; False, for `_recall`."""
         if not self._said_unusable:
             self._said_unusable = True
-            _logger.warning("%s; the row of %s is computed anew, and further ones like it", why, short(name))
+            _logger.warning("%s; the row of %s is computed again, and so are others like it", why, short(name))
         return False
 
     def _store(self, name: str, row: Tensor) -> None:

@@ -11,7 +11,7 @@ from fcclip_ros.declarations import Declaration
 from fcclip_ros.node.parameters import PARAMETERS
 
 _HEAD = """\
-# Every parameter of the node fcclip, with its default. Copy this file, change it, and start with params_file:=YOUR_FILE.
+# Every parameter of the node fcclip, with its default. Copy this file, change it, start with params_file:=YOUR_FILE.
 # "Live": may change while the node works (ros2 param set). Made by `python -m fcclip_ros.node.parameter_file`.
 /**:
   ros__parameters:

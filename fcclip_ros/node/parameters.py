@@ -101,7 +101,8 @@ class NodeParameters:
     checkpoint: str = _shared(ModelSettings, "checkpoint")
     train_vocabulary: str = _declared(
         "",
-        "Training vocabulary, which decides the seen classes: a bundled vocabulary or a file; empty: the checkpoint's own",
+        "Training vocabulary, which decides the seen classes: a bundled vocabulary or a file; empty: the "
+        "checkpoint's own",
     )
     vocabulary: tuple[str, ...] = _shared(
         WordSettings,

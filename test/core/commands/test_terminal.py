@@ -18,7 +18,7 @@ from rich.table import Table
 from checkout import ROOT
 from fcclip_core import cli, distributed
 from fcclip_core.commands.interruption import Interrupted, exit_status, interruptible
-from fcclip_core.commands.progress import progress_bar
+from fcclip_core.commands.progress_bar import progress_bar
 from fcclip_core.errors import FcclipError
 from fcclip_core.quoting import printable
 from fcclip_core.terminal import Terminal

@@ -58,12 +58,12 @@ def test_check_fails_on_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "classes 1 and 2" in capsys.readouterr().out
 
 
-def test_check_passes_and_names_what_is_doubtful(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_passes_and_names_what_is_probably_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "list.txt"
     path.write_text(f"1:cup,Drinking  Glass\n2:glass,drinking glass\n3:fork,fork\n4:{'a very ' * 80}long name\n5:sky\n")
     assert run("check", path) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["doubtful"] * 3 + ["usable"]
+    assert [line.split(":")[0] for line in lines] == ["warning"] * 3 + ["usable"]
     assert "'drinking glass'" in lines[0] and "'cup', 'glass'" in lines[0] and "tie" in lines[0]
     assert "'fork'" in lines[1] and "needed once" in lines[1]
     assert "longer than CLIP reads" in lines[2]
@@ -75,7 +75,7 @@ def test_check_names_stuff_that_is_no_class(tmp_path: Path, capsys: pytest.Captu
     path.write_text("classes: [{name: cup}, {name: floor}]")
     assert run("check", path, "--stuff", "flor; floor") == 0
     (doubt, usable) = capsys.readouterr().out.splitlines()
-    assert doubt.startswith("doubtful: stuff names 'flor'") and "'floor'" in doubt and usable.startswith("usable")
+    assert doubt.startswith("warning: stuff names 'flor'") and "'floor'" in doubt and usable.startswith("usable")
 
 
 def test_check_says_which_key_comes_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +138,7 @@ def test_show_says_what_competes_and_what_fell_away_for_which_word(
     output = capsys.readouterr().out
     rows = cells(output)
     assert ["red", "ball", "ball"] in rows and ["wooden", "floor", "[red]floor"] not in rows
-    assert "classes compete, unseen" in output and "classes fall away" in output
+    assert "hidden competitors" in output and "classes dropped" in output
     nearest = [row for row in rows if row[:2] == ["red", "box"]]
     assert nearest and 0.0 < float(nearest[0][-1]) < 1.0
     assert run("show", path, "--background", "balls; tree") == 0
