@@ -24,8 +24,10 @@ setup: $(prefix)/.interfaces $(prefix)/.test_interfaces ## Make the virtual envi
 
 test: lint test-fast ## Lint and the fast tests
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, codespell and mypy
 	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(prefix)/bin/codespell
 	$(python) -m mypy
 
 test-fast: setup ## The fast tests

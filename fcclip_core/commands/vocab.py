@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
         "--background",
         default="none",
         metavar="auto|none|WORDS",
-        help="also list the hidden competitors, and those that are dropped because they overlap; auto: as suits --checkpoint",
+        help="also list the hidden competitors, and those dropped because they overlap; auto: as suits --checkpoint",
     )
     show.add_argument(
         "--checkpoint",
