@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             verbose = args.verbose
             if verbose:
                 logging.basicConfig(level=logging.INFO)
-            code = args.run(args)
+            code = int(args.run(args))
             _flush_output()
             return code
     except KeyboardInterrupt as error:

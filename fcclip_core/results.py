@@ -203,7 +203,8 @@ class Evidence:
         """See `PanopticResult.semantic_map`."""
         with undisturbed():
             classes = semantic_classes(self.mask_logits, self.class_probs, self._resizer())
-        return np.array(self.class_ids, np.int32)[classes]
+        ids: np.ndarray = np.array(self.class_ids, np.int32)[classes]
+        return ids
 
     def instances(self) -> Instances:
         """See `PanopticResult.instances`."""

@@ -79,7 +79,7 @@ def setting(default: Any, help: str, **about: Any) -> Any:
     return field(default=default, metadata={"about": About(help, **about)})
 
 
-def settings_of(kind: type) -> Mapping[str, tuple[Field, About]]:
+def settings_of(kind: type) -> Mapping[str, tuple[Field[Any], About]]:
     """The settings of a dataclass in their order: name -> field, and what is known of it."""
     return {item.name: (item, item.metadata["about"]) for item in fields(kind) if "about" in item.metadata}
 

@@ -56,7 +56,7 @@ class _Notes(_Stream):
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(text)
+            return int(self._stream.write(text))
         except OSError:
             return len(text)
 
@@ -72,7 +72,7 @@ class _Answer(_Stream):
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(text)
+            return int(self._stream.write(text))
         except BrokenPipeError:
             raise
         except OSError as error:

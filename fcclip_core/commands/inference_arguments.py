@@ -47,7 +47,7 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _add(parser: Any, name: str, setting: tuple[Field, About], default: Any) -> None:
+def _add(parser: Any, name: str, setting: tuple[Field[Any], About], default: Any) -> None:
     """Adds one option; its type is that of the setting's default, its range is checked by the settings themselves."""
     item, about = setting
     span = f", {about.span[0]:g} to {about.span[1]:g}" if about.span else ""

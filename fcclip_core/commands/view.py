@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     with _recording(args.save, args.connect) as recording:
         scene = ros_module("fcclip_ros.view.scene", "looking at topics").Scene(recording, args.point_step)
         if not args.bags:
-            return ros_module("fcclip_ros.view.live", "looking at a running node").show(scene, wanted)
+            return int(ros_module("fcclip_ros.view.live", "looking at a running node").show(scene, wanted))
         _show_bags(args.bags, scene, wanted)
     return 0
 

@@ -205,7 +205,7 @@ def convert_list(args: argparse.Namespace) -> int:
 def _add_action(
     actions: Any, name: str, run: Callable[[argparse.Namespace], int], help_text: str
 ) -> argparse.ArgumentParser:
-    parser = actions.add_parser(name, help=help_text, description=help_text)
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=help_text, description=help_text)
     parser.set_defaults(run=run)
     return parser
 

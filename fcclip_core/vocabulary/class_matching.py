@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fcclip_core.errors import VocabularyError
-from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass, short
+from fcclip_core.quoting import short
+from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
 
 _SUFFIXES = ("merged", "other", "stuff")
 """Words at the end of COCO's names that say how a class was made, not what it is: "wall-other-merged"."""

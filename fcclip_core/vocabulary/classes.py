@@ -699,8 +699,8 @@ def _class_from_yaml(index: int, entry: object) -> VocabularyClass:
         raise VocabularyError(f"class {index}: {error}") from error
 
 
-def _class_to_yaml(item: VocabularyClass) -> dict:
-    entry: dict = {"name": item.synonyms[0]}
+def _class_to_yaml(item: VocabularyClass) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": item.synonyms[0]}
     if len(item.synonyms) > 1:
         entry["synonyms"] = list(item.synonyms[1:])
     if not item.is_thing:
@@ -711,14 +711,14 @@ def _class_to_yaml(item: VocabularyClass) -> dict:
     return entry | {key: getattr(item, key) for key, default in defaults.items() if getattr(item, key) != default}
 
 
-def _text_of(document: dict, key: str) -> str:
+def _text_of(document: dict[str, Any], key: str) -> str:
     value = document.get(key)
     if isinstance(value, (list, dict)):
         raise VocabularyError(f"{key} is {short(value)}; expected text")
     return "" if value is None else str(value)
 
 
-def _refuse_unknown_keys(mapping: dict, known: Sequence[str]) -> None:
+def _refuse_unknown_keys(mapping: dict[str, Any], known: Sequence[str]) -> None:
     unknown = next((key for key in mapping if key not in known), known)
     if unknown is not known:
         raise VocabularyError(f"unknown key {short(unknown)}; known are {', '.join(known)}")
