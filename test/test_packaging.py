@@ -191,9 +191,9 @@ class TestConfigPath:
         self.copy(checkout)
         (checkout / "config").mkdir()
         (checkout / "package.xml").touch()
-        (installed / "fcclip_core").mkdir(parents=True)
-        link = installed / "fcclip_core" / "resources.py"
-        link.symlink_to(checkout / "fcclip_core" / "resources.py")
+        (installed / "fcclip_core" / "files").mkdir(parents=True)
+        link = installed / "fcclip_core" / "files" / "resources.py"
+        link.symlink_to(checkout / "fcclip_core" / "files" / "resources.py")
         assert load_file(link).config_path("a.yaml") == checkout / "config" / "a.yaml"
 
     def test_a_folder_called_config_beside_an_installed_package_is_not_ours(self, tmp_path: Path) -> None:
@@ -208,8 +208,9 @@ class TestConfigPath:
 
     @staticmethod
     def copy(folder: Path) -> ModuleType:
-        (folder / "fcclip_core").mkdir(parents=True)
-        return load_file(Path(shutil.copy(ROOT / "fcclip_core" / "resources.py", folder / "fcclip_core")))
+        place = folder / "fcclip_core" / "files"
+        place.mkdir(parents=True)
+        return load_file(Path(shutil.copy(ROOT / "fcclip_core" / "files" / "resources.py", place)))
 
 
 class TestCheckHost:

@@ -23,10 +23,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, backend: str = "auto
         if item.default is None:
             text = f"{about.sentence.replace('auto: ', 'default: ')}"
             group.add_argument(_option(name), action=argparse.BooleanOptionalAction, default=None, help=text)
-        elif name == "shorter_side":  # The model's preset decides.
-            _add(group, name, (item, about), default=None)
-        else:
-            _add(group, name, (item, about), default=item.default)
+        else:  # What is not given follows the others, or the model's preset.
+            shown = "" if name == "shorter_side" else str(item.default)
+            _add(group, name, (item, about), default=None, shown=shown)
 
 
 def add_vanished_masks_argument(parser: argparse.ArgumentParser) -> None:
@@ -47,11 +46,11 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _add(parser: Any, name: str, setting: tuple[Field[Any], About], default: Any) -> None:
+def _add(parser: Any, name: str, setting: tuple[Field[Any], About], default: Any, shown: str = "") -> None:
     """Adds one option; its type is that of the setting's default, its range is checked by the settings themselves."""
     item, about = setting
     span = f", {about.span[0]:g} to {about.span[1]:g}" if about.span else ""
-    shown = "" if default in (None, "") else f" (default: {default})"
+    shown = f" (default: {shown or default})" if shown or default else ""
     parser.add_argument(
         _option(name),
         type=type(item.default),

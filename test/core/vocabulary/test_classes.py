@@ -220,7 +220,7 @@ def test_yaml_keeps_everything() -> None:
 
 
 def test_files_of_the_first_version_spell_license_with_a_c() -> None:
-    assert Vocabulary.from_yaml("licence: MIT\nclasses: [cup]").license == "MIT"
+    assert Vocabulary.from_yaml("licence: MIT\nclasses: [{name: cup}]").license == "MIT"
 
 
 def test_a_yaml_file_reads_as_documented(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_many_doubts_are_said_in_a_few_words() -> None:
     words = Vocabulary.from_names([name for n in range(1_000) for name in (f"cup {n}", f"Cup {n}")])
     found = doubts(words)
     assert len(found) == 1_000
-    assert "and 995 more doubts" in summary(found) and len(summary(found)) < 1_000
+    assert "and 995 more warnings" in summary(found) and len(summary(found)) < 1_000
     assert summary([]) == ""
     (tie,) = doubts(Vocabulary.from_names([f"{n}, cup" for n in range(1_000)]))
     assert "and 995 more" in tie and len(tie) < 300

@@ -47,5 +47,8 @@ def test_command_line_and_descriptor_say_of_a_setting_what_its_field_says(name: 
         assert (option.default, parameter.default) == (None, 0), "the model's own size"
     elif item.default is None:
         assert (option.default, parameter.default) == (None, "auto")
+    elif name in InferenceSettings.names():
+        assert option.default is None and f"(default: {item.default})" in option.help
+        assert parameter.default == item.default
     elif name not in ("vocabulary", "stuff"):
         assert option.default == parameter.default == item.default
