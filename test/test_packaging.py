@@ -144,7 +144,7 @@ def test_versions_for_jetsons_fit_and_keep_what_is_installed() -> None:
 
 
 def test_the_sequence_for_jetsons_is_documented_as_it_is_meant() -> None:
-    text = (ROOT / "docs" / "deployment.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "jetson.md").read_text()
     assert jetson.TORCH_WHEEL in text
     assert "BUILD_VERSION=0.20.0" in text
     assert "-c constraints-jetson.txt -r requirements.txt" in text
@@ -171,6 +171,15 @@ def test_commands_lead_to_a_function(entry_point: str) -> None:
 def test_ros_commands_are_executable() -> None:
     """`colcon build --symlink-install` links to files that inherit the template's permissions."""
     assert os.access(ROOT / "cmake" / "entry_point.in", os.X_OK)
+
+
+def test_the_interfaces_alone_can_be_imported(tmp_path: Path) -> None:
+    """Built with FCCLIP_INSTALL_PYTHON=OFF, the package is its __init__.py and what rosidl generates."""
+    (tmp_path / "fcclip_ros" / "msg").mkdir(parents=True)
+    (tmp_path / "fcclip_ros" / "msg" / "__init__.py").touch()
+    shutil.copy(ROOT / "fcclip_ros" / "__init__.py", tmp_path / "fcclip_ros")
+    command = [sys.executable, "-S", "-c", "import fcclip_ros.msg"]  # without site-packages
+    subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path, check=True)
 
 
 class TestConfigPath:

@@ -66,7 +66,7 @@ LIMITS = {
     "fp16": {"backbone": 0.003, "pixel decoder": 0.005, "mask logits": 0.02, "embeddings": 0.1},
     "bf16": {"backbone": 0.02, "pixel decoder": 0.03, "mask logits": 0.05, "embeddings": 0.3},
 }
-"""Precision -> largest error (root mean square, in units of the tensor's own) by stage; see docs/performance.md.
+"""Precision -> largest error (rms, relative to the tensor's own) by stage; see docs/reference/performance.md.
 
 A mask that loses its last pixel embeds something else altogether, which is what the embeddings' limit allows for.
 """

@@ -10,7 +10,7 @@ TORCH_WHEEL = (
     "https://developer.download.nvidia.com/compute/redist/jp/v61/pytorch/"
     "torch-2.5.0a0+872d972e41.nv24.08.17622132-cp310-cp310-linux_aarch64.whl"
 )
-"""For JetPack 6.1 and 6.2; docs/deployment.md has the whole sequence."""
+"""For JetPack 6.1 and 6.2; docs/how-to/jetson.md has the whole sequence."""
 
 INSTALL_TORCH = f"pip install --force-reinstall --no-deps {TORCH_WHEEL}"
 INSTALL_TENSORRT = "sudo apt install nvidia-jetpack"

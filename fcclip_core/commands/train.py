@@ -60,7 +60,7 @@ def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> 
     parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="for states, log and checkpoints")
     parser.add_argument("--split", default=split, help=f"part of the dataset (default: {split})")
     parser.add_argument(
-        "--vocabulary", metavar="V", help="names of the dataset's classes, in its order (default: see docs/training.md)"
+        "--vocabulary", metavar="V", help="names of the dataset's classes, in its order (see docs/how-to/training.md)"
     )
     parser.add_argument("--preset", default="convnext_large", help="model to train (default: convnext_large)")
     parser.add_argument(

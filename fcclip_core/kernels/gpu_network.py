@@ -1,7 +1,7 @@
 """The network for NVIDIA GPUs in float16 or bfloat16: what PyTorch computes slowly there, replaced by faster forms.
 
 Modules that need Triton are imported where a probe has shown that they work. What each replacement is worth was
-measured on an H200; docs/performance.md has the figures.
+measured on an H200; docs/reference/performance.md has the figures.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import numpy as np
 FORGETTING = 0.8
 """Weight of a frame's probabilities against those of the next frame in which the thing is seen.
 
-Chosen by drives through the simulated world (docs/results.md): names changed less than half as often, and more of them
+Chosen by drives in the simulated world (docs/reference/results.md): names changed less than half as often, and more
 were right than with 0.7 or 0.9. However long a thing was surely a cup, if each frame has a plate ahead by one half or
 more it is a plate by the fifth: after n frames `FORGETTING ** n` of the votes are old.
 """

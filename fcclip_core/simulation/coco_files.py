@@ -1,4 +1,4 @@
-"""Frames of the world as a COCO-panoptic directory with depth and camera poses; docs/world.md describes it."""
+"""Frames of the world as a COCO-panoptic directory with depth and camera poses; see docs/reference/world.md."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def render_scene(renderer: Renderer, plan: WorldPlan, scene: int) -> Iterator[Fr
 def write_coco(
     plan: WorldPlan, out: Path, workers: int = 1, advance: Callable[[int], None] = lambda frames: None
 ) -> None:
-    """Writes a COCO-panoptic directory; docs/world.md describes it.
+    """Writes a COCO-panoptic directory; docs/reference/world.md describes it.
 
     Args:
         plan: What to render.
@@ -112,7 +112,7 @@ def write_coco(
 def write_shards(
     plan: WorldPlan, out: Path, workers: int = 1, advance: Callable[[int], None] = lambda frames: None
 ) -> None:
-    """Writes .npz shards of about 64 frames, for training; docs/world.md lists their arrays.
+    """Writes .npz shards of about 64 frames, for training; docs/reference/world.md lists their arrays.
 
     Args:
         plan: What to render.

@@ -62,7 +62,7 @@ MAX_BACKGROUND = 5_000
 """Classes of a background vocabulary; each is compared with every name."""
 
 BACKGROUND_MARGIN = 1.5
-"""Logits that the classes of a background stand behind; chosen by measurement (docs/results.md)."""
+"""Logits that the classes of a background stand behind; chosen by measurement (docs/reference/results.md)."""
 
 MAX_MARGIN = 100.0
 """Logits; no cosine times CLIP's temperature is larger."""
@@ -304,7 +304,7 @@ class Vocabulary:
 
     @classmethod
     def from_yaml(cls, text: str, where: str = "vocabulary") -> Vocabulary:
-        """Reads the YAML form, the inverse of `to_yaml`; docs/vocabularies.md describes it.
+        """Reads the YAML form, the inverse of `to_yaml`; docs/reference/vocabularies.md describes it.
 
         Args:
             text: The YAML text.
@@ -322,7 +322,9 @@ class Vocabulary:
         except YamlError as error:
             raise VocabularyError(f"{where} is not valid YAML: {error}") from error
         if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
-            raise VocabularyError(f"{where}: expected a mapping with a list under 'classes' (see docs/vocabularies.md)")
+            raise VocabularyError(
+                f"{where}: expected a mapping with a list under 'classes' (see docs/reference/vocabularies.md)"
+            )
         if "licence" in document:  # as 0.1 wrote it, also into checkpoints
             document.setdefault("license", document.pop("licence"))
         try:

@@ -1,4 +1,4 @@
-"""Backends and precisions against eager float32, stage by stage, within the limits that docs/performance.md states."""
+"""Backends and precisions against eager float32, stage by stage, within the limits of docs/reference/performance.md."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ def segmenter(tmp_path: Path, **options: object) -> Segmenter:
 
 
 def test_published_unless_asked(tmp_path: Path) -> None:
-    """The bundled model, too: docs/results.md says what was measured."""
+    """The bundled model, too: docs/reference/results.md says what was measured."""
     assert Segmenter.from_checkpoint("demo", device="cpu", cache_dir=tmp_path).vanished_masks == PUBLISHED
     assert load_model(load_checkpoint("demo")).vanished_masks == PUBLISHED
 

@@ -266,7 +266,7 @@ def test_a_new_vocabulary_begins_anew_but_ends_no_track() -> None:
 @pytest.mark.parametrize("seen", [1, 300])
 @pytest.mark.parametrize(("lead", "frames"), [(0.9, 4), (0.5, 5), (0.2, 9), (0.1, 11)])
 def test_another_object_in_the_same_place_is_renamed_in_time(lead: float, frames: int, seen: int) -> None:
-    """As docs/mapping.md says, however long the first one stood there and although the network was sure of it."""
+    """As docs/explanation/tracking.md says, however long the first one stood there and however sure the network was."""
     tracker = Tracker()
     for _ in range(seen):
         tracker.update(voting((LEFT, [1.0, 0.0, 0.0, 0.0])))

@@ -13,7 +13,7 @@ from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_core.vocabulary.doubts import doubts
 from fcclip_core.vocabulary.sources import bundled_vocabularies
 
-DOCUMENTATION = ROOT / "docs" / "vocabularies.md"
+DOCUMENTATION = ROOT / "docs" / "reference" / "vocabularies.md"
 
 # Stuff ids of the ADE20K panoptic definition, from 0.
 ADE_STUFF = (

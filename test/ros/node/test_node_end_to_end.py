@@ -302,7 +302,7 @@ def test_lifecycle_by_service(node: Process, peer: Peer) -> None:
 
 
 def test_embeddings_of_segments_compare_with_those_of_words(node: Process, peer: Peer) -> None:
-    """The numbers that a map would keep, taken apart as docs/mapping.md says."""
+    """The numbers that a map would keep, taken apart as docs/how-to/mapping.md says."""
     heard, publisher = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT), camera(peer)
     plain = publish_until(publisher, rgb_message(PHOTO), lambda: drain(heard))[-1][1]
     assert all(segment.embedding_type == "" and len(segment.embedding) == 0 for segment in plain.segments)

@@ -9,11 +9,10 @@ import pytest
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from ros_harness import ROOT, Peer
+from ros_harness import Peer
 
 from fcclip_core.errors import FcclipError, SettingsError, VocabularyError
 from fcclip_core.settings import InferenceSettings
-from fcclip_ros import image_source, sim_camera
 from fcclip_ros.declarations import declare, unknown_parameters
 from fcclip_ros.node.parameters import PARAMETERS, NodeParameters, check_change
 
@@ -200,19 +199,3 @@ def test_a_wrong_value_given_at_start_is_refused_by_name(name: str, value: objec
 
 def test_errors_are_the_package_s_own() -> None:
     assert issubclass(SettingsError, FcclipError) and issubclass(VocabularyError, FcclipError)
-
-
-@pytest.mark.parametrize(
-    ("heading", "declarations"),
-    [
-        ("Parameters", PARAMETERS),
-        ("`image_source`", image_source.PARAMETERS),
-        ("`sim_camera`", sim_camera.PARAMETERS),
-    ],
-)
-def test_the_documentation_has_a_row_for_every_parameter_with_its_liveness(heading: str, declarations: Any) -> None:
-    text = (ROOT / "docs" / "topics.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
-    live = {name.strip("` "): row[3] for row in rows if len(row) == 5 for name in row[0].split(",")}
-    for declaration in declarations:
-        assert live.get(declaration.name) == ("live" if declaration.live else ""), declaration.name
