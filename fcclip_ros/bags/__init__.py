@@ -1,1 +1,1 @@
-"""Recordings: reading them, and segmenting what they hold."""
+"""ROS 2 bags: reading, segmentation and writing, without a running ROS."""

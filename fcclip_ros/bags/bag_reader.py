@@ -1,4 +1,4 @@
-"""A bag, read around whatever is missing or damaged: its files, its topics, its messages."""
+"""Tolerant reader of bags: missing and damaged parts are skipped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import functools
 import tempfile
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,29 @@ from fcclip_ros.bags.sqlite3_file import Sqlite3File
 from fcclip_ros.compat import optional_module
 
 _METADATA_BYTES = 16 << 20
-"""A longer metadata.yaml is not read; the files say the same."""
+"""Maximum size of metadata.yaml; a larger one is ignored, since the files contain the same information."""
 
 _BUFFER = 1 << 20
 
 
 class BagReader:
-    """Reads a bag in a `with` block; of what cannot be read the rest is read, and it is said.
+    """Reads a bag in a `with` block; unreadable parts are reported and skipped.
 
     Attributes:
         path: The bag.
-        topics: What it holds, by name.
+        topics: Topics by name.
     """
 
     def __init__(self, path: Path, say: Say) -> None:
-        """Prepares; nothing is opened before the `with` block.
+        """Opens nothing before the `with` block.
 
         Args:
-            path: A folder, or a file of one.
-            say: Gets what is left out, while the bag is read, too; each sentence once.
+            path: A bag folder, or a file of one.
+            say: Called about skipped data, also while the bag is read; once per message.
         """
         self.path = path
         self.topics: dict[str, Topic] = {}
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._tell = say
         self._files: list[BagFile] = []
         self._stack = contextlib.ExitStack()
@@ -51,22 +52,22 @@ class BagReader:
         """Opens the bag.
 
         Raises:
-            ImageError: Nothing in it can be read.
+            ImageError: None of its files can be read.
         """
-        complaints: list[str] = []
+        errors: list[str] = []
         with self._stack:
-            digests, paths = self._look()
+            metadata, paths = self._list_files()
             for path in paths:
                 try:
                     self._files.append(self._open(path))
                 except (ImageError, OSError) as error:
-                    complaints.append(_reason(path, error))
+                    errors.append(_reason(path, error))
             if not self._files:
-                why = "; ".join(complaints) or "there is no .mcap or .db3 file in it"
-                raise ImageError(f"{self.path} is no readable ROS 2 bag: {why}")
-            for complaint in complaints:
-                self._say(f"{complaint}; it is left out")
-            self._gather(digests)
+                reason = "; ".join(errors) or "it has no .mcap or .db3 file"
+                raise ImageError(f"{self.path} is not a readable ROS 2 bag: {reason}")
+            for text in errors:
+                self._say(f"{text}; it is skipped")
+            self._merge_topics(metadata)
             self._stack = self._stack.pop_all()
         return self
 
@@ -75,14 +76,13 @@ class BagReader:
         self._stack.close()
 
     def messages(self, names: Collection[str]) -> Iterator[tuple[Topic, int, bytes]]:
-        """Goes through messages of some topics, in the order they were recorded.
+        """Iterates over the messages of some topics in the order of recording.
 
         Yields:
-            The topic, when the message was recorded (nanoseconds), its bytes, maybe still compressed: see
-            `bag_topics.unpacked`.
+            (topic, time of recording in nanoseconds, data, which may be compressed: see `bag_topics.unpacked`).
         """
         for file in self._files:
-            # A topic is one type here, though files may be damaged.
+            # A topic has one type, unless files are damaged.
             chosen = {
                 number: self.topics[topic.name]
                 for number, topic in file.topics.items()
@@ -92,41 +92,38 @@ class BagReader:
                 yield chosen[number], recorded, data
 
     def decode(self, topic: Topic, data: bytes) -> Any:
-        """A message with the fields of the ROS message, whatever types this machine has installed.
+        """Deserializes a message; its type need not be installed.
 
         Raises:
-            ImageError: It is damaged, or nothing says what its type is.
+            ImageError: It is damaged, or the definition of its type is unknown.
         """
-        reader = self._reader(topic)
+        reader = _reader_of(topic.kind, topic.encoding, topic.definition, topic.language)
         if isinstance(reader, str):
             raise ImageError(reader)
         try:
             return reader(unpacked(data))
-        except Exception as error:  # The reader of messages raises many types for damaged ones.
+        except Exception as error:  # Deserialization raises many types of errors.
             text = first_line(error) or type(error).__name__
             raise ImageError(f"the message is damaged: {text}") from None
 
-    def _reader(self, topic: Topic) -> Callable[[bytes], Any] | str:
-        return _reader_of(topic.kind, topic.encoding, topic.definition, topic.language)
-
     def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._reported:
+            self._reported.add(text)
             self._tell(f"{self.path}: {text}")
 
     # Opening
 
-    def _look(self) -> tuple[dict[str, Any], list[Path]]:
-        """What metadata.yaml says of the topics, by their names, and the files.
+    def _list_files(self) -> tuple[dict[str, Any], list[Path]]:
+        """The metadata of the topics by name, and the files.
 
         Raises:
-            ImageError: There is nothing.
+            ImageError: There is no bag.
         """
         if not self.path.exists():
-            raise ImageError(f"{self.path} is no readable ROS 2 bag: it does not exist")
+            raise ImageError(f"{self.path} is not a readable ROS 2 bag: it does not exist")
         if not self.path.is_dir():
             if not is_bag_file(self.path):
-                raise ImageError(f"{self.path} is no readable ROS 2 bag: expected a folder, .mcap or .db3")
+                raise ImageError(f"{self.path} is not a readable ROS 2 bag: expected a folder, .mcap or .db3")
             return {}, [self.path]
         there, file = files_in(self.path), self.path / METADATA
         try:
@@ -137,84 +134,80 @@ class BagReader:
                 for item in about["topics_with_message_count"]
             }
         except FileNotFoundError:
-            self._say(f"there is no {METADATA}, so its recorder was killed; the files that are there are read")
+            self._say(f"there is no {METADATA}, so the recorder was killed; all existing files are read")
             return {}, there
         except (OSError, KeyError, TypeError, ValueError, YamlError, RecursionError) as error:
             text = first_line(error) or type(error).__name__
-            self._say(f"{METADATA} cannot be used ({text}); the files that are there are read")
+            self._say(f"{METADATA} is invalid ({text}); all existing files are read")
             return {}, there
-        # The folder is asked for its names, not the system for those in the file: one may be too long to be asked for.
+        # Listed from the folder: a name in the metadata may be too long for a file system call.
         present = {path.name for path in self.path.iterdir() if path.is_file()}
         for name in [path.name for path in listed if path.name not in present]:
-            self._say(f"{short_name(name)} is missing, though {METADATA} names it")
-        # A recorder that was killed while it split leaves a file behind that is not listed.
+            self._say(f"{short_name(name)} is missing, although it is listed in {METADATA}")
+        # A recorder that is killed while splitting leaves a file that is not listed.
         unlisted = [path for path in there if path not in listed]
         for path in unlisted:
-            self._say(f"{path.name} is not named in {METADATA}; it is read all the same")
+            self._say(f"{path.name} is not listed in {METADATA}; it is read anyway")
         return topics, [path for path in listed if path.name in present] + unlisted
 
     def _open(self, path: Path) -> BagFile:
-        """Opens one file.
+        """Opens a file.
 
         Raises:
-            ImageError: It is not readable at all.
-            OSError: Likewise.
+            ImageError: It is not a readable bag file.
+            OSError: It cannot be opened.
         """
         if not path.stat().st_size:
-            raise ImageError(f"{path.name} is empty: its recorder was killed before it wrote anything")
+            raise ImageError(f"{path.name} is empty: the recorder was killed before it wrote anything")
         opened = self._unpack(path) if is_packed(path) else path
         suffix = storage_suffix(path)
         if suffix not in (".mcap", ".db3"):
-            raise ImageError(f"{path.name} is written in a form that is not read here; expected .mcap or .db3")
+            raise ImageError(f"{path.name} has an unsupported storage format; expected .mcap or .db3")
         file = McapFile(opened, self._say) if suffix == ".mcap" else Sqlite3File(opened, self._say)
         self._stack.callback(file.close)
         return file
 
     def _unpack(self, path: Path) -> Path:
-        """A file that was compressed as a whole, as far as it can be decompressed, in a folder that goes with this."""
+        """Decompresses a compressed file into a temporary folder, as far as possible."""
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fcclip_bag_")))
-        whole = folder / path.stem
-        with path.open("rb") as packed, whole.open("wb") as out:
+        unpacked_path = folder / path.stem
+        with path.open("rb") as packed, unpacked_path.open("wb") as out:
             try:
                 with zstd().open(packed, "rb") as file:
                     while part := file.read(_BUFFER):
                         out.write(part)
             except (zstd().ZstdError, EOFError) as error:
-                self._say(f"{path.name} is cut or damaged ({error}); what comes before that is read")
-        if not whole.stat().st_size:
+                self._say(f"{path.name} is truncated or damaged ({error}); the data before that is read")
+        if not unpacked_path.stat().st_size:
             raise ImageError(f"{path.name} cannot be decompressed")
-        return whole
+        return unpacked_path
 
-    def _gather(self, about: dict[str, Any]) -> None:
-        """One list of topics from those of the files, which may each know a part."""
+    def _merge_topics(self, metadata: dict[str, Any]) -> None:
+        """Merges the topics of all files and the metadata, each of which may be incomplete."""
         for file in self._files:
             for topic in file.topics.values():
                 known = self.topics.get(topic.name)
                 if known is None:
                     self.topics[topic.name] = topic
                 elif known.kind != topic.kind:
-                    self._say(f"{topic.name} has two types; only its {known.kind} are read")
+                    self._say(f"{topic.name} has several types; only {known.kind} is read")
                 elif topic.definition and not known.definition:
                     self.topics[topic.name] = topic
         for name, topic in self.topics.items():
-            said = about.get(name)
-            if isinstance(said, dict) and said.get("type") == topic.kind and not topic.digest:
-                self.topics[name] = Topic(
-                    *(topic.name, topic.kind, topic.encoding, topic.definition, topic.language),
-                    digest=str(said.get("type_description_hash") or ""),
-                    qos=topic.qos,
-                )
+            recorded = metadata.get(name)
+            if isinstance(recorded, dict) and recorded.get("type") == topic.kind and not topic.digest:
+                self.topics[name] = replace(topic, digest=str(recorded.get("type_description_hash") or ""))
 
 
 def _metadata(file: Path) -> dict[str, Any]:
-    """What metadata.yaml says.
+    """The content of metadata.yaml.
 
     Raises:
-        OSError: It cannot be read, is no regular file, or is too long.
+        OSError: It cannot be read, is not a regular file, or is too large.
         ValueError: It is not text.
-        KeyError: It is no bag's.
-        TypeError: Likewise.
-        YamlError: It is no YAML, or no plain one.
+        KeyError: It is not the metadata of a bag.
+        TypeError: It is not the metadata of a bag.
+        YamlError: It is not valid or not plain YAML.
     """
     return read_yaml(read_regular_file(file, _METADATA_BYTES).decode())["rosbag2_bagfile_information"]
 
@@ -230,13 +223,12 @@ def _reason(path: Path, error: Exception) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _reader_of(kind: str, encoding: str, definition: str, language: str) -> Callable[[bytes], Any] | str:
-    """The function that reads messages of a type, or why there is none.
+    """The function that deserializes a message type, or why there is none.
 
-    Each type is read with the definitions that were recorded with it, so that one that cannot be understood costs
-    nobody else anything.
+    Each type has its own typestore with the recorded definition, so that an invalid definition affects only its type.
     """
     if encoding != "cdr":
-        return f"messages in the encoding {encoding[:40]!r} are not ROS 2's; expected cdr"
+        return f"the serialization format {encoding[:40]!r} is not supported; expected cdr"
     store, problem = typestore_of(kind, definition, language)
     if store is None:
         return problem
@@ -244,14 +236,14 @@ def _reader_of(kind: str, encoding: str, definition: str, language: str) -> Call
 
 
 def typestore_of(kind: str, definition: str, language: str) -> tuple[Any, str]:
-    """Definitions that say what a type is: those that were recorded, else those of common and installed messages.
+    """A typestore with a type: from the recorded definition, else from common and installed messages.
 
     Returns:
-        A typestore of rosbags, or None and why there is none.
+        A typestore of rosbags, or None and the reason.
     """
     from rosbags.typesys import Stores, get_typestore
 
-    why = "its definition is not in the bag, nor among ROS's common messages"
+    why = "its definition is neither in the bag nor among the common messages of ROS"
     if definition:
         try:
             store = get_typestore(Stores.EMPTY)
@@ -259,15 +251,15 @@ def typestore_of(kind: str, definition: str, language: str) -> tuple[Any, str]:
             if kind in store.fielddefs:
                 return store, ""
             why = "its definition in the bag is that of another type"
-        except Exception as error:  # The parser raises many types.
-            why = f"its definition in the bag cannot be understood ({first_line(error) or type(error).__name__})"
-    # Bags from before Iron carry no definitions.
+        except Exception as error:  # The parser raises many types of errors.
+            why = f"its definition in the bag is invalid ({first_line(error) or type(error).__name__})"
+    # Bags of distributions before Iron have no definitions.
     common = message_definitions("humble")
     return (common, "") if kind in common.fielddefs else (None, f"the type {kind or '(none)'} cannot be read: {why}")
 
 
 def _parsed(kind: str, definition: str, language: str) -> Any:
-    """Fields by type, of a definition and those that come with it."""
+    """Fields by type, of a definition and its dependencies."""
     from rosbags.typesys import get_types_from_idl, get_types_from_msg
 
     if language != "ros2idl":
@@ -283,7 +275,7 @@ def _parsed(kind: str, definition: str, language: str) -> Any:
 
 @functools.cache
 def message_definitions(distribution: str = "jazzy") -> Any:
-    """Definitions of a distribution's common messages, and those of what the node publishes as they are installed."""
+    """Typestore with the common messages of a distribution, and the installed messages that the node publishes."""
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
     store = get_typestore(Stores[f"ROS2_{distribution.upper()}"])
@@ -296,7 +288,7 @@ def message_definitions(distribution: str = "jazzy") -> Any:
 
 
 def definition_files(package: str) -> list[Path]:
-    """The .msg files that belong to a package's generated Python modules; none if it is not installed."""
+    """The .msg files of an installed package; empty if it is not installed."""
     module = optional_module(f"{package}.msg")
     if module is None or module.__file__ is None:
         return []

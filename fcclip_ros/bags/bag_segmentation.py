@@ -1,4 +1,4 @@
-"""ROS 2 bags: messages and images out of them, labels as the node would publish them into new ones. No running ROS."""
+"""Reads messages and images from bags, and writes labels to new bags as the node would publish them."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def opened(path: Path, say: Say) -> BagReader:
     """A reader of a bag, for a `with` block.
 
     Args:
-        path: A folder, or one of its files.
-        say: Gets what is left out, while the bag is read, too.
+        path: A bag folder, or one of its files.
+        say: Called about skipped data, also while the bag is read.
 
     Raises:
-        ImageError: rosbags is missing, or, at the beginning of the block, nothing can be read.
+        ImageError: rosbags is missing; at the beginning of the block, if the bag cannot be read.
     """
     try:
         importlib.import_module("rosbags.typesys")
     except ImportError as error:
-        raise ImageError("bags need rosbags: pip install rosbags") from error
+        raise ImageError("reading bags needs rosbags: pip install rosbags") from error
     return BagReader(path, say)
 
 
 def topics_in(path: Path, say: Say) -> dict[str, str]:
-    """The topics of a bag and the types of their messages, such as sensor_msgs/msg/Image.
+    """The topics of a bag and their types, such as sensor_msgs/msg/Image.
 
     Raises:
         ImageError: The bag cannot be read.
@@ -61,13 +61,12 @@ def topics_in(path: Path, say: Say) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class BagMessage:
-    """One message of a bag.
+    """A message of a bag.
 
     Attributes:
-        topic: Its topic.
-        message: With the fields of the ROS message, whatever types this machine has installed; or why it cannot be
-            read.
-        recorded: When it was recorded, in nanoseconds.
+        topic: Name of its topic.
+        message: The deserialized message, or the error.
+        recorded: Time of recording in nanoseconds.
     """
 
     topic: str
@@ -76,7 +75,7 @@ class BagMessage:
 
 
 def read_messages(path: Path, topics: Collection[str], say: Say) -> Iterator[BagMessage]:
-    """Goes through the messages of some topics, in the order they were recorded.
+    """Iterates over the messages of some topics in the order of recording.
 
     Raises:
         ImageError: The bag cannot be read.
@@ -92,7 +91,7 @@ def read_messages(path: Path, topics: Collection[str], say: Say) -> Iterator[Bag
 
 
 def first_messages(path: Path, topics: Collection[str], say: Say) -> dict[str, Any]:
-    """The first readable message of each of some topics, by topic; topics without any are left out.
+    """The first readable message of some topics, by topic; topics without one are omitted.
 
     Raises:
         ImageError: The bag cannot be read.
@@ -109,13 +108,13 @@ def first_messages(path: Path, topics: Collection[str], say: Say) -> dict[str, A
 
 @dataclass(frozen=True)
 class BagImage:
-    """One image of a bag.
+    """An image of a bag.
 
     Attributes:
         image: uint8 RGB `(H, W, 3)`.
         stamp: (seconds, nanoseconds) of its header.
-        frame_id: Of its header.
-        recorded: When it was recorded, in nanoseconds.
+        frame_id: The frame_id of its header.
+        recorded: Time of recording in nanoseconds.
     """
 
     image: np.ndarray
@@ -125,20 +124,20 @@ class BagImage:
 
     @property
     def nanoseconds(self) -> int:
-        """Its stamp."""
+        """Its stamp in nanoseconds."""
         return self.stamp[0] * 1_000_000_000 + self.stamp[1]
 
 
 @dataclass(frozen=True)
 class BagImages:
-    """The images of one topic of a bag, in the order they were recorded.
+    """The images of a topic of a bag, in the order of recording.
 
     Attributes:
-        path: The bag: a folder, or one of its files.
-        topic: The topic; empty for the only one with images.
-        option: What the user chooses the topic with, for the complaint that there are several.
-        max_pixels: Pixels that an image may have.
-        left_out: What could not be read of the bag, as a whole; grows while it is read.
+        path: The bag folder, or one of its files.
+        topic: The topic; empty for the only image topic.
+        option: Name of the option for the topic, for error messages.
+        max_pixels: Maximum number of pixels of an image.
+        left_out: Messages about skipped data; grows while the bag is read.
     """
 
     path: Path
@@ -148,7 +147,7 @@ class BagImages:
     left_out: list[str] = field(default_factory=list, compare=False)
 
     def frames(self) -> Iterator[BagImage | ImageError]:
-        """Goes through the images once; in the place of one that cannot be read comes the reason.
+        """Iterates over the images; yields the error for an image that cannot be read.
 
         Raises:
             ImageError: The bag cannot be read, or has no such topic.
@@ -166,7 +165,7 @@ class BagImages:
             yield BagImage(image, (header.stamp.sec, header.stamp.nanosec), header.frame_id, item.recorded)
 
     def count_and_rate(self) -> tuple[int, float]:
-        """How many images there are, and how many a second were recorded (0 for fewer than two).
+        """The number of images, and their rate in Hz (0 for fewer than two).
 
         Raises:
             ImageError: As for `frames`.
@@ -178,7 +177,7 @@ class BagImages:
         return len(times), (len(times) - 1) / seconds if seconds else 0.0
 
     def _choose(self) -> str:
-        """The topic to read, of those that hold images."""
+        """The image topic to read."""
         found = {topic for topic, kind in topics_in(self.path, self.leave_out).items() if kind in IMAGE_TYPES}
         names = ", ".join(sorted(found)) or "none"
         if self.topic and self.topic not in found:
@@ -188,30 +187,29 @@ class BagImages:
         return self.topic or next(iter(found))
 
     def leave_out(self, text: str) -> None:
-        """Remembers what could not be read of the bag."""
+        """Collects a message about skipped data."""
         if text not in self.left_out:
             self.left_out.append(text)
 
 
 class LabelBag:
-    """A bag with what the node `fcclip` would have published; complete or not there at all.
+    """Writes a bag with the outputs of the node `fcclip`, atomically.
 
-    Its messages are those of the node, made by the same functions, under the node's default names and with the headers
-    of the images; they are recorded at the times at which the images were. A bag that was there before stays until
-    the new one is complete, which then takes its place.
+    The messages are created by the same functions as in the node, have its default topics and the headers of the
+    images, and are recorded at the times of the images. An existing bag is replaced once the new one is complete.
     """
 
     def __init__(self, path: Path) -> None:
-        """Prepares; nothing is written before the `with` block.
+        """Writes nothing before the `with` block.
 
         Args:
-            path: The folder that the bag is going to be.
+            path: The folder of the bag.
 
         Raises:
-            ImageError: There is something else than a bag in its place.
+            ImageError: The path exists and is not a bag.
         """
         if path.exists() and not (path.is_dir() and is_bag(path)):
-            raise ImageError(f"{path} exists already and is no bag; remove it, or choose another folder with --out")
+            raise ImageError(f"{path} already exists and is not a bag; remove it, or choose another folder with --out")
         self._path = path
         self._folder = atomic_folder(path)
         self._connections: dict[str, Any] = {}
@@ -219,11 +217,11 @@ class LabelBag:
         self._finished = False
 
     def __enter__(self) -> LabelBag:
-        """Begins the bag in a folder beside its place."""
+        """Creates the bag in a temporary folder next to its path."""
         from rosbags.rosbag2 import StoragePlugin, Writer
 
         part = self._folder.__enter__()
-        # The bag's files are named after its folder, which the writer makes.
+        # The files are named after the folder, which the writer creates.
         part.rmdir()
         self._writer = Writer(part, version=8, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
@@ -232,7 +230,7 @@ class LabelBag:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Moves the bag to its place, or removes it if something went wrong."""
+        """Moves the bag to its path, or removes it after an error."""
         try:
             self.finish()
         except BaseException as failed:
@@ -241,7 +239,7 @@ class LabelBag:
         self._folder.__exit__(kind, error, trace)
 
     def finish(self) -> None:
-        """Writes what closes the bag; nothing can be added any more, and all that is left to do is to move it."""
+        """Closes the bag; nothing can be added, and it only has to be moved."""
         if not self._finished:
             self._finished = True
             self._writer.close()
@@ -249,13 +247,13 @@ class LabelBag:
     def write(
         self, source: BagImage, result: PanopticResult, snapshot: VocabularySnapshot, contour_type: str = ""
     ) -> None:
-        """Adds what belongs to one image, and the vocabulary before the first image that was labeled with it.
+        """Adds the outputs for an image, preceded by the vocabulary if it is new.
 
         Args:
             source: The image.
             result: Its labels.
             snapshot: The vocabulary of the labels.
-            contour_type: What the segments' message holds of their pixels; one of `contours.CONTOUR_TYPES`.
+            contour_type: Type of the contours in segments; one of `contours.CONTOUR_TYPES`.
         """
         from builtin_interfaces.msg import Time
         from std_msgs.msg import Header
@@ -284,14 +282,14 @@ class LabelBag:
             self._put(name, message, OUTPUT, source.recorded)
 
     def copy(self, path: Path, say: Say) -> None:
-        """Adds what another bag holds, byte by byte, but for topics that this one has already.
+        """Copies the serialized messages of another bag, except for topics that this one has already.
 
         Args:
             path: The other bag.
-            say: Gets the topics that cannot be written here, and what cannot be read there.
+            say: Called about topics that cannot be copied, and about skipped data.
 
         Raises:
-            ImageError: It cannot be read.
+            ImageError: The other bag cannot be read.
         """
         own = {f"{_NODE}/{name}" for name in self._connections}
         with opened(path, say) as bag:
@@ -307,7 +305,7 @@ class LabelBag:
                     topic.name, topic.kind, offered_qos_profiles=_offered_qos(topic), **definition
                 )
             for topic, recorded, data in bag.messages(copies):
-                with contextlib.suppress(ValueError):  # one that cannot be decompressed holds nothing
+                with contextlib.suppress(ValueError):  # damaged data is copied unchanged
                     data = unpacked(data)
                 self._writer.write(copies[topic.name], recorded, data)
 
@@ -326,10 +324,10 @@ class LabelBag:
 
 
 def _definition_to_write(topic: Topic) -> dict[str, Any] | str:
-    """What a writer wants to know of a topic's type, or why that is not known."""
+    """The definition of a topic's type as arguments of the writer, or why it is unknown."""
     if topic.encoding != "cdr":
-        return f"its messages are in the encoding {topic.encoding[:40]!r}, not in ROS 2's"
-    # As it was recorded: services and actions have definitions that only ROS itself understands.
+        return f"the serialization format {topic.encoding[:40]!r} is not supported; expected cdr"
+    # The recorded definition: rosbags does not support those of services and actions.
     if topic.definition and topic.digest:
         return {"msgdef": topic.definition, "rihs01": topic.digest}
     store, problem = typestore_of(topic.kind, topic.definition, topic.language)
@@ -337,16 +335,16 @@ def _definition_to_write(topic: Topic) -> dict[str, Any] | str:
 
 
 def _offered_qos(topic: Topic) -> list[Any]:
-    """The qualities of service that a bag holds for a topic; none if they are damaged."""
+    """The offered QoS profiles that were recorded for a topic; empty if they are invalid."""
     from rosbags.rosbag2.metadata import parse_qos
 
-    with contextlib.suppress(Exception):  # The parser raises many types.
+    with contextlib.suppress(Exception):  # The parser raises many types of errors.
         return parse_qos(topic.qos)
     return []
 
 
 def _recorded_qos(profile: QoSProfile) -> Any:
-    """A profile as bags hold it, so that what is latched is latched when the bag is played."""
+    """A profile in the format of bags, so that latched topics are latched when the bag is played."""
     from rosbags import interfaces
 
     unlimited = interfaces.QosTime(2147483647, 4294967295)

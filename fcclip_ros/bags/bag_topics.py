@@ -1,4 +1,4 @@
-"""What the files of a bag have in common, however they are written."""
+"""Common interface of the storage formats of bags."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 Say = Callable[[str], None]
-"""Gets what was left out, and why: a sentence for people."""
+"""Called with a human-readable message about data that is skipped."""
 
-MOST_BYTES = 1 << 30
-"""Bytes that a compressed block or message may become; a file may claim any number."""
+MAX_BYTES = 1 << 30
+"""Maximum size of a decompressed chunk or message in bytes; the size in a file is not trusted."""
 
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
@@ -23,12 +23,12 @@ class Topic:
 
     Attributes:
         name: Its name.
-        kind: Type of its messages, such as sensor_msgs/msg/Image.
-        encoding: Of the messages; ROS 2's is "cdr".
-        definition: Of the type, as the recorder wrote it; empty if it did not.
-        language: Of the definition, "ros2msg" or "ros2idl".
-        digest: Hash of the type; empty where it was not recorded.
-        qos: The offered qualities of service, as YAML; may be empty.
+        kind: Message type, such as sensor_msgs/msg/Image.
+        encoding: Serialization format; "cdr" for ROS 2.
+        definition: Recorded definition of the type; may be empty.
+        language: Language of the definition, "ros2msg" or "ros2idl".
+        digest: Hash of the type; may be empty.
+        qos: Offered QoS profiles as YAML; may be empty.
     """
 
     name: str
@@ -41,19 +41,19 @@ class Topic:
 
 
 class BagFile(Protocol):
-    """One file of a bag.
+    """A file of a bag.
 
     Attributes:
-        topics: By their numbers in this file.
+        topics: Topics by their ids in this file.
     """
 
     topics: dict[int, Topic]
 
     def messages(self, numbers: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
-        """Goes through messages of some topics in the order of their recording.
+        """Iterates over the messages of some topics in the order of recording.
 
         Yields:
-            The topic's number, when it was recorded (nanoseconds), the bytes.
+            (topic id, time of recording in nanoseconds, data).
         """
         ...
 
@@ -63,34 +63,34 @@ class BagFile(Protocol):
 
 
 def unpacked(data: bytes) -> bytes:
-    """A message as it was before a recorder compressed it; one that is not compressed as it is.
+    """Decompresses the data of a message, if it is compressed.
 
     Raises:
-        ValueError: It is damaged, or would be too large.
+        ValueError: It is damaged or too large.
     """
-    # No message in CDR begins like this: its first byte is 0.
-    return unpack_zstd(data, MOST_BYTES) if data[:4] == _ZSTD else data
+    # CDR data cannot begin like this: its first byte is 0.
+    return unpack_zstd(data, MAX_BYTES) if data[:4] == _ZSTD else data
 
 
-def unpack_zstd(data: bytes, most: int) -> bytes:
-    """Decompresses one frame.
+def unpack_zstd(data: bytes, max_bytes: int) -> bytes:
+    """Decompresses a zstd frame.
 
     Raises:
-        ValueError: It is damaged or cut, or would be larger than `most` bytes.
+        ValueError: It is damaged, truncated, or larger than `max_bytes`.
     """
     library = zstd()
     unpacker = library.ZstdDecompressor()
     try:
-        whole = unpacker.decompress(data, max_length=most)
+        content = unpacker.decompress(data, max_length=max_bytes)
     except library.ZstdError as error:
         raise ValueError(str(error)) from error
     if not unpacker.eof:
-        raise ValueError(f"compressed data is cut, or larger than {most} bytes")
-    return whole
+        raise ValueError(f"compressed data is truncated, or larger than {max_bytes} bytes")
+    return content
 
 
 def zstd() -> Any:
-    """The module of that name, which Python has had since 3.14; needed for compressed bags alone."""
+    """The zstd module, part of Python since 3.14; only needed for compressed bags."""
     if sys.version_info >= (3, 14):
         return importlib.import_module("compression.zstd")
     from backports import zstd as library

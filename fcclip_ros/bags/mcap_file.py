@@ -1,7 +1,7 @@
-"""An mcap file, as far as it is whole: with or without index and end, and around what is damaged.
+"""Tolerant reader of MCAP files: index and footer are optional, and damaged parts are skipped.
 
-https://mcap.dev/spec. A file is a row of records; messages lie in chunks, each compressed for itself, or loose. A file
-that was closed well ends with a summary, which says where the chunks are. Without it, the records are walked through.
+https://mcap.dev/spec. A file is a sequence of records; messages are in individually compressed chunks or outside of
+chunks. A file that was closed properly ends with a summary, which lists the chunks. Without it, records are scanned.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from zlib import crc32
 
 from fcclip_core.errors import ImageError
-from fcclip_ros.bags.bag_topics import MOST_BYTES, Say, Topic, unpack_zstd, zstd
+from fcclip_ros.bags.bag_topics import MAX_BYTES, Say, Topic, unpack_zstd, zstd
 
 _MAGIC = b"\x89MCAP0\r\n"
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _CHUNK_INDEX, _STATISTICS, _DATA_END = 2, 3, 4, 5, 6, 8, 11, 15
@@ -23,24 +23,24 @@ _MESSAGE_HEAD = struct.Struct("<HIQQ")
 _CHUNK_HEAD = struct.Struct("<QQQI")
 _FOOTER_LENGTH = 20
 _CHUNK_COUNT = 22
-"""Where the number of chunks stands in the statistics."""
+"""Offset of the number of chunks in the statistics."""
 
 _LOOSE_BYTES = 4 << 20
-"""Loose messages that follow each other are read together up to this size."""
+"""Consecutive messages outside of chunks are read together, up to this many bytes."""
 
-_Found = tuple[int, int, bytes]
-"""When a message was recorded, its channel, its bytes."""
+_Message = tuple[int, int, bytes]
+"""(time of recording in nanoseconds, channel, data)."""
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Messages that are read at once.
+    """Messages that are read together.
 
     Attributes:
-        start: When its first message was recorded, nanoseconds.
-        place: Of its first record in the file.
-        length: Bytes.
-        channels: Of its messages; empty where that is not known.
+        start: Time of recording of the first message in nanoseconds.
+        place: Offset of its first record in the file.
+        length: Size in bytes.
+        channels: Channels of its messages; empty if unknown.
     """
 
     start: int
@@ -53,14 +53,14 @@ class McapFile:
     """See `bag_topics.BagFile`."""
 
     def __init__(self, path: Path, say: Say) -> None:
-        """Opens a file and finds its topics.
+        """Opens a file and reads its topics.
 
         Args:
             path: The file.
-            say: Gets what is left out, while the file is read, too.
+            say: Called about skipped data, also while the file is read.
 
         Raises:
-            ImageError: It is no mcap file.
+            ImageError: It is not an MCAP file.
             OSError: It cannot be opened.
         """
         self.topics: dict[int, Topic] = {}
@@ -72,10 +72,10 @@ class McapFile:
         self._file = path.open("rb")
         try:
             if self._bytes(0, len(_MAGIC)) != _MAGIC:
-                raise ImageError(f"{path.name} is no mcap file, or its beginning is damaged")
+                raise ImageError(f"{path.name} is not an MCAP file, or its beginning is damaged")
             if not self._read_summary():
                 self.topics, self._schemas, self._blocks = {}, {}, []
-                self._walk()
+                self._scan()
         except BaseException:
             self.close()
             raise
@@ -88,19 +88,19 @@ class McapFile:
         """See `BagFile.messages`."""
         wanted = frozenset(numbers)
         blocks = [block for block in self._blocks if not block.channels or block.channels & wanted]
-        # A block is read when its turn comes; until then, the time of its first message stands for it.
+        # A block is read when it is next; until then it is represented by the time of its first message.
         for time, channel, data in heapq.merge(*(self._ordered(block, wanted) for block in blocks), key=lambda m: m[0]):
             if channel >= 0:
                 yield channel, time, data
 
-    def _ordered(self, block: _Block, wanted: frozenset[int]) -> Iterator[_Found]:
+    def _ordered(self, block: _Block, wanted: frozenset[int]) -> Iterator[_Message]:
         yield block.start, -1, b""
         yield from sorted(self._read(block, wanted), key=lambda message: message[0])
 
-    # Finding out what there is
+    # Index
 
     def _read_summary(self) -> bool:
-        """Whether the file ends with a summary that says all that is needed."""
+        """Reads the summary; False if it is missing or incomplete."""
         end = self._size - len(_MAGIC)
         footer = end - _FOOTER_LENGTH - _RECORD.size
         if footer < len(_MAGIC) or self._bytes(end, len(_MAGIC)) != _MAGIC:
@@ -120,24 +120,24 @@ class McapFile:
                     self._define(kind, content)
         except (ValueError, struct.error, KeyError):
             return False
-        whole = all(len(_MAGIC) <= block.place and block.place + block.length <= start for block in self._blocks)
-        return whole and bool(self.topics) and len(self._blocks) == self._chunks_expected > 0
+        complete = all(len(_MAGIC) <= block.place and block.place + block.length <= start for block in self._blocks)
+        return complete and bool(self.topics) and len(self._blocks) == self._chunks_expected > 0
 
-    def _walk(self) -> None:
-        """Goes through the records from the beginning, as far as they are whole."""
+    def _scan(self) -> None:
+        """Scans the records from the beginning, up to the first incomplete one."""
         place, loose = len(_MAGIC), None
         while True:
             if place + _RECORD.size > self._size:
-                self._ends_early(place)
+                self._report_truncation(place)
                 break
             kind, length = _RECORD.unpack(self._bytes(place, _RECORD.size))
             if kind in (_FOOTER, _DATA_END):
                 break
             content, after = place + _RECORD.size, place + _RECORD.size + length
             if after > self._size or kind == 0:
-                self._ends_early(place)
+                self._report_truncation(place)
                 if kind == _CHUNK:
-                    self._look_into(_Block(0, place, self._size - place))
+                    self._index_chunk(_Block(0, place, self._size - place))
                 break
             if kind == _MESSAGE and length >= _MESSAGE_HEAD.size:
                 _, _, time, _ = _MESSAGE_HEAD.unpack(self._bytes(content, _MESSAGE_HEAD.size))
@@ -149,7 +149,7 @@ class McapFile:
                     self._blocks.append(loose)
             elif kind == _CHUNK:
                 loose = None
-                self._look_into(_Block(0, place, after - place))
+                self._index_chunk(_Block(0, place, after - place))
             elif kind in (_SCHEMA, _CHANNEL):
                 try:
                     self._define(kind, self._bytes(content, length))
@@ -157,14 +157,14 @@ class McapFile:
                     self._say(f"{self._name}: the definition of a topic at byte {place} is damaged ({error})")
             place = after
 
-    def _ends_early(self, place: int) -> None:
+    def _report_truncation(self, place: int) -> None:
         self._say(
-            f"{self._name} was not closed by its recorder, or is cut or damaged: what lies before byte {place} of "
-            f"{self._size} is read; `mcap recover` makes a whole file of it"
+            f"{self._name} was not closed by its recorder, or is truncated or damaged: the data before byte {place} of "
+            f"{self._size} is read; use `mcap recover` to repair it"
         )
 
-    def _look_into(self, block: _Block) -> None:
-        """Takes up a chunk that no index tells of, and the topics that are defined in it."""
+    def _index_chunk(self, block: _Block) -> None:
+        """Indexes a chunk that is not in the summary, and the topics that it defines."""
         start, channels = 0, set()
         try:
             start, content, _ = self._unpacked(block)
@@ -173,12 +173,12 @@ class McapFile:
                     channels.add(_MESSAGE_HEAD.unpack_from(record)[0])
                 else:
                     self._define(kind, record)
-        except Exception:  # said when it is read
+        except Exception:  # reported when it is read
             channels = set()
         self._blocks.append(replace(block, start=start, channels=frozenset(channels)))
 
     def _define(self, kind: int, content: bytes | memoryview) -> None:
-        """Takes up a schema or a channel; other records are passed over."""
+        """Reads a schema or a channel; other records are ignored."""
         if kind == _SCHEMA:
             (number,) = struct.unpack_from("<H", content)
             name, place = _text(content, 2)
@@ -200,9 +200,9 @@ class McapFile:
 
     # Reading
 
-    def _read(self, block: _Block, wanted: frozenset[int]) -> list[_Found]:
-        """The messages of a block; where it is damaged, what comes before that."""
-        found: list[_Found] = []
+    def _read(self, block: _Block, wanted: frozenset[int]) -> list[_Message]:
+        """The messages of a block, up to the first damaged one."""
+        found: list[_Message] = []
         try:
             _, content, is_good = self._unpacked(block)
             for kind, record in _records(content):
@@ -211,21 +211,21 @@ class McapFile:
                     if channel in wanted:
                         found.append((time, channel, bytes(record[_MESSAGE_HEAD.size :])))
             if not is_good:
-                self._lost(block, f"{len(found)} messages are left out (checksum)")
+                self._report_damage(block, f"{len(found)} messages are skipped (wrong checksum)")
                 return []
         except Exception as error:  # decompressors raise many types
-            self._lost(block, f"messages in it are left out ({error})")
+            self._report_damage(block, f"messages in it are skipped ({error})")
         return found
 
-    def _lost(self, block: _Block, what: str) -> None:
-        self._say(f"{self._name} is damaged between the bytes {block.place} and {block.place + block.length}: {what}")
+    def _report_damage(self, block: _Block, what: str) -> None:
+        self._say(f"{self._name} is damaged between bytes {block.place} and {block.place + block.length}: {what}")
 
     def _unpacked(self, block: _Block) -> tuple[int, memoryview, bool]:
-        """When a block began, its records, and whether they are as they were written.
+        """The start time of a block, its records, and whether its checksum matches.
 
         Raises:
             ValueError: It cannot be decompressed.
-            struct.error: Likewise.
+            struct.error: It is truncated.
         """
         raw = self._bytes(block.place, block.length)
         if raw[:1] != bytes([_CHUNK]):
@@ -234,41 +234,41 @@ class McapFile:
         compression, place = _text(raw, _RECORD.size + _CHUNK_HEAD.size)
         (packed,) = struct.unpack_from("<Q", raw, place)
         content = raw[place + 8 : place + 8 + packed]
-        if size > MOST_BYTES:
-            raise ValueError(f"a block claims {size} bytes, more than {MOST_BYTES}")
+        if size > MAX_BYTES:
+            raise ValueError(f"the size of a chunk is {size} bytes, more than {MAX_BYTES}")
         if len(content) < packed:
-            # At the end of a file that is cut. The messages before the cut are whole.
-            return start, memoryview(_beginning(content, compression, size)), True
+            # At the end of a truncated file; the messages before the end are intact.
+            return start, memoryview(_unpack_truncated(content, compression, size)), True
         if compression == "zstd":
             content = unpack_zstd(content, size)
         elif compression == "lz4":
             content = _unpack_lz4(content, size)
         elif compression:
-            raise ValueError(f"the compression {compression[:20]!r} is not known")
+            raise ValueError(f"the compression {compression[:20]!r} is not supported; expected zstd or lz4")
         if len(content) != size:
             raise ValueError(f"it has {len(content)} of {size} bytes")
         return start, memoryview(content), not checksum or crc32(content) == checksum
 
     def _bytes(self, place: int, length: int) -> bytes:
         self._file.seek(place)
-        # A record's length is only believed as far as the file goes.
+        # The length of a record may exceed the file.
         return self._file.read(min(length, max(self._size - place, 0)))
 
 
 def _records(content: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Goes through records.
+    """Iterates over records.
 
     Raises:
-        ValueError: One of them is cut.
+        ValueError: A record is truncated.
     """
     view, place = memoryview(content), 0
     while place < len(view):
         if place + _RECORD.size > len(view):
-            raise ValueError("a record is cut")
+            raise ValueError("a record is truncated")
         kind, length = _RECORD.unpack_from(view, place)
         place += _RECORD.size
         if place + length > len(view):
-            raise ValueError("a record is cut")
+            raise ValueError("a record is truncated")
         yield kind, view[place : place + length]
         place += length
 
@@ -281,25 +281,25 @@ def _indexed(content: memoryview) -> _Block:
 
 
 def _text(content: bytes | memoryview, place: int) -> tuple[str, int]:
-    """A text with its length before it, and the place behind it."""
+    """A length-prefixed string, and the offset after it."""
     (length,) = struct.unpack_from("<I", content, place)
     end = place + 4 + length
     if end > len(content):
-        raise ValueError("a text is cut")
+        raise ValueError("a string is truncated")
     return bytes(content[place + 4 : end]).decode(), end
 
 
-def _beginning(content: bytes, compression: str, most: int) -> bytes:
-    """What a block's first bytes decompress to."""
+def _unpack_truncated(content: bytes, compression: str, max_bytes: int) -> bytes:
+    """Decompresses the available part of a truncated chunk."""
     if compression == "zstd":
-        return zstd().ZstdDecompressor().decompress(content, max_length=most)
-    return _unpack_lz4(content, most) if compression == "lz4" else content
+        return zstd().ZstdDecompressor().decompress(content, max_length=max_bytes)
+    return _unpack_lz4(content, max_bytes) if compression == "lz4" else content
 
 
-def _unpack_lz4(content: bytes, most: int) -> bytes:
+def _unpack_lz4(content: bytes, max_bytes: int) -> bytes:
     import lz4.frame
 
     try:
-        return lz4.frame.LZ4FrameDecompressor().decompress(content, max_length=most)
+        return lz4.frame.LZ4FrameDecompressor().decompress(content, max_length=max_bytes)
     except (RuntimeError, EOFError) as error:
         raise ValueError(str(error)) from error

@@ -1,4 +1,4 @@
-"""A sqlite3 file of a bag, as far as it is whole: closed or not, and around what is damaged."""
+"""Tolerant reader of sqlite3 bag files: files that were not closed are recovered, and damaged parts are skipped."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pathlib import Path
 from fcclip_core.errors import ImageError
 from fcclip_ros.bags.bag_topics import Say, Topic
 
-_BESIDE = ("-wal", "-journal")
-"""Endings of the files that hold what a recorder had not yet put into the database, or would take back."""
+_JOURNALS = ("-wal", "-journal")
+"""Suffixes of the files with changes that are not in the database yet, or would be rolled back."""
 
 _GAP = 10_000
-"""Numbers in a row without a readable message after which no more are looked for in a damaged file."""
+"""Consecutive ids without a readable message after which the scan of a damaged file stops."""
 
 
 class Sqlite3File:
     """See `bag_topics.BagFile`."""
 
     def __init__(self, path: Path, say: Say) -> None:
-        """Opens a file and finds its topics.
+        """Opens a file and reads its topics.
 
         Args:
-            path: The file; never written to.
-            say: Gets what is left out, while the file is read, too.
+            path: The file, which is not modified.
+            say: Called about skipped data, also while the file is read.
 
         Raises:
-            ImageError: It is no bag's database, or too damaged.
-            OSError: It cannot be opened, or not be copied.
+            ImageError: It is not a bag file, or too damaged.
+            OSError: It cannot be opened or copied.
         """
         self._name, self._say = path.name, say
         self._stack = contextlib.ExitStack()
@@ -41,7 +41,7 @@ class Sqlite3File:
                 self._stack.callback(self._database.close)
                 self.topics = self._find_topics()
             except (sqlite3.Error, KeyError, ValueError) as error:
-                raise ImageError(f"{path.name} is no database of a bag, or is cut or damaged ({error})") from error
+                raise ImageError(f"{path.name} is not a bag file, or is truncated or damaged ({error})") from error
             self._stack = self._stack.pop_all()
 
     def close(self) -> None:
@@ -51,8 +51,10 @@ class Sqlite3File:
     def messages(self, numbers: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
         """See `BagFile.messages`."""
         wanted = set(numbers)
-        places = ",".join("?" * len(wanted))
-        query = f"SELECT id, topic_id, timestamp, data FROM messages WHERE topic_id IN ({places}) ORDER BY timestamp"
+        placeholders = ",".join("?" * len(wanted))
+        query = (
+            f"SELECT id, topic_id, timestamp, data FROM messages WHERE topic_id IN ({placeholders}) ORDER BY timestamp"
+        )
         seen: set[int] = set()
         try:
             for number, topic, time, data in self._database.execute(query, sorted(wanted)):
@@ -60,10 +62,10 @@ class Sqlite3File:
                 if isinstance(time, int) and isinstance(data, bytes):
                     yield topic, time, data
         except sqlite3.DatabaseError as error:
-            yield from self._one_by_one(wanted, seen, error)
+            yield from self._salvage(wanted, seen, error)
 
-    def _one_by_one(self, wanted: set[int], seen: set[int], reason: Exception) -> Iterator[tuple[int, int, bytes]]:
-        """The messages that were not seen, each by its number: what one of them suffers from costs itself."""
+    def _salvage(self, wanted: set[int], seen: set[int], reason: Exception) -> Iterator[tuple[int, int, bytes]]:
+        """Reads the remaining messages individually by id, so that each damaged one only affects itself."""
         query = "SELECT topic_id, timestamp, data FROM messages WHERE id = ?"
         number, last, lost, lost_before_last = 0, 0, 0, 0
         found: list[tuple[int, int]] = []
@@ -79,8 +81,8 @@ class Sqlite3File:
                 if number not in seen and row[0] in wanted and isinstance(row[1], int) and isinstance(row[2], bytes):
                     found.append((row[1], number))
         self._say(
-            f"{self._name} is cut or damaged ({reason}): messages in it are left out, at least "
-            f"{lost_before_last or 1} of all topics; what can be read is"
+            f"{self._name} is truncated or damaged ({reason}): at least {lost_before_last or 1} messages of all topics "
+            "are skipped"
         )
         for time, number in sorted(found):
             with contextlib.suppress(sqlite3.DatabaseError):
@@ -88,21 +90,21 @@ class Sqlite3File:
                 yield topic, time, data
 
     def _open(self, path: Path) -> sqlite3.Connection:
-        beside = [path.with_name(path.name + ending) for ending in _BESIDE]
-        beside = [file for file in beside if file.is_file() and file.stat().st_size]
-        if not beside:
+        journals = [path.with_name(path.name + suffix) for suffix in _JOURNALS]
+        journals = [file for file in journals if file.is_file() and file.stat().st_size]
+        if not journals:
             return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
-        # Bringing a database in order writes to it: that is done to a copy.
+        # Recovery writes to the database, so it is done on a copy.
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fcclip_bag_")))
-        for file in (path, *beside):
+        for file in (path, *journals):
             shutil.copyfile(file, folder / file.name)
-        self._say(f"{path.name} was not closed by its recorder; {beside[0].name} beside it is read, too")
+        self._say(f"{path.name} was not closed by its recorder; {journals[0].name} is read, too")
         return sqlite3.connect(folder / path.name)
 
     def _find_topics(self) -> dict[int, Topic]:
         tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"topics", "messages"} <= tables:
-            raise sqlite3.DatabaseError("it has no tables of topics and messages")
+            raise sqlite3.DatabaseError("it has no tables topics and messages")
         definitions = {}
         if "message_definitions" in tables:
             query = "SELECT topic_type, encoded_message_definition, encoding FROM message_definitions"

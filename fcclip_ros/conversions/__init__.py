@@ -1,1 +1,1 @@
-"""Messages from arrays and results, and arrays from messages."""
+"""Conversions between ROS messages and arrays or results."""

@@ -1,4 +1,4 @@
-"""A labeled frame: what outputs are made from."""
+"""A labeled frame: the input of all outputs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class FrameDepth:
     """Depth of one frame, registered to its image.
 
     Attributes:
-        message: As it came.
-        camera: Of the frame's image.
+        message: The depth image.
+        camera: Camera model of the frame's image.
     """
 
     message: Image
@@ -32,23 +32,23 @@ class FrameDepth:
 
     @functools.cached_property
     def meters(self) -> np.ndarray:
-        """float32 `(H, W)` of the frame's image, along the optical axis, NaN where unknown; made when asked for."""
+        """Depth along the optical axis, float32 `(H, W)` in the size of the frame, NaN where unknown; lazy."""
         return depth_in_meters(to_depth(self.message), (self.camera.width, self.camera.height))
 
 
 @dataclass(frozen=True)
 class LabeledFrame:
-    """One frame, its result, and the vocabulary that it was labeled with.
+    """A frame with its result and the vocabulary that labeled it.
 
     Attributes:
-        header: The image message's own header.
+        header: Header of the image message.
         image: uint8 RGB `(H, W, 3)`.
         result: The segmentation.
-        snapshot: The vocabulary; version 0 if it was for this frame alone.
-        encoded: The network's answer, which other words can be held against.
-        arrival_time: When the message came, monotonic seconds.
+        snapshot: The vocabulary; version 0 if it was used for this frame only.
+        encoded: The network's output, which can be decoded with other vocabularies.
+        arrival_time: Monotonic time at which the message arrived, in seconds.
         depth: Its depth, if there is any.
-        depth_erosion: Pixels of each segment's rim whose depth is not used.
+        depth_erosion: Width in pixels of the border of each segment whose depth is ignored.
     """
 
     header: Any
@@ -62,7 +62,7 @@ class LabeledFrame:
 
     @functools.cached_property
     def geometry(self) -> dict[int, SegmentGeometry]:
-        """Where the segments are that have enough depth, by segment id; made when asked for."""
+        """3D geometry of the segments that have enough depth, by segment id; lazy."""
         if self.depth is None:
             return {}
         return segment_geometry(self.depth.meters, self.depth.camera, self.result, self.depth_erosion)

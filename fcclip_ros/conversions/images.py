@@ -1,7 +1,7 @@
 """ROS images -> RGB, depth and label arrays.
 
-OpenCV does the color arithmetic, through cv_bridge where that is installed and works. What cameras get wrong (steps,
-sizes, truncated data) is checked here first, so that the answer is a sentence and never a crash or a skewed picture.
+Colors are converted by OpenCV, through cv_bridge if it is installed and works. Common errors of camera drivers (steps,
+sizes, truncated data) are checked first, so that they result in a clear message and never in a crash or a skewed image.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Encoding:
-    """How an encoding lies in memory.
+    """Memory layout of an encoding.
 
     Attributes:
-        channels: Numbers a pixel.
-        depth: Their type.
-        to_rgb: OpenCV's code that makes RGB of it; None: it is RGB, or no picture.
-        block: Rows and columns of pixels that only together have a color.
+        channels: Values per pixel.
+        depth: NumPy type of the values.
+        to_rgb: OpenCV's conversion code to RGB; None for RGB, depth and labels.
+        block: (rows, columns) of the smallest block of pixels that has colors.
     """
 
     channels: int
@@ -46,7 +46,7 @@ class _Encoding:
 _PAIR, _MOSAIC = (1, 2), (2, 2)
 
 
-# ROS names a Bayer pattern by its first row's first two pixels, OpenCV by the second row's second and third.
+# ROS names a Bayer pattern after the first two pixels of row 1, OpenCV after pixels 2 and 3 of row 2.
 _BAYER = {
     "rggb": cv2.COLOR_BayerBG2RGB,
     "bggr": cv2.COLOR_BayerRG2RGB,
@@ -74,7 +74,7 @@ _ENCODINGS: dict[str, _Encoding] = {
 }
 
 ENCODINGS = tuple(_ENCODINGS)
-"""Encodings of sensor_msgs/Image that `to_rgb` reads."""
+"""Encodings of sensor_msgs/Image that `to_rgb` supports."""
 
 _DEPTH_ENCODINGS = {
     "16UC1": _Encoding(1, "u2", None),
@@ -89,51 +89,51 @@ _LABEL_ENCODINGS = {
 }
 
 _ADVICE = {
-    "8UC1": "it is one channel of numbers; publish it as mono8 if it is a picture",
-    "8UC3": "it does not say in which order the colors come; publish it as rgb8 or bgr8",
+    "8UC1": "one channel without a meaning; publish it as mono8 if it is a gray image",
+    "8UC3": "the order of its channels is unknown; publish it as rgb8 or bgr8",
     "16UC1": "it is usually depth; subscribe to the color image",
     "32FC1": "it is usually depth; subscribe to the color image",
 }
 
 
 def to_rgb(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Reads an image message.
+    """Converts an image message to RGB.
 
     An rgb8 image is not copied: the array is a view of the message's data, which it keeps alive. 16-bit values are
-    scaled by 255 / 65535. What the message claims is checked against its bytes before anything is built.
+    scaled by 255 / 65535. The size is checked against the data before anything is allocated.
 
     Args:
-        message: sensor_msgs/Image in one of `ENCODINGS`, or a sensor_msgs/CompressedImage that holds a JPEG or PNG.
-        max_pixels: Pixels that it may have.
+        message: sensor_msgs/Image in one of `ENCODINGS`, or sensor_msgs/CompressedImage with a JPEG or PNG.
+        max_pixels: Maximum number of pixels.
 
     Returns:
         uint8 RGB `(H, W, 3)`; rows may be padded.
 
     Raises:
-        ImageError: Unknown encoding, no pixel or too many, sizes that contradict each other, or a picture that cannot
-            be decoded; whatever a converter raises, too.
+        ImageError: The encoding is unsupported, the image is empty or too large, its sizes are inconsistent, or it
+            cannot be decoded or converted.
     """
     try:
         return _decompressed(message, max_pixels) if hasattr(message, "format") else _converted(message, max_pixels)
     except ImageError:
         raise
-    except Exception as error:  # OpenCV's, cv_bridge's or the decoders' own; also too little memory
+    except Exception as error:  # of OpenCV, cv_bridge or the decoders; out of memory
         raise ImageError(f"the image cannot be converted ({type(error).__name__}): {first_line(error)}") from error
 
 
 def size_of(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
-    """(height, width) that an image message announces, without decoding it; None where `to_rgb` would refuse it."""
+    """(height, width) according to the header of an image, without decoding; None if `to_rgb` would reject it."""
     try:
         compressed = hasattr(message, "format")
-        height, width = announced_size(_bytes_of(message)) if compressed else (message.height, message.width)
+        height, width = announced_size(memoryview(message.data)) if compressed else (message.height, message.width)
         check_size(height, width, max_pixels)
-    except Exception:  # `to_rgb` will say why.
+    except Exception:  # `to_rgb` reports the error.
         return None
     return (height, width) if height and width else None
 
 
 def to_depth(message: Image) -> np.ndarray:
-    """Reads a depth image, without a copy where the machine's byte order allows.
+    """Converts a depth image to an array, without a copy if its byte order is native.
 
     Args:
         message: sensor_msgs/Image in 16UC1 or mono16 (millimeters) or 32FC1 (meters).
@@ -142,19 +142,13 @@ def to_depth(message: Image) -> np.ndarray:
         uint16 or float32 `(H, W)`; rows may be padded.
 
     Raises:
-        ImageError: Another encoding, no pixel, or sizes that contradict each other.
+        ImageError: The encoding is unsupported, the image is empty, or its sizes are inconsistent.
     """
-    encoding = _DEPTH_ENCODINGS.get(message.encoding)
-    if encoding is None:
-        raise ImageError(
-            f"depth in the encoding {message.encoding[:40]!r} is not supported; expected 16UC1 (millimeters) or 32FC1 "
-            "(meters)"
-        )
-    return _native(_pixels(message, encoding))
+    return _native_pixels(message, _DEPTH_ENCODINGS, "depth", "16UC1 (millimeters) or 32FC1 (meters)")
 
 
 def to_labels(message: Image) -> np.ndarray:
-    """Reads a label image, such as ~/panoptic or ~/semantic, without a copy where the machine's byte order allows.
+    """Converts a label image (~/panoptic, ~/semantic) to an array, without a copy if its byte order is native.
 
     Args:
         message: sensor_msgs/Image in mono8, mono16 or 16UC1.
@@ -163,30 +157,27 @@ def to_labels(message: Image) -> np.ndarray:
         uint8 or uint16 `(H, W)`; rows may be padded.
 
     Raises:
-        ImageError: Another encoding, no pixel, or sizes that contradict each other.
+        ImageError: The encoding is unsupported, the image is empty, or its sizes are inconsistent.
     """
-    encoding = _LABEL_ENCODINGS.get(message.encoding)
-    if encoding is None:
-        raise ImageError(f"labels in the encoding {message.encoding[:40]!r}; expected mono8, mono16 or 16UC1")
-    return _native(_pixels(message, encoding))
+    return _native_pixels(message, _LABEL_ENCODINGS, "labels", "mono8, mono16 or 16UC1")
 
 
 @functools.cache
 def cv_bridge() -> Any | None:
-    """A cv_bridge.CvBridge, or None where it is not installed or does not work.
+    """A cv_bridge.CvBridge, or None if it is not installed or does not work.
 
-    Distributions build it against numpy 1, and beside numpy 2 it may raise or kill the process. It is therefore tried
-    once in another process.
+    ROS distributions build it against numpy 1 and the system's OpenCV. With numpy 2, or next to another OpenCV, it may
+    raise or crash the process, which its metadata does not tell, so it is tested once in a subprocess.
     """
     if importlib.util.find_spec("cv_bridge") is None:
         return None
-    trial = (
+    test = (
         "import numpy, cv_bridge; bridge = cv_bridge.CvBridge();"
         "message = bridge.cv2_to_imgmsg(numpy.full((2, 2, 3), 7, numpy.uint8), 'bgr8');"
         "assert (bridge.imgmsg_to_cv2(message, 'rgb8') == 7).all()"
     )
     try:
-        subprocess.run([sys.executable, "-c", trial], check=True, timeout=30, capture_output=True)
+        subprocess.run([sys.executable, "-c", test], check=True, timeout=30, capture_output=True)
     except (OSError, subprocess.SubprocessError):
         return None
     from cv_bridge import CvBridge
@@ -202,12 +193,12 @@ def _encoding(name: str) -> _Encoding:
 
 
 def _pixels(message: Image, encoding: _Encoding) -> np.ndarray:
-    """The message's data as `(H, W)` or `(H, W, C)`, without a copy."""
+    """The data of a message as `(H, W)` or `(H, W, C)`, without a copy."""
     height, width, step = message.height, message.width, message.step
     if height == 0 or width == 0:
-        raise ImageError(f"the image is {width} x {height}, which holds no pixel")
+        raise ImageError(f"the image is {width} x {height}, so it has no pixels")
     if encoding.block == _PAIR and width % 2:
-        raise ImageError(f"the image is {width} pixels wide; {message.encoding} has them in pairs, so it must be even")
+        raise ImageError(f"the image is {width} pixels wide; {message.encoding} needs an even width")
     _check_block(height, width, encoding, message.encoding)
     dtype = np.dtype(encoding.depth).newbyteorder(">" if message.is_bigendian else "<")
     row = width * encoding.channels * dtype.itemsize
@@ -230,19 +221,23 @@ def _check_block(height: int, width: int, encoding: _Encoding, name: str) -> Non
         raise ImageError(f"the image is {width} x {height}; {name} needs at least {columns} x {rows} pixels")
 
 
-def _native(pixels: np.ndarray) -> np.ndarray:
-    """The same numbers in the machine's byte order."""
+def _native_pixels(message: Image, encodings: dict[str, _Encoding], what: str, expected: str) -> np.ndarray:
+    """The pixels of a depth or label image in native byte order."""
+    encoding = encodings.get(message.encoding)
+    if encoding is None:
+        raise ImageError(f"{what} in the encoding {message.encoding[:40]!r} is not supported; expected {expected}")
+    pixels = _pixels(message, encoding)
     return pixels if pixels.dtype.isnative else pixels.astype(pixels.dtype.newbyteorder("="))
 
 
 def _as_rgb(pixels: np.ndarray, encoding: _Encoding) -> np.ndarray:
     if encoding.depth == "u2":
-        # Also gives OpenCV what it needs: the machine's own byte order, every number at an even address.
+        # OpenCV needs native byte order and aligned values.
         pixels = np.array(pixels, np.uint16)
     if encoding.to_rgb is None:
         rgb = pixels
     elif encoding.block == _MOSAIC and min(pixels.shape) < 3:
-        # OpenCV makes such narrow mosaics black; mirrored at its borders the pattern goes on.
+        # OpenCV returns black for such narrow mosaics; reflection continues the pattern at the borders.
         rgb = cv2.cvtColor(np.pad(pixels, 2, mode="reflect"), encoding.to_rgb)[2:-2, 2:-2]
     else:
         rgb = cv2.cvtColor(pixels, encoding.to_rgb)
@@ -255,32 +250,28 @@ def _converted(message: Image, max_pixels: int) -> np.ndarray:
     check_size(message.height, message.width, max_pixels)
     bridge = cv_bridge()
     if bridge is not None and encoding.to_rgb is not None and min(pixels.shape[:2]) > 2:
-        # Older ones do not know every encoding.
+        # Older versions do not support all encodings.
         with contextlib.suppress(Exception):
             return bridge.imgmsg_to_cv2(message, "rgb8")
     return _as_rgb(pixels, encoding)
 
 
 def _decompressed(message: CompressedImage, max_pixels: int) -> np.ndarray:
-    """Decodes a JPEG or PNG; a truncated one is refused, which OpenCV would fill up with gray."""
-    data, shown = _bytes_of(message), message.format[:40]
+    """Decodes a JPEG or PNG; a truncated one, which OpenCV would fill with gray, is rejected."""
+    data, shown = memoryview(message.data), message.format[:40]
     if len(data) == 0:
-        raise ImageError("the compressed image holds no data")
+        raise ImageError("the compressed image has no data")
     if "compressedDepth" in message.format:
         raise ImageError("the image is a compressed depth image; subscribe to the color camera's compressed topic")
     if not is_jpeg(data) and not is_png(data):
         raise ImageError(f"the compressed image (format {shown!r}, {len(data)} bytes) is neither JPEG nor PNG")
-    picture = decode(data, max_pixels)
-    if picture.ndim == 3:
-        return picture
-    # image_transport compresses a Bayer image as the gray mosaic that it is.
-    bits = 8 * picture.itemsize
+    image = decode(data, max_pixels)
+    if image.ndim == 3:
+        return image
+    # image_transport compresses Bayer images without demosaicing, as gray images.
+    bits = 8 * image.itemsize
     source = shown.partition(";")[0].strip().rstrip("0123456789") + str(bits)
     encoding = _ENCODINGS[source if source.startswith("bayer_") and source in _ENCODINGS else f"mono{bits}"]
-    height, width = picture.shape
+    height, width = image.shape
     _check_block(height, width, encoding, source)
-    return _as_rgb(picture, encoding)
-
-
-def _bytes_of(message: CompressedImage) -> memoryview:
-    return memoryview(message.data)
+    return _as_rgb(image, encoding)

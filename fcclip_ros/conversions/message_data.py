@@ -1,4 +1,4 @@
-"""The bytes of a message that holds pixels or points."""
+"""Data buffers of messages that contain pixels or points."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 
 
 def blank_data(data: array, size: int) -> np.ndarray:
-    """Makes the data of a new message so many zeros; what is written into them is in the message without a copy.
+    """Zero-fills the data of a new message and returns a view to write into, which avoids a copy.
 
-    The message's own array is grown, because rclpy may copy one that is given to it.
+    The message's own array is extended, because rclpy may copy an array that is assigned.
 
     Args:
-        data: The message's own, empty.
-        size: Bytes.
+        data: The empty data of a message.
+        size: Size in bytes.
 
     Returns:
-        uint8 `(size,)`.
+        View of the data, uint8 `(size,)`.
     """
     data.append(0)
     data *= size

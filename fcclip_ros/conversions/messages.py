@@ -1,4 +1,4 @@
-"""Results -> messages, and vocabularies both ways. Pure functions; every output carries the header it is given."""
+"""Results -> messages, and conversion of vocabularies in both directions; outputs have the header that is passed."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 MAX_MONO8_ID = 255
 
 EMBEDDING_TYPES = {"": "", "float16": "<f2", "float32": "<f4"}
-"""What the parameter publish_embeddings may be -> the numbers that go into a message."""
+"""Values of the parameter publish_embeddings -> NumPy type of the embedding in the message."""
 
 
 def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
     """Copies an array into a sensor_msgs/Image.
 
     Args:
-        pixels: uint8, uint16 or float32, `(H, W)` or `(H, W, C)`, as `encoding` says.
-        encoding: ROS name of the encoding.
-        header: The header to carry.
+        pixels: uint8, uint16 or float32, `(H, W)` or `(H, W, C)`, according to `encoding`.
+        encoding: Name of the ROS encoding.
+        header: Header of the message.
     """
     message, target = _blank_image(pixels.shape, pixels.dtype, encoding, header)
     target[...] = pixels
@@ -50,12 +50,12 @@ def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
 
 
 def camera_info_message(header: Header, width: int, height: int, matrix: np.ndarray) -> CameraInfo:
-    """A pinhole camera without distortion.
+    """The camera_info of a pinhole camera without distortion.
 
     Args:
-        header: The image's header.
-        width: Pixels.
-        height: Pixels.
+        header: Header of the image.
+        width: Width in pixels.
+        height: Height in pixels.
         matrix: Camera matrix `(3, 3)`.
     """
     return CameraInfo(
@@ -71,19 +71,19 @@ def camera_info_message(header: Header, width: int, height: int, matrix: np.ndar
 
 
 def panoptic_message(result: PanopticResult, header: Header) -> Image:
-    """Segment ids as 16UC1; 0 where there is no segment."""
+    """Segment ids as 16UC1; 0 for no segment."""
     message, pixels = _blank_image(result.segment_map.shape, np.uint16, "16UC1", header)
     pixels[...] = result.segment_map
     return message
 
 
 def semantic_encoding(class_ids: Sequence[int]) -> str:
-    """Encoding of the class image for a vocabulary: mono8 as long as its ids fit, so that it holds for all frames."""
+    """Encoding of the class image for a vocabulary, the same for all its frames: mono8 if all class ids fit."""
     return "mono8" if max(class_ids, default=0) <= MAX_MONO8_ID else "mono16"
 
 
 def semantic_message(result: PanopticResult, class_ids: Sequence[int], header: Header) -> Image:
-    """Class id of each pixel's segment as mono8 or mono16 (`semantic_encoding`); 0 where there is no segment."""
+    """Class id of each pixel's segment as mono8 or mono16 (see `semantic_encoding`); 0 for no segment."""
     encoding = semantic_encoding(class_ids)
     dtype = np.uint8 if encoding == "mono8" else np.uint16
     message, pixels = _blank_image(result.segment_map.shape, dtype, encoding, header)
@@ -92,14 +92,14 @@ def semantic_message(result: PanopticResult, class_ids: Sequence[int], header: H
 
 
 def confidence_message(result: PanopticResult, header: Header) -> Image:
-    """Score of each pixel's segment times 255, rounded, as mono8; 0 where there is no segment."""
+    """Score of each pixel's segment times 255, rounded, as mono8; 0 for no segment."""
     message, pixels = _blank_image(result.segment_map.shape, np.uint8, "mono8", header)
     result.fill_segments(pixels, [round(255 * segment.score) for segment in result.segments])
     return message
 
 
 def mask_message(result: PanopticResult, name: str, header: Header) -> Image:
-    """The pixels of a class as mono8: 255 in segments of that name, 0 elsewhere."""
+    """Mask of a class as mono8: 255 in segments of that name, 0 elsewhere."""
     message, pixels = _blank_image(result.segment_map.shape, np.uint8, "mono8", header)
     values = [255 if segment.name == name else 0 for segment in result.segments]
     if any(values):
@@ -114,18 +114,17 @@ def segments_message(
     geometry: Mapping[int, SegmentGeometry] | None = None,
     contour_type: str = "",
 ) -> msg.SegmentArray:
-    """The frame's segments, in the order of their ids.
+    """The segments of a frame, ordered by id.
 
     Args:
-        result: The frame.
-        header: The header to carry.
+        result: Result of the frame.
+        header: Header of the message.
         embedding_type: One of `EMBEDDING_TYPES`.
-        geometry: Where segments are, by segment id; None without depth.
+        geometry: 3D geometry by segment id; None without depth.
         contour_type: One of `contours.CONTOUR_TYPES`.
     """
-    places = geometry or {}
     height, width = result.segment_map.shape
-    segments = [segment_message(item, embedding_type, places.get(item.id)) for item in result.segments]
+    segments = [segment_message(item, embedding_type, (geometry or {}).get(item.id)) for item in result.segments]
     if contour_type:
         _add_contours(segments, result, contour_type)
     return msg.SegmentArray(
@@ -138,7 +137,7 @@ def segments_message(
 
 
 def segment_message(segment: Segment, embedding_type: str = "", geometry: SegmentGeometry | None = None) -> msg.Segment:
-    """One segment, with its embedding as one of `EMBEDDING_TYPES` and its place, where that is known."""
+    """A segment, with its embedding as one of `EMBEDDING_TYPES` and its 3D geometry, if known."""
     message = msg.Segment(
         id=segment.id,
         class_id=segment.class_id,
@@ -146,14 +145,14 @@ def segment_message(segment: Segment, embedding_type: str = "", geometry: Segmen
         score=segment.score,
         is_thing=segment.is_thing,
         area=segment.area,
-        box=_region(segment.box),
+        box=region_of_interest(segment.box),
         embedding_type=embedding_type,
         geometry=geometry_message(geometry),
         frame_class_id=segment.frame_class_id,
         frame_score=segment.frame_score,
     )
     if embedding_type:
-        # float16 keeps a unit vector's length to a thousandth.
+        # float16 preserves the length of a unit vector to 0.1 %.
         message.embedding.frombytes(segment.embedding.astype(EMBEDDING_TYPES[embedding_type]).tobytes())
     return message
 
@@ -177,12 +176,12 @@ def fill_found(
     found: Sequence[Found],
     embedding_type: str = "",
 ) -> None:
-    """Puts segments that were found into the answer of ~/find or ~/wait_for.
+    """Fills the matches into the response of ~/find or the result of ~/wait_for.
 
     Args:
-        response: The answer; the scores of its best one are left to the caller.
-        frame: Where they were found.
-        found: The segments, best first.
+        response: The response; its best_score is set by the caller.
+        frame: The frame.
+        found: The matches, best first.
         embedding_type: One of `EMBEDDING_TYPES`.
     """
     response.header = frame.header
@@ -198,11 +197,11 @@ def fill_found(
 
 
 def vocabulary_message(snapshot: VocabularySnapshot, stamp: Time) -> msg.Vocabulary:
-    """The classes that are published, as they are in force: ids, colors and seen flags resolved.
+    """The published classes of a vocabulary, with resolved ids, colors and seen flags.
 
     Args:
         snapshot: The vocabulary.
-        stamp: When it came into force.
+        stamp: Time of its activation.
     """
     return msg.Vocabulary(
         header=Header(stamp=stamp), version=snapshot.version, classes=class_messages(snapshot.published)
@@ -210,7 +209,7 @@ def vocabulary_message(snapshot: VocabularySnapshot, stamp: Time) -> msg.Vocabul
 
 
 def class_messages(classes: Iterable[ResolvedClass]) -> list[msg.VocabularyClass]:
-    """Classes with what was resolved for each: id, color (0..255) and whether it counts as seen in training."""
+    """Classes with their resolved ids, colors and seen flags."""
     return [
         msg.VocabularyClass(
             synonyms=list(item.synonyms if item.label is None else (item.label, *item.synonyms)),
@@ -227,12 +226,12 @@ def class_messages(classes: Iterable[ResolvedClass]) -> list[msg.VocabularyClass
 
 
 def vocabulary_from_message(classes: Sequence[msg.VocabularyClass]) -> Vocabulary:
-    """Reads the classes of a request.
+    """Converts the classes of a request.
 
-    A comma inside a synonym separates synonyms, as it does in files and parameters.
+    A comma in a synonym separates synonyms, as in files and parameters.
 
     Raises:
-        VocabularyError: Naming the class and what was expected.
+        VocabularyError: A class is invalid.
     """
     return Vocabulary(tuple(_class_from_message(number, item) for number, item in enumerate(classes, 1)))
 
@@ -245,13 +244,13 @@ def fill_segment_image(
     embedding_type: str = "",
     contour_type: str = "",
 ) -> None:
-    """Puts a labeled image into the answer of ~/segment_image.
+    """Fills a labeled image into the response of ~/segment_image.
 
     Args:
-        response: The answer.
+        response: The response.
         frame: The labeled image.
-        vocabulary: The message of the vocabulary that labeled it, if there is one already.
-        stamp: For that message, if there is none.
+        vocabulary: Message of the vocabulary that labeled it; None to create one.
+        stamp: Stamp of a new message.
         embedding_type: One of `EMBEDDING_TYPES`.
         contour_type: One of `contours.CONTOUR_TYPES`.
     """
@@ -263,11 +262,11 @@ def fill_segment_image(
 
 
 def detections_message(result: PanopticResult, header: Header, vision: ModuleType) -> object:
-    """The things among the segments as vision_msgs/Detection2DArray; `id` is the segment's id.
+    """The thing segments as vision_msgs/Detection2DArray; `id` is the segment id.
 
     Args:
-        result: The frame.
-        header: The header to carry.
+        result: Result of the frame.
+        header: Header of the message.
         vision: The module `vision_msgs.msg`.
     """
     return vision.Detection2DArray(
@@ -294,18 +293,17 @@ def label_info_message(
 ) -> object:
     """The names of the class ids as vision_msgs/LabelInfo; 0 is "unlabeled".
 
-    Names that are no longer in force follow, since whoever remembers what was seen has their ids still: Nav2's costmap
-    layer takes an obstacle for free at once if its id has no name.
+    Names of earlier vocabularies follow, since consumers may still have their ids: Nav2's costmap layer immediately
+    clears an obstacle if its id has no name.
 
     Args:
-        snapshot: The vocabulary in force.
-        stamp: When it came into force.
+        snapshot: The active vocabulary.
+        stamp: Time of its activation.
         vision: The module `vision_msgs.msg`.
-        retired: Names that were in force before, by their ids; those in force may be among them.
+        retired: Names of earlier vocabularies by id; may include active ones.
     """
-    in_force = {row.id: row.item.name for row in snapshot.published}
-    gone = sorted((retired or {}).items() - in_force.items())
-    names = [(0, "unlabeled"), *in_force.items(), *gone]
+    active = {row.id: row.item.name for row in snapshot.published}
+    names = [(0, "unlabeled"), *active.items(), *sorted((retired or {}).items() - active.items())]
     return vision.LabelInfo(
         header=Header(stamp=stamp),
         class_map=[vision.VisionClass(class_id=number, class_name=name) for number, name in names],
@@ -316,7 +314,7 @@ def label_info_message(
 def _blank_image(
     shape: tuple[int, ...], dtype: npt.DTypeLike, encoding: str, header: Header
 ) -> tuple[Image, np.ndarray]:
-    """An image of zeros, and its pixels: what is written there is in the message without a further copy."""
+    """An image of zeros, and a view of its pixels to write into."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     message = Image(
         header=header, height=shape[0], width=shape[1], encoding=encoding, is_bigendian=0, step=size // shape[0]
@@ -324,7 +322,8 @@ def _blank_image(
     return message, blank_data(message.data, size).view(dtype).reshape(shape)
 
 
-def _region(box: tuple[int, int, int, int]) -> RegionOfInterest:
+def region_of_interest(box: tuple[int, int, int, int]) -> RegionOfInterest:
+    """A bounding box (x_min, y_min, x_max, y_max) in pixels, the maxima exclusive."""
     x_min, y_min, x_max, y_max = box
     return RegionOfInterest(x_offset=x_min, y_offset=y_min, width=x_max - x_min, height=y_max - y_min)
 
@@ -360,7 +359,7 @@ def _class_from_message(number: int, item: msg.VocabularyClass) -> VocabularyCla
 
 
 def color_of(color: Any) -> Color:
-    """A std_msgs/ColorRGBA, ROS's own or a bag reader's, without alpha."""
+    """The 8-bit color of a std_msgs/ColorRGBA, of ROS or a bag reader, without alpha."""
     return round(255 * color.r), round(255 * color.g), round(255 * color.b)
 
 
@@ -369,5 +368,7 @@ def _color_from_message(color: ColorRGBA) -> Color | None:
     if color.a == 0:
         return None
     if not all(0.0 <= channel <= 1.0 for channel in channels):
-        raise VocabularyError(f"color is {channels}; expected three numbers between 0 and 1, or alpha 0 to choose one")
+        raise VocabularyError(
+            f"color is {channels}; expected three values between 0 and 1, or alpha 0 for an automatic color"
+        )
     return color_of(color)

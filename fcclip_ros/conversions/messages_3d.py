@@ -1,4 +1,4 @@
-"""Depth results -> messages, in the camera's optical frame. Pure functions."""
+"""3D results -> messages, in the optical frame of the camera."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DATATYPES = {"<f4": PointField.FLOAT32, "<u2": PointField.UINT16}
 def _fields() -> list[PointField]:
     fields, offset = [], 0
     for name in POINT.names or ():
-        # By convention the packed color is called a float, which RViz and PCL look into.
+        # By convention of PCL and RViz the packed color is declared as a float.
         datatype = PointField.FLOAT32 if name == "rgb" else _DATATYPES[POINT[name].str]
         fields.append(PointField(name=name, offset=offset, datatype=datatype, count=1))
         offset += POINT[name].itemsize
@@ -35,7 +35,7 @@ _FIELDS = _fields()
 
 
 def points_message(frame: LabeledFrame) -> PointCloud2:
-    """The frame's organized cloud: as many points as pixels, in their order; x, y, z are NaN where depth is unknown.
+    """The organized point cloud of a frame, one point per pixel; x, y, z are NaN where depth is unknown.
 
     Args:
         frame: A frame with depth.
@@ -48,12 +48,12 @@ def points_message(frame: LabeledFrame) -> PointCloud2:
     return message
 
 
-def fill_places(found: Sequence[msg.FoundSegment], frame: LabeledFrame) -> None:
-    """Puts the places and points of segments that were found into their messages.
+def fill_geometry(found: Sequence[msg.FoundSegment], frame: LabeledFrame) -> None:
+    """Fills the 3D geometry and points of matches into their messages.
 
     Args:
-        found: The messages; of a point, segment and confidence become theirs.
-        frame: With depth; its result has their segments, with the ids 1, 2, ... in their order.
+        found: The messages; their points get the ids and scores of the messages.
+        frame: A frame with depth; the segments of its result are the matches, with the ids 1, 2, ... in their order.
     """
     if frame.depth is None:
         raise ValueError("the frame has no depth")
@@ -68,7 +68,7 @@ def fill_places(found: Sequence[msg.FoundSegment], frame: LabeledFrame) -> None:
 
 
 def geometry_message(geometry: SegmentGeometry | None) -> msg.SegmentGeometry:
-    """A segment's place; not valid for None."""
+    """The 3D geometry of a segment; invalid for None."""
     if geometry is None:
         return msg.SegmentGeometry()
     return msg.SegmentGeometry(
@@ -77,16 +77,16 @@ def geometry_message(geometry: SegmentGeometry | None) -> msg.SegmentGeometry:
         distance=geometry.distance,
         center=_point(geometry.center),
         extents=_vector(geometry.extents),
-        oriented_center=_oriented_pose(geometry),
+        oriented_center=make_pose(geometry.oriented_center, geometry.orientation),
         oriented_extents=_vector(geometry.oriented_extents),
         points=geometry.points,
     )
 
 
 def detections_3d_message(frame: LabeledFrame, vision: ModuleType) -> object:
-    """The things that have a place as vision_msgs/Detection3DArray; `id` is the segment's id.
+    """The thing segments with 3D geometry as vision_msgs/Detection3DArray; `id` is the segment id.
 
-    The box is the oriented one; the hypothesis' pose is the centroid, not turned.
+    The bounding box is the oriented one; the pose of the hypothesis is the centroid, without rotation.
 
     Args:
         frame: The frame.
@@ -101,7 +101,8 @@ def detections_3d_message(frame: LabeledFrame, vision: ModuleType) -> object:
             hypothesis=vision.ObjectHypothesis(class_id=str(segment.class_id), score=segment.score)
         )
         hypothesis.pose.pose.position = _point(geometry.centroid)
-        bounds = vision.BoundingBox3D(center=_oriented_pose(geometry), size=_vector(geometry.oriented_extents))
+        center = make_pose(geometry.oriented_center, geometry.orientation)
+        bounds = vision.BoundingBox3D(center=center, size=_vector(geometry.oriented_extents))
         detections.append(
             vision.Detection3D(header=frame.header, id=str(segment.id), bbox=bounds, results=[hypothesis])
         )
@@ -109,7 +110,7 @@ def detections_3d_message(frame: LabeledFrame, vision: ModuleType) -> object:
 
 
 def _blank_cloud(frame: LabeledFrame, height: int, width: int, *, is_dense: bool) -> tuple[PointCloud2, np.ndarray]:
-    """A cloud of zeros, and its points `(height, width)`: what is written there is in the message without a copy."""
+    """A cloud of zeros, and a view of its points `(height, width)` to write into."""
     message = PointCloud2(
         header=frame.header,
         height=height,
@@ -123,9 +124,10 @@ def _blank_cloud(frame: LabeledFrame, height: int, width: int, *, is_dense: bool
     return message, blank_data(message.data, message.row_step * height).view(POINT).reshape(height, width)
 
 
-def _oriented_pose(geometry: SegmentGeometry) -> Pose:
-    turn = dict(zip("xyzw", geometry.orientation.tolist(), strict=True))
-    return Pose(position=_point(geometry.oriented_center), orientation=Quaternion(**turn))
+def make_pose(position: np.ndarray, quaternion: np.ndarray) -> Pose:
+    """A geometry_msgs/Pose from a position `(3,)` in meters and a quaternion (x, y, z, w)."""
+    orientation = Quaternion(**dict(zip("xyzw", quaternion.tolist(), strict=True)))
+    return Pose(position=_point(position), orientation=orientation)
 
 
 def _point(values: np.ndarray) -> Point:

@@ -1,4 +1,4 @@
-"""One camera of the node: its images in, its labels out, its words and its statistics."""
+"""One camera of the node: its inputs, outputs, vocabulary and statistics."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from fcclip_ros.node.parameters import NodeParameters
 from fcclip_ros.node.search import Search
 
 _WARNING_PERIOD = 5.0
-"""Seconds between two log lines about a camera's frames that could not be labeled."""
+"""Seconds between warnings about frames of a camera that could not be labeled."""
 
 
 class Camera:
-    """A camera's topics and what is known of it; a `Stream` of the pipeline.
+    """Topics and state of a camera; a `Stream` of the pipeline.
 
     Attributes:
-        name: Its name, which its topics begin with; empty for a node's only camera.
-        statistics: Its frames.
+        name: Its name, the prefix of its topics; empty for the only camera of a node.
+        statistics: Statistics of its frames.
         enabled: Whether its frames are labeled.
-        vocabulary: The words in force for it, as they were announced; None while there are none.
-        distractors: What competes with them and is never published.
-        input: Its subscription to images.
-        depth: Its depth, where that is used.
+        vocabulary: Its active vocabulary, as published; None while there is none.
+        distractors: Classes of the vocabulary that compete and are never published.
+        input: Its image subscription.
+        depth: Its depth input, if depth is used.
         outputs: Its publishers.
-        search: What can be looked for in its frames.
-        mask_problem: Why the latest frame was labeled without the ignore mask; empty if it was not.
+        search: Queries on its frames.
+        mask_problem: Why the latest frame was labeled without the ignore mask; empty if there was no problem.
     """
 
     def __init__(self, node: LifecycleNode, name: str, on_image: Callable[[Camera, Any], None]) -> None:
-        """Makes the publishers; subscribes to nothing yet.
+        """Creates the publishers; does not subscribe yet.
 
         Args:
             node: The node.
-            name: With it, images are read from `NAME/image` and labels go to `~/NAME/...`; without, from `image` and to
-                `~/...`. Depth and camera_info lie beside the images.
+            name: With a name, images are read from `NAME/image` and labels are published on `~/NAME/...`; without, from
+                `image` and on `~/...`. Depth and camera_info are read from the namespace of the images.
             on_image: Called in the executor with each Image or CompressedImage.
         """
         self.name = name
@@ -62,30 +62,30 @@ class Camera:
         self._tracker: Tracker | None = None
         self._ignore_mask: IgnoreMask | None = None
         self.mask_problem = ""
-        self._mask_problem_said = False
+        self._mask_problem_logged = False
         self._depth_erosion = 0
         self.outputs = Outputs(node, self.private_name(""))
-        # A logger of its own, so that one camera's complaints do not hold back those of another.
+        # A logger per camera: throttled warnings of one camera must not suppress those of another.
         self._logger = node.get_logger().get_child(name) if name else node.get_logger()
-        beside = f"{name}/" if name else ""
+        namespace = f"{name}/" if name else ""
         self._on_image = on_image
-        self.input = ImageInput(node, f"{beside}image", self._arrived)
-        self.depth = DepthInput(node, f"{beside}depth", f"{beside}camera_info", self._logger)
+        self.input = ImageInput(node, f"{namespace}image", self._on_message)
+        self.depth = DepthInput(node, f"{namespace}depth", f"{namespace}camera_info", self._logger)
 
     def configure(self, configuration: NodeParameters, ignore_mask: IgnoreMask | None) -> None:
-        """Takes over the parameters; forgets the things that were tracked and the names of earlier class ids."""
+        """Applies the parameters; resets tracking and the names of earlier class ids."""
         self.outputs.forget_names()
         self.outputs.masks.configure(configuration.publish_masks)
-        self._ignore_mask, self.mask_problem, self._mask_problem_said = ignore_mask, "", False
+        self._ignore_mask, self.mask_problem, self._mask_problem_logged = ignore_mask, "", False
         if ignore_mask is not None:
-            text = f"{100 * ignore_mask.share:.1f} % of the pixels are never labeled, as {ignore_mask.path} says"
+            text = f"{100 * ignore_mask.share:.1f} % of the pixels are never labeled (ignore_mask {ignore_mask.path})"
             self._logger.info(printable(text))
         lost_frames, votes = configuration.track_lost_frames, configuration.track_votes
         self._tracker = Tracker(lost_frames, votes=votes) if configuration.track else None
         self.apply_parameters(configuration)
 
     def apply_parameters(self, configuration: NodeParameters) -> None:
-        """Takes over the parameters that may change at any time."""
+        """Applies the parameters that may change at any time."""
         self.outputs.overlay_rate = configuration.publish_overlay_rate
         self.outputs.embedding_type = configuration.publish_embeddings
         self.outputs.contour_type = configuration.publish_contours
@@ -93,7 +93,7 @@ class Camera:
         self.depth.tolerance, self.depth.patience = configuration.depth_tolerance, configuration.depth_wait
 
     def start(self, configuration: NodeParameters, segmenter: Segmenter) -> None:
-        """Subscribes, to depth only where that is used; `segmenter` is the one that labels the frames."""
+        """Subscribes to images, and to depth if it is used; `segmenter` is the one that labels the frames."""
         self.statistics.restarted()
         self.search.start(segmenter)
         reliability = configuration.image_reliability
@@ -103,34 +103,34 @@ class Camera:
         self.input.start(configuration.image_transport, reliability)
 
     def stop(self) -> None:
-        """Unsubscribes, and lets go of the newest frame."""
+        """Unsubscribes and drops the latest frame."""
         self.input.stop()
         self.depth.stop()
         self.outputs.points.stop()
-        self.search.stop("the node is no longer active, so it gets no pictures")
+        self.search.stop("the node is no longer active, so no frames are received")
 
     def private_name(self, name: str) -> str:
-        """The name of one of this camera's topics or services below the node's own."""
+        """The name of a topic or service of this camera in the node's private namespace."""
         return f"~/{self.name}/{name}" if self.name else f"~/{name}"
 
     @property
     def title(self) -> str:
-        """Of its status in /diagnostics."""
+        """Title of its status in /diagnostics."""
         return f"segmentation of {self.name}" if self.name else "segmentation"
 
-    def _arrived(self, message: Any) -> None:
-        """Takes a message in the executor; its depth is looked for from here on, however long the frame waits."""
+    def _on_message(self, message: Any) -> None:
+        """Starts matching depth to an image when it arrives, however long it is queued; in the executor."""
         self.depth.arrive(message.header)
         self._on_image(self, message)
 
     def prefetch_depth(self, header: Any) -> None:
-        """Is told of a frame that the network takes; its depth is looked for until it is published."""
+        """Keeps matching depth to a frame that the model is about to process; see `DepthInput.prefetch_depth`."""
         self.depth.prefetch_depth(header)
 
     def deliver(self, frame: LabeledFrame) -> None:
-        """Publishes a frame's outputs, with lasting ids and voted classes if things are tracked, and with its depth."""
+        """Publishes the outputs of a frame with its depth; with tracking, with track ids and voted classes."""
         height, width = frame.image.shape[:2]
-        # Before everything that looks at labels.
+        # First: everything else uses the labels.
         result = self._without_ignored(frame.result) if self._ignore_mask else frame.result
         result = self._tracker.update(result) if self._tracker else result
         depth = self.depth.take(frame.header, (width, height), frame.arrival_time)
@@ -139,24 +139,24 @@ class Camera:
         self.search.process(complete)
 
     def _without_ignored(self, result: PanopticResult) -> PanopticResult:
-        """The result without what the ignore mask says; as it is, which is said once, where the mask does not fit."""
+        """The result without the ignored pixels; unchanged, with one warning, if the mask does not fit the image."""
         assert self._ignore_mask is not None
         height, width = result.segment_map.shape
         try:
             masked = result.without_pixels(self._ignore_mask.at(height, width))
         except ImageError as error:
             self.mask_problem = f"frames are labeled without the parameter ignore_mask: {error}"
-            if not self._mask_problem_said:
+            if not self._mask_problem_logged:
                 self._logger.warning(printable(self.mask_problem))
-                self._mask_problem_said = True
+                self._mask_problem_logged = True
             return result
         self.mask_problem = ""
         return masked
 
     def set_vocabulary(self, snapshot: VocabularySnapshot) -> None:
-        """Publishes the vocabulary that comes into force."""
+        """Publishes a vocabulary that is being activated."""
         self.vocabulary, self.distractors = self.outputs.send_vocabulary(snapshot), snapshot.distractors
 
     def warn(self, text: str) -> None:
-        """Logs that a frame could not be labeled, from time to time."""
+        """Logs why a frame could not be labeled, throttled."""
         self._logger.warning(printable(text), throttle_duration_sec=_WARNING_PERIOD)

@@ -1,4 +1,4 @@
-"""Many deadlines, one thread."""
+"""Timeouts of pending requests, all on one thread."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MAX_SECONDS = 86_400.0
-"""The longest time that a request may ask to be waited for, a day."""
+"""The longest timeout of a request, one day."""
 
 
 class Deadlines:
-    """Calls functions when their time has come, all on one thread, which starts with the first."""
+    """Calls functions when their deadlines expire, on one thread that starts with the first deadline."""
 
     def __init__(self) -> None:
-        """Nothing is due."""
+        """Starts without deadlines."""
         self._changed = threading.Condition()
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -26,7 +26,7 @@ class Deadlines:
 
     @contextmanager
     def within(self, seconds: float, late: Callable[[], None]) -> Iterator[None]:
-        """Calls `late` if the block has not ended after some seconds; it must neither take time nor raise."""
+        """Calls `late` if the block takes longer than `seconds`; `late` must neither block nor raise."""
         number = next(self._numbers)
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + min(seconds, MAX_SECONDS), number, late))
@@ -38,12 +38,12 @@ class Deadlines:
             yield
         finally:
             with self._changed:
-                # Rare enough to search: there are never more than the requests that wait.
+                # A linear search will do: there is one entry for each pending request.
                 self._due = [item for item in self._due if item[1] != number]
                 heapq.heapify(self._due)
 
     def close(self) -> None:
-        """Ends the thread; nothing is called any more."""
+        """Ends the thread and drops all deadlines."""
         with self._changed:
             self._closed = True
             self._due.clear()
@@ -58,4 +58,4 @@ class Deadlines:
                     return
                 late = heapq.heappop(self._due)[2]
             late()
-            del late  # not kept while there is nothing to do
+            del late  # not kept alive while the thread is idle

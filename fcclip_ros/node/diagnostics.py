@@ -1,4 +1,4 @@
-"""What /diagnostics says, once a second: the node's state and its frames, in one status a camera."""
+"""The node's state and frame statistics on /diagnostics, one status per camera, once a second."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from fcclip_ros.node.frame_statistics import Report
 from fcclip_ros.qos import DIAGNOSTICS
 
 PERIOD = 1.0
-"""Seconds between two messages."""
+"""Seconds between messages."""
 
 
 @dataclass(frozen=True)
 class NodeState:
-    """What the node knows about itself and one of its cameras, apart from the frames.
+    """State of the node and one of its cameras, without the frame statistics.
 
     Attributes:
-        lifecycle: Label of the lifecycle state: unconfigured, inactive, active, or a transition's.
-        enabled: False while ~/enable has the camera's inference stopped.
-        checkpoint: The weights asked for.
-        device: Where the network runs; empty while unconfigured.
-        backend: What runs there; empty while unconfigured.
-        backend_requested: What was asked for.
-        backend_warning: What should run and does not any more, and why; empty while nothing is wrong.
-        image_input: The camera's image subscription in words.
-        image_problem: Why no image can come from it, although somebody publishes; empty while nothing is wrong.
-        vocabulary_version: Version of the vocabulary in force for this camera; 0 for none.
-        vocabulary_classes: Number of its classes.
-        distractors: Number of classes that compete with them and are never published.
-        encoding_classes: Number of classes of a vocabulary that is being made ready; 0 for none.
-        problem: Why the node is not working, if it is not.
-        mask_problem: Why frames are labeled without their ignore mask; empty while nothing is wrong.
-        depth: What is known of depth; None where it is not used.
+        lifecycle: Label of the lifecycle state (unconfigured, inactive, active, finalized) or transition.
+        enabled: False while inference is disabled for the camera by ~/enable.
+        checkpoint: The requested weights.
+        device: Device of the model; empty while unconfigured.
+        backend: Description of the backend; empty while unconfigured.
+        backend_requested: The requested backend.
+        backend_warning: Which backend is no longer used, and why; empty if there is no problem.
+        image_input: Description of the image subscription.
+        image_problem: Why no image can be received although the topic has publishers; empty if there is no problem.
+        vocabulary_version: Version of the camera's active vocabulary; 0 for none.
+        vocabulary_classes: Number of its published classes.
+        distractors: Number of its classes that compete and are never published.
+        encoding_classes: Number of classes of the vocabulary that is being encoded; 0 for none.
+        problem: Why the node is not working; empty if it is.
+        mask_problem: Why frames are labeled without their ignore mask; empty if there is no problem.
+        depth: State of the depth input; None if depth is not used.
     """
 
     lifecycle: str
@@ -63,14 +63,14 @@ class NodeState:
 
 
 class DiagnosticsPublisher:
-    """Publishes the statuses of one node."""
+    """Publishes the diagnostics of a node."""
 
     def __init__(self, node: Node, describe: Callable[[], Mapping[str, tuple[NodeState, Report]]]) -> None:
-        """Begins to publish.
+        """Starts publishing.
 
         Args:
             node: The node.
-            describe: Asked each time: title of a status -> what it is about.
+            describe: Called for each message; returns title of a status -> its state and statistics.
         """
         self._node = node
         self._describe = describe
@@ -78,7 +78,7 @@ class DiagnosticsPublisher:
         self._timer = node.create_timer(PERIOD, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def publish(self) -> None:
-        """Publishes the statuses as they are now."""
+        """Publishes the current state."""
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
         name = self._node.get_fully_qualified_name().lstrip("/")
@@ -87,11 +87,11 @@ class DiagnosticsPublisher:
 
 
 def make_status(name: str, state: NodeState, report: Report) -> DiagnosticStatus:
-    """Puts a node's state and a camera's statistics into one status.
+    """Converts the state and the statistics of a camera into a status.
 
     The level is ERROR if the node could not be configured or its model fails on frames; WARN if frames are missing or
-    bad, the image topic has another type, inference is switched off, anything went wrong lately, or the backend that
-    should run does not; else OK.
+    invalid, the image topic has another type, inference is disabled, there was a recent error, or the requested backend
+    is not used; else OK.
     """
     level, message = _judge(state, report)
     return DiagnosticStatus(
@@ -106,9 +106,9 @@ def _judge(state: NodeState, report: Report) -> tuple[bytes, str]:
     if state.lifecycle != "active":
         return DiagnosticStatus.OK, state.lifecycle
     if not state.enabled:
-        return DiagnosticStatus.WARN, "inference is switched off (~/enable)"
+        return DiagnosticStatus.WARN, "inference is disabled (~/enable)"
     if report.failure and report.output_rate == 0:
-        # However seldom frames come: none has been labeled since.
+        # Even at a low input rate: no frame has been labeled since.
         return DiagnosticStatus.ERROR, report.failure
     if error is not None and error.recent:
         return DiagnosticStatus.WARN, error.text
@@ -141,8 +141,8 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         "input rate (Hz)": f"{report.input_rate:.2f}",
         "output rate (Hz)": f"{report.output_rate:.2f}",
         **{
-            f"latency {stage} (ms)": f"{1e3 * mean:.1f} (max {1e3 * largest:.1f})"
-            for stage, (mean, largest) in report.latencies.items()
+            f"latency {stage} (ms)": f"{1e3 * mean:.1f} (max {1e3 * maximum:.1f})"
+            for stage, (mean, maximum) in report.latencies.items()
         },
         "checkpoint": state.checkpoint,
         "device": state.device,
@@ -153,7 +153,7 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         "vocabulary version": str(state.vocabulary_version),
         "vocabulary classes": str(state.vocabulary_classes),
         "distractors": str(state.distractors),
-        "vocabulary being encoded, classes": str(state.encoding_classes),
+        "classes being encoded": str(state.encoding_classes),
         **_memory(state.device),
         "last error": error.text if error else "",
         "last error age (s)": f"{error.age:.0f}" if error else "",
@@ -173,14 +173,14 @@ def _depth(depth: DepthState) -> dict[str, str]:
 
 
 def _memory(device: str) -> dict[str, str]:
-    """Memory of this process in megabytes, and of torch on the GPU where it runs on one."""
+    """Memory of this process, and torch's memory on the GPU if it uses one, in MB."""
     memory = {}
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         memory["memory (MB)"] = f"{pages * os.sysconf('SC_PAGE_SIZE') / 1e6:.0f}"
-    except OSError:  # Only Linux tells in this way.
+    except OSError:  # Only Linux has this file.
         pass
     if device.startswith("cuda"):
         memory["GPU memory (MB)"] = f"{torch.cuda.memory_allocated(device) / 1e6:.0f}"
-        memory["GPU memory, largest (MB)"] = f"{torch.cuda.max_memory_allocated(device) / 1e6:.0f}"
+        memory["GPU memory peak (MB)"] = f"{torch.cuda.max_memory_allocated(device) / 1e6:.0f}"
     return memory

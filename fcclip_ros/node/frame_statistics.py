@@ -1,4 +1,4 @@
-"""What happened to the frames: counts, rates and latencies, gathered from several threads."""
+"""Frame statistics: counts, rates and latencies, collected from several threads."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _WINDOW = 5.0
-"""Seconds that rates and "lately" look back on."""
+"""Seconds over which rates are averaged and an error counts as recent."""
 
 _TIMED_FRAMES = 50
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts since the node started. A frame received but in no other count is being worked on.
+    """Counts since the node started. A frame that is received but in no other count is being processed.
 
     Attributes:
-        received: Frames that came from the camera while the node was active and enabled.
+        received: Frames that arrived while the node was active and enabled.
         labeled: Frames whose outputs were published.
-        batched: Those of them that went through the network together with other cameras' frames.
-        dropped: Frames that a newer one replaced before the model was free, or that were left when the node stopped.
-        bad: Frames that are no valid image.
+        batched: Labeled frames that were processed in one batch with frames of other cameras.
+        dropped: Frames that were replaced by a newer one before inference, or were queued when the node stopped.
+        bad: Frames that are not a valid image.
         failed: Frames on which the model raised an error.
-        refused: Requests for a vocabulary or an image that could not be served.
-        errors: Other things that went wrong, a callback that raised for example.
+        refused: Requests that were rejected.
+        errors: Other errors, such as a callback that raised.
     """
 
     received: int = 0
@@ -41,12 +41,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class LastError:
-    """The latest thing that went wrong, and how long ago.
+    """The latest error.
 
     Attributes:
-        kind: The counter that it went into: "bad", "failed", "refused" or "errors".
-        text: What was wrong.
-        age: Seconds since then.
+        kind: Its counter: "bad", "failed", "refused" or "errors".
+        text: Description.
+        age: Seconds since it occurred.
     """
 
     kind: str
@@ -55,21 +55,21 @@ class LastError:
 
     @property
     def recent(self) -> bool:
-        """Whether it happened within the window that rates are taken over."""
+        """Whether it occurred within the averaging window of the rates."""
         return self.age < _WINDOW
 
 
 @dataclass(frozen=True)
 class Report:
-    """A consistent view of the statistics.
+    """A consistent snapshot of the statistics.
 
     Attributes:
-        counts: Frames since the node started.
+        counts: Counts since the node started.
         input_rate: Frames received per second, over the last seconds.
         output_rate: Frames labeled per second, over the last seconds.
-        latencies: Stage -> (mean, largest) in seconds, over the last frames, in the order of the stages.
+        latencies: Stage -> (mean, maximum) in seconds, over the last frames, in the order of the stages.
         last_error: The latest error, or None.
-        failure: What the model raised on the latest frame; empty if that was labeled.
+        failure: The model's error on the latest frame; empty if that frame was labeled.
     """
 
     counts: Counts
@@ -81,7 +81,7 @@ class Report:
 
 
 class Statistics:
-    """Gathers statistics. Safe to use from several threads."""
+    """Collects statistics. Thread-safe."""
 
     def __init__(self) -> None:
         """Starts at zero."""
@@ -94,27 +94,27 @@ class Statistics:
         self._failure = ""
 
     def restarted(self) -> None:
-        """The stream begins anew, perhaps with another model; what the last one failed on does not count."""
+        """Forgets the latest failure: the stream restarts, perhaps with another model."""
         with self._lock:
             self._failure = ""
 
     def received(self) -> None:
-        """A frame came in."""
+        """Counts a frame that arrived."""
         with self._lock:
             self._counts["received"] += 1
             self._received.append(time.monotonic())
 
     def dropped(self) -> None:
-        """A frame will never be looked at."""
+        """Counts a frame that was dropped."""
         with self._lock:
             self._counts["dropped"] += 1
 
     def labeled(self, latencies: Mapping[str, float], batched: bool = False) -> None:
-        """A frame was published.
+        """Counts a frame whose outputs were published.
 
         Args:
             latencies: Seconds per stage.
-            batched: Whether it went through the network together with others.
+            batched: Whether it was processed in one batch with others.
         """
         with self._lock:
             self._counts["labeled"] += 1
@@ -125,25 +125,25 @@ class Statistics:
                 self._latencies.setdefault(stage, deque(maxlen=_TIMED_FRAMES)).append(seconds)
 
     def bad(self, reason: str) -> None:
-        """A frame was no valid image."""
-        self._went_wrong("bad", reason)
+        """Counts a frame that is not a valid image."""
+        self._record("bad", reason)
 
     def failed(self, reason: str) -> None:
-        """The model raised an error on a frame."""
+        """Counts a frame on which the model raised an error."""
         with self._lock:
             self._failure = reason
-        self._went_wrong("failed", reason)
+        self._record("failed", reason)
 
     def refused(self, reason: str) -> None:
-        """A request could not be served."""
-        self._went_wrong("refused", reason)
+        """Counts a request that was rejected."""
+        self._record("refused", reason)
 
     def error(self, reason: str) -> None:
-        """Something went wrong that is no frame's fault."""
-        self._went_wrong("errors", reason)
+        """Counts an error that concerns no frame or request."""
+        self._record("errors", reason)
 
     def report(self) -> Report:
-        """The statistics now."""
+        """The current statistics."""
         now = time.monotonic()
         with self._lock:
             return Report(
@@ -155,14 +155,14 @@ class Statistics:
                 failure=self._failure,
             )
 
-    def _went_wrong(self, kind: str, reason: str) -> None:
+    def _record(self, kind: str, reason: str) -> None:
         with self._lock:
             self._counts[kind] += 1
             self._error = (kind, reason, time.monotonic())
 
 
 def _rate(times: deque[float], now: float) -> float:
-    """Events per second within the window; forgets those before it."""
+    """Events per second within the window; drops older ones."""
     while times and times[0] < now - _WINDOW:
         times.popleft()
     return len(times) / _WINDOW

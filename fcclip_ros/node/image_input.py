@@ -1,4 +1,4 @@
-"""The subscription to the camera's images, raw or compressed."""
+"""The image subscription of a camera, raw or compressed."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ TRANSPORTS = ("raw", "compressed")
 
 
 class ImageInput:
-    """Subscribes to a camera topic while it is started."""
+    """Subscribes to the images of a camera between `start` and `stop`."""
 
     def __init__(self, node: Node, name: str, callback: Callable[[Any], None]) -> None:
-        """Prepares.
+        """Does not subscribe yet.
 
         Args:
             node: The node.
-            name: Of the topic with raw images, before remapping; compressed ones are at `NAME/compressed`.
-            callback: Gets every Image or CompressedImage.
+            name: Topic of raw images before remapping; compressed images are on `NAME/compressed`.
+            callback: Called with each Image or CompressedImage.
         """
         self._node = node
         self._name = name
-        self._following = QosMatchingSubscription(node, callback, "images")
+        self._subscription = QosMatchingSubscription(node, callback, "images")
 
     def start(self, transport: str, reliability: str) -> None:
         """Subscribes.
@@ -36,26 +36,26 @@ class ImageInput:
             reliability: One of `qos.RELIABILITIES`.
         """
         kind = CompressedImage if transport == "compressed" else Image
-        self._following.start(kind, self._name_to_ask_for(transport), reliability)
+        self._subscription.start(kind, self._topic(transport), reliability)
 
     def stop(self) -> None:
         """Unsubscribes."""
-        self._following.stop()
+        self._subscription.stop()
 
     @property
     def problem(self) -> str:
-        """Why no image can be heard, although somebody publishes; empty while nothing is wrong."""
-        return self._following.problem
+        """Why no image can be received although the topic has publishers; empty if there is no problem."""
+        return self._subscription.problem
 
     def describe(self) -> str:
-        """The subscription in words, for people."""
-        return self._following.describe()
+        """Human-readable description of the subscription."""
+        return self._subscription.describe()
 
-    def _name_to_ask_for(self, transport: str) -> str:
-        """The name to subscribe to, before remapping.
+    def _topic(self, transport: str) -> str:
+        """The topic to subscribe to, before remapping.
 
-        A remapping of the raw topic moves the compressed one along, as image_transport does; a remapping of that one
-        goes before it.
+        A remapping of the raw topic also applies to the compressed one, as in image_transport; a remapping of the
+        compressed topic itself takes precedence.
         """
         if transport == "raw":
             return self._name
@@ -63,10 +63,10 @@ class ImageInput:
         if self._node.resolve_topic_name(compressed) != self._node.resolve_topic_name(compressed, only_expand=True):
             return compressed
         moved = f"{self._node.resolve_topic_name(self._name)}/compressed"
-        # rclpy applies the rules to this name too; one that starts where another ends leads on.
-        if (led_on := self._node.resolve_topic_name(moved)) != moved:
+        # rclpy remaps this name once more, so that two rules may be chained.
+        if (chained := self._node.resolve_topic_name(moved)) != moved:
             self._node.get_logger().warning(
-                f"compressed images are read from {led_on}: {self._name} is remapped to "
-                f"{moved.removesuffix('/compressed')}, and {moved} to {led_on}; remap {compressed} itself to choose"
+                f"compressed images are read from {chained}: {self._name} is remapped to "
+                f"{moved.removesuffix('/compressed')}, and {moved} to {chained}; remap {compressed} to change that"
             )
         return moved

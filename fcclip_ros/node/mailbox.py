@@ -1,4 +1,4 @@
-"""The place between executor and inference thread: each stream's newest frame, and tasks that go before them."""
+"""The queue between the executor and a worker: the newest frame of each stream, and tasks with priority."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ from typing import Any, Generic, TypeVar
 Frame = TypeVar("Frame")
 
 _TASKS_IN_A_ROW = 8
-"""Tasks that may go before a frame that waits: however many there are, the stream goes on."""
+"""Tasks that may run before a queued frame, so that no number of tasks starves the streams."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Work for the inference thread that is not a frame of a stream; its outcome goes into `future`."""
+    """A function call for the worker; `future` receives its result."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
     future: Future = field(default_factory=Future)
 
     def run(self) -> None:
-        """Runs the function, unless the future was cancelled meanwhile."""
+        """Runs the function, unless the future has been canceled."""
         if not self.future.set_running_or_notify_cancel():
             return
         try:
             self.future.set_result(self.function(*self.arguments))
         except BaseException as error:
             self.future.set_exception(error)
-            del self  # the error knows this call: together they would keep images and tensors alive, in a circle
+            del self  # breaks the reference cycle through the traceback, which would keep images and tensors alive
 
 
 class Mailbox(Generic[Frame]):
-    """Holds at most one frame of each stream, the newest, and any number of tasks. Safe to use from several threads.
+    """Holds the newest frame of each stream and any number of tasks. Thread-safe.
 
-    Streams take turns, whatever their rates are: the frame that is taken first is that of the stream that was served
-    longest ago.
+    Streams are served in round-robin order regardless of their rates: the stream that was served longest ago is next.
     """
 
     def __init__(self) -> None:
@@ -52,10 +51,10 @@ class Mailbox(Generic[Frame]):
         self._in_a_row = 0
         self._closed = False
         self.changes = 0
-        """How often something was left."""
+        """Counts the calls that added something."""
 
     def replace(self, stream: object, frame: Frame) -> Frame | None:
-        """Leaves a frame and returns the one of its stream that it replaced, if nobody had taken that.
+        """Enqueues a stream's newest frame and returns the queued one that it replaces, if any.
 
         A closed mailbox returns the frame itself.
         """
@@ -68,7 +67,7 @@ class Mailbox(Generic[Frame]):
         return replaced
 
     def add_task(self, task: Task) -> None:
-        """Leaves a task; a closed mailbox cancels it."""
+        """Enqueues a task; a closed mailbox cancels it."""
         with self._changed:
             if not self._closed:
                 self._tasks.append(task)
@@ -77,17 +76,17 @@ class Mailbox(Generic[Frame]):
         task.future.cancel()
 
     def take(
-        self, limit: int = 1, fit: Callable[[Frame, Frame], bool] = lambda one, other: True, *, wait: bool = True
+        self, limit: int = 1, can_batch: Callable[[Frame, Frame], bool] = lambda one, other: True, *, wait: bool = True
     ) -> Task | list[Frame]:
-        """Takes something to do: the oldest task, else frames; an empty list if there is nothing.
+        """Takes the oldest task, else a batch of frames; an empty list if there is neither.
 
-        A frame that waits is taken after some tasks, so that no number of them stops the streams.
+        A queued frame is taken after at most `_TASKS_IN_A_ROW` tasks.
 
         Args:
-            limit: Frames to take at most, at least one.
-            fit: Whether two frames may be taken together; those that do not fit the first one stay, and may still be
-                replaced by newer ones.
-            wait: Wait until there is something, or the mailbox is closed.
+            limit: Largest batch, at least 1.
+            can_batch: Whether two frames can be in one batch; frames that do not match the first one stay queued and
+                may still be replaced by newer ones.
+            wait: Block until there is something or the mailbox is closed.
         """
         with self._changed:
             if wait:
@@ -98,30 +97,30 @@ class Mailbox(Generic[Frame]):
                 self._in_a_row += 1
                 return self._tasks.popleft()
             self._in_a_row = 0
-            taken = self._next(limit, fit)
+            taken = self._next(limit, can_batch)
             self._served.update((stream, next(self._turns)) for stream in taken)
             return [self._frames.pop(stream) for stream in taken]
 
-    def waiting(self, limit: int = 1, fit: Callable[[Frame, Frame], bool] = lambda one, other: True) -> list[Frame]:
-        """The frames that `take` would give if nothing newer came; they stay. None while a task goes before them."""
+    def peek(self, limit: int = 1, can_batch: Callable[[Frame, Frame], bool] = lambda one, other: True) -> list[Frame]:
+        """The frames that `take` would return now, which stay queued; an empty list while a task is next."""
         with self._changed:
             if self._closed or self._task_is_next() or not self._frames:
                 return []
-            return [self._frames[stream] for stream in self._next(limit, fit)]
+            return [self._frames[stream] for stream in self._next(limit, can_batch)]
 
     def wait_for_change(self, since: int, done: Callable[[], bool]) -> None:
-        """Waits until something is left after `changes` were `since`, or something is done, which `wake` tells."""
+        """Blocks until something is added after `changes` was `since`, or `done` returns True after a `wake`."""
         with self._changed:
             self._changed.wait_for(lambda: self.changes != since or done())
 
     def wake(self) -> None:
-        """Has those who wait look again."""
+        """Wakes the threads that wait, so that they check their conditions again."""
         with self._changed:
             self._changed.notify_all()
 
     @property
     def tasks(self) -> int:
-        """How many tasks wait."""
+        """Number of queued tasks."""
         return len(self._tasks)
 
     def _task_is_next(self) -> bool:
@@ -131,19 +130,19 @@ class Mailbox(Generic[Frame]):
         self.changes += 1
         self._changed.notify_all()
 
-    def _next(self, limit: int, fit: Callable[[Frame, Frame], bool]) -> list[object]:
-        """Whose turn it is: streams with frames that go together."""
+    def _next(self, limit: int, can_batch: Callable[[Frame, Frame], bool]) -> list[object]:
+        """The streams whose frames form the next batch."""
         first, *others = sorted(self._frames, key=lambda stream: self._served.get(stream, -1))
-        fitting = [stream for stream in others if fit(self._frames[first], self._frames[stream])]
+        fitting = [stream for stream in others if can_batch(self._frames[first], self._frames[stream])]
         return [first, *fitting[: limit - 1]]
 
     def discard(self, stream: object) -> Frame | None:
-        """Takes the waiting frame of a stream away, if there is one."""
+        """Removes and returns the queued frame of a stream, if there is one."""
         with self._changed:
             return self._frames.pop(stream, None)
 
     def close(self) -> list[Frame]:
-        """Cancels the waiting tasks, lets `take` return nothing from now on, and returns the frames left behind."""
+        """Cancels the queued tasks, unblocks `take` for good, and returns the queued frames."""
         with self._changed:
             self._closed = True
             self.changes += 1

@@ -1,4 +1,4 @@
-"""Binary masks of single classes, for whoever reads no ids: a filter of footprints, a script, a map of wet floor."""
+"""Binary masks of single classes, for consumers that do not read class ids, such as mask filters and scripts."""
 
 from __future__ import annotations
 
@@ -19,50 +19,53 @@ if TYPE_CHECKING:
     from fcclip_ros.conversions.frame import LabeledFrame
 
 _LONGEST = 128
-"""Letters of a topic's last part; the whole name of a topic may have 255."""
+"""Characters of the last part of a topic; a whole topic name may have 255."""
 
 
 def mask_topics(names: Sequence[str]) -> dict[str, str]:
-    """The last part of each class's topic: its name in the letters a to z, A to Z and digits.
+    """The last part of each class's topic: its name, reduced to a-z, A-Z and digits.
 
-    Every run of other characters becomes one underscore, none at the ends. What does not begin with a letter gets
-    `class_` in front: topics may not begin with a digit, and `ros2 topic list` hides those with an underscore.
+    Every run of other characters becomes one underscore, none at the ends. A name that does not begin with a letter is
+    prefixed with `class_`: topics must not begin with a digit, and `ros2 topic list` hides those with an underscore.
 
     Args:
         names: Class names.
 
     Raises:
-        SettingsError: Two classes would share a topic, one comes twice, or a name cannot be a class's.
+        SettingsError: Two classes would share a topic, a name is repeated, or a name is not a valid class name.
     """
     topics: dict[str, str] = {}
     for name in names:
         if "," in name:
             raise SettingsError(
-                f"publish_masks has {short(name)}; a class goes by its first synonym alone, without commas"
+                f"publish_masks has {short(name)}; expected the first synonym of a class, without commas"
             )
         topic = re.sub("[^A-Za-z0-9]+", "_", name).strip("_")
         topic = topic if topic[:1].isalpha() else f"class_{topic}".rstrip("_")
         if len(topic) > _LONGEST:
-            raise SettingsError(f"publish_masks has {short(name)}, which is too long for a topic's name")
+            raise SettingsError(
+                f"publish_masks has {short(name)}, which is too long for a topic name; expected at most "
+                f"{_LONGEST} characters"
+            )
         if topic in topics.values():
             other = next(known for known, taken in topics.items() if taken == topic)
             raise SettingsError(
                 f"publish_masks has {short(other)} and {short(name)}, which would both be published on mask/{topic}; "
-                "leave one out, or let another synonym come first in the vocabulary"
+                "remove one, or put another synonym first in the vocabulary"
             )
         topics[name] = topic
     return topics
 
 
 class MaskOutput:
-    """The publishers of the masks that the parameter publish_masks asks for, one a class."""
+    """Publishes a mask for each class of the parameter publish_masks."""
 
     def __init__(self, node: LifecycleNode, prefix: str) -> None:
-        """Makes no publisher yet.
+        """Creates no publisher yet.
 
         Args:
             node: The node.
-            prefix: What the topics begin with, up to the last slash.
+            prefix: Prefix of the topics, up to the last slash.
         """
         self._node = node
         self._prefix = prefix
@@ -70,7 +73,7 @@ class MaskOutput:
         self._missing: set[str] = set()
 
     def configure(self, names: Sequence[str]) -> None:
-        """Makes the publishers of these classes, in place of earlier ones."""
+        """Replaces the publishers by those of the given classes."""
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers = {
@@ -80,7 +83,7 @@ class MaskOutput:
         self._missing = set()
 
     def set_vocabulary(self, snapshot: VocabularySnapshot) -> None:
-        """Says which masks will be empty, because the vocabulary lacks their class; each once, until it is back."""
+        """Warns about masks whose class is not in the vocabulary; once per class, until it is in a vocabulary again."""
         missing = self._publishers.keys() - set(snapshot.vocabulary.names)
         for name in sorted(missing - self._missing):
             text = (
@@ -91,7 +94,7 @@ class MaskOutput:
         self._missing = missing
 
     def send(self, frame: LabeledFrame) -> None:
-        """Publishes the masks that somebody subscribes to, with the image's header."""
+        """Publishes the masks that have subscriptions, with the header of the image."""
         for name, publisher in self._publishers.items():
             if publisher.is_activated and publisher.get_subscription_count() > 0:
                 publisher.publish(mask_message(frame.result, name, frame.header))
@@ -99,4 +102,4 @@ class MaskOutput:
 
 def _hint(name: str, classes: Iterable[Any]) -> str:
     of = next((item.name for item in classes if name in item.synonyms), None)
-    return "" if of is None else f"; it is a synonym of {short(of)}, ask for that"
+    return "" if of is None else f"; it is a synonym of {short(of)}, use that"

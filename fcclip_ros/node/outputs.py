@@ -33,57 +33,51 @@ from fcclip_ros.qos import LATCHED, OUTPUT
 
 
 class Outputs:
-    """Publishes what belongs to a camera's frame while the node is active, and its vocabulary whenever that changes.
+    """Publishes the outputs of a camera's frames while the node is active, and its vocabulary whenever that changes.
 
-    An output that nobody subscribes to is not computed.
+    Outputs without subscriptions are not computed.
     """
 
     def __init__(self, node: LifecycleNode, prefix: str) -> None:
-        """Makes the publishers.
+        """Creates the publishers.
 
         Args:
             node: The node.
-            prefix: What their names begin with, up to the last slash.
+            prefix: Prefix of their topics, up to the last slash.
         """
         self._node = node
         self.overlay_rate = 0.0
-        """Overlays per second at most; 0 for none."""
+        """Maximum number of overlays per second; 0 for none."""
         self.embedding_type = ""
-        """What ~/segments holds of the embeddings; one of `EMBEDDING_TYPES`."""
+        """Type of the embeddings in ~/segments; one of `EMBEDDING_TYPES`."""
         self.contour_type = ""
-        """What ~/segments holds of the segments' pixels; one of `contours.CONTOUR_TYPES`."""
+        """Type of the contours in ~/segments; one of `contours.CONTOUR_TYPES`."""
         self._overlay_due = 0.0
-        """When the latest overlay was due, monotonic seconds."""
+        """Monotonic time at which the latest overlay was due."""
         self._announced: dict[int, str] = {}
         self._vision = optional_module("vision_msgs.msg")
         self._vocabulary = node.create_publisher(msg.Vocabulary, f"{prefix}vocabulary", LATCHED)
-        self._panoptic = node.create_lifecycle_publisher(Image, f"{prefix}panoptic", OUTPUT)
-        self._semantic = node.create_lifecycle_publisher(Image, f"{prefix}semantic", OUTPUT)
-        self._confidence = node.create_lifecycle_publisher(Image, f"{prefix}confidence", OUTPUT)
-        self._segments = node.create_lifecycle_publisher(msg.SegmentArray, f"{prefix}segments", OUTPUT)
         self.points = CloudOutput(node, f"{prefix}points", f"{prefix}label_info", labeled=self._vision is not None)
-        """Publishes between its start and stop."""
+        """Publishes between its `start` and `stop`."""
         self.masks = MaskOutput(node, prefix)
-        self._overlay = node.create_lifecycle_publisher(Image, f"{prefix}overlay", OUTPUT)
+        kinds = dict.fromkeys(("panoptic", "semantic", "confidence", "overlay"), Image) | {"segments": msg.SegmentArray}
         if self._vision is None:
             node.get_logger().info(
                 "vision_msgs is not installed: no detections, detections_3d and label_info", once=True
             )
         else:
             self._label_info = node.create_publisher(self._vision.LabelInfo, f"{prefix}label_info", LATCHED)
-            self._detections = node.create_lifecycle_publisher(
-                self._vision.Detection2DArray, f"{prefix}detections", OUTPUT
-            )
-            self._detections_3d = node.create_lifecycle_publisher(
-                self._vision.Detection3DArray, f"{prefix}detections_3d", OUTPUT
-            )
+            kinds |= {"detections": self._vision.Detection2DArray, "detections_3d": self._vision.Detection3DArray}
+        self._publishers = {
+            name: node.create_lifecycle_publisher(kind, f"{prefix}{name}", OUTPUT) for name, kind in kinds.items()
+        }
 
     def forget_names(self) -> None:
-        """Class ids begin anew: names that were announced before mean nothing any more."""
+        """Forgets the names of earlier class ids, which are no longer valid."""
         self._announced = {}
 
     def send_vocabulary(self, snapshot: VocabularySnapshot) -> msg.Vocabulary:
-        """Publishes the vocabulary that comes into force and returns its message."""
+        """Publishes a vocabulary that is being activated, and returns its message."""
         stamp = self._node.get_clock().now().to_msg()
         message = vocabulary_message(snapshot, stamp)
         self._vocabulary.publish(message)
@@ -94,30 +88,30 @@ class Outputs:
         if semantic_encoding(snapshot.class_ids) == "mono16":
             self._node.get_logger().warning(
                 f"the vocabulary has class ids up to {max(snapshot.class_ids)}: semantic is mono16, which Nav2's "
-                "semantic layer and nvblox do not read; give classes ids up to 255, or configure the node anew",
+                "semantic layer and nvblox do not support; set class ids up to 255, or clean up and configure again",
                 once=True,
             )
         return message
 
     def send(self, frame: LabeledFrame) -> None:
-        """Publishes one frame's outputs, with its image's header."""
-        header, result = frame.header, frame.result
-        self._send(self._panoptic, lambda: panoptic_message(result, header))
-        self._send(self._semantic, lambda: semantic_message(result, frame.snapshot.class_ids, header))
-        self._send(self._confidence, lambda: confidence_message(result, header))
-        self._send(self._segments, lambda: self._segments_of(frame))
+        """Publishes the outputs of a frame, with the header of its image."""
+        header, result, vision = frame.header, frame.result, self._vision
+        self._send("panoptic", lambda: panoptic_message(result, header))
+        self._send("semantic", lambda: semantic_message(result, frame.snapshot.class_ids, header))
+        self._send("confidence", lambda: confidence_message(result, header))
+        self._send("segments", lambda: self._segments_of(frame))
         self.masks.send(frame)
-        vision = self._vision
         if vision is not None:
-            self._send(self._detections, lambda: detections_message(result, header, vision))
+            self._send("detections", lambda: detections_message(result, header, vision))
         if frame.depth is not None:
             self.points.send(frame)
             if vision is not None:
-                self._send(self._detections_3d, lambda: detections_3d_message(frame, vision))
+                self._send("detections_3d", lambda: detections_3d_message(frame, vision))
         if self._overlay_is_due():
-            self._send(self._overlay, lambda: self._draw(frame))
+            self._send("overlay", lambda: self._draw(frame))
 
-    def _send(self, publisher: Any, make_message: Callable[[], Any]) -> None:
+    def _send(self, name: str, make_message: Callable[[], Any]) -> None:
+        publisher = self._publishers[name]
         if publisher.is_activated and publisher.get_subscription_count() > 0:
             publisher.publish(make_message())
 
@@ -126,12 +120,12 @@ class Outputs:
 
     def _draw(self, frame: LabeledFrame) -> Image:
         now, period = time.monotonic(), 1.0 / self.overlay_rate
-        # Counted from when it was due, so that a camera of the same rate is drawn whole in spite of its jitter.
+        # Scheduled from the due time, so that jitter does not lower the rate of a camera at the same rate.
         due = self._overlay_due + period
         self._overlay_due = due if now - due < period else now
         colors = {row.id: row.color for row in frame.snapshot.published}
         return image_message(draw_overlay(frame.image, frame.result, colors), "rgb8", frame.header)
 
     def _overlay_is_due(self) -> bool:
-        # The period as it is now: a rate that was raised does not wait out the old one.
+        # With the current period: a higher rate takes effect immediately.
         return self.overlay_rate > 0 and time.monotonic() >= self._overlay_due + 1.0 / self.overlay_rate

@@ -1,4 +1,4 @@
-"""Camera messages in, labeled frames out: the threads between the executor and the segmenter."""
+"""Camera messages -> labeled frames: the threads between the executor and the segmenter."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ from fcclip_ros.node.worker import Worker
 Outcome = TypeVar("Outcome")
 
 MAX_TASKS = 64
-"""Requests that may wait for the inference thread: each may hold an image."""
+"""Tasks that may be queued for the inference thread; each may hold an image."""
 
 
 class Stream(Protocol):
-    """One camera, as the pipeline knows it; all but `statistics` is called on the inference thread.
+    """A camera, as used by the pipeline; its methods are called on the inference thread.
 
     Attributes:
-        statistics: Where its frames are counted.
+        statistics: Statistics of its frames.
     """
 
     statistics: Statistics
 
     def prefetch_depth(self, header: Any) -> None:
-        """Is told of each frame that the network is about to take, so that its depth can be looked for meanwhile."""
+        """Starts looking for the depth of a frame that the model is about to process."""
 
     def deliver(self, frame: LabeledFrame) -> None:
-        """Takes each labeled frame, as it left the network: depth and lasting ids are the camera's to add."""
+        """Publishes a labeled frame; depth and track ids are added by the camera."""
 
     def set_vocabulary(self, snapshot: VocabularySnapshot) -> None:
-        """Takes each vocabulary that came into force for this camera, before its first frame."""
+        """Publishes a vocabulary that is being activated for this camera, before the first frame that uses it."""
 
     def warn(self, text: str) -> None:
-        """Is told about frames that cannot be labeled."""
+        """Logs why a frame could not be labeled."""
 
 
 @dataclass(frozen=True)
 class _PendingFrame:
-    """A camera's message.
+    """An image message that is queued for inference.
 
     Attributes:
         stream: The camera.
         message: Image or CompressedImage.
-        time: When it came, monotonic seconds.
-        size: (height, width) of what the network will see; None if the message is broken.
-        max_pixels: Pixels that it may have.
+        time: Monotonic time of arrival, in seconds.
+        size: (height, width) of the network's input; None if the message is invalid.
+        max_pixels: Maximum number of pixels.
     """
 
     stream: Stream
@@ -72,11 +72,11 @@ class _PendingFrame:
 
     @functools.cached_property
     def frame(self) -> _Frame | Exception:
-        """The message as an image, or why it is none; read when first asked for."""
+        """The converted image, or the error; converted at the first access."""
         began = time.monotonic()
         try:
             image = to_rgb(self.message, self.max_pixels)
-        except Exception as error:  # a converter's own fault must not end the thread either
+        except Exception as error:  # an error in a converter must not end the thread either
             return error.with_traceback(None)
         latencies = {"wait": began - self.time, "convert": time.monotonic() - began}
         return _Frame(self.stream, self.time, self.message.header, image, latencies)
@@ -84,7 +84,7 @@ class _PendingFrame:
 
 @dataclass(frozen=True)
 class _Frame:
-    """A message that was read; `latencies` are seconds per stage until then."""
+    """A converted image; `latencies` are seconds per stage so far."""
 
     stream: Stream
     arrival_time: float
@@ -95,64 +95,64 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _InFlight:
-    """A frame that the network and the merging were launched for.
+    """A frame whose inference has been launched.
 
     Attributes:
-        frame: What was read.
-        snapshot: The vocabulary that it is labeled with.
-        encoded: The network's answer.
-        answer: Waits for the result; raises what failed.
-        together: Whether other frames went through the network at the same time.
+        frame: The frame.
+        snapshot: The vocabulary that labels it.
+        encoded: The network's output.
+        result: Blocks until the result is computed and returns it; raises if inference failed.
+        batched: Whether it was processed in one batch with others.
     """
 
     frame: _Frame
     snapshot: VocabularySnapshot
     encoded: EncodedImage
-    answer: Callable[[], PanopticResult]
-    together: bool
+    result: Callable[[], PanopticResult]
+    batched: bool
 
 
 @dataclass(frozen=True)
-class WordOptions:
-    """What the node's parameters do to all words that are given to it.
+class VocabularyOptions:
+    """Parameters that are applied to every vocabulary of the cameras.
 
     Attributes:
-        stuff: Names of classes that are stuff besides.
+        stuff: Names of additional stuff classes.
         publish_only: Names of the only classes that are published; empty for all.
-        background: What competes with the classes, as far as it does not overlap with them.
+        background: Background classes that compete with the others, except those that overlap with them.
     """
 
     stuff: tuple[str, ...] = ()
     publish_only: tuple[str, ...] = ()
     background: Vocabulary | None = None
 
-    def apply(self, given: Vocabulary) -> Vocabulary:
-        """The classes that label frames.
+    def apply(self, requested: Vocabulary) -> Vocabulary:
+        """The vocabulary that labels the frames.
 
         Raises:
-            VocabularyError: None of them would be published.
+            VocabularyError: None of its classes would be published.
         """
-        words = given.with_stuff(self.stuff)
+        vocabulary = requested.with_stuff(self.stuff)
         if self.publish_only:
-            words = words.publishing(self.publish_only)
-        return words.with_background(self.background)
+            vocabulary = vocabulary.publishing(self.publish_only)
+        return vocabulary.with_background(self.background)
 
 
 @dataclass(eq=False)
-class _Words:
-    """Words that were given to the cameras: what is in force for a camera, or will be.
+class _RequestedVocabulary:
+    """A requested vocabulary.
 
     Attributes:
-        given: The classes as they came.
-        stream: The camera that they were given to; None for all.
+        vocabulary: The vocabulary as requested, without the `VocabularyOptions`.
+        stream: The camera that it is for; None for all.
     """
 
-    given: Vocabulary
+    vocabulary: Vocabulary
     stream: Stream | None
 
 
-class _Flight:
-    """Frames that were started together; see `worker.Started`."""
+class _InFlightBatch:
+    """Frames whose inference was launched together; see `worker.Started`."""
 
     def __init__(self, frames: list[_InFlight], pipeline: Pipeline) -> None:
         self._frames = frames
@@ -162,8 +162,8 @@ class _Flight:
     def wait(self) -> None:
         for frame in self._frames:
             try:
-                self._results.append((frame, frame.answer()))
-            except Exception as error:  # Out of memory, a driver's fault: the next frame may be fine.
+                self._results.append((frame, frame.result()))
+            except Exception as error:  # Out of memory, for example: the next frame may succeed.
                 self._pipeline._failed(frame.frame.stream, error)
 
     def finish(self) -> None:
@@ -172,13 +172,18 @@ class _Flight:
 
 
 class Pipeline:
-    """Runs a segmenter beside the executor, on two threads: one for frames, one for words.
+    """Runs a segmenter on two threads, one for inference and one for text encoding, so that the executor never blocks.
 
-    Cameras take turns. Frames of different cameras that wait together and have one size, as the network sees them, go
-    through it together; each is published as soon as it is labeled, on a GPU while it computes the next frame.
+    Cameras are served in round-robin order. Queued frames of different cameras form a batch if the network's input has
+    the same size for them; each frame is published as soon as it is labeled, on a GPU while the next one is computed.
 
-    A vocabulary is encoded on the second thread and comes into force on the first, between two frames, which also is
-    where it is announced: no frame labeled with an older vocabulary is published after that.
+    A vocabulary is encoded on the second thread, and activated and announced on the inference thread, between two
+    frames: no frame with an older vocabulary is published after the announcement.
+
+    Attributes:
+        segmenter: The segmenter; its settings take effect with the next frame.
+        vocabulary_options: Parameters that are applied to every vocabulary; see `change_options`.
+        max_image_pixels: Maximum number of pixels of images in topics and requests, from the next message on.
     """
 
     def __init__(
@@ -193,245 +198,206 @@ class Pipeline:
         """Starts the threads.
 
         Args:
-            segmenter: Belongs to the pipeline from now on.
+            segmenter: The segmenter, which the pipeline owns from now on.
             streams: The cameras.
-            announce: Called on the inference thread with each vocabulary that came into force for all cameras, after it
-                was announced to each.
-            lost: Called on the inference thread when a frame met a device that answers no more.
-            max_batch: Frames that go through the network together, at most.
+            announce: Called on the inference thread with each vocabulary that was activated for all cameras, after each
+                camera's `set_vocabulary`.
+            lost: Called on the inference thread when the device is lost.
+            max_batch: Largest batch of frames.
         """
-        self._segmenter = segmenter
+        self.segmenter = segmenter
+        self.vocabulary_options = VocabularyOptions()
+        self.max_image_pixels = MAX_PIXELS
         self._streams = tuple(streams)
         self._announce = announce
         self._lost = lost
-        self._most_together = min(max_batch, len(self._streams))
-        self._expected: set[tuple[int, int]] = set()
-        # Of each camera, and under None of those that come without words of their own.
+        self._max_batch = min(max_batch, len(self._streams))
+        self._prepared_sizes: set[tuple[int, int]] = set()
+        # By camera; None: the latest one for all cameras.
         self._snapshots: dict[Stream | None, VocabularySnapshot] = {}
-        self._in_force: dict[Stream | None, _Words] = {}
+        self._active: dict[Stream | None, _RequestedVocabulary] = {}
         self._orders: dict[Stream | None, int] = {}
-        self.word_options = WordOptions()
-        """What the parameters do to all words; see `change_options`."""
-        self.max_image_pixels = MAX_PIXELS
-        """Pixels that an image may have, of cameras and of services; assigning takes effect with the next message."""
         self._frames: Worker[_PendingFrame] = Worker(
             "inference",
             self._start,
             _can_batch,
             max_batch,
-            look_ahead=lambda arrival: arrival.frame,
+            look_ahead=lambda pending: pending.frame,
             failed=self._all_failed,
         )
-        self._words = WordQueue(segmenter)
-
-    @property
-    def settings(self) -> InferenceSettings:
-        """Inference settings; assigning takes effect with the next frame."""
-        return self._segmenter.settings
-
-    @settings.setter
-    def settings(self, settings: InferenceSettings) -> None:
-        self._segmenter.settings = settings
-
-    @property
-    def segmenter(self) -> Segmenter:
-        """For what is done on the inference thread besides."""
-        return self._segmenter
-
-    @property
-    def device(self) -> str:
-        """Where the network runs."""
-        return str(self._segmenter.device)
-
-    @property
-    def backend(self) -> str:
-        """What runs there."""
-        return self._segmenter.backend_description
+        self._text_queue = WordQueue(segmenter)
 
     @property
     def encoding_classes(self) -> int:
-        """Number of classes of the vocabulary whose words are being read; 0 for none."""
-        return self._words.classes
+        """Number of classes of the vocabulary that is being encoded; 0 for none."""
+        return self._text_queue.classes
 
     @property
-    def given_words(self) -> Vocabulary | None:
-        """The words that were last given to all cameras, as they came; None before the first."""
-        words = self._in_force.get(None)
-        return words.given if words else None
-
-    @property
-    def backend_warning(self) -> str:
-        """What should run there and does not any more, and why; empty while nothing is wrong."""
-        return self._segmenter.backend_warning
+    def requested_vocabulary(self) -> Vocabulary | None:
+        """The active vocabulary for all cameras as requested, without the options; None if there is none."""
+        active = self._active.get(None)
+        return active.vocabulary if active else None
 
     def enqueue_frame(self, stream: Stream, message: Any) -> None:
-        """Takes a camera's frame (Image or CompressedImage); one of that camera still waiting is dropped for it."""
+        """Enqueues an Image or CompressedImage of a camera; a frame of that camera that is still queued is dropped."""
         stream.statistics.received()
         limit = self.max_image_pixels
         try:
             size = size_of(message, limit)
-            padded = None if size is None else self._segmenter.padded_size(*size)
-        except Exception as error:  # Settings under which no image has a size, for example.
+            padded = None if size is None else self.segmenter.padded_size(*size)
+        except Exception as error:  # Invalid settings, for example.
             self._failed(stream, error)
             return
         if self._frames.replace(stream, _PendingFrame(stream, message, time.monotonic(), padded, limit)) is not None:
             stream.statistics.dropped()
 
     def discard_frame(self, stream: Stream) -> None:
-        """Drops the camera's frame that waits, if one does."""
+        """Drops the queued frame of a camera, if there is one."""
         if self._frames.discard(stream) is not None:
             stream.statistics.dropped()
 
     def set_vocabulary(self, vocabulary: Vocabulary, stream: Stream | None = None) -> Future[VocabularySnapshot]:
-        """Encodes a vocabulary and puts it into force; frames go on with the old one until it is ready.
+        """Encodes and activates a vocabulary; frames are labeled with the old one until then.
 
         Args:
             vocabulary: The classes.
-            stream: The camera that gets it, until the next vocabulary for it or for all; None: all cameras.
+            stream: The camera that it is for, until the next vocabulary for this camera or for all; None: all cameras.
 
         Returns:
-            The vocabulary in force, or VocabularyError, in which case the old one stays; `Superseded` if a newer one
-            came before its words were read.
+            The active vocabulary. VocabularyError if it was rejected, and the old one stays active; `Superseded` if a
+            newer one was requested before its words were encoded.
 
         Raises:
             VocabularyError: None of its classes would be published.
         """
-        words, options = _Words(vocabulary, stream), self.word_options
-        classes = options.apply(vocabulary)
-        request = self._words.submit_vocabulary(
-            classes.synonyms,
-            lambda request: self._change_vocabulary(classes, options, words, request),
-            len(vocabulary),
-            stream,
+        requested = _RequestedVocabulary(vocabulary, stream)
+        synonyms = self.vocabulary_options.apply(vocabulary).synonyms
+        request = self._text_queue.submit_vocabulary(
+            synonyms, lambda request: self._prepare(requested, request), len(vocabulary), stream
         )
         return request.future
 
-    def change_options(self, options: WordOptions) -> Future[list[VocabularySnapshot]]:
-        """Applies other options to the active words, whoever gave them, and to those that are on their way.
+    def change_options(self, options: VocabularyOptions) -> Future[list[VocabularySnapshot]]:
+        """Applies other options to all active and pending vocabularies.
 
         Args:
-            options: Instead of those until now, with the same background: words that were never read take time.
+            options: The new options, with the same background: no new words have to be encoded.
 
         Returns:
-            The vocabularies in force that differ by it; none if no class does. Words of which nothing would be
-            published stay as they are: VocabularyError.
+            The vocabularies that were changed and activated; empty if no class changes. VocabularyError if nothing
+            would be published of a vocabulary, which then stays as it is.
         """
-        self.word_options = options
+        self.vocabulary_options = options
         return self._frames.submit(self._apply_options)
 
     def segment(
         self, message: Any, vocabulary: Vocabulary | None, then: Callable[[LabeledFrame], Outcome]
     ) -> Future[Outcome]:
-        """Segments one image before the cameras' next frames.
+        """Segments one image, before the next frames of the cameras.
 
         Args:
             message: Image or CompressedImage.
-            vocabulary: For this image alone; None takes the one that was last given to all cameras.
+            vocabulary: For this image only; None: the active vocabulary for all cameras.
             then: Called on the inference thread with the labeled image.
 
         Returns:
-            What `then` returned, or the error that came before.
+            The result of `then`.
         """
         if vocabulary is None:
-            return self._submit(self._label_for, message, None, then)
+            return self._submit(self._segment, message, None, then)
 
-        words = vocabulary.with_background(self.word_options.background)
+        extended = vocabulary.with_background(self.vocabulary_options.background)
 
         def label(_: Request) -> Future[Outcome]:
-            return self._submit(self._label_for, message, self._segmenter.prepare_vocabulary(words), then)
+            return self._submit(self._segment, message, self.segmenter.prepare_vocabulary(extended), then)
 
-        return self._words.submit(words.synonyms, label)
+        return self._text_queue.submit(extended.synonyms, label)
 
     def embed_text(self, names: Sequence[str]) -> Future[TextEmbeddings]:
-        """Embeds names beside the stream; VocabularyError if one cannot be used."""
-        return self._words.submit(names, lambda _: self._segmenter.embed_text(names))
+        """Embeds names in the background; VocabularyError if one is invalid."""
+        return self._text_queue.submit(names, lambda _: self.segmenter.embed_text(names))
 
     def with_text(self, names: Sequence[str], then: Callable[[], Outcome]) -> Future[Outcome]:
-        """Embeds names beside the stream, and then does what needs them, which waits for no text any more.
+        """Embeds names in the background, then calls a function that needs their embeddings.
 
         Args:
-            names: Whatever `then` will embed.
-            then: Called on the inference thread, before its next frame.
+            names: Names that `then` needs.
+            then: Called on the inference thread, before the next frame.
 
         Returns:
-            What `then` returned, or the error that came before. Canceling it ends the embedding.
+            The result of `then`. Canceling it stops the embedding.
         """
-        return self._words.submit(names, lambda _: self._submit(then))
+        return self._text_queue.submit(names, lambda _: self._submit(then))
 
     def after_text(self, names: Sequence[str], then: Callable[[], Outcome]) -> Future[Outcome]:
-        """As `with_text`, but `then` is called beside the stream and must not take time."""
-        return self._words.submit(names, lambda _: then())
+        """As `with_text`, but `then` is called in the background and must not block."""
+        return self._text_queue.submit(names, lambda _: then())
 
     def close(self, timeout: float) -> bool:
-        """Ends both threads, and what the segmenter makes ready beside them; what has not begun is cancelled.
+        """Ends both threads and the segmenter's background preparation; queued work is canceled.
 
         Args:
-            timeout: Seconds to wait for what they are doing now.
+            timeout: Seconds to wait for the work in progress.
 
         Returns:
-            False if a thread still works.
+            False if a thread is still running.
         """
         deadline = time.monotonic() + timeout
-        self._words.close()
+        self._text_queue.close()
         stopped = self._frames.stop(timeout)
-        stopped = self._words.join(max(deadline - time.monotonic(), 0.0)) and stopped
-        return self._segmenter.close(max(deadline - time.monotonic(), 0.0)) and stopped
+        stopped = self._text_queue.join(max(deadline - time.monotonic(), 0.0)) and stopped
+        return self.segmenter.close(max(deadline - time.monotonic(), 0.0)) and stopped
 
-    # On the thread for words
+    # On the text thread
 
-    def _change_vocabulary(
-        self, classes: Vocabulary, options: WordOptions, words: _Words, request: Request
-    ) -> Future[VocabularySnapshot]:
-        prepared = self._segmenter.prepare_vocabulary(classes)
-        # Not counted against MAX_TASKS: an older one is superseded before it comes so far.
-        return self._frames.submit(self._put_into_force, prepared, options, words, request.order)
+    def _prepare(self, requested: _RequestedVocabulary, request: Request) -> Future[VocabularySnapshot]:
+        options = self.vocabulary_options
+        prepared = self.segmenter.prepare_vocabulary(options.apply(requested.vocabulary))
+        # Not counted against MAX_TASKS: older vocabularies have been superseded.
+        return self._frames.submit(self._activate, prepared, options, requested, request.order)
 
     # On any thread
 
     def _submit(self, function: Callable[..., Outcome], *arguments: Any) -> Future[Outcome]:
-        """Leaves a request's work for the inference thread.
+        """Enqueues a task for the inference thread.
 
         Raises:
-            FcclipError: Too much waits there.
+            FcclipError: Too many tasks are queued.
         """
         if self._frames.tasks >= MAX_TASKS:
-            raise FcclipError(f"{MAX_TASKS} requests wait for the model already; ask again later")
+            raise FcclipError(f"{MAX_TASKS} requests are already queued for the model; try again later")
         return self._frames.submit(function, *arguments)
 
-    # On the thread for frames
+    # On the inference thread
 
-    def _put_into_force(
-        self, prepared: VocabularySnapshot, options: WordOptions, words: _Words, order: int
+    def _activate(
+        self, prepared: VocabularySnapshot, options: VocabularyOptions, requested: _RequestedVocabulary, order: int
     ) -> VocabularySnapshot:
-        if options != self.word_options:  # They changed meanwhile.
-            prepared = self._segmenter.prepare_vocabulary(self.word_options.apply(words.given))
-        # The segmenter counts versions for all cameras, so that a version means one vocabulary.
-        snapshot = self._segmenter.activate(prepared)
-        everybody = (*self._streams, None)
-        # One for all may have taken longer than a newer one for a single camera.
-        targets = [
-            target
-            for target in (everybody if words.stream is None else (words.stream,))
-            if self._orders.get(target, 0) < order
-        ]
+        if options != self.vocabulary_options:  # Changed between preparation and activation.
+            prepared = self.segmenter.prepare_vocabulary(self.vocabulary_options.apply(requested.vocabulary))
+        # Versions are counted by the segmenter, so they are unique over all cameras.
+        snapshot = self.segmenter.activate(prepared)
+        candidates = (*self._streams, None) if requested.stream is None else (requested.stream,)
+        # A vocabulary for all cameras may be ready later than a newer one for a single camera, which stays active.
+        targets = [target for target in candidates if self._orders.get(target, 0) < order]
         self._orders.update(dict.fromkeys(targets, order))
-        self._in_force.update(dict.fromkeys(targets, words))
-        self._give(snapshot, targets)
+        self._active.update(dict.fromkeys(targets, requested))
+        self._announce_to(targets, snapshot)
         return snapshot
 
     def _apply_options(self) -> list[VocabularySnapshot]:
         changed = []
-        for words in list(dict.fromkeys(self._in_force.values())):
-            targets = [target for target, own in self._in_force.items() if own is words]
-            vocabulary = self.word_options.apply(words.given)
+        for requested in list(dict.fromkeys(self._active.values())):
+            targets = [target for target, own in self._active.items() if own is requested]
+            vocabulary = self.vocabulary_options.apply(requested.vocabulary)
             if vocabulary != self._snapshots[targets[0]].vocabulary:
-                # Its words were read long ago: this takes no time.
-                changed.append(self._segmenter.activate(self._segmenter.prepare_vocabulary(vocabulary)))
-                self._give(changed[-1], targets)
+                # Fast: its words are encoded already.
+                changed.append(self.segmenter.activate(self.segmenter.prepare_vocabulary(vocabulary)))
+                self._announce_to(targets, changed[-1])
         return changed
 
-    def _give(self, snapshot: VocabularySnapshot, targets: Iterable[Stream | None]) -> None:
-        """Labels with a vocabulary from the next frame on; for None, whoever has no words of its own."""
+    def _announce_to(self, targets: Iterable[Stream | None], snapshot: VocabularySnapshot) -> None:
+        """Uses and announces a vocabulary for cameras from the next frame on; None: for all of them."""
         for target in targets:
             self._snapshots[target] = snapshot
             if target is None:
@@ -439,63 +405,62 @@ class Pipeline:
             else:
                 target.set_vocabulary(snapshot)
 
-    def _label_for(
+    def _segment(
         self, message: Any, snapshot: VocabularySnapshot | None, then: Callable[[LabeledFrame], Outcome]
     ) -> Outcome:
         arrived, image = time.monotonic(), to_rgb(message, self.max_image_pixels)
         used = _require_snapshot(snapshot or self._snapshots.get(None))
-        settings = self._segmenter.settings
-        encoded = self._segmenter.encode(image, settings)
-        result = self._segmenter.decode(encoded, used, settings)
+        settings = self.segmenter.settings
+        encoded = self.segmenter.encode(image, settings)
+        result = self.segmenter.decode(encoded, used, settings)
         return then(LabeledFrame(message.header, image, result, used, encoded, arrived))
 
-    def _start(self, arrivals: list[_PendingFrame]) -> _Flight | None:
-        """Launches frames; where the segmenter has done all when it returns, they are published at once."""
-        # Read once: a frame is labeled with one set of settings.
-        settings = self._segmenter.settings
-        frames = [frame for arrival in arrivals if (frame := _read(arrival)) is not None and self._expect(frame)]
+    def _start(self, pending: list[_PendingFrame]) -> _InFlightBatch | None:
+        """Launches inference; frames are published immediately if the segmenter computes synchronously."""
+        # Read once, so that a frame is labeled with one set of settings.
+        settings = self.segmenter.settings
+        frames = [frame for item in pending if (frame := _converted(item)) is not None and self._announce_frame(frame)]
         started = []
-        for frame, encoded, together in self._encode(frames, settings) if frames else ():
+        for frame, encoded, batched in self._encode(frames, settings) if frames else ():
             try:
-                # Only this thread changes vocabularies.
+                # Vocabularies are only changed on this thread.
                 snapshot = _require_snapshot(self._snapshots.get(frame.stream))
-                answer = self._segmenter.start_decoding(encoded, snapshot, settings)
+                result = self.segmenter.start_decoding(encoded, snapshot, settings)
             except Exception as error:
                 self._failed(frame.stream, error)
                 continue
-            started.append(_InFlight(frame, snapshot, encoded, answer, together))
-            if not self._segmenter.computes_beside:
-                flight = _Flight([started.pop()], self)
-                flight.wait()
-                flight.finish()
-        return _Flight(started, self) if started else None
+            started.append(_InFlight(frame, snapshot, encoded, result, batched))
+            if not self.segmenter.computes_beside:
+                batch = _InFlightBatch([started.pop()], self)
+                batch.wait()
+                batch.finish()
+        return _InFlightBatch(started, self) if started else None
 
-    def _expect(self, frame: _Frame) -> bool:
-        """Tells who has to know of a frame before the network takes it; whether it may be taken."""
+    def _announce_frame(self, frame: _Frame) -> bool:
+        """Prepares what a frame needs before inference; False if that failed, which is counted."""
         try:
             frame.stream.prefetch_depth(frame.header)
-            self._prepare_for(frame.image)
+            self._prepare_size(*frame.image.shape[:2])
         except Exception as error:
             self._failed(frame.stream, error)
             return False
         return True
 
-    def _prepare_for(self, image: np.ndarray) -> None:
-        """Has the forms made ready, beside the stream, in which images of a new size can come."""
-        height, width = image.shape[:2]
-        size = self._segmenter.padded_size(height, width)
-        if size not in self._expected:
-            self._expected.add(size)
-            self._segmenter.prepare_beside(height, width, self._most_together, requested=False)
+    def _prepare_size(self, height: int, width: int) -> None:
+        """Prepares the backend for images of a new size in the background, single and in batches."""
+        size = self.segmenter.padded_size(height, width)
+        if size not in self._prepared_sizes:
+            self._prepared_sizes.add(size)
+            self.segmenter.prepare_beside(height, width, self._max_batch, requested=False)
 
     def _encode(self, frames: list[_Frame], settings: InferenceSettings) -> Iterator[tuple[_Frame, EncodedImage, bool]]:
-        """Runs the network; a frame on which it fails is counted and left out.
+        """Runs the network; frames on which it fails are counted and left out.
 
         Yields:
-            A frame, the network's answer, and whether other frames went through it at the same time.
+            A frame, the network's output, and whether the frame was in a batch with others.
         """
         try:
-            encoded = self._segmenter.encode_batch([frame.image for frame in frames], settings)
+            encoded = self.segmenter.encode_batch([frame.image for frame in frames], settings)
         except Exception as error:
             if len(frames) == 1 or isinstance(error, DeviceLostError):
                 for frame in frames:
@@ -503,30 +468,32 @@ class Pipeline:
                 return
             reason = _described(error)
         else:
-            for frame, answer in zip(frames, encoded, strict=True):
-                yield frame, answer, len(frames) > 1
+            for frame, output in zip(frames, encoded, strict=True):
+                yield frame, output, len(frames) > 1
             return
-        # Outside the handler: the error keeps alive what filled the memory.
+        # Outside the handler: the traceback keeps alive what filled the memory.
         yield from self._encode_one_by_one(frames, settings, reason)
 
     def _encode_one_by_one(
         self, frames: list[_Frame], settings: InferenceSettings, reason: str
     ) -> Iterator[tuple[_Frame, EncodedImage, bool]]:
-        """After a batch failed: one of its frames is at fault, or they are too many at once."""
+        """Retries the frames of a batch that failed; if all succeed, the batch was too large."""
         labeled = 0
         for frame in frames:
-            for answer in self._encode([frame], settings):
+            for output in self._encode([frame], settings):
                 labeled += 1
-                yield answer
+                yield output
         if labeled == len(frames):
-            self._frames.limit = len(frames) - 1
-            text = f"{len(frames)} frames at once failed, but not one by one; at most {len(frames) - 1} from now on"
+            count = len(frames)
+            self._frames.limit = count - 1
+            text = (
+                f"a batch of {count} frames failed, but each frame alone succeeded; batches are limited to {count - 1}"
+            )
             for frame in frames:
                 frame.stream.statistics.error(f"{text}: {reason}")
                 frame.stream.warn(f"{text}: {reason}")
 
     def _publish(self, started: _InFlight, result: PanopticResult) -> None:
-        """Publishes a frame."""
         frame = started.frame
         began = time.monotonic()
         try:
@@ -543,11 +510,11 @@ class Pipeline:
             "publish": done - began,
             "total": done - frame.arrival_time,
         }
-        frame.stream.statistics.labeled(latencies, started.together)
+        frame.stream.statistics.labeled(latencies, started.batched)
 
-    def _all_failed(self, arrivals: list[_PendingFrame], error: Exception) -> None:
-        for arrival in arrivals:
-            self._failed(arrival.stream, error)
+    def _all_failed(self, frames: list[_PendingFrame], error: Exception) -> None:
+        for frame in frames:
+            self._failed(frame.stream, error)
 
     def _failed(self, stream: Stream, error: Exception) -> None:
         _failed(stream, error)
@@ -561,19 +528,19 @@ def _can_batch(one: _PendingFrame, other: _PendingFrame) -> bool:
 
 def _require_snapshot(snapshot: VocabularySnapshot | None) -> VocabularySnapshot:
     if snapshot is None:
-        raise VocabularyError("no vocabulary is in force yet; set one with ~/set_vocabulary")
+        raise VocabularyError("no vocabulary is active; set one with ~/set_vocabulary")
     return snapshot
 
 
-def _read(arrival: _PendingFrame) -> _Frame | None:
-    """The image of a message; None if it is none, which is counted and said."""
-    frame = arrival.frame
+def _converted(pending: _PendingFrame) -> _Frame | None:
+    """The converted image of a message; None if it is invalid, which is counted and logged."""
+    frame = pending.frame
     if isinstance(frame, ImageError):
-        arrival.stream.statistics.bad(str(frame))
-        arrival.stream.warn(f"frame not labeled: {frame}")
+        pending.stream.statistics.bad(str(frame))
+        pending.stream.warn(f"frame not labeled: {frame}")
         return None
     if isinstance(frame, Exception):
-        _failed(arrival.stream, frame)
+        _failed(pending.stream, frame)
         return None
     return frame
 

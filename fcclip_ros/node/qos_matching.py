@@ -1,4 +1,4 @@
-"""A subscription that follows what the publishers of its topic offer, as they come and go."""
+"""A subscription whose QoS matches what the publishers of its topic offer, as they come and go."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rclpy.subscription import Subscription
 from fcclip_ros.qos import choose_durability, choose_reliability, image_profile
 
 _RECHECK_PERIOD = 0.5
-"""Seconds between two looks at what the publishers offer."""
+"""Seconds between checks of the offered QoS."""
 
 _COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 _COMPRESSED = "/compressed"
@@ -22,7 +22,7 @@ _COMPRESSED = "/compressed"
 
 @dataclass(frozen=True)
 class _Target:
-    """What to subscribe to, and how; `topic` before remapping."""
+    """Message type, topic before remapping, and QoS of a subscription."""
 
     kind: type
     topic: str
@@ -31,52 +31,52 @@ class _Target:
 
 
 class QosMatchingSubscription:
-    """Subscribes to a camera's topic while it is started.
+    """Subscribes to a camera topic between `start` and `stop`.
 
-    The subscription is made and ended by the executor, whatever thread asks for it: an executor that waits on a
-    subscription does not bear its end in another thread.
+    The subscription is created and destroyed in the executor, whichever thread calls: an executor must not wait on a
+    subscription that another thread destroys.
 
     Attributes:
-        problem: Why nothing can be heard, although somebody publishes; empty while nothing is wrong.
+        problem: Why no message can be received although the topic has publishers; empty if there is no problem.
     """
 
     def __init__(self, node: Node, callback: Callable[[Any], None], what: str) -> None:
-        """Prepares.
+        """Does not subscribe yet.
 
         Args:
             node: The node.
-            callback: Gets every message.
+            callback: Called with each message.
             what: What the messages are, in the plural, for the log.
         """
         self.problem = ""
         self._node = node
         self._callback = callback
         self._what = what
-        self._wanted: tuple[type, str, str] | None = None
+        self._requested: tuple[type, str, str] | None = None
         self._subscription: Subscription | None = None
         self._subscribed: _Target | None = None
         self._changed = node.create_guard_condition(self._update)
-        # The machine's clock: simulated time may stand still while publishers come and go.
+        # Steady time: simulated time may be paused while publishers come and go.
         self._timer = node.create_timer(_RECHECK_PERIOD, self._update, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def start(self, kind: type, topic: str, reliability: str) -> None:
         """Subscribes.
 
         Args:
-            kind: Type of the messages.
-            topic: Name before remapping: rclpy applies the rules, and applied twice they lead elsewhere.
+            kind: Message type.
+            topic: Name before remapping: rclpy applies the rules, which must not be applied twice.
             reliability: One of `qos.RELIABILITIES`.
         """
-        self._wanted = (kind, topic, reliability)
+        self._requested = (kind, topic, reliability)
         self._changed.trigger()
 
     def stop(self) -> None:
         """Unsubscribes."""
-        self._wanted = None
+        self._requested = None
         self._changed.trigger()
 
     def describe(self) -> str:
-        """The subscription in words, for people."""
+        """Human-readable description of the subscription."""
         subscription, target = self._subscription, self._subscribed
         if subscription is None or target is None:
             return "not subscribed"
@@ -86,13 +86,13 @@ class QosMatchingSubscription:
         return f"{subscription.topic_name}, {target.reliability.name.lower()}{latched}, {publishers}"
 
     def _update(self) -> None:
-        wanted = self._wanted
-        if wanted is None:
+        requested = self._requested
+        if requested is None:
             self._unsubscribe()
             return
-        kind, topic, reliability = wanted
+        kind, topic, reliability = requested
         publishers = self._node.get_publishers_info_by_topic(topic)
-        self._look_for_mistakes(kind, topic, {info.topic_type for info in publishers})
+        self._update_problem(kind, topic, {info.topic_type for info in publishers})
         offered = [info.qos_profile for info in publishers if info.topic_type == type_name(kind)]
         target = _Target(
             kind,
@@ -101,7 +101,7 @@ class QosMatchingSubscription:
             choose_durability([profile.durability for profile in offered]),
         )
         if self._subscribed == target or (self._subscribed is not None and not offered):
-            # Without a publisher any choice is right; keeping the old one spares a camera's restart two changes.
+            # Without publishers any QoS will do; keeping it avoids two resubscriptions when a camera restarts.
             return
         self._unsubscribe()
         self._subscription = self._node.create_subscription(
@@ -115,45 +115,45 @@ class QosMatchingSubscription:
             self._node.destroy_subscription(self._subscription)
         self._subscription, self._subscribed, self.problem = None, None, ""
 
-    def _look_for_mistakes(self, kind: type, topic: str, published: set[str]) -> None:
-        """Says when a topic's publishers send something else, or send compressed what is read raw."""
-        wanted, name = type_name(kind), self._node.resolve_topic_name(topic)
+    def _update_problem(self, kind: type, topic: str, published: set[str]) -> None:
+        """Detects a topic of another type, and images that are published raw or compressed on another topic."""
+        expected, name = type_name(kind), self._node.resolve_topic_name(topic)
         problem = ""
-        if published and wanted not in published:
+        if published and expected not in published:
             problem = (
-                f"{name} carries {', '.join(sorted(published))}, but {self._what} are read as {wanted}; "
-                f"{_advice(wanted, published)}"
+                f"{name} has the type {', '.join(sorted(published))}, but {self._what} are subscribed as {expected}; "
+                f"{_advice(expected, published)}"
             )
         elif not published:
-            problem = self._elsewhere(wanted, name)
+            problem = self._elsewhere(expected, name)
         if problem and problem != self.problem:
             self._node.get_logger().warning(problem)
         self.problem = problem
 
-    def _elsewhere(self, wanted: str, name: str) -> str:
-        """Where the images are that nobody publishes under `name`, if they are close by; empty if not."""
-        # Full names, as the graph has them: no rule may move them.
+    def _elsewhere(self, expected: str, name: str) -> str:
+        """Which related topic has images while `name` has no publishers; empty if there is none."""
+        # Fully qualified names from the graph, which must not be remapped.
         types = {topic: set(kinds) for topic, kinds in self._node.get_topic_names_and_types()}
         base = name.removesuffix(_COMPRESSED)
-        if wanted == _COMPRESSED_TYPE and base.endswith(_COMPRESSED) and _COMPRESSED_TYPE in types.get(base, ()):
+        if expected == _COMPRESSED_TYPE and base.endswith(_COMPRESSED) and _COMPRESSED_TYPE in types.get(base, ()):
             return (
-                f"nobody publishes {name}; compressed images are on {base}: remap image to "
+                f"{name} has no publishers; compressed images are on {base}: remap image to "
                 f"{base.removesuffix(_COMPRESSED)}, without {_COMPRESSED}"
             )
         compressed = name + _COMPRESSED
-        if wanted == "sensor_msgs/msg/Image" and _COMPRESSED_TYPE in types.get(compressed, ()):
-            return f"nobody publishes {name}, but {compressed} has compressed images; set image_transport:=compressed"
+        if expected == "sensor_msgs/msg/Image" and _COMPRESSED_TYPE in types.get(compressed, ()):
+            return f"{name} has no publishers, but {compressed} has compressed images; set image_transport:=compressed"
         return ""
 
 
 def type_name(kind: type) -> str:
-    """What the graph calls a message's type, such as sensor_msgs/msg/Image."""
+    """Name of a message type in the ROS graph, such as sensor_msgs/msg/Image."""
     return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
 
 
-def _advice(wanted: str, published: set[str]) -> str:
+def _advice(expected: str, published: set[str]) -> str:
     if published == {_COMPRESSED_TYPE}:
         return f"set image_transport:=compressed and remap image to the name without {_COMPRESSED}"
-    if published == {"sensor_msgs/msg/Image"} and wanted == _COMPRESSED_TYPE:
+    if published == {"sensor_msgs/msg/Image"} and expected == _COMPRESSED_TYPE:
         return "set image_transport:=raw"
     return "check the remapping"

@@ -1,4 +1,4 @@
-"""Looking for words in the frames of one camera, on the inference thread."""
+"""Open-vocabulary queries on the frames of one camera, evaluated on the inference thread."""
 
 from __future__ import annotations
 
@@ -17,146 +17,150 @@ from fcclip_ros.conversions.frame import LabeledFrame
 Outcome = TypeVar("Outcome")
 
 FrameCallback = Callable[[LabeledFrame, Sequence[Found]], Any]
-"""Called on the inference thread with a frame and its segments, the best first; a watch ends with what is not None."""
+"""Called on the inference thread with a frame and its matches, best first; not None completes the query."""
 
-_NOT_ACTIVE = "the node is not active, so it has no pictures; ros2 lifecycle set NODE activate"
-_NO_FRAME = "no picture has been labeled yet; see ~/segments and /diagnostics, or ask for a fresh one"
+_NOT_ACTIVE = "the node is not active, so there are no frames; run: ros2 lifecycle set NODE activate"
+_NO_FRAME = "no frame has been labeled yet; check ~/segments and /diagnostics, or set fresh to wait for the next frame"
 
 
 class PendingQuery:
-    """Looks at one frame after the other until it has seen enough; `future` says when it ended and why.
+    """A query that is evaluated on each new frame until its callback returns a result.
 
     Attributes:
-        query: What is looked for.
-        since: Monotonic time; frames that arrived earlier do not count.
-        look: See `FrameCallback`.
-        future: What `look` returned in the end, or the error that ended the watch.
+        query: The query.
+        since: Monotonic time; frames that arrived earlier are ignored.
+        future: The result of the callback, or the error that ended the query.
     """
 
-    def __init__(self, query: Query, look: FrameCallback) -> None:
-        """Counts frames from now on."""
+    def __init__(self, query: Query, callback: FrameCallback) -> None:
+        """Accepts frames that arrive from now on.
+
+        Args:
+            query: The query.
+            callback: See `FrameCallback`.
+        """
         self.query = query
         self.since = time.monotonic()
-        self.look = look
         self.future: Future = Future()
+        self._callback = callback
 
     def fail(self, error: BaseException) -> None:
-        """Ends the watch with an error, unless it has ended."""
-        # Whoever comes first decides: a frame, the time, the client, or the node that stops.
+        """Completes the query with an error, unless it is already complete."""
+        # A frame, a timeout, a cancel request and a shutdown may race; the first one wins.
         with contextlib.suppress(InvalidStateError):
             self.future.set_exception(error)
 
     def process(self, frame: LabeledFrame, find_in: Callable[[Query], list[Found]]) -> None:
-        """Looks at a frame, in which `find_in` finds what is looked for; on the inference thread."""
+        """Evaluates a frame on the inference thread; `find_in` returns the frame's matches for a query."""
         if self.future.done():
             return
         try:
-            outcome = self.look(frame, find_in(self.query))
-        except Exception as error:  # The watch's fault must not be the stream's.
+            outcome = self._callback(frame, find_in(self.query))
+        except Exception as error:  # A failing query must not stop the stream.
             self.fail(error)
-            del self  # the error knows this call: together they would keep the frame alive, in a circle
+            del self  # breaks the reference cycle through the traceback, which would keep the frame alive
             return
         if outcome is not None:
             with contextlib.suppress(InvalidStateError):
                 self.future.set_result(outcome)
 
 
-class GaveWay(FcclipError):
-    """More wait than may; those who have waited longest give way."""
+class Evicted(FcclipError):
+    """The oldest pending query was dropped because too many were pending."""
 
 
-class Waiting:
-    """The watches of one kind of request, so many at most.
+class PendingLimit:
+    """Limits how many queries of one kind are pending.
 
-    Those who wait longest may be of a client that is gone, which nobody says: they give way to newer ones.
+    A client that disappears does not cancel its request, so the oldest query is dropped to admit a new one.
     """
 
     def __init__(self, what: str, limit: int) -> None:
         """Starts empty.
 
         Args:
-            what: The requests, in the plural, for the text.
-            limit: How many may wait.
+            what: What is limited, in the plural, for the error message.
+            limit: How many may be pending.
         """
         self._what = what
         self._limit = limit
-        self._watches: list[PendingQuery] = []
+        self._pending: list[PendingQuery] = []
 
     @contextlib.contextmanager
-    def admitted(self, watch: PendingQuery) -> Iterator[None]:
-        """Counts a watch while the block lasts; the oldest one fails with `GaveWay` if there are too many."""
-        while len(self._watches) >= self._limit:
-            self._watches.pop(0).fail(
-                GaveWay(f"gave way to a newer one: {self._limit} {self._what} may wait at the same time")
+    def admitted(self, pending: PendingQuery) -> Iterator[None]:
+        """Counts a query within the block; the oldest one fails with `Evicted` if the limit is exceeded."""
+        while len(self._pending) >= self._limit:
+            self._pending.pop(0).fail(
+                Evicted(f"dropped in favor of a newer one: at most {self._limit} {self._what} may be pending")
             )
-        self._watches.append(watch)
+        self._pending.append(pending)
         try:
             yield
         finally:
-            if watch in self._watches:
-                self._watches.remove(watch)
+            if pending in self._pending:
+                self._pending.remove(pending)
 
 
 class Search:
-    """The newest frame of a camera, and those who wait for what its next ones show."""
+    """The latest frame of a camera, and the queries that are pending for its next frames."""
 
     def __init__(self) -> None:
         """Starts inactive."""
         self._lock = threading.Lock()
-        self._segmenter: Decoder | None = None
-        self._newest: LabeledFrame | None = None
-        self._watches: list[PendingQuery] = []
+        self._decoder: Decoder | None = None
+        self._latest: LabeledFrame | None = None
+        self._pending: list[PendingQuery] = []
 
-    def start(self, segmenter: Decoder) -> None:
-        """Frames will come, with the answers of this segmenter's network."""
+    def start(self, decoder: Decoder) -> None:
+        """Accepts queries; `decoder` is the segmenter that labels the frames."""
         with self._lock:
-            self._segmenter = segmenter
+            self._decoder = decoder
 
     def stop(self, reason: str) -> None:
-        """No more frames: forgets the newest, ends every watch with an error that says `reason`."""
+        """Drops the latest frame and fails all pending queries with `reason`."""
         with self._lock:
-            self._segmenter = self._newest = None
-            watches, self._watches = self._watches, []
-        for watch in watches:
-            watch.fail(FcclipError(reason))
+            self._decoder = self._latest = None
+            pending, self._pending = self._pending, []
+        for query in pending:
+            query.fail(FcclipError(reason))
 
     def process(self, frame: LabeledFrame) -> None:
-        """Takes a frame that was labeled; on the inference thread."""
+        """Evaluates the pending queries on a labeled frame; on the inference thread."""
         with self._lock:
-            if self._segmenter is None:
+            if self._decoder is None:
                 return
-            segmenter, self._newest = self._segmenter, frame
-            watches = [watch for watch in self._watches if frame.arrival_time >= watch.since]
-        # Who looks for the same shares one answer.
-        find_in = functools.cache(lambda query: _found(query, frame, segmenter))
-        for watch in watches:
-            watch.process(frame, find_in)
-        del find_in  # it knows the frame
+            decoder, self._latest = self._decoder, frame
+            pending = [query for query in self._pending if frame.arrival_time >= query.since]
+        # Equal queries share one evaluation.
+        find_in = functools.cache(lambda query: _matches(query, frame, decoder))
+        for query in pending:
+            query.process(frame, find_in)
+        del find_in  # it references the frame
         with self._lock:
-            self._watches = [watch for watch in self._watches if not watch.future.done()]
+            self._pending = [query for query in self._pending if not query.future.done()]
 
-    def in_newest(self, query: Query, then: Callable[[LabeledFrame, Sequence[Found]], Outcome]) -> Outcome:
-        """Looks at the newest frame; on the inference thread, which is not held up by words that are known.
+    def in_latest(self, query: Query, then: Callable[[LabeledFrame, Sequence[Found]], Outcome]) -> Outcome:
+        """Evaluates a query on the latest frame; on the inference thread, with the query's text already encoded.
 
         Raises:
             FcclipError: There is no frame.
         """
         with self._lock:
-            segmenter, frame = self._segmenter, self._newest
-        if segmenter is None:
+            decoder, frame = self._decoder, self._latest
+        if decoder is None:
             raise FcclipError(_NOT_ACTIVE)
         if frame is None:
             raise FcclipError(_NO_FRAME)
-        return then(frame, _found(query, frame, segmenter))
+        return then(frame, _matches(query, frame, decoder))
 
-    def add(self, watch: PendingQuery) -> None:
-        """Lets a watch see the next frames."""
+    def add(self, pending: PendingQuery) -> None:
+        """Evaluates a query on the next frames."""
         with self._lock:
-            if self._segmenter is not None:
-                self._watches.append(watch)
+            if self._decoder is not None:
+                self._pending.append(pending)
                 return
-        watch.fail(FcclipError(_NOT_ACTIVE))
+        pending.fail(FcclipError(_NOT_ACTIVE))
 
 
-def _found(query: Query, frame: LabeledFrame, segmenter: Decoder) -> list[Found]:
-    return find(segmenter, query, frame.encoded, frame.result, frame.snapshot)
+def _matches(query: Query, frame: LabeledFrame, decoder: Decoder) -> list[Found]:
+    return find(decoder, query, frame.encoded, frame.result, frame.snapshot)

@@ -1,4 +1,4 @@
-"""The action `~/wait_for`: until something is in the picture."""
+"""The action `~/wait_for`: waits until an object is detected."""
 
 from __future__ import annotations
 
@@ -20,61 +20,62 @@ from fcclip_ros.compat import result_of
 from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.node.camera import Camera
 from fcclip_ros.node.find import Access, best_score, checked_query
-from fcclip_ros.node.search import GaveWay, PendingQuery, Waiting
+from fcclip_ros.node.search import Evicted, PendingLimit, PendingQuery
 from fcclip_ros.qos import REQUESTS
 
 MAX_GOALS = 16
-"""Goals that may wait at the same time: each may label every frame once more."""
+"""Goals that may be active at the same time: each may decode every frame once more."""
 
 _RESULT_TIMEOUT = 60
-"""Seconds that the result of a goal is kept for a client that asks late."""
+"""Seconds that the result of a goal is kept for a client that requests it late."""
 
-_LISTENERS_PERIOD = 1.0
-"""Seconds between two looks at who listens."""
+_CLIENT_CHECK_PERIOD = 1.0
+"""Seconds between two checks of the feedback topic's subscriptions."""
 
-_INTRODUCTION = 2.0
-"""Seconds after its beginning in which a goal's client may turn up as a listener."""
-
-
-class _Cancelled(Exception):
-    """The client wants no more."""
+_DISCOVERY_TIME = 2.0
+"""Seconds after a goal was accepted in which its client's feedback subscription may be discovered."""
 
 
-class _TimeIsUp(FcclipError):
-    """Not found in time."""
+class _Canceled(Exception):
+    """The client canceled the goal."""
 
 
-class _Unheard(FcclipError):
-    """Whoever may have sent the goal is gone."""
+class _TimedOut(FcclipError):
+    """Nothing was detected in time."""
+
+
+class _ClientGone(FcclipError):
+    """No client that may have sent the goal is left."""
 
 
 @dataclass
 class _Goal:
-    """A goal that waits.
+    """An active goal.
 
     Attributes:
-        watch: What it waits for.
-        began: Monotonic time.
-        listeners: Who listened to feedback when it began, its client among them.
+        pending: Its query.
+        accepted: Monotonic time.
+        subscribers: GIDs of the feedback subscriptions when it was accepted, its client's among them.
     """
 
-    watch: PendingQuery
-    began: float = field(default_factory=time.monotonic)
-    listeners: set[bytes] = field(default_factory=set)
+    pending: PendingQuery
+    accepted: float = field(default_factory=time.monotonic)
+    subscribers: set[bytes] = field(default_factory=set)
 
 
 class WaitForAction:
     """Serves `~/wait_for`.
 
-    Goals wait side by side; each ends alone: found, late, cancelled, the node stopped, its client gone, or too many.
+    Goals run concurrently. Each ends by itself: succeeded, timed out, canceled, aborted because the node was
+    deactivated or the client is gone, or dropped because too many goals are active.
     """
 
     def __init__(self, node: Node, access: Access) -> None:
-        """Makes the action server."""
+        """Creates the action server."""
         self._node = node
         self._access = access
         self._goals: dict[bytes, _Goal] = {}
-        self._waiting = Waiting("goals", MAX_GOALS)
+        self._limit = PendingLimit("goals", MAX_GOALS)
         self._server = ActionServer(
             node,
             WaitFor,
@@ -89,23 +90,23 @@ class WaitForAction:
         )
         self._feedback_topic = "~/wait_for/_action/feedback"
         self._timer = node.create_timer(
-            _LISTENERS_PERIOD, self._end_unheard, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            _CLIENT_CHECK_PERIOD, self._abort_orphans, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
 
     def destroy(self) -> None:
-        """Ends the action server."""
+        """Destroys the action server."""
         self._server.destroy()
 
     def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
-        waiting = self._goals.get(bytes(goal.goal_id.uuid))
-        if waiting is not None:
-            waiting.watch.fail(_Cancelled())
+        active = self._goals.get(bytes(goal.goal_id.uuid))
+        if active is not None:
+            active.pending.fail(_Canceled())
         return CancelResponse.ACCEPT
 
-    def _end_unheard(self) -> None:
-        """Ends the goals whose clients are gone; a client of an action listens to its feedback.
+    def _abort_orphans(self) -> None:
+        """Aborts the goals whose clients are gone; an action client subscribes to the feedback topic.
 
-        A goal does not say whose it is, so it is taken as gone when everybody is who listened when it began.
+        A goal does not name its client, so it is orphaned when none of the subscriptions of its first seconds is left.
         """
         if not self._goals:
             return
@@ -114,64 +115,60 @@ class WaitForAction:
         }
         now = time.monotonic()
         for goal in list(self._goals.values()):
-            if now < goal.began + _INTRODUCTION:
-                goal.listeners |= present
-            elif not goal.listeners & present:
-                goal.watch.fail(_Unheard("the client that sent the goal is gone"))
+            if now < goal.accepted + _DISCOVERY_TIME:
+                goal.subscribers |= present
+            elif not goal.subscribers & present:
+                goal.pending.fail(_ClientGone("the client that sent the goal is gone"))
 
     async def _execute(self, goal: ServerGoalHandle) -> WaitFor.Result:
-        request, so_far = goal.request, WaitFor.Feedback()
+        request, feedback = goal.request, WaitFor.Feedback()
 
-        def look(frame: LabeledFrame, found: Sequence[Found]) -> WaitFor.Result | None:
-            so_far.frames += 1
-            so_far.best_score = max(so_far.best_score, best_score(found))
+        def check(frame: LabeledFrame, found: Sequence[Found]) -> WaitFor.Result | None:
+            feedback.frames += 1
+            feedback.best_score = max(feedback.best_score, best_score(found))
             if not found or found[0].score < request.minimum_score:
-                goal.publish_feedback(so_far)
+                goal.publish_feedback(feedback)
                 return None
-            result = WaitFor.Result(success=True)
-            self._access.fill(result, request, frame, found)
-            return result
+            detected = WaitFor.Result(success=True)
+            self._access.fill(detected, request, frame, found)
+            return detected
 
         camera: Camera | None = None
         try:
             camera = self._access.camera(request.camera)
-            query = checked_query(request)
-            watch = self._access.watch(camera, query, look)
-            with self._waiting.admitted(watch), self._kept(goal, watch), self._time_limit(watch, request.timeout):
-                result = await result_of(watch.future, self._node.executor)
+            pending = self._access.start_query(camera, checked_query(request), check)
+            with self._limit.admitted(pending), self._active(goal, pending), self._timeout(pending, request.timeout):
+                result = await result_of(pending.future, self._node.executor)
             goal.succeed()
-        except _Cancelled:
-            result = WaitFor.Result(message="cancelled")
+        except _Canceled:
+            result = WaitFor.Result(message="canceled")
             goal.canceled()
-        except (_TimeIsUp, _Unheard, GaveWay) as error:
-            # Neither the node's fault nor the request's: not counted as refused.
+        except (_TimedOut, _ClientGone, Evicted) as error:
+            # Neither the node nor the request is at fault: not counted as a rejected request.
             result = WaitFor.Result(message=str(error))
             goal.abort()
-            if not isinstance(error, _TimeIsUp):
-                self._node.get_logger().warning(f"a goal of wait_for has ended: {error}")
+            if not isinstance(error, _TimedOut):
+                self._node.get_logger().warning(f"wait_for: goal aborted: {error}")
         except Exception as error:
-            result = WaitFor.Result(message=self._access.refuse("not waited for", error, camera))
+            result = WaitFor.Result(message=self._access.refuse("wait_for: goal rejected", error, camera))
             goal.abort()
-        result.best_score, result.frames = so_far.best_score, so_far.frames
+        result.best_score, result.frames = feedback.best_score, feedback.frames
         return result
 
     @contextlib.contextmanager
-    def _kept(self, goal: ServerGoalHandle, watch: PendingQuery) -> Iterator[None]:
-        """Lets those who end goals find this one."""
+    def _active(self, goal: ServerGoalHandle, pending: PendingQuery) -> Iterator[None]:
+        """Registers a goal for cancel requests and the check of its client."""
         key = bytes(goal.goal_id.uuid)
-        self._goals[key] = _Goal(watch)
-        if goal.is_cancel_requested:  # Before it was there to be found.
-            watch.fail(_Cancelled())
+        self._goals[key] = _Goal(pending)
+        if goal.is_cancel_requested:  # Before it was registered.
+            pending.fail(_Canceled())
         try:
             yield
         finally:
             del self._goals[key]
 
-    @contextlib.contextmanager
-    def _time_limit(self, watch: PendingQuery, seconds: float) -> Iterator[None]:
+    def _timeout(self, pending: PendingQuery, seconds: float) -> contextlib.AbstractContextManager[None]:
         if not seconds:
-            yield
-            return
-        late = _TimeIsUp(f"not found within {seconds:g} s")
-        with self._access.deadlines.within(seconds, lambda: watch.fail(late)):
-            yield
+            return contextlib.nullcontext()
+        late = _TimedOut(f"not detected within {seconds:g} s")
+        return self._access.deadlines.within(seconds, lambda: pending.fail(late))

@@ -1,4 +1,4 @@
-"""What waits for words: requests whose words the text tower has to read first, beside the stream."""
+"""The queue of requests whose words the text encoder has not encoded yet, served on a background thread."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from typing import Any, Protocol
 from fcclip_core.errors import FcclipError, VocabularyError
 
 CHUNK = 16
-"""Words that are read without looking at what came meanwhile."""
+"""Words that are encoded at once; new requests are considered between two chunks."""
 
 MAX_WAITING = 64
-"""Requests that may wait, vocabularies apart: of those there is one for each camera and one for all."""
+"""Pending requests, not counting vocabularies: of those there is at most one for each camera and one for all."""
 
+_IMMEDIATE_RESPONSES = 8
+"""Responses that are sent at once: the response queue of a ROS client holds ten."""
 
-_AT_ONCE = 8
-"""Answers that a client of ROS surely keeps until it reads them: it has room for ten."""
-
-_PAUSE = 0.003
-"""Seconds between two further ones."""
+_RESPONSE_INTERVAL = 0.003
+"""Seconds between further responses."""
 
 
 class Superseded(VocabularyError):
-    """A vocabulary that a newer one replaced before it was ready."""
+    """A vocabulary that was replaced by a newer one before it was activated."""
 
 
-class Reader(Protocol):
-    """What reads words: a `Segmenter`."""
+class TextEncoder(Protocol):
+    """The part of `Segmenter` that encodes words."""
 
     def unknown_words(self, words: Sequence[str]) -> list[str]:
         """See `Segmenter.unknown_words`."""
@@ -45,35 +44,35 @@ class Reader(Protocol):
 
 @dataclass(eq=False)
 class Request:
-    """Something that needs words.
+    """A request that needs the text embeddings of its words.
 
     Attributes:
-        then: Called on the queue's thread once all words are known; returns its outcome, or a future of it.
-        future: Gets the outcome.
-        classes: Of a vocabulary, how many; 0 for anything else.
-        order: When it came.
-        unread: Words that may be unknown still.
-        replaced: Futures of older vocabularies that this one supersedes.
+        then: Called on the queue's thread once all words are encoded; returns the result, or a future of it.
+        order: Sequence number of the request.
+        unencoded: Words that may still have to be encoded.
+        classes: Number of classes of a vocabulary; 0 for other requests.
+        future: Receives the result.
+        superseded: Futures of older vocabularies that this one supersedes.
     """
 
     then: Callable[[Request], Any]
     order: int
-    unread: deque[str]
+    unencoded: deque[str]
     classes: int = 0
     future: Future = field(default_factory=Future)
-    replaced: list[Future] = field(default_factory=list)
+    superseded: list[Future] = field(default_factory=list)
 
 
 class WordQueue:
-    """Reads the words of requests, a few at a time, on a thread of its own.
+    """Encodes the words of requests in chunks, on a thread of its own.
 
-    The request with the fewest unknown words is next, so that a word or two never wait for a vocabulary of thousands;
-    one without any is served at once. A request that was cancelled, or superseded, is left where it is.
+    The request with the fewest unencoded words is served first, so that one or two words never wait for a vocabulary of
+    thousands. Canceled and superseded requests are dropped.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, encoder: TextEncoder) -> None:
         """Starts the thread."""
-        self._reader = reader
+        self._encoder = encoder
         self._changed = threading.Condition()
         self._orders = itertools.count(1)
         self._waiting: list[Request] = []
@@ -84,31 +83,31 @@ class WordQueue:
 
     @property
     def classes(self) -> int:
-        """Number of classes of the largest vocabulary that waits for its words; 0 for none."""
+        """Number of classes of the largest vocabulary that is being encoded; 0 for none."""
         with self._changed:
             return max((request.classes for request in self._waiting), default=0)
 
     def submit(self, words: Sequence[str], then: Callable[[Request], Any]) -> Future:
-        """Has words read and then something done.
+        """Encodes words, then calls `then`.
 
         Returns:
-            The outcome of `then`; canceling it before ends the reading. FcclipError: too many requests wait.
+            The result of `then`; canceling it stops the encoding.
+
+        Raises:
+            FcclipError: Too many requests are pending.
         """
         with self._changed:
-            others = sum(not request.classes for request in self._waiting)
-            if others < MAX_WAITING:
-                return self._add(words, then, 0).future
-        future: Future = Future()
-        future.set_exception(FcclipError(f"{MAX_WAITING} requests wait for their words already; ask again later"))
-        return future
+            if sum(not request.classes for request in self._waiting) >= MAX_WAITING:
+                raise FcclipError(f"{MAX_WAITING} requests are waiting for their words to be encoded; try again later")
+            return self._add(words, then, 0).future
 
     def submit_vocabulary(
         self, words: Sequence[str], then: Callable[[Request], Any], classes: int, target: object | None
     ) -> Request:
-        """Has the words of a vocabulary read and then something done.
+        """Encodes the words of a vocabulary, then calls `then`.
 
-        It supersedes older vocabularies that still wait: for the same target; if it is for all (None), any. Their
-        futures get `Superseded` when this one's outcome is known.
+        It supersedes older pending vocabularies for the same target; for any target, if it is for all (None). Their
+        futures fail with `Superseded` once this one's result is known.
         """
         with self._changed:
             request = self._add(words, then, classes)
@@ -116,14 +115,14 @@ class WordQueue:
                 if target is None or other is target:
                     del self._vocabularies[other]
                     self._waiting.remove(older)
-                    request.replaced += [*older.replaced, older.future]
-                    older.replaced.clear()
+                    request.superseded += [*older.superseded, older.future]
+                    older.superseded.clear()
             self._vocabularies[target] = request
-        request.future.add_done_callback(lambda future: _tell_replaced(list(request.replaced), future))
+        request.future.add_done_callback(lambda future: _fail_superseded(list(request.superseded), future))
         return request
 
     def close(self) -> None:
-        """Cancels what waits; the thread ends after the words that it is reading."""
+        """Cancels pending requests; the thread ends after the current chunk."""
         with self._changed:
             self._closed = True
             left, self._waiting = self._waiting, []
@@ -133,12 +132,12 @@ class WordQueue:
             request.future.cancel()
 
     def join(self, timeout: float) -> bool:
-        """Waits for the thread to end; False if it still reads after `timeout` seconds."""
+        """Waits for the thread to end; False if it is still running after `timeout` seconds."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def _add(self, words: Sequence[str], then: Callable[[Request], Any], classes: int) -> Request:
-        request = Request(then, next(self._orders), deque(self._reader.unknown_words(words)), classes)
+        request = Request(then, next(self._orders), deque(self._encoder.unknown_words(words)), classes)
         if self._closed:
             request.future.cancel()
         else:
@@ -149,32 +148,32 @@ class WordQueue:
     def _work(self) -> None:
         while (request := self._next()) is not None:
             try:
-                chunk = [request.unread.popleft() for _ in range(min(CHUNK, len(request.unread)))]
+                chunk = [request.unencoded.popleft() for _ in range(min(CHUNK, len(request.unencoded)))]
                 if chunk:
-                    self._reader.learn_words(chunk)
-                if request.unread or not self._take(request):
+                    self._encoder.learn_words(chunk)
+                if request.unencoded or not self._take(request):
                     continue
                 outcome = request.then(request)
             except Exception as error:
                 self._take(request)
                 _finish(request.future, error=error)
             else:
-                _pass_on(outcome, request.future)
+                _forward(outcome, request.future)
                 del outcome
-            del request  # not kept while there is nothing to do
+            del request  # not kept alive while the thread is idle
 
     def _next(self) -> Request | None:
-        """Waits for the request with the fewest unknown words; None when there will be none."""
+        """Waits for the request with the fewest unencoded words; None after `close`."""
         with self._changed:
             while True:
                 for request in [request for request in self._waiting if request.future.cancelled()]:
                     self._remove(request)
                 if self._waiting or self._closed:
-                    return min(self._waiting, key=lambda item: (len(item.unread), item.order), default=None)
+                    return min(self._waiting, key=lambda item: (len(item.unencoded), item.order), default=None)
                 self._changed.wait()
 
     def _take(self, request: Request) -> bool:
-        """Removes a request; False if it is not there any more: cancelled, or superseded."""
+        """Removes a request; False if it was canceled or superseded."""
         with self._changed:
             if request not in self._waiting:
                 return False
@@ -186,12 +185,10 @@ class WordQueue:
         self._vocabularies = {target: item for target, item in self._vocabularies.items() if item is not request}
 
 
-def _pass_on(outcome: Any, future: Future) -> None:
-    if not isinstance(outcome, Future):
-        _finish(future, outcome)
-        return
+def _forward(outcome: Any, future: Future) -> None:
+    """Completes `future` with a result, or with that of another future once it is done."""
 
-    def tell(done: Future) -> None:
+    def forward(done: Future) -> None:
         if done.cancelled():
             future.cancel()
         elif (error := done.exception()) is not None:
@@ -199,7 +196,10 @@ def _pass_on(outcome: Any, future: Future) -> None:
         else:
             _finish(future, done.result())
 
-    outcome.add_done_callback(tell)
+    if isinstance(outcome, Future):
+        outcome.add_done_callback(forward)
+    else:
+        _finish(future, outcome)
 
 
 def _finish(future: Future, outcome: Any = None, error: BaseException | None = None) -> None:
@@ -211,21 +211,24 @@ def _finish(future: Future, outcome: Any = None, error: BaseException | None = N
         future.set_result(outcome)
 
 
-def _tell_replaced(replaced: list[Future], newer: Future) -> None:
-    """Answers those whose vocabulary a newer one superseded; many of them beside everything else, not at once."""
+def _fail_superseded(futures: list[Future], newer: Future) -> None:
+    """Fails the futures of superseded vocabularies; if there are many, in the background and at intervals."""
+    if newer.cancelled():
+        for future in futures:
+            future.cancel()
+        return
+    error = newer.exception()
+    outcome = (
+        f"version {newer.result().version}" if error is None else f"a newer vocabulary, which was rejected: {error}"
+    )
 
-    def tell() -> None:
-        for number, future in enumerate(replaced):
-            if number >= _AT_ONCE:
-                time.sleep(_PAUSE)
-            if newer.cancelled():
-                future.cancel()
-            elif (error := newer.exception()) is not None:
-                _finish(future, error=Superseded(f"superseded by a newer vocabulary, which was not accepted: {error}"))
-            else:
-                _finish(future, error=Superseded(f"superseded by version {newer.result().version}"))
+    def fail_all() -> None:
+        for number, future in enumerate(futures):
+            if number >= _IMMEDIATE_RESPONSES:
+                time.sleep(_RESPONSE_INTERVAL)
+            _finish(future, error=Superseded(f"superseded by {outcome}"))
 
-    if len(replaced) <= _AT_ONCE:
-        tell()
+    if len(futures) <= _IMMEDIATE_RESPONSES:
+        fail_all()
     else:
-        threading.Thread(target=tell, name="superseded", daemon=True).start()
+        threading.Thread(target=fail_all, name="superseded", daemon=True).start()

@@ -1,4 +1,4 @@
-"""A thread that others bring work to without waiting."""
+"""A thread that processes the newest frames and tasks of other threads."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ Frame = TypeVar("Frame")
 
 
 class Started(Protocol):
-    """Frames that something else computes, a GPU for example, while this thread does more."""
+    """Frames that are computed asynchronously, on a GPU for example, while this thread continues."""
 
     def wait(self) -> None:
-        """Waits until they are computed; must not raise."""
+        """Blocks until they are computed; must not raise."""
 
     def finish(self) -> None:
-        """Does what is left; must not raise."""
+        """Completes them, for example publishes their results; must not raise."""
 
 
 class Worker(Generic[Frame]):
-    """Works on the newest frames of streams, which take turns, and before them on tasks, in the order they came.
+    """Processes the newest frames of streams in round-robin order, and tasks first, in order of submission.
 
-    Frames may be started and finished apart. Then the next ones are looked at while these are computed, taken when
-    they are (so that no frame is started while a newer one of its stream waits), and started before these are finished.
+    Frames may be started and finished separately. Then the next frames are preprocessed while these are computed, taken
+    once they are computed (so that no frame is started while a newer one of its stream is queued), and started before
+    these are finished.
 
     Attributes:
-        limit: Frames to work on at once, at most.
+        limit: Largest batch of frames.
     """
 
     def __init__(
         self,
         name: str,
         handle_frames: Callable[[list[Frame]], Started | None] | None = None,
-        fit: Callable[[Frame, Frame], bool] = lambda one, other: True,
+        can_batch: Callable[[Frame, Frame], bool] = lambda one, other: True,
         limit: int = 1,
         look_ahead: Callable[[Frame], object] = lambda frame: None,
         failed: Callable[[list[Frame], Exception], None] | None = None,
@@ -44,52 +45,52 @@ class Worker(Generic[Frame]):
         """Starts the thread.
 
         Args:
-            name: Of the thread.
-            handle_frames: Called with frames of different streams, which it works on, or starts; must not raise. None
-                for a worker that gets tasks alone.
-            fit: Whether two frames can be worked on at once.
+            name: Name of the thread.
+            handle_frames: Called with a batch of frames of different streams, which it processes or starts; must not
+                raise. None for a worker that only runs tasks.
+            can_batch: Whether two frames can be in one batch.
             limit: See the attribute.
             look_ahead: Called with a frame that may be next, while others are computed; must not raise.
-            failed: Called with frames on which `handle_frames` raised all the same: the thread goes on.
+            failed: Called with a batch on which `handle_frames` raised nevertheless; the thread continues.
         """
         self.limit = limit
         self._mailbox: Mailbox[Frame] = Mailbox()
         self._handle_frames = handle_frames
-        self._can_batch = fit
+        self._can_batch = can_batch
         self._look_ahead = look_ahead
         self._failed = failed
-        # Its thread starts with the first work.
+        # Its thread starts with the first call.
         self._waiter = ThreadPoolExecutor(1, f"{name} waits")
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def replace(self, stream: object, frame: Frame) -> Frame | None:
-        """Leaves a stream's frame; returns the one that will never be looked at because of it, if any."""
+        """Enqueues a stream's newest frame; returns the one that it replaces, which is dropped, if any."""
         return self._mailbox.replace(stream, frame)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
-        """Runs a function on the thread before its next frames."""
+        """Runs a function on the thread, before the next frames."""
         task = Task(function, arguments)
         self._mailbox.add_task(task)
         return task.future
 
     @property
     def tasks(self) -> int:
-        """How many functions wait for their turn."""
+        """Number of queued tasks."""
         return self._mailbox.tasks
 
     def discard(self, stream: object) -> Frame | None:
-        """Takes back the frame of a stream that waits, if one does."""
+        """Removes and returns the queued frame of a stream, if there is one."""
         return self._mailbox.discard(stream)
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Ends the thread after what it is doing now; tasks that wait are cancelled.
+        """Ends the thread after its current work; queued tasks are canceled.
 
         Args:
-            timeout: Seconds to wait for the end; None waits as long as it takes.
+            timeout: Seconds to wait for the thread; None waits without a limit.
 
         Returns:
-            False if the thread still works.
+            False if the thread is still running.
         """
         self._mailbox.close()
         self._thread.join(timeout)
@@ -101,9 +102,9 @@ class Worker(Generic[Frame]):
             if started:
                 self._look_ahead_until_computed(started)
             work = self._mailbox.take(self.limit, self._can_batch, wait=started is None)
-            following = None
+            next_started = None
             if isinstance(work, list) and work and self._handle_frames:
-                following = self._handle(work)
+                next_started = self._handle(work)
             if started:
                 started.finish()
             elif not work:
@@ -111,8 +112,8 @@ class Worker(Generic[Frame]):
                 return
             if isinstance(work, Task):
                 work.run()
-            started = following
-            del work, following  # not kept while there is nothing to do
+            started = next_started
+            del work, next_started  # not kept alive while the thread is idle
 
     def _handle(self, frames: list[Frame]) -> Started | None:
         assert self._handle_frames is not None
@@ -129,6 +130,6 @@ class Worker(Generic[Frame]):
         computed.add_done_callback(lambda _: self._mailbox.wake())
         while not computed.done():
             changes = self._mailbox.changes
-            for frame in self._mailbox.waiting(self.limit, self._can_batch):
+            for frame in self._mailbox.peek(self.limit, self._can_batch):
                 self._look_ahead(frame)
             self._mailbox.wait_for_change(changes, computed.done)

@@ -1,1 +1,1 @@
-"""How a node starts, runs and ends in a process."""
+"""Start, execution and shutdown of a node process."""

@@ -1,4 +1,4 @@
-"""A node whose callbacks may fail: what one raises is counted, said, and answered."""
+"""The base class of all nodes: exceptions in callbacks are logged and reported to the caller."""
 
 from __future__ import annotations
 
@@ -16,33 +16,45 @@ from rclpy.node import Node
 from fcclip_core.errors import FcclipError
 from fcclip_core.quoting import printable
 
-_SAID_AGAIN_AFTER = 5.0
-"""Seconds between two log lines about one callback that goes on failing."""
+_LOG_PERIOD = 5.0
+"""Seconds between log messages about a callback that keeps failing."""
 
 
 class GuardedNode(Node):
-    """Guards every callback that is given to the node, also by rclpy itself (parameter services).
+    """Catches exceptions in every callback of the node, including those that rclpy adds (parameter services).
 
-    An executor gives what a callback raises to whoever spins, who knows neither what failed nor whom to answer.
+    Otherwise an executor raises them from `spin`, where neither the callback nor the request is known.
+
+    Attributes:
+        exit_status: Exit status of the process.
     """
+
+    exit_status = 0
 
     def __init__(self, *args: Any, **options: Any) -> None:
         """As rclpy's."""
-        self._said: dict[tuple[str, type], float] = {}
+        self._logged: dict[tuple[str, type], float] = {}
         super().__init__(*args, **options)
 
+    def begin(self) -> None:
+        """Called once the executor is spinning."""
+
+    def finish(self) -> bool:
+        """Called before the context is shut down, while the executor spins; False if threads are still running."""
+        return True
+
     def callback_failed(self, what: str, error: Exception) -> None:
-        """Says what a callback raised: whole once, then a line from time to time.
+        """Logs an exception of a callback: with its traceback the first time, then one line, throttled.
 
         Args:
-            what: The callback, for the log.
-            error: What it raised.
+            what: Description of the callback.
+            error: The exception.
         """
         key, now = (what, type(error)), time.monotonic()
-        before = self._said.get(key)
-        if before is not None and now < before + _SAID_AGAIN_AFTER:
+        before = self._logged.get(key)
+        if before is not None and now < before + _LOG_PERIOD:
             return
-        self._said[key] = now
+        self._logged[key] = now
         text = printable(f"{what} failed: {describe(error)}")
         if before is None and not isinstance(error, FcclipError):
             text += "\n" + printable("".join(traceback.format_exception(error)))
@@ -67,7 +79,7 @@ class GuardedNode(Node):
     def create_service(
         self, srv_type: Any, srv_name: str, callback: Callable[..., Any], *args: Any, **options: Any
     ) -> Any:
-        """As rclpy's; a callback that raises is answered with what it raised, as far as the answer has room for it."""
+        """As rclpy's; if the callback raises, the response contains the error, if it has a field for it."""
 
         def answer(error: Exception, request: Any, response: Any) -> Any:
             return failed_answer(request, srv_type.Response(), printable(describe(error)))
@@ -76,19 +88,19 @@ class GuardedNode(Node):
         return super().create_service(srv_type, srv_name, guarded, *args, **options)
 
     def add_on_set_parameters_callback(self, callback: Callable[..., SetParametersResult]) -> None:
-        """As rclpy's; a callback that raises refuses the change."""
+        """As rclpy's; if the callback raises, the change is rejected."""
 
         def answer(error: Exception, changes: Any) -> SetParametersResult:
             return SetParametersResult(successful=False, reason=printable(describe(error)))
 
-        super().add_on_set_parameters_callback(self._guarded("the change of parameters", callback, answer))
+        super().add_on_set_parameters_callback(self._guarded("the parameter callback", callback, answer))
 
     def _guarded(
         self, what: str, callback: Callable[..., Any], answer: Callable[..., Any] = lambda error, *arguments: None
     ) -> Callable[..., Any]:
-        """The callback; where it raises, the error is told and `answer` called with it and the callback's arguments."""
+        """Wraps a callback: exceptions are logged, and `answer(error, *arguments)` makes the return value."""
 
-        # rclpy counts the parameters of a subscription's callback, and asks whether a service's is a coroutine.
+        # rclpy inspects the signature of a subscription callback, and whether a service callback is a coroutine.
         @functools.wraps(callback)
         def guarded(*arguments: Any) -> Any:
             try:
@@ -109,14 +121,14 @@ class GuardedNode(Node):
 
 
 def guarded_transition(
-    transition: Callable[..., TransitionCallbackReturn],
+    transition: Callable[..., TransitionCallbackReturn | None],
 ) -> Callable[..., TransitionCallbackReturn]:
-    """Guards a lifecycle node's method, of which rclpy does not tell when it raises."""
+    """Wraps a transition callback: None is SUCCESS; exceptions, which rclpy does not log, are logged and ERROR."""
 
     @functools.wraps(transition)
     def guarded(node: GuardedNode, state: Any) -> TransitionCallbackReturn:
         try:
-            return transition(node, state)
+            return transition(node, state) or TransitionCallbackReturn.SUCCESS
         except Exception as error:
             node.callback_failed(transition.__name__, error)
             return TransitionCallbackReturn.ERROR
@@ -125,17 +137,17 @@ def guarded_transition(
 
 
 def describe(error: BaseException) -> str:
-    """What happened, with the error's type where the text alone may mean nothing."""
+    """Description of an error, with its type unless it is one of this package."""
     return str(error) if isinstance(error, FcclipError) else f"{type(error).__name__}: {error}"
 
 
 def failed_answer(request: Any, response: Any, reason: str) -> Any:
-    """Puts into an answer why there is none, wherever a service of ours or rclpy's has room for it."""
+    """Fills in why a request failed, in the fields that services of this package and of rclpy have for it."""
     if hasattr(response, "success") and hasattr(response, "message"):
         response.success, response.message = False, reason
-    refused = SetParametersResult(successful=False, reason=reason)
+    rejected = SetParametersResult(successful=False, reason=reason)
     if hasattr(response, "results"):
-        response.results = [refused for _ in request.parameters]
+        response.results = [rejected for _ in request.parameters]
     if isinstance(getattr(response, "result", None), SetParametersResult):
-        response.result = refused
+        response.result = rejected
     return response

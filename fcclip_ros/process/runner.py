@@ -1,4 +1,4 @@
-"""Runs one node in a process until a signal ends it, cleanly for SIGINT and SIGTERM alike."""
+"""Runs a node in a process until SIGINT or SIGTERM, with a clean shutdown for both."""
 
 from __future__ import annotations
 
@@ -9,54 +9,29 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, cast
+from typing import NoReturn
 
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from fcclip_core.errors import FcclipError
 from fcclip_core.quoting import printable
+from fcclip_ros.process.guarded import GuardedNode
 
 _PATIENCE = 2.5
-"""Seconds that a process takes to end at most, whatever its threads are doing; `ros2 launch` kills after five."""
+"""Maximum duration of a shutdown in seconds; `ros2 launch` sends SIGTERM after five."""
 
 _SPINNER_PATIENCE = 0.5
-"""Seconds that the executor may go on with the callback that it is in."""
+"""Seconds that a shutdown waits for the current callback of the executor."""
 
 
-class RunnableNode(Protocol):
-    """What `run` asks of a node, beyond being an rclpy Node.
+def run_process(make_node: Callable[[threading.Event], GuardedNode], args: Sequence[str] | None = None) -> NoReturn:
+    """Runs a node as `run`, then exits the process with its status.
 
-    Attributes:
-        exit_status: What the process is to end with.
-    """
-
-    exit_status: int
-
-    def begin(self) -> None:
-        """Called once the executor spins."""
-
-    def finish(self) -> bool:
-        """Called before the context is shut down, with the executor still spinning; False if threads still work."""
-
-    def destroy_node(self) -> None:
-        """As rclpy's."""
-
-    def get_logger(self) -> Any:
-        """As rclpy's."""
-
-    def callback_failed(self, what: str, error: Exception) -> None:
-        """Is told what the executor met outside of a callback, such as a message that cannot be read."""
-
-
-def run_process(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str] | None = None) -> NoReturn:
-    """`run`, and the end of the process with its status.
-
-    What Python does at its end is left out but for what was registered to be done then: with torch loaded it takes
-    seconds on a busy machine, and crashes where a thread is inside a long native call, such as an engine's build.
+    Of Python's finalization only the atexit functions are run: with torch loaded, finalization takes seconds on a busy
+    machine, and crashes if a thread is in a long native call such as an engine build.
     """
     status = run(make_node, args)
     stop = threading.Event()
@@ -67,22 +42,22 @@ def run_process(make_node: Callable[[threading.Event], RunnableNode], args: Sequ
     _leave(status)
 
 
-def run(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str] | None = None) -> int:
-    """Runs a node: an executor in a thread, the main thread waiting for a signal.
+def run(make_node: Callable[[threading.Event], GuardedNode], args: Sequence[str] | None = None) -> int:
+    """Runs a node: the executor in a thread, the main thread waiting for a signal.
 
-    rclpy's own signal handlers invalidate the context first, so that a node could not even say that it ends. Here the
-    context lives until the node has finished. The process ends in time whatever its threads do, so further signals,
-    which `ros2 launch` and a terminal send for one Ctrl-C, change nothing.
+    rclpy's own signal handlers shut the context down first, so that a node cannot even log that it is shutting down.
+    Here the context stays valid until the node has finished. The process exits in time whatever its threads do, so
+    further signals, which `ros2 launch` and a terminal send for one Ctrl-C, have no effect.
 
     Args:
-        make_node: Makes the node from an event that the node may set to end itself.
-        args: Command line, including ROS arguments; None takes the process's.
+        make_node: Creates the node, with an event that the node may set to end the process.
+        args: Command line including ROS arguments; None for that of the process.
 
     Returns:
-        The exit status: the node's own, or 1 if it could not be made.
+        The exit status: that of the node, or 1 if it could not be created.
     """
     stop = threading.Event()
-    made: list[RunnableNode] = []
+    made: list[GuardedNode] = []
     ended = _end_in_time(stop, lambda: made[0].exit_status if made else 0)
     _stop_on_signals(stop)
     rclpy.init(args=_with_usable_logs(args), signal_handler_options=SignalHandlerOptions.NO)
@@ -95,20 +70,20 @@ def run(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str
         return 1
     made.append(node)
     executor = SingleThreadedExecutor()
-    executor.add_node(cast(Node, node))
+    executor.add_node(node)
     ending = threading.Event()
     spinner = threading.Thread(target=_spin, args=(executor, node, stop, ending), name="executor", daemon=True)
     spinner.start()
     node.begin()
     stop.wait()
     finished = node.finish()
-    # As a task: merely woken, an executor goes on waiting for a callback.
+    # As a task: an executor that is only woken continues to wait for a callback.
     executor.create_task(ending.set)
     spinner.join(_SPINNER_PATIENCE)
     if finished and not spinner.is_alive():
         executor.shutdown()
         node.destroy_node()
-    # Says goodbye to the other participants, who would look for this one for 20 s, also while a thread still works.
+    # Even while a thread is running: otherwise other DDS participants keep this one for 20 s.
     rclpy.try_shutdown()
     ended.set()
     if not finished or spinner.is_alive():
@@ -117,7 +92,7 @@ def run(make_node: Callable[[threading.Event], RunnableNode], args: Sequence[str
 
 
 def _with_usable_logs(args: Sequence[str] | None) -> list[str]:
-    """The command line; without log files, which ROS does not start without, where there is no folder for them."""
+    """The command line, with log files disabled if there is no writable folder for them, without which rclpy fails."""
     given = list(sys.argv if args is None else args)
     if any(os.environ.get(name) for name in ("ROS_LOG_DIR", "ROS_HOME")):
         return given
@@ -130,13 +105,13 @@ def _with_usable_logs(args: Sequence[str] | None) -> list[str]:
         usable = False
     if usable:
         return given
-    where = f"{home} cannot be written" if home else "HOME is not set"
-    print(f"no log files are kept: {where}; set ROS_LOG_DIR to a folder for them", file=sys.stderr)
+    where = f"{home} is not writable" if home else "HOME is not set"
+    print(f"log files are disabled: {where}; set ROS_LOG_DIR to a writable folder", file=sys.stderr)
     return [*given, "--ros-args", "--disable-external-lib-logs"]
 
 
 def _end_in_time(stop: threading.Event, status: Callable[[], int]) -> threading.Event:
-    """Ends the process some seconds after `stop`, unless the event that is returned is set by then."""
+    """Exits the process some seconds after `stop`, unless the returned event is set by then."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -171,8 +146,8 @@ def _stop_on_signals(stop: threading.Event) -> None:
         signal.signal(number, lambda *_: None)
 
 
-def _spin(executor: SingleThreadedExecutor, node: RunnableNode, stop: threading.Event, ending: threading.Event) -> None:
-    """Spins until `ending`; an error outside of a callback is told to the node and does not end the others."""
+def _spin(executor: SingleThreadedExecutor, node: GuardedNode, stop: threading.Event, ending: threading.Event) -> None:
+    """Spins until `ending`; errors outside of callbacks are passed to the node and do not stop the executor."""
     while executor.context.ok() and not ending.is_set():
         try:
             executor.spin_once()

@@ -1,4 +1,4 @@
-"""The first moments of a node's program, before there is anything to end. Imports nothing that takes time."""
+"""Signal handling of a node process until the node is created. Imports only fast modules."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import threading
 _NODES = ("perception", "image_source", "sim_camera")
 
 
-def is_a_nodes_program() -> bool:
-    """Whether this process was started to run a node: as a module, or by an installed command."""
+def is_node_process() -> bool:
+    """Whether this process runs a node, as a module or by an installed command."""
     program = getattr(sys, "argv", [""])[0]
-    if program == "-m":  # Python writes the file's name there when it has found the module.
+    if program == "-m":  # Python replaces it by the file name once it has found the module.
         arguments = sys.orig_argv
         module = arguments[arguments.index("-m") + 1] if "-m" in arguments[:-1] else ""
         return module in {f"fcclip_ros.{name}" for name in _NODES}
@@ -23,8 +23,8 @@ def is_a_nodes_program() -> bool:
     return name in {f"fcclip-{node.replace('_', '-')}" for node in _NODES}
 
 
-def end_at_once_on_signals() -> None:
-    """SIGINT and SIGTERM end the process with status 0, without a traceback."""
+def exit_on_signals() -> None:
+    """SIGINT and SIGTERM exit the process with status 0, without a traceback."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: os._exit(0))

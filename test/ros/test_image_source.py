@@ -89,7 +89,7 @@ def test_photographs_come_in_the_order_of_their_names_and_upright(tmp_path: Path
     assert colors_of(frames) == ["red", "green", "blue"]
     assert frames[-1].shape == (32, 24, 3)
     (error,) = (frame for frame in frames if isinstance(frame, ImageError))
-    assert "1b.jpg is no readable photograph" in str(error)
+    assert "1b.jpg is not a readable image" in str(error)
 
 
 def test_a_single_photograph_and_a_video(tmp_path: Path) -> None:
@@ -122,12 +122,12 @@ def test_a_bag_with_several_cameras_needs_a_topic(tmp_path: Path) -> None:
     [
         (lambda folder: "", "source is empty; set it to a folder"),
         (lambda folder: folder / "nowhere", "nowhere does not exist; expected"),
-        (lambda folder: folder, "holds no photograph"),
+        (lambda folder: folder, "has no images"),
         (lambda folder: _write(folder / "clip.mp4", b"no video"), "clip.mp4 cannot be read"),
-        (lambda folder: _write(folder / "record.mcap", b"no bag"), "record.mcap is no readable ROS 2 bag"),
-        (lambda folder: _write(folder / "record.db3", b"no bag"), "record.db3 is no readable ROS 2 bag"),
-        (lambda folder: _write(folder / "metadata.yaml", b"no bag").parent, "is no readable ROS 2 bag"),
-        (lambda folder: "173", "webcam 173 gives no picture"),
+        (lambda folder: _write(folder / "record.mcap", b"no bag"), "record.mcap is not a readable ROS 2 bag"),
+        (lambda folder: _write(folder / "record.db3", b"no bag"), "record.db3 is not a readable ROS 2 bag"),
+        (lambda folder: _write(folder / "metadata.yaml", b"no bag").parent, "is not a readable ROS 2 bag"),
+        (lambda folder: "173", "webcam 173 delivers no image"),
     ],
 )
 def test_what_is_no_source_is_named(make: Callable[[Path], Any], complaint: str, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_the_node_publishes_a_looping_camera_with_camera_info_and_jpegs(
 
     results = set_parameters(peer, "/image_source", rate=5.0, source="elsewhere", hold_frames=0)
     assert [result.successful for result in results] == [True, False, False]
-    assert "source cannot change while the source plays" in results[1].reason
+    assert "source cannot change while the source is playing" in results[1].reason
     assert node.end() == 0
 
 

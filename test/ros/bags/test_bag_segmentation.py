@@ -194,7 +194,7 @@ def test_what_cannot_be_labeled_leaves_nothing_behind(tmp_path: Path, capsys: py
     for bag, complaint in (
         (several, "2 image topics (/left, /right); choose one with --topic"),
         (broken, "none of its 1 images can be read"),
-        (tmp_path / "no.mcap", "is no readable ROS 2 bag"),
+        (tmp_path / "no.mcap", "is not a readable ROS 2 bag"),
     ):
         out = tmp_path / f"out_{bag.stem}"
         assert segment(bag, out, "--overlay", "none") == 1

@@ -136,21 +136,21 @@ def test_rgb8_is_a_view_of_the_message() -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"height": 0}, "8 x 0, which holds no pixel"),
-        ({"width": 0}, "0 x 6, which holds no pixel"),
-        ({"height": 0, "width": 0, "step": 0, "data": array("B")}, "0 x 0, which holds no pixel"),
+        ({"height": 0}, "8 x 0, so it has no pixels"),
+        ({"width": 0}, "0 x 6, so it has no pixels"),
+        ({"height": 0, "width": 0, "step": 0, "data": array("B")}, "0 x 0, so it has no pixels"),
         ({"step": 23}, "step is 23 bytes, but a row of 8 pixels in rgb8 takes 24"),
         ({"step": 0}, "step is 0 bytes"),
         ({"data": array("B", bytes(143))}, "143 bytes of data, but 6 rows with a step of 24 take 144"),
         ({"data": array("B")}, "0 bytes of data"),
         ({"height": 4_000_000_000}, "bytes of data, but 4000000000 rows"),
         *(
-            ({"encoding": name, "width": 7}, f"7 pixels wide; {name} has them in pairs")
+            ({"encoding": name, "width": 7}, f"7 pixels wide; {name} needs an even width")
             for name in ("yuv422", "uyvy", "yuyv", "yuv422_yuy2")
         ),
         ({"height": 2**32 - 1, "width": 2**32 - 1, "step": 2**32 - 1}, "step is 4294967295 bytes, but a row"),
         ({"height": 2**32 - 1, "width": 2**32 - 1, "encoding": "mono8", "step": 2**32 - 1}, "18446744065119617025"),
-        ({"height": 2**32 - 1, "width": 0}, "0 x 4294967295, which holds no pixel"),
+        ({"height": 2**32 - 1, "width": 0}, "0 x 4294967295, so it has no pixels"),
         ({"height": 1, "width": 400_000, "step": 3 * 400_000}, "144 bytes of data, but 1 rows"),
         ({"step": 2**32 - 1}, "144 bytes of data, but 6 rows with a step of 4294967295"),
         ({"encoding": "bayer_rggb8", "width": 1}, "needs at least 2 x 2"),
@@ -327,7 +327,7 @@ def test_truncated_pictures_are_refused(name: str, share: float) -> None:
 @pytest.mark.parametrize(
     ("message", "complaint"),
     [
-        (CompressedImage(format="jpeg"), "holds no data"),
+        (CompressedImage(format="jpeg"), "has no data"),
         (CompressedImage(format="jpeg", data=array("B", b"hello, this is no picture")), "neither JPEG nor PNG"),
         (CompressedImage(format="16UC1; compressedDepth", data=array("B", bytes(99))), "compressed depth image"),
     ],

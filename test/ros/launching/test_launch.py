@@ -130,7 +130,7 @@ def test_a_simulated_camera_takes_the_place_of_a_camera(
     assert message.header.frame_id == "camera_optical_frame"
     assert (message.width, message.height) == (320, 240)
     process.wait_for("reading depth from /depth")
-    assert ("a recorded drive is played" in process.output) or not gl
+    assert ("playing the bundled drive" in process.output) or not gl
     assert process.end(signal.SIGINT, timeout=30.0) == 0
 
 

@@ -110,7 +110,7 @@ def test_sim_sets_parameters_that_the_camera_has(describe: Describe) -> None:
 
 @pytest.mark.parametrize("other", [{"source": "photos"}, {"image_transport": "compressed"}])
 def test_sim_with_what_it_does_not_go_with_is_refused(describe: Describe, other: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="sim:=true goes with neither source nor image_transport:=compressed"):
+    with pytest.raises(ValueError, match="sim:=true cannot be combined with source or image_transport:=compressed"):
         describe(sim="true", **other)
 
 

@@ -83,7 +83,10 @@ def test_one_camera_with_depth_and_one_without(
     assert find("", "knife").header == answer.header, "the first camera is meant"
     answer = find("left", "plate")
     assert (answer.header.frame_id, answer.found[0].segment.id, answer.found[0].cloud.width) == ("left_camera", 2, 0)
-    assert find("right", "plate").message == "there is no camera 'right'; the parameter cameras has front, left"
+    assert (
+        find("right", "plate").message
+        == "there is no camera 'right'; expected one of the parameter cameras: front, left"
+    )
 
     def status(name: str) -> dict[str, str]:
         newest = diagnostics.get(timeout=10)[1].status

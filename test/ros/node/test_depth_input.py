@@ -147,15 +147,15 @@ def test_what_is_kept_is_bounded_by_time_and_bytes(bench: Bench, monkeypatch: py
     for number in range(300):
         bench.now += 1 / 30
         bench.depth(5.0 + number / 30)
-    assert 59 <= len(bench.input._found.kept) <= 62  # two seconds
+    assert 59 <= len(bench.input._buffer.kept) <= 62  # two seconds
     monkeypatch.setattr(depth_input, "_KEPT_BYTES", 10 * 96)
     bench.depth(100.0)
-    assert len(bench.input._found.kept) == 10
-    assert bench.input._found.kept_bytes == sum(len(message.data) for _, message in bench.input._found.kept) == 960
+    assert len(bench.input._buffer.kept) == 10
+    assert bench.input._buffer.kept_bytes == sum(len(message.data) for _, message in bench.input._buffer.kept) == 960
     for number in range(100):  # frames that are never published
         bench.input.prefetch_depth(header(200.0 + number))
         bench.input.arrive(header(300.0 + number))
-    assert len(bench.input._found.wanted) <= 9
+    assert len(bench.input._buffer.pending) <= 9
 
 
 def test_standing_stamps_are_said_once(bench: Bench) -> None:
@@ -163,9 +163,9 @@ def test_standing_stamps_are_said_once(bench: Bench) -> None:
         bench.depth(0.0)
         assert bench.frame(0.0) is not None
     assert len(bench.said) == 2
-    assert "the stamps of depth do not move: the last 5 or more have the stamp 0 s" in bench.said[0]
-    assert "the stamps of images do not move" in bench.said[1]
-    assert "do not move" in bench.problem
+    assert "the stamps of depth do not advance: the last 5 or more messages have the stamp 0 s" in bench.said[0]
+    assert "the stamps of images do not advance" in bench.said[1]
+    assert "do not advance" in bench.problem
     for number in range(6):
         bench.depth(1.0 + number)
         bench.frame(1.0 + number)
@@ -175,11 +175,11 @@ def test_standing_stamps_are_said_once(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("depth_stamps", "stamp", "advice"),
     [
-        (FAST, 9.0, "the image came after its depth was let go, of which"),
-        (FAST, 11.0, "depth comes later than labels are ready; raise depth_wait"),
+        (FAST, 9.0, "the image arrived after its depth was dropped from the buffer of"),
+        (FAST, 11.0, "depth arrives after the labels are ready; raise depth_wait"),
         ([10.0 + number / 5 for number in range(9)], 10.5, "synchronize the cameras or raise depth_tolerance"),
-        (FAST, 5000.0, "stamped by different clocks; synchronize these"),
-        ([0.0] * 9, 5.0, "the stamps of depth do not move: the last 5 or more have the stamp 0 s"),
+        (FAST, 5000.0, "the stamps come from different clocks; synchronize them"),
+        ([0.0] * 9, 5.0, "the stamps of depth do not advance: the last 5 or more messages have the stamp 0 s"),
     ],
 )
 def test_advice_fits_what_is_wrong(bench: Bench, depth_stamps: list[float], stamp: float, advice: str) -> None:
@@ -212,7 +212,7 @@ def test_frames_that_replace_each_other_before_the_model_takes_one(bench: Bench)
     assert depth is not None and (depth.meters == 3.0).all()
     depth = bench.labeled(9.0)
     assert depth is not None and (depth.meters == 5.0).all()
-    assert not bench.input._found.wanted
+    assert not bench.input._buffer.pending
 
 
 def test_nothing_is_looked_for_while_stopped(bench: Bench) -> None:

@@ -84,7 +84,7 @@ def test_errors_are_counted_by_kind_and_grow_old(monkeypatch: pytest.MonkeyPatch
             DiagnosticStatus.ERROR,
             "unconfigured: cannot configure: no file",
         ),
-        (replace(STATE, enabled=False), REPORT, DiagnosticStatus.WARN, "inference is switched off (~/enable)"),
+        (replace(STATE, enabled=False), REPORT, DiagnosticStatus.WARN, "inference is disabled (~/enable)"),
         (STATE, Report(Counts(), 0, 0), DiagnosticStatus.WARN, "no images: /camera/image, reliable, 1 publisher"),
         (
             replace(STATE, backend_warning="backend tensorrt is left out: no memory"),

@@ -132,7 +132,7 @@ def test_a_fresh_picture_arrives_after_the_request(start: Callable[..., Peer], p
     show(peer)
     late = find(peer, "plate", fresh=True, timeout=0.2)
     assert not late.success
-    assert "no picture was labeled within 0.2 s" in late.message
+    assert "no frame was labeled within 0.2 s" in late.message
     publisher = camera(peer)
     wait_until(lambda: publisher.get_subscription_count())
     request = srv.Find.Request(words=["plate"], fresh=True, timeout=10.0)
@@ -153,7 +153,7 @@ def test_a_fresh_picture_arrives_after_the_request(start: Callable[..., Peer], p
         (srv.Find.Request(words=["cup"], minimum_score=1.5), "minimum_score is 1.5"),
         (srv.Find.Request(words=["cup"], timeout=-1.0), "timeout is -1"),
         (srv.Find.Request(words=["cup"], camera="left"), "there is no camera 'left'"),
-        (srv.Find.Request(words=["cup"]), "no picture has been labeled yet"),
+        (srv.Find.Request(words=["cup"]), "no frame has been labeled yet"),
     ],
 )
 def test_says_what_is_wrong_with_a_request(
@@ -178,7 +178,7 @@ def test_what_was_seen_before_the_node_was_deactivated_is_forgotten(start: Calla
     active(start())
     show(peer)
     assert transition(peer, "deactivate") and transition(peer, "activate")
-    assert "no picture has been labeled yet" in find(peer, "cup").message
+    assert "no frame has been labeled yet" in find(peer, "cup").message
 
 
 def test_new_words_do_not_hold_up_the_stream(start: Callable[..., Peer], peer: Peer) -> None:
@@ -291,7 +291,7 @@ def test_waiting_ends_when_the_time_is_up_also_without_a_camera(start: Callable[
     waiter = Waiter(peer, active(start()))
     status, result = waiter.result(waiter.send("cup", minimum_score=0.9, timeout=0.3))
     assert (status, result.success, result.frames) == (GoalStatus.STATUS_ABORTED, False, 0)
-    assert "not found within 0.3 s" in result.message
+    assert "not detected within 0.3 s" in result.message
 
 
 def test_waiting_can_be_cancelled_and_preempted(start: Callable[..., Peer], peer: Peer) -> None:
@@ -302,7 +302,7 @@ def test_waiting_can_be_cancelled_and_preempted(start: Callable[..., Peer], peer
         second = waiter.send("floor", minimum_score=0.5)
         first.cancel_goal_async()
         status, result = waiter.result(first)
-        assert (status, result.success, result.message) == (GoalStatus.STATUS_CANCELED, False, "cancelled")
+        assert (status, result.success, result.message) == (GoalStatus.STATUS_CANCELED, False, "canceled")
         assert waiter.result(second)[0] == GoalStatus.STATUS_SUCCEEDED
 
 
@@ -312,7 +312,7 @@ def test_many_wait_side_by_side(start: Callable[..., Peer], peer: Peer) -> None:
     goals.append(waiter.send("cup", minimum_score=0.9))
     status, result = waiter.result(goals.pop(0))
     assert (status, result.success) == (GoalStatus.STATUS_ABORTED, False)
-    assert result.message == "gave way to a newer one: 16 goals may wait at the same time"
+    assert result.message == "dropped in favor of a newer one: at most 16 goals may be pending"
     for goal in goals:
         # One after the other: a client keeps ten answers.
         wait_until(goal.cancel_goal_async().done)
@@ -327,7 +327,7 @@ def test_waiting_ends_with_the_node(start: Callable[..., Peer], peer: Peer, how:
     waiter = Waiter(peer, node)
     goal = waiter.send("cup", minimum_score=0.9)
     fresh = peer.call_async(srv.Find, "/fcclip/find", srv.Find.Request(words=["cup"], fresh=True, timeout=30.0))
-    wait_until(lambda: len(node.node._cameras[0].search._watches) == 2)
+    wait_until(lambda: len(node.node._cameras[0].search._pending) == 2)
     if how == "deactivate":
         assert transition(peer, "deactivate")
     else:

@@ -73,7 +73,7 @@ def test_tasks_go_before_the_frame_in_their_order() -> None:
 
 def test_take_waits_for_a_frame() -> None:
     mailbox: Mailbox[str] = Mailbox()
-    threading.Timer(0.05, mailbox.put, ["front", "late"]).start()
+    threading.Timer(0.05, mailbox.replace, ["front", "late"]).start()
     assert mailbox.take() == ["late"]
 
 

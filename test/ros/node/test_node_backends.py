@@ -185,7 +185,7 @@ def test_a_device_that_is_lost_ends_the_process(start_process: Callable[..., Pro
     stream = Stream(peer, start_process, "lost")
     stream.send(3)
     assert stream.node.wait(30.0) == 1
-    assert "the node ends: cpu is lost to this process, which must be started again: CUDA error" in stream.node.output
+    assert "shutting down: cpu is lost to this process, which must be started again: CUDA error" in stream.node.output
     assert "backend openvino does not work here" not in stream.node.output
 
 

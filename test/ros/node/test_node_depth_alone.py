@@ -30,9 +30,9 @@ from ros_harness import (
 from sensor_msgs.msg import CameraInfo, PointCloud2
 
 from fcclip_ros import msg
+from fcclip_ros.conversions import frame
 from fcclip_ros.conversions.messages import camera_info_message
 from fcclip_ros.conversions.messages_3d import points_message
-from fcclip_ros.node import depth_input, pipeline
 from fcclip_ros.perception import Perception
 from fcclip_ros.qos import OUTPUT
 
@@ -56,7 +56,7 @@ def test_depth_without_camera_info(start_process: Callable[..., Process], peer: 
 
     def no_calibration() -> bool:
         depth.publish(depth_message(np.full((HEIGHT, WIDTH), 2.0), message.header))
-        return said("depth comes, but no camera_info on /camera_info")
+        return said("depth is received, but no camera_info on /camera_info")
 
     publish_until(image, message, no_calibration)
     assert not valid_segments(segments)
@@ -94,9 +94,9 @@ def test_what_nobody_subscribes_to_is_not_computed(peer: Peer, monkeypatch: pyte
 
         return called
 
-    monkeypatch.setattr(pipeline, "segment_geometry", spy("places", pipeline.segment_geometry))
+    monkeypatch.setattr(frame, "segment_geometry", spy("places", frame.segment_geometry))
     monkeypatch.setattr("fcclip_ros.node.cloud_output.points_message", spy("points", points_message))
-    monkeypatch.setattr(depth_input, "depth_in_meters", spy("meters", depth_input.depth_in_meters))
+    monkeypatch.setattr(frame, "depth_in_meters", spy("meters", frame.depth_in_meters))
     values = {"checkpoint": "fake", "vocabulary": ["cup", "plate"], "use_depth": True}
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     host = Peer(lambda **options: Perception(fake_loader(), parameter_overrides=overrides, **options))

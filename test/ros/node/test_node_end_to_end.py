@@ -143,7 +143,7 @@ def test_the_vocabulary_is_changed_read_back_and_refused_by_service(node: Proces
         assert (answer.success, answer.version, list(answer.ids)) == (False, after.version, [])
         assert complaint in answer.message
     values = status_of(heard.diagnostics, lambda s, v: int(v["requests refused"]) >= 4)
-    assert "vocabulary not changed: " in values["last error"]
+    assert "set_vocabulary: request rejected: " in values["last error"]
     assert values["vocabulary version"] == str(after.version)
 
 
@@ -166,7 +166,7 @@ def test_a_single_image_is_segmented_with_its_own_words(node: Process, peer: Pee
 
     for broken, complaint in (
         (Image(), "encoding '' is not supported"),
-        (Image(encoding="rgb8"), "holds no pixel"),
+        (Image(encoding="rgb8"), "has no pixels"),
         (Image(encoding="rgb8", height=4, width=4, step=3), "step is 3 bytes"),
         (Image(encoding="rgb8", height=4, width=4, step=12), "0 bytes of data"),
     ):

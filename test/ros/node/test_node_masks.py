@@ -120,7 +120,7 @@ def test_a_class_that_the_vocabulary_lacks_has_empty_masks_and_is_named_once(nod
     publish_until(publisher, message, full)
     give(["carpet", "wet floor (2 m)"], ["plate"], ["floor"])
     wait_until(lambda: node.output.count(complaint) == 2)
-    assert "; it is a synonym of 'carpet', ask for that" in node.output
+    assert "; it is a synonym of 'carpet', use that" in node.output
     empty = lambda: [m for _, m in drain(heard) if not pixels_of(m).any()]  # noqa: E731
     publish_until(publisher, message, empty)
     give(["cup"], ["plate"], ["floor"])
@@ -169,9 +169,9 @@ def test_every_name_has_a_topic_that_ros_takes(peer: Peer, name: str, topic: str
     ("names", "complaint"),
     [
         (["cup", "cup"], "'cup' and 'cup', which would both"),
-        (["стол", "стул"], "would both be published on mask/class; leave one out"),
-        (["pallet, wooden pallet"], "a class goes by its first synonym alone"),
-        (["x" * 200], "too long for a topic's name"),
+        (["стол", "стул"], "would both be published on mask/class; remove one"),
+        (["pallet, wooden pallet"], "expected the first synonym of a class"),
+        (["x" * 200], "too long for a topic name"),
     ],
 )
 def test_names_that_cannot_have_a_topic_are_refused(names: list[str], complaint: str) -> None:

@@ -180,7 +180,7 @@ def test_a_node_that_lost_its_gpu_says_so_and_ends_for_somebody_to_start_it_agai
         assert not answer.success and answer.message == "cuda is lost to this process"
     status_of(diagnostics, lambda s, v: s.level == b"\2" and "cuda is lost to this process" in s.message)
     assert node.wait() == 1
-    assert node.output.count("[FATAL]") == 1 and "the node ends: cuda is lost to this process" in node.output
+    assert node.output.count("[FATAL]") == 1 and "shutting down: cuda is lost to this process" in node.output
     assert "Traceback" not in node.output
 
 
@@ -244,4 +244,4 @@ def test_no_home_folder_means_no_log_files_and_a_node_that_works(
         monkeypatch.delenv(name, raising=False)
     node = start_process(*fake_node(0.01))
     node.wait_for("reading images from")
-    assert "no log files are kept: HOME is not set; set ROS_LOG_DIR" in node.output
+    assert "log files are disabled: HOME is not set; set ROS_LOG_DIR" in node.output

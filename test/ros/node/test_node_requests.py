@@ -110,7 +110,7 @@ def test_an_atomic_set_that_repeats_the_vocabulary_leaves_the_words_that_came_by
     )
     result = peer.call(SetParametersAtomically, "/fcclip/set_parameters_atomically", request).result
     assert result.successful
-    assert "the active words (version 2) stay" in capfd.readouterr().err
+    assert "the active vocabulary (version 2) stays" in capfd.readouterr().err
     assert host.model.settings.alpha == 0.1
     assert active_words(peer) == {"forklift": True}
     assert set_parameters(peer, vocabulary=["cup"])[0].successful
@@ -220,7 +220,7 @@ def test_known_words_overtake_thousands_of_new_ones(host: Host, peer: Peer) -> N
     )
     wait_until(lambda: host.model.read)
     assert peer.call(srv.EmbedText, "/fcclip/embed_text", srv.EmbedText.Request(names=["cup"])).success
-    assert peer.call(srv.Find, "/fcclip/find", srv.Find.Request(words=["another"])).message.startswith("no picture")
+    assert peer.call(srv.Find, "/fcclip/find", srv.Find.Request(words=["another"])).message.startswith("no frame")
     assert sum(map(len, host.model.read)) < 3000
     host.model._encoding_seconds = 0.0
     assert many(20.0).success
@@ -299,7 +299,7 @@ def test_three_thousand_who_wait_for_a_picture_start_no_thread_each(host: Host, 
         )
     wait_until(lambda: len(answers) == 300 - find.MAX_FRESH, 30.0)
     assert threading.active_count() <= before + 1
-    assert "gave way to a newer one: 64 requests for a fresh picture" in answers[0].message
+    assert "dropped in favor of a newer one: at most 64 requests for a fresh frame" in answers[0].message
     publisher = camera(peer)
     publish_until(publisher, rgb_message(flat_image()), lambda: len(answers) == 300)
     assert sum(answer.success for answer in answers) == find.MAX_FRESH
@@ -316,7 +316,7 @@ def test_the_oldest_goal_gives_way_to_the_seventeenth(host: Host, peer: Peer) ->
 
     results = [send() for _ in range(wait_for.MAX_GOALS + 1)]
     wait_until(results[0].done)
-    assert results[0].result().result.message == "gave way to a newer one: 16 goals may wait at the same time"
+    assert results[0].result().result.message == "dropped in favor of a newer one: at most 16 goals may be pending"
     assert not any(result.done() for result in results[1:])
 
 
@@ -326,9 +326,9 @@ def test_goals_of_a_client_that_is_gone_end(host: Host, peer: Peer) -> None:
     assert client.wait_for_server(20.0)
     wait_until(client.send_goal_async(WaitFor.Goal(words=["cup"], minimum_score=0.99)).done)
     heard = host.node._wait_for._goals
-    wait_until(lambda: heard and all(goal.listeners for goal in heard.values()))
-    began = next(iter(heard.values())).began
-    wait_until(lambda: time.monotonic() > began + wait_for._INTRODUCTION + wait_for._LISTENERS_PERIOD)
+    wait_until(lambda: heard and all(goal.subscribers for goal in heard.values()))
+    began = next(iter(heard.values())).accepted
+    wait_until(lambda: time.monotonic() > began + wait_for._DISCOVERY_TIME + wait_for._CLIENT_CHECK_PERIOD)
     gone.close()
     # Another client, which was not there when the goal began, does not keep it alive.
     another = ActionClient(peer.node, WaitFor, "/fcclip/wait_for")
@@ -343,8 +343,8 @@ def test_goals_that_look_for_the_same_share_one_labeling(host: Host, peer: Peer)
         wait_until(client.send_goal_async(WaitFor.Goal(words=["spoon"], minimum_score=0.99)).done)
     wait_until(lambda: len(host.node._wait_for._goals) == 10)
     labeled: list[int] = []
-    label = host.model.label
-    host.model.label = lambda *given: (labeled.append(1), label(*given))[1]  # type: ignore[method-assign]
+    decode = host.model.decode
+    host.model.decode = lambda *given: (labeled.append(1), decode(*given))[1]  # type: ignore[method-assign]
     segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
     publish_until(camera(peer), rgb_message(flat_image()), lambda: not segments.empty())
     counts = host.node._cameras[0].statistics.report
@@ -356,6 +356,6 @@ def test_goals_that_look_for_the_same_share_one_labeling(host: Host, peer: Peer)
 def test_too_many_words_are_refused(host: Host, peer: Peer) -> None:
     many = [f"word {n}" for n in range(find.MAX_NAMES + 1)]
     answer = peer.call(srv.EmbedText, "/fcclip/embed_text", srv.EmbedText.Request(names=many))
-    assert answer.message.startswith("there are 10,001 names to embed; ask for at most 10,000")
+    assert answer.message.startswith("there are 10,001 names to embed; send at most 10,000")
     answer = peer.call(srv.Find, "/fcclip/find", srv.Find.Request(words=[",".join(many[:1001])]))
-    assert answer.message.startswith("words and against have 1,001 words; at most 1,000")
+    assert answer.message.startswith("words and distractors have 1,001 words; expected at most 1,000")

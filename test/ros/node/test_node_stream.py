@@ -91,10 +91,10 @@ def test_bad_frames_are_counted_named_and_survived(quick_node: Process, peer: Pe
     publish_until(publisher, good, lambda: not segments.empty())
     for bad, kind, complaint in (
         (Image(encoding="nv12", height=2, width=2), "bad", "encoding 'nv12' is not supported"),
-        (Image(encoding="rgb8"), "bad", "0 x 0, which holds no pixel"),
+        (Image(encoding="rgb8"), "bad", "0 x 0, so it has no pixels"),
         (Image(encoding="rgb8", height=2, width=2, step=5), "bad", "step is 5 bytes"),
         (Image(encoding="rgb8", height=2, width=2, step=6, data=array("B", bytes(11))), "bad", "has 11 bytes of data"),
-        (Image(encoding="yuyv", height=2, width=3, step=6, data=array("B", bytes(12))), "bad", "has them in pairs"),
+        (Image(encoding="yuyv", height=2, width=3, step=6, data=array("B", bytes(12))), "bad", "needs an even width"),
         (
             Image(encoding="mono8", height=1, width=400_000, step=400_000, data=array("B", bytes(400_000))),
             "bad",

@@ -98,7 +98,7 @@ def test_a_node_that_ended_leaves_the_ros_graph_though_something_still_holds_it(
     held = host.node  # as an executor does in whose list a timer's callback was left
     try:
         held.begin()
-        wait_until(lambda: "fcclip" in peer.node.get_node_names())
+        wait_until(lambda: "fcclip" in peer.node.get_node_names() and held._lifecycle == "active")
         assert held.finish(30.0)
     finally:
         host.close()

@@ -26,7 +26,7 @@ from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.node import pipeline
 from fcclip_ros.node.frame_statistics import Counts, Statistics
-from fcclip_ros.node.pipeline import Pipeline
+from fcclip_ros.node.pipeline import Pipeline, VocabularyOptions
 from fcclip_ros.node.word_queue import Superseded
 
 
@@ -161,6 +161,21 @@ def test_frames_go_on_with_the_old_vocabulary_while_the_new_one_is_encoded(bench
     assert b.pipeline.encoding_classes == 0
 
 
+def test_options_that_change_while_a_vocabulary_is_encoded_do_not_prepare_it_twice(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench()
+    prepared: list[Vocabulary] = []
+    prepare = b.segmenter.prepare_vocabulary
+    monkeypatch.setattr(b.segmenter, "prepare_vocabulary", lambda words: (prepared.append(words), prepare(words))[1])
+    b.segmenter.words_gate.close()
+    change = b.pipeline.set_vocabulary(Vocabulary.from_names(["cup", "floor"]))
+    assert b.pipeline.change_options(VocabularyOptions(stuff=("floor",))).result(5) == []
+    b.segmenter.words_gate.open()
+    assert change.result(5).vocabulary.things == (True, False)
+    assert len(prepared) == 1
+
+
 def test_two_hundred_changes_at_random_moments_leave_no_frame_that_disagrees_with_its_version(bench: Any) -> None:
     b = bench()
     dice = random.Random(7)
@@ -244,12 +259,6 @@ def test_a_requested_image_goes_before_the_waiting_frame_and_its_error_comes_bac
     assert order == ["1 before"]
     with pytest.raises(ImageError, match="encoding"):
         broken.result(5)
-
-
-def test_settings_hold_from_the_next_frame(bench: Any) -> None:
-    b = bench()
-    b.pipeline.settings = InferenceSettings(alpha=0.1)
-    assert b.segmenter.settings.alpha == b.pipeline.settings.alpha == 0.1
 
 
 def test_closing_ends_both_threads_even_with_a_vocabulary_in_line(bench: Any) -> None:
@@ -391,7 +400,7 @@ def test_batches_that_are_too_large_for_the_memory_become_smaller(bench: Any) ->
         wait_until(lambda n=round_: sum(labeled(b)) == 4 * n)
     assert b.segmenter.batches == [1, 1, 1, 1, 1, 2, 1]
     assert sum(camera.counts.failed for camera in b.cameras) == 0
-    assert "3 frames at once failed, but not one by one; at most 2 from now on" in b.warnings[0]
+    assert "a batch of 3 frames failed, but each frame alone succeeded; batches are limited to 2" in b.warnings[0]
     assert "out of memory" in b.statistics.report().last_error.text
 
 
@@ -504,13 +513,13 @@ def gpu(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(sys.modules[__name__], "FakeSegmenter", Computing)
     made = bench()
     made.pipeline.set_vocabulary(Vocabulary.from_names(["one", "two"])).result(20)
-    publish = made.cameras[0].publish
+    deliver = made.cameras[0].deliver
 
     def logged(frame: LabeledFrame) -> None:
         made.segmenter.log.append(f"publish {frame.image[0, 0, 0]}")
-        publish(frame)
+        deliver(frame)
 
-    made.cameras[0].publish = logged  # type: ignore[method-assign]
+    made.cameras[0].deliver = logged  # type: ignore[method-assign]
     yield made
     made.segmenter.done.set()
 

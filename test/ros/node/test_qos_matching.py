@@ -151,13 +151,18 @@ def test_a_latched_publisher_beside_a_volatile_one_does_not_silence_it(start: Ca
 @pytest.mark.parametrize(
     ("transport", "topic", "kind", "says"),
     [
-        ("raw", "/image", CompressedImage, "/image carries sensor_msgs/msg/CompressedImage, but images are read as"),
+        (
+            "raw",
+            "/image",
+            CompressedImage,
+            "/image has the type sensor_msgs/msg/CompressedImage, but images are subscribed as",
+        ),
         ("compressed", "/image/compressed", Image, "set image_transport:=raw"),
         (
             "raw",
             "/image",
             CameraInfo,
-            "carries sensor_msgs/msg/CameraInfo, but images are read as sensor_msgs/msg/Image",
+            "has the type sensor_msgs/msg/CameraInfo, but images are subscribed as sensor_msgs/msg/Image",
         ),
         ("raw", "/image/compressed", CompressedImage, "set image_transport:=compressed"),
     ],
@@ -188,10 +193,10 @@ def test_types_have_the_names_of_the_graph() -> None:
     ("other", "image", "same", "doubt"),
     [
         ("camera", "camera", True, ""),
-        ("", "camera", True, "camera_info has an empty frame_id; the image's, 'camera', is taken"),
+        ("", "camera", True, "camera_info has an empty frame_id; that of the image, 'camera', is used"),
         ("camera", "", True, "the image has an empty frame_id"),
-        ("/camera", "camera", True, "tf2 allows no slash"),
-        ("camera", "/camera", True, "tf2 allows no slash"),
+        ("/camera", "camera", True, "tf2 allows no leading slash"),
+        ("camera", "/camera", True, "tf2 allows no leading slash"),
         ("other", "camera", False, ""),
     ],
 )

@@ -244,9 +244,9 @@ def elsewhere(name: str, message: Any) -> list[tuple[str, Any]]:
     ("change", "reason"),
     [
         (moved(-0.033), "0 of 3 frames; the others have no depth: the nearest depth was 33 ms away, more than 20 ms"),
-        (standing, "the stamps of depth do not move, all are 0 s"),
+        (standing, "the stamps of depth do not advance, all are 0 s"),
         (elsewhere, "depth is in the frame 'lidar', the image in 'optical' (3 of 3)"),
-        (without("/camera_info"), "no camera_info that can be used was recorded (3 of 3)"),
+        (without("/camera_info"), "no valid camera_info was recorded (3 of 3)"),
     ],
 )
 def test_why_frames_have_no_depth_is_counted_and_said(
@@ -285,7 +285,7 @@ def test_a_damaged_message_and_a_missing_part_are_said_and_the_rest_is_shown(
     shown = view(tmp_path, bag)
     assert list(shown.at_stamps("/camera/view/labels", "SegmentationImage:buffer")) == STAMPS
     text = " ".join(capsys.readouterr().err.split())
-    assert text.count("there is no metadata.yaml, so its recorder was killed") == 1
+    assert text.count("there is no metadata.yaml, so the recorder was killed") == 1
 
 
 def test_without_a_vocabulary_the_segments_name_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,7 +294,7 @@ def test_without_a_vocabulary_the_segments_name_the_classes(tmp_path: Path, caps
     assert [shown.words("/camera")[number] for number in frame.snapshot.class_ids] == [
         (name, class_color(name)) for name in VOCABULARY.names
     ]
-    assert "no images; name the bag that holds them" in " ".join(capsys.readouterr().err.split())
+    assert "no images; add the bag that contains them" in " ".join(capsys.readouterr().err.split())
     # Nothing is known of places: boxes are empty, instead of those of another frame.
     assert shown.at_stamps("/camera/boxes", "Boxes3D:centers") == {STAMPS[0]: []}
 
@@ -351,14 +351,14 @@ def test_bags_that_show_nothing_are_refused(tmp_path: Path, capsys: pytest.Captu
     broken = save(tmp_path / "broken", [("/fcclip/semantic", Image(encoding="32SC1"))])
     (tmp_path / "no.mcap").write_bytes(b"no bag")
     for bag, expected in (
-        (camera, "no labels of /fcclip, nor of another node; topics: /camera_info, /depth, /image; fcclip segment BAG"),
-        (robot, "but on /robot/fcclip/segments; choose with --node and --camera"),
+        (camera, "no labels of /fcclip or another node; topics: /camera_info, /depth, /image; create a bag"),
+        (robot, "but there are on /robot/fcclip/segments; select them with --node and --camera"),
         (
             broken,
             "none of 1 messages can be shown; /fcclip/semantic: 1 messages cannot be shown: labels in the encoding",
         ),
-        (tmp_path / "no.mcap", "is no readable ROS 2 bag"),
-        (tmp_path / "missing", "is no readable ROS 2 bag"),
+        (tmp_path / "no.mcap", "is not a readable ROS 2 bag"),
+        (tmp_path / "missing", "is not a readable ROS 2 bag"),
     ):
         assert expected in complaint(capsys, bag, "--save", saved)
         assert not list(tmp_path.glob("*.rrd")) and not list(tmp_path.glob(".*.rrd"))
@@ -375,7 +375,7 @@ def test_a_bag_that_was_cut_short_is_shown_as_far_as_it_is_whole(
     shown = view(tmp_path, bag)
     assert STAMPS[0] in shown.at_stamps("/camera/view/labels", "SegmentationImage:buffer")
     text = " ".join(capsys.readouterr().err.split())
-    assert "run.mcap was not closed by its recorder, or is cut or damaged" in text and "`mcap recover`" in text
+    assert "run.mcap was not closed by its recorder, or is truncated or damaged" in text and "`mcap recover`" in text
     file.write_bytes(whole[:100])
     assert "there are no labels of /fcclip" in complaint(capsys, bag, "--save", tmp_path / "view.rrd")
 
@@ -394,7 +394,7 @@ def test_a_damaged_bag_is_read_around_the_damage_or_refused(tmp_path: Path, plug
             found = list(read_messages(bag, topics_in(bag, said.append), said.append))
             heard += bool(said) or any(isinstance(item.message, ImageError) for item in found)
         except ImageError as error:
-            assert "is no readable ROS 2 bag" in str(error)
+            assert "is not a readable ROS 2 bag" in str(error)
             heard += 1
     assert heard > 0
 
@@ -403,7 +403,7 @@ def test_a_damaged_bag_is_read_around_the_damage_or_refused(tmp_path: Path, plug
     ("arguments", "expected"),
     [
         (["--point-step", "0"], "--point-step is 0"),
-        (["--node", "fcclip"], "no full name of a node"),
+        (["--node", "fcclip"], "not a fully qualified node name"),
         (["--save", "/no/such/folder/view.rrd"], "there is no folder /no/such/folder"),
         (["--connect", "nowhere"], "--connect 'nowhere' is no URL of a viewer"),
         (["--connect", "rerun+http://127.0.0.1:x/proxy"], "is no URL of a viewer"),

@@ -77,9 +77,9 @@ def test_a_node_may_end_and_come_back(node: Start, looking: Process, peer: Peer,
     for life in (1, 2):
         with node():
             lives.append(labeled(peer, looking, "/fcclip/segments", camera, life))
-            silences = looking.output.count("nothing has come for 5 s")
+            silences = looking.output.count("no messages for 5 s")
         if life == 1:
-            wait_until(lambda said=silences: looking.output.count("nothing has come for 5 s") > said, 30.0)
+            wait_until(lambda said=silences: looking.output.count("no messages for 5 s") > said, 30.0)
     assert looking.end(signal.SIGTERM, timeout=30.0) == 0
     shown = set(Recording(tmp_path / "live.rrd").at_stamps("/camera/boxes", "Boxes3D:labels"))
     assert all(stamps & shown for stamps in lives)
@@ -87,11 +87,11 @@ def test_a_node_may_end_and_come_back(node: Start, looking: Process, peer: Peer,
 
 @pytest.mark.slow
 def test_silence_is_explained(node: Start, looking: Process) -> None:
-    looking.wait_for("nothing has come for 5 s: there are no labels of /fcclip, nor of another node; topics:", 30.0)
+    looking.wait_for("no messages for 5 s: there are no labels of /fcclip or another node; topics:", 30.0)
     with node():
         # The vocabulary is something, and after it there is silence again.
         looking.wait_for("/fcclip/segments (1 publisher)", 60.0)
-        assert "is the node active, and does its camera send images?" in looking.output
+        assert "is the node active, and is its camera publishing?" in looking.output
 
 
 @pytest.mark.slow

@@ -88,15 +88,15 @@ def test_a_namespace_moves_the_nodes_names() -> None:
 @pytest.mark.parametrize(
     ("available", "wanted", "complaint"),
     [
-        ({"/image": IMAGE}, {}, "no labels of /fcclip, nor of another node; topics: /image"),
+        ({"/image": IMAGE}, {}, "no labels of /fcclip or another node; topics: /image"),
         ({}, {}, "topics: none"),
-        (LABELS, {"node": "/robot/fcclip"}, "but on /fcclip/segments; choose with --node"),
-        (TWO, {"cameras": ("left", "rear")}, "no labels of cameras rear of /fcclip, but on /fcclip/front/segments"),
-        (LABELS | {"/a": IMAGE, "/b": IMAGE}, {}, "which images belong to /fcclip? There are some on /a, /b; choose"),
-        (TWO | {"/a": IMAGE, "/b": IMAGE}, {}, "belong to the cameras front, left?"),
+        (LABELS, {"node": "/robot/fcclip"}, "but there are on /fcclip/segments; select them with --node"),
+        (TWO, {"cameras": ("left", "rear")}, "no labels of cameras rear of /fcclip, but there are on /fcclip/front"),
+        (LABELS | {"/a": IMAGE, "/b": IMAGE}, {}, "the images of /fcclip are ambiguous: /a, /b; select"),
+        (TWO | {"/a": IMAGE, "/b": IMAGE}, {}, "the images of the cameras front, left are ambiguous"),
         (TWO | {"/a": IMAGE}, {"images": ("/a",)}, "--image is given 1 times for 2 cameras"),
-        (LABELS | {"/a": IMAGE}, {"images": ("/b",)}, "no images on --image /b; there are on /a"),
-        (LABELS | {"/a": IMAGE}, {"depths": ("/d",)}, "no images on --depth /d"),
+        (LABELS | {"/a": IMAGE}, {"images": ("/b",)}, "--image /b has no images; topics with images: /a"),
+        (LABELS | {"/a": IMAGE}, {"depths": ("/d",)}, "--depth /d has no images"),
     ],
 )
 def test_what_cannot_be_told_is_asked(available: dict, wanted: dict, complaint: str) -> None:
@@ -107,7 +107,7 @@ def test_what_cannot_be_told_is_asked(available: dict, wanted: dict, complaint: 
 
 @pytest.mark.parametrize("name", ["fcclip", "/fcclip/", ""])
 def test_a_nodes_name_is_a_full_one(name: str) -> None:
-    with pytest.raises(ImageError, match="no full name"):
+    with pytest.raises(ImageError, match="not a fully qualified"):
         Wanted(name)
 
 
@@ -124,7 +124,7 @@ def test_depth_that_cannot_be_used_is_said() -> None:
     said: list[str] = []
     several = {"/a": IMAGE, "/b": IMAGE, "/image": IMAGE}
     find_parts(LABELS | several, Wanted(), {"/a": "16UC1", "/b": "32FC1", "/image": "rgb8"}, say=said.append)
-    assert said.pop() == "depth on /a, /b: which is whose? Nothing is worked out from it; choose with --depth"
+    assert said.pop() == "depth on /a, /b is not used: the camera is ambiguous; select topics with --depth"
     packed = {"/image": IMAGE, "/d/c": COMPRESSED}
     formats = {"/image": "rgb8", "/d/c": "16UC1; compressedDepth png"}
     found = find_parts(LABELS | packed, Wanted(), formats, say=said.append)
