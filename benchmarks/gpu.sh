@@ -56,7 +56,7 @@ elif ! $dry; then
     limit=$(($(left) - 10))
     timeout -k 10 "$((limit < 90 ? limit : 90))" "$python" -m pytest -q -p no:cacheprovider -m "" -k "not compiles_for" \
       test/core/kernels/test_deformable_triton.py test/core/kernels/test_gpu_network.py test/core/inference/test_preprocess_gpu.py \
-      test/core/inference/test_postprocess_gpu.py test/core/inference/test_labels_gpu.py || ((status)) || status=1
+      test/core/inference/test_postprocess_gpu.py test/core/inference/test_decoder.py || ((status)) || status=1
   else
     echo "pytest is not installed: the kernels' own tests are left out" >&2
   fi

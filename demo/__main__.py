@@ -1,4 +1,4 @@
-"""Runs the demo: a simulated robot drives, its camera is labeled, the words change twice, one report."""
+"""Runs the demo: a simulated robot drives, its camera is labeled, the vocabulary changes twice, one report."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import rclpy
-from rclpy.signals import SignalHandlerOptions
 from rich.live import Live
 from rich.text import Text
 
-from demo.children import Children, unused_domain_id
+from demo.children import Children, ros_arguments, ros_environment
 from demo.film import FILM, Film
 from demo.frames import Frame
 from demo.report import VocabularyChange, quality_note, table, write_report
@@ -23,7 +21,6 @@ from demo.watcher import Watcher
 from fcclip_core.commands.interruption import exit_status, interruptible
 from fcclip_core.errors import FcclipError
 from fcclip_core.files.paths import expanded
-from fcclip_core.files.resources import config_path
 from fcclip_core.simulation.bundled_drive import bundled_drive, rendering_problem
 from fcclip_core.terminal import Terminal
 
@@ -62,12 +59,12 @@ class Demo:
 
     Attributes:
         args: The command line.
-        console: Where to say what happens.
-        changes: The vocabularies that have been in force.
+        console: Where to print progress.
+        changes: The vocabularies that have been active.
     """
 
     def __init__(self, args: argparse.Namespace, console: Terminal) -> None:
-        """Checks the arguments, prepares the folder, and finds out whether the world can be rendered here."""
+        """Prepares the output folder, and finds out whether the world can be rendered here."""
         self.args = args
         self.console = console
         self.changes: list[VocabularyChange] = []
@@ -84,21 +81,14 @@ class Demo:
         _prepare_environment()
         self.console.print(f"camera: {self._camera}\nmodel: {self.args.checkpoint}")
         self.console.print(f"ROS domain {os.environ['ROS_DOMAIN_ID']}, logs and pictures in {self.args.out}")
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        try:
-            with Children(self.args.out) as children:
-                children.start("sim_camera", *self._camera_command())
-                children.start("perception", *self._perception_command())
-                watcher = Watcher()
+        with Children(self.args.out) as children:
+            children.start("sim_camera", *self._camera_command())
+            children.start("perception", *self._perception_command())
+            with Watcher(children.check) as watcher:
                 watcher.on_frame = lambda stamp, frame: self._capture(watcher, stamp, frame)
-                try:
-                    self._show(watcher, children)
-                finally:
-                    watcher.close()
-                statuses = children.stop()
-            return self._report(watcher, [f"{name} ended with {code}" for name, code in statuses.items() if code])
-        finally:
-            rclpy.try_shutdown()
+                self._show(watcher, children)
+            statuses = children.stop()
+        return self._report(watcher, [f"{name} ended with {code}" for name, code in statuses.items() if code])
 
     @property
     def _camera(self) -> str:
@@ -114,7 +104,7 @@ class Demo:
             # A third of each vocabulary's time in each room.
             frames = max(1, round(self.args.rate * self.args.seconds / len(CHAPTERS) / SCENES))
             parameters |= {"seed": self.args.seed, "scenes": SCENES, "frames_per_scene": frames}
-        return ["-m", "fcclip_ros.sim_camera", "--ros-args", *_parameters(parameters)]
+        return ["-m", "fcclip_ros.sim_camera", *ros_arguments(parameters)]
 
     def _perception_command(self) -> list[str]:
         first = CHAPTERS[0].vocabulary
@@ -124,7 +114,7 @@ class Demo:
             "stuff": [item.name for item in first.classes if not item.is_thing],
             "publish_overlay_rate": 120.0,
         }
-        return ["-m", "fcclip_ros.perception", "--ros-args", *_parameters(parameters)]
+        return ["-m", "fcclip_ros.perception", *ros_arguments(parameters)]
 
     def _capture(self, watcher: Watcher, stamp: int, frame: Frame) -> None:
         assert frame.segments is not None
@@ -153,7 +143,7 @@ class Demo:
 
     def _announce(self, change: VocabularyChange) -> None:
         self.changes.append(change)
-        took = f"in force {change.seconds:.2f} s after the request, " if change.seconds else ""
+        took = f"active {change.seconds:.2f} s after the request, " if change.seconds else ""
         self.console.print(
             Text.assemble(
                 (f"vocabulary {change.version}: {change.title}", "bold"), f" ({took}{len(change.vocabulary)} classes)"
@@ -161,7 +151,7 @@ class Demo:
         )
 
     def _watch(self, watcher: Watcher, children: Children, version: int) -> None:
-        """Lets a third of the time pass."""
+        """Waits a third of the time."""
         until = time.monotonic() + self.args.seconds / len(CHAPTERS)
         self._wait(watcher, children, f"vocabulary {version}", self.args.seconds, lambda: time.monotonic() > until)
 
@@ -179,7 +169,7 @@ class Demo:
         """Shows the table until something is done, and returns whether it was done in time.
 
         Raises:
-            FcclipError: A process ended, or the node says that it cannot work.
+            FcclipError: A process ended, or the node reports an error.
         """
         deadline, next_line = time.monotonic() + seconds, 0.0
         with Live(console=self.console, auto_refresh=False, transient=True) as live:
@@ -190,7 +180,7 @@ class Demo:
                 now = time.monotonic()
                 if now > deadline:
                     return False
-                with watcher.lock:
+                with watcher.changed:
                     live.update(table(watcher.log, watcher.diagnostics, what), refresh=self.console.is_terminal)
                     if not self.console.is_terminal and now > next_line:
                         next_line = now + _PLAIN_PERIOD
@@ -246,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare_folder(folder: Path) -> None:
-    """Makes the folder and takes away what an earlier run left, so that old pictures are not taken for new ones."""
+    """Creates the folder and removes the results of an earlier run."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in [*folder.glob("vocabulary_[0-9]*.png"), folder / FILM, folder / "report.md"]:
@@ -256,23 +246,9 @@ def _prepare_folder(folder: Path) -> None:
 
 
 def _prepare_environment() -> None:
-    """What the processes of the demo have in common; what the user has set is left alone."""
-    os.environ.setdefault("ROS_DOMAIN_ID", str(unused_domain_id()))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    # Fast DDS 3 renamed the variable.
-    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
-        os.environ.setdefault(name, str(config_path("fastdds.xml")))
-
-
-def _parameters(values: dict[str, object]) -> list[str]:
-    """Command-line arguments that give a node its parameters; lists are written as YAML."""
-    return [part for name, value in values.items() for part in ("-p", f"{name}:={_yaml(value)}")]
-
-
-def _yaml(value: object) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(f"'{item}'" for item in value) + "]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """What the demo's processes share; variables that the user has set are left alone."""
+    for name, value in ros_environment().items():
+        os.environ.setdefault(name, value)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The demo's other processes: started with a log each, watched, and ended whatever happens."""
+"""The demo's other processes: started with a log each, watched, and ended in any case."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import random
 import signal
@@ -12,8 +13,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from fcclip_core.errors import FcclipError
+from fcclip_core.files.resources import config_path
 
 _PR_SET_PDEATHSIG = 1
 _PATIENCE = ((signal.SIGINT, 15.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
@@ -24,7 +27,7 @@ class Children:
     """Processes that live as long as a `with` block.
 
     Each runs in a session of its own, so that Ctrl-C in the terminal reaches this process alone, which then ends them
-    in order. They are also told to end if this process is killed.
+    in order. They also get SIGINT if this process is killed.
     """
 
     def __init__(self, log_folder: Path) -> None:
@@ -91,8 +94,27 @@ class Children:
         return self._log_folder / f"{name}.log"
 
 
+def ros_environment() -> dict[str, str]:
+    """Variables for processes that talk to each other on this host and to nobody else."""
+    profiles = str(config_path("fastdds.xml"))
+    return {
+        "ROS_DOMAIN_ID": str(unused_domain_id()),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        # Fast DDS 3 renamed the variable.
+        "FASTRTPS_DEFAULT_PROFILES_FILE": profiles,
+        "FASTDDS_DEFAULT_PROFILES_FILE": profiles,
+    }
+
+
+def ros_arguments(parameters: Mapping[str, Any], namespace: str = "") -> list[str]:
+    """Command-line arguments that give a node its parameters, and a namespace if it is not empty."""
+    # JSON is YAML, and its quotes keep a text a text.
+    given = [part for name, value in parameters.items() for part in ("-p", f"{name}:={json.dumps(value)}")]
+    return ["--ros-args", *(["-r", f"__ns:=/{namespace}"] if namespace else []), *given]
+
+
 def unused_domain_id(taken_ports: set[int] | None = None) -> int:
-    """Picks a ROS domain that nobody on this host uses, so that a demo beside a running robot disturbs nothing.
+    """Picks a ROS domain that nobody on this host uses, so that a demo next to a running robot disturbs nothing.
 
     Args:
         taken_ports: UDP ports in use; None looks them up.

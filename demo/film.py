@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from demo.frames import Frame, PublishedClass
 from fcclip_core.files.atomic_write import write_atomically
 from fcclip_core.images.image_files import write_image
-from fcclip_core.results import Segment
+from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.segments.visualization import draw_caption, draw_legend, draw_overlay
 
 FILM = "film.gif"
@@ -28,12 +27,6 @@ _COLORS = 128
 _WHITE = 255
 
 
-@dataclass(frozen=True)
-class _Truth:
-    segment_map: np.ndarray
-    segments: list[Segment]
-
-
 class Film:
     """Composes pictures as frames come, about one for each second of the stream."""
 
@@ -43,7 +36,7 @@ class Film:
         self._last_stamp: int | None = None
 
     def add(self, stamp: int, frame: Frame, classes: Sequence[PublishedClass], note: str) -> None:
-        """Takes a frame with image, overlay, segments and truth, unless the last one was a moment ago.
+        """Takes a frame with image, overlay, segments and truth, unless the last one was less than a second ago.
 
         Args:
             stamp: Of the frame, ns.
@@ -73,8 +66,11 @@ class Film:
             stills[version] = folder / f"vocabulary_{version}.png"
             write_image(stills[version], pictures[len(pictures) // 2])
         film = folder / FILM
-        first, *rest = (_with_few_colors(picture) for _, picture in self._pictures)
-        # Not to the file: Pillow takes no notice of a full disk.
+        first, *rest = (
+            Image.fromarray(picture).quantize(_COLORS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+            for _, picture in self._pictures
+        )
+        # Not to the file: Pillow ignores a full disk.
         buffer = io.BytesIO()
         first.save(buffer, "gif", save_all=True, append_images=rest, duration=_PICTURE_MILLISECONDS, loop=0)
         write_atomically(film, buffer.getvalue())
@@ -85,7 +81,7 @@ def compose(frame: Frame, classes: Sequence[PublishedClass], note: str) -> np.nd
     """Image, overlay and truth side by side, above a strip that names the colors.
 
     The truth is drawn in the vocabulary's colors: a segment that has one color in both is named right. What the
-    vocabulary has no word for is left as it is.
+    vocabulary has no word for stays uncolored.
 
     Returns:
         uint8 RGB; all frames of one size give pictures of one size.
@@ -120,10 +116,6 @@ def _draw_truth(frame: Frame, classes: Sequence[PublishedClass]) -> tuple[np.nda
         )
         for number, item in named.items()
     ]
-    truth = _Truth(np.where(asked_for, frame.truth_map, 0).astype(np.int32), segments)
+    truth = PanopticResult(np.where(asked_for, frame.truth_map, 0).astype(np.int32), segments, 0, {})
     colors = {item.id: item.color for item in classes}
     return draw_overlay(frame.image, truth, colors), {item.id for item in named.values()}
-
-
-def _with_few_colors(picture: np.ndarray) -> Image.Image:
-    return Image.fromarray(picture).quantize(_COLORS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)

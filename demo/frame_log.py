@@ -1,4 +1,4 @@
-"""What the demo saw: outputs put together frame by frame, checked, and counted. No ROS here."""
+"""What the demo saw: outputs joined frame by frame, checked, and counted. No ROS here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FrameLog:
         vocabularies: Every vocabulary that was published, by version.
         quality: Panoptic quality of the frames labeled with each version.
         latencies: Seconds from stamp to segments, one per labeled frame.
-        problems: What did not fit, in words; empty is what it should be.
+        problems: Human-readable mismatches; empty if every check passed.
     """
 
     images: int = 0
@@ -99,7 +99,7 @@ class FrameLog:
             self._score(frame)
 
     def finish(self) -> None:
-        """Notes what cannot come any more."""
+        """Records what can no longer arrive."""
         for stamp, frame in self._waiting:
             assert frame.segments is not None
             self.problems.append(f"frame {stamp}: its vocabulary version {frame.segments.version} was never published")
@@ -169,7 +169,7 @@ def disagreements(frame: Frame) -> list[str]:
     """Compares the outputs of one labeled frame with each other, pixel by pixel.
 
     Returns:
-        What does not fit, in words.
+        Human-readable mismatches.
     """
     found = frame.segments
     assert found is not None

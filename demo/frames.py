@@ -1,4 +1,4 @@
-"""What one moment of the demo's stream is made of. No ROS here."""
+"""The data of one frame of the demo's stream. No ROS here."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PublishedClass:
 
     @property
     def name(self) -> str:
-        """What the class goes by."""
+        """The class's first synonym."""
         return self.synonyms[0]
 
 
@@ -63,7 +63,7 @@ class Frame:
     Attributes:
         image: uint8 RGB `(H, W, 3)`, or None if this process did not receive it.
         truth_map: Integer `(H, W)`, 0 or a `TruthRow.id`, or None.
-        truth: What is in it, or None.
+        truth: Its segments, or None.
         labels: By output name: `(H, W)` integer arrays for panoptic, semantic, confidence; `SegmentList` for segments.
         overlay: uint8 RGB `(H, W, 3)`, or None.
         latency: Seconds from the stamp to the arrival of each output.

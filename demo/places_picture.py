@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws docs/pictures/places.png: a simulated camera's image, its labels, and where they are, seen from beside it."""
+"""Draws docs/pictures/places.png: a simulated camera's image, its labels, and their 3D positions seen from the side."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from fcclip_core.simulation.render import Renderer
 PICTURE = ROOT / "docs" / "pictures" / "places.png"
 SIZE = (640, 480)
 _FINER = 2
-"""The view is drawn so many times larger and then made smaller, which smooths it."""
+"""The view is drawn so many times larger and then reduced, which smooths it."""
 
 _POINT = 0.012
 """Side of a point in the view, meters."""
 
 _GAP = 6
 _SMALLER = 0.5
-"""The picture is made so small in the end, for pages."""
+"""Scale of the finished picture, for web pages."""
 
 _EDGES = [(a, b) for a in range(8) for b in range(a) if (a ^ b).bit_count() == 1]
 """Of a box whose corners are numbered by the bits of their signs."""
@@ -42,11 +42,11 @@ _EDGES = [(a, b) for a in range(8) for b in range(a) if (a ^ b).bit_count() == 1
 
 @dataclass(frozen=True)
 class View:
-    """A second camera, which looks at what the first one saw.
+    """A second camera, which shows what the first one saw.
 
     Attributes:
         turn: Rotation `(3, 3)` from the first camera's optical frame into this one's.
-        eye: Its place in the first camera's frame.
+        eye: Its position in the first camera's frame.
         focal: Focal length, pixels.
     """
 

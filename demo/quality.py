@@ -1,4 +1,4 @@
-"""Panoptic quality of what the node publishes, against the camera's truth, while it drives. No ROS here."""
+"""Panoptic quality of what the node publishes, against the camera's truth, during the drive. No ROS here."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fcclip_core.evaluation.panoptic import PanopticQuality
 class LiveQuality:
     """Panoptic quality of the frames that were labeled with one vocabulary.
 
-    A truth segment belongs to the class that has its name among the synonyms. Where no class has, nothing is asked for
-    and whatever the node says is forgiven.
+    A truth segment belongs to the class that has its name among the synonyms. Where no class has, nothing is
+    expected, and any prediction is ignored.
 
     Attributes:
         frames: Frames counted.
@@ -44,7 +44,7 @@ class LiveQuality:
         self.frames += 1
 
     def percent(self) -> dict[str, float | None]:
-        """`pq.all`, `pq.seen`, `pq.unseen` and so on, in per cent; None where no such class has been seen yet."""
+        """`pq.all`, `pq.seen`, `pq.unseen` and so on, in percent; None where no such class has been seen yet."""
         return self._quality.scores(self._groups)
 
     def _asked_for(self, frame: Frame) -> PanopticSample:

@@ -1,7 +1,8 @@
-"""What the demo tells people: the table, while it runs and at the end, and report.md."""
+"""The demo's human-readable results: the table, while it runs and at the end, and report.md."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,9 @@ class VocabularyChange:
     """One call of ~/set_vocabulary, or the vocabulary that the node started with.
 
     Attributes:
-        version: The version that came into force.
+        version: The version that became active.
         title: What it is about.
-        vocabulary: The classes that were asked for.
+        vocabulary: The requested classes.
         seconds: How long the call took; 0 for the first vocabulary.
         labeled_meanwhile: Frames that were labeled between request and answer.
     """
@@ -37,14 +38,15 @@ class VocabularyChange:
 
 def rows(log: FrameLog, diagnostics: Mapping[str, str]) -> list[tuple[str, str]]:
     """The table's lines: what was counted, by whom, and what it says."""
+    said = defaultdict(lambda: "?", diagnostics)
     median, largest = log.latency()
     rate_in, rate_out = log.rates()
     versions = ", ".join(f"v{version}: {count}" for version, count in sorted(log.frames_of.items()))
     lines = [
-        ("camera frames into the node", _said(diagnostics, "frames received")),
-        ("labeled by the node", _said(diagnostics, "frames labeled")),
-        ("dropped, a newer frame took their place", _said(diagnostics, "frames dropped")),
-        ("bad / failed", f"{_said(diagnostics, 'frames bad')} / {_said(diagnostics, 'frames failed')}"),
+        ("camera frames into the node", said["frames received"]),
+        ("labeled by the node", said["frames labeled"]),
+        ("dropped, a newer frame took their place", said["frames dropped"]),
+        ("bad / failed", f"{said['frames bad']} / {said['frames failed']}"),
         ("camera frames seen by this process", f"{log.images}, {rate_in:.2f} Hz"),
         ("labeled frames received whole", f"{log.labeled}, {rate_out:.2f} Hz"),
         ("by vocabulary version", versions),
@@ -79,11 +81,11 @@ def write_report(
     text = ["# fcclip_ros demo", "", *(f"- {name}: {value}" for name, value in settings), ""]
     if film is not None:
         text += [f"![the drive]({film.name})", "", "Left the camera's image, in the middle what the node published on"]
-        text += ["`~/overlay`, right the truth in the vocabulary's colors: one color in both is a right name.", ""]
+        text += ["`~/overlay`, right the truth in the vocabulary's colors: one color in both means a right name.", ""]
     text += [
         "## Against the truth",
         "",
-        "Panoptic quality in per cent over all labeled frames, from the topics.",
+        "Panoptic quality in percent over all labeled frames, from the topics.",
         "",
     ]
     text += ["| vocabulary | frames | " + " | ".join(QUALITY_GROUPS) + " |", "| --- " * (2 + len(QUALITY_GROUPS)) + "|"]
@@ -100,7 +102,7 @@ def write_report(
         if change.seconds:
             call = f"service call {change.seconds:.2f} s, {change.labeled_meanwhile} frames labeled meanwhile"
         names = "; ".join(", ".join(item.synonyms) for item in change.vocabulary.classes)
-        text += [f"### {change.version}: {change.title}", "", f"In force {call}.", "", names, ""]
+        text += [f"### {change.version}: {change.title}", "", f"Active {call}.", "", names, ""]
         if change.version in stills:
             text += [f"![vocabulary {change.version}]({stills[change.version].name})", ""]
     text += ["## Checks", "", *(f"- {problem}" for problem in problems)]
@@ -122,7 +124,3 @@ def _quality_line(log: FrameLog, version: int) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _said(diagnostics: Mapping[str, str], key: str) -> str:
-    return diagnostics.get(key, "?")

@@ -1,4 +1,4 @@
-"""The words of the demo, chapter by chapter."""
+"""The vocabularies of the demo, chapter by chapter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fcclip_core.vocabulary.classes import Vocabulary
 
 @dataclass(frozen=True)
 class Chapter:
-    """A vocabulary and what it is about."""
+    """A vocabulary and its title."""
 
     title: str
     vocabulary: Vocabulary

@@ -1,180 +1,107 @@
-"""The demo's own node: hears the camera, its truth and every output of the perception node, and calls its services."""
+"""The demo's own node: listens to the camera, its truth and every output of the perception node, and calls services."""
 
 from __future__ import annotations
 
-import threading
+import functools
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, TimeoutError
 from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 import fcclip_ros.msg as msg
-import fcclip_ros.srv as srv
 from demo.frame_log import FrameLog
 from demo.frames import Frame, PublishedClass, SegmentList, SegmentRow, TruthRow
-from fcclip_core.errors import FcclipError
-from fcclip_core.vocabulary.classes import Vocabulary
+from demo.peer import NODE, Peer
 from fcclip_ros.compat import optional_module
 from fcclip_ros.conversions.images import to_labels, to_rgb
 from fcclip_ros.conversions.messages import color_of
 from fcclip_ros.conversions.stamps import nanoseconds
 from fcclip_ros.qos import DIAGNOSTICS, LATCHED, OUTPUT, image_profile
 
-_NODE = "/fcclip"
 
-
-class Watcher:
-    """Fills a `FrameLog` from the topics, in a thread of its own.
+class Watcher(Peer):
+    """Fills a `FrameLog` from the topics.
 
     Attributes:
-        log: What was seen; read and change it only while holding `lock`.
-        lock: Held while a message is noted.
+        log: What was seen; read and change it only while holding `changed`.
         diagnostics: The perception node's latest status, key by key.
         diagnosed_at: When that came, on the monotonic clock.
-        trouble: What that status says if its level is ERROR, else empty.
-        on_frame: Called, under the lock, with stamp (ns) and frame when all of a frame has come.
-        others: Messages by topic of the outputs that are counted only: detections and label_info, where vision_msgs is
+        trouble: The message of that status if its level is ERROR, else empty.
+        on_frame: Called, with `changed` held, with stamp (ns) and frame when all of a frame has come.
+        others: Messages by topic of the outputs that are only counted: detections and label_info, where vision_msgs is
             installed.
     """
 
-    def __init__(self) -> None:
-        """Subscribes."""
+    def __init__(self, check: Callable[[], object]) -> None:
+        """Subscribes; `check` as for `Peer`."""
+        super().__init__("fcclip_demo", check)
         self.log = FrameLog()
-        self.lock = threading.Lock()
         self.diagnostics: Mapping[str, str] = {}
         self.diagnosed_at = 0.0
         self.trouble = ""
         self.others: dict[str, int] = {}
         self.on_frame: Callable[[int, Frame], None] = lambda stamp, frame: None
-        self._node = Node("fcclip_demo")
-        self._set_vocabulary = self._node.create_client(srv.SetVocabulary, f"{_NODE}/set_vocabulary")
         self._subscribe()
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._executor.spin, name="watcher", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stops listening."""
-        self._executor.shutdown()
-        self._thread.join(timeout=5.0)
-        self._node.destroy_node()
-
-    def set_vocabulary(self, vocabulary: Vocabulary, seconds: float) -> tuple[int, float]:
-        """Asks the perception node for a new vocabulary.
-
-        Args:
-            vocabulary: The classes.
-            seconds: How long to wait.
-
-        Returns:
-            The version in force, and the seconds that the call took.
-
-        Raises:
-            FcclipError: Refused or not answered.
-        """
-        request = srv.SetVocabulary.Request(
-            classes=[
-                msg.VocabularyClass(synonyms=list(item.synonyms), is_thing=item.is_thing) for item in vocabulary.classes
-            ]
-        )
-        began = time.monotonic()
-        answer: Future = Future()
-        self._set_vocabulary.call_async(request).add_done_callback(lambda done: answer.set_result(done.result()))
-        try:
-            response = answer.result(timeout=seconds)
-        except TimeoutError:
-            raise FcclipError(f"{_NODE}/set_vocabulary did not answer within {seconds:.0f} s") from None
-        if not response.success:
-            raise FcclipError(f"{_NODE}/set_vocabulary refused: {response.message}")
-        return response.version, time.monotonic() - began
 
     def frames_in_work(self) -> int:
-        """Frames that the node had received and not yet dealt with in any way, when it last told."""
+        """Frames that the node had received and not finished in any way, as of its latest diagnostics."""
         count = {key: int(value) for key, value in self.diagnostics.items() if key.startswith("frames ")}
         return 2 * count.get("frames received", 0) - sum(count.values())
 
     def _subscribe(self) -> None:
-        subscribe = self._node.create_subscription
-        subscribe(Image, "image", self._on_image, image_profile(ReliabilityPolicy.RELIABLE))
-        subscribe(Image, "truth/panoptic", self._on_truth_map, OUTPUT)
-        subscribe(msg.SegmentArray, "truth/segments", self._on_truth, OUTPUT)
+        self._note(Image, "image", to_rgb, self.log.image, image_profile(ReliabilityPolicy.RELIABLE))
+        self._note(Image, "truth/panoptic", to_labels, self.log.truth_map)
+        self._note(msg.SegmentArray, "truth/segments", _truth_rows, self.log.truth)
+        self._note(Image, f"{NODE}/overlay", to_rgb, self.log.overlay)
         for output in ("panoptic", "semantic", "confidence"):
-            subscribe(Image, f"{_NODE}/{output}", self._label_listener(output), OUTPUT)
-        subscribe(msg.SegmentArray, f"{_NODE}/segments", self._on_segments, OUTPUT)
-        subscribe(Image, f"{_NODE}/overlay", self._on_overlay, OUTPUT)
-        subscribe(msg.Vocabulary, f"{_NODE}/vocabulary", self._on_vocabulary, LATCHED)
+            self._note(Image, f"{NODE}/{output}", to_labels, functools.partial(self._label, output))
+        self._note(msg.SegmentArray, f"{NODE}/segments", _segment_list, functools.partial(self._label, "segments"))
+        subscribe = self.node.create_subscription
+        subscribe(msg.Vocabulary, f"{NODE}/vocabulary", self._on_vocabulary, LATCHED)
         subscribe(DiagnosticArray, "/diagnostics", self._on_diagnostics, DIAGNOSTICS)
         vision = optional_module("vision_msgs.msg")
         if vision is not None:
-            subscribe(vision.Detection2DArray, f"{_NODE}/detections", self._counter("detections"), OUTPUT)
-            subscribe(vision.LabelInfo, f"{_NODE}/label_info", self._counter("label_info"), LATCHED)
+            subscribe(vision.Detection2DArray, f"{NODE}/detections", self._counter("detections"), OUTPUT)
+            subscribe(vision.LabelInfo, f"{NODE}/label_info", self._counter("label_info"), LATCHED)
 
-    def _on_image(self, message: Image) -> None:
-        stamp, image = nanoseconds(message.header.stamp), to_rgb(message)
-        with self.lock:
-            self._note(stamp, self.log.image(stamp, image))
+    def _note(
+        self,
+        kind: type,
+        topic: str,
+        read: Callable[[Any], Any],
+        note: Callable[[int, Any], Frame],
+        profile: QoSProfile = OUTPUT,
+    ) -> None:
+        """Subscribes: `note` gets the stamp (ns) and what `read` makes of each message, and returns its frame."""
 
-    def _on_truth_map(self, message: Image) -> None:
-        stamp, segment_map = nanoseconds(message.header.stamp), to_labels(message)
-        with self.lock:
-            self._note(stamp, self.log.truth_map(stamp, segment_map))
+        def on_message(message: Any) -> None:
+            stamp, value = nanoseconds(message.header.stamp), read(message)
+            with self.changed:
+                frame = note(stamp, value)
+                if frame.whole:
+                    self.on_frame(stamp, frame)
 
-    def _on_truth(self, message: msg.SegmentArray) -> None:
-        stamp, rows = nanoseconds(message.header.stamp), tuple(TruthRow(row.id, row.name) for row in message.segments)
-        with self.lock:
-            self._note(stamp, self.log.truth(stamp, rows))
+        self.node.create_subscription(kind, topic, on_message, profile)
 
-    def _label_listener(self, output: str) -> Callable[[Image], None]:
-        def listen(message: Image) -> None:
-            self._on_label(message, output, to_labels(message))
-
-        return listen
-
-    def _on_segments(self, message: msg.SegmentArray) -> None:
-        rows = tuple(
-            SegmentRow(
-                id=row.id,
-                class_id=row.class_id,
-                name=row.name,
-                score=row.score,
-                area=row.area,
-                box=(row.box.x_offset, row.box.y_offset, row.box.width, row.box.height),
-            )
-            for row in message.segments
-        )
-        found = SegmentList(message.vocabulary_version, message.height, message.width, rows)
-        self._on_label(message, "segments", found)
-
-    def _on_label(self, message: Any, output: str, value: np.ndarray | SegmentList) -> None:
-        stamp = nanoseconds(message.header.stamp)
-        latency = (self._node.get_clock().now().nanoseconds - stamp) / 1e9
-        with self.lock:
-            self._note(stamp, self.log.label(stamp, output, value, latency))
-
-    def _on_overlay(self, message: Image) -> None:
-        stamp, image = nanoseconds(message.header.stamp), to_rgb(message)
-        with self.lock:
-            self._note(stamp, self.log.overlay(stamp, image))
+    def _label(self, output: str, stamp: int, value: np.ndarray | SegmentList) -> Frame:
+        latency = (self.node.get_clock().now().nanoseconds - stamp) / 1e9
+        return self.log.label(stamp, output, value, latency)
 
     def _on_vocabulary(self, message: msg.Vocabulary) -> None:
         classes = tuple(
             PublishedClass(item.id, tuple(item.synonyms), item.is_thing, item.seen == item.SEEN, color_of(item.color))
             for item in message.classes
         )
-        with self.lock:
+        with self.changed:
             self.log.vocabulary(message.version, classes)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.name.startswith(_NODE.lstrip("/")):
+            if status.name.startswith(NODE.lstrip("/")):
                 self.diagnostics = {item.key: item.value for item in status.values}
                 self.diagnosed_at = time.monotonic()
                 self.trouble = status.message if status.level == DiagnosticStatus.ERROR else ""
@@ -187,6 +114,21 @@ class Watcher:
 
         return count
 
-    def _note(self, stamp: int, frame: Frame) -> None:
-        if frame.whole:
-            self.on_frame(stamp, frame)
+
+def _truth_rows(message: msg.SegmentArray) -> tuple[TruthRow, ...]:
+    return tuple(TruthRow(row.id, row.name) for row in message.segments)
+
+
+def _segment_list(message: msg.SegmentArray) -> SegmentList:
+    rows = tuple(
+        SegmentRow(
+            id=row.id,
+            class_id=row.class_id,
+            name=row.name,
+            score=row.score,
+            area=row.area,
+            box=(row.box.x_offset, row.box.y_offset, row.box.width, row.box.height),
+        )
+        for row in message.segments
+    )
+    return SegmentList(message.vocabulary_version, message.height, message.width, rows)

@@ -1,6 +1,6 @@
-"""The authors' own code (bytedance/fc-clip) from a checkout that the user has, with the same weights and words.
+"""The authors' own code (bytedance/fc-clip) from the user's checkout, with the same weights and vocabulary.
 
-It needs detectron2 and its own requirements beside it. Nothing of it is copied here.
+It needs detectron2 and its own requirements. Nothing of it is copied here.
 """
 
 from __future__ import annotations

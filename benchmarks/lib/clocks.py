@@ -1,10 +1,11 @@
-"""Clocks at the stages of code that has none: callables replaced, for one run, by themselves with a clock around."""
+"""Clocks at the stages of code that has none: for one run, callables are wrapped in a clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 from unittest import mock
 
@@ -22,7 +23,7 @@ Place = tuple[object, str, str]
 
 @dataclass
 class DeviceTrace(Trace):
-    """A trace whose stages wait for the device at both ends, so that each pays for its own work.
+    """A trace whose stages wait for the device at both ends, so that each includes all of its work.
 
     Attributes:
         device: Where the work happens.
@@ -48,11 +49,29 @@ def clocks(places: Iterable[Place], trace: Trace) -> Iterator[None]:
         yield
 
 
+def network_places(network: Any) -> tuple[Place, ...]:
+    """The stages of `FCCLIP.forward`, for `clocks`; they run in PyTorch alone, not in graphs and compiled networks."""
+    return (
+        (network.backbone, "forward", "backbone"),
+        (network.pixel_decoder, "forward", "pixel decoder"),
+        (network.mask_decoder, "forward", "mask decoder"),
+        (network.backbone, "embed_masks", "mask embedding"),
+    )
+
+
+def medians(traces: Sequence[Trace]) -> dict[str, dict[str, float]]:
+    """Median `wall` and `cpu` seconds of every stage."""
+    return {
+        kind: {stage: median(getattr(trace, kind)[stage] for trace in traces) for stage in getattr(traces[0], kind)}
+        for kind in ("wall", "cpu")
+    }
+
+
 def decoding_places(segmenter: Segmenter, classifying: str, merging: str) -> tuple[Place, ...]:
     """Where a segmenter that launches no graphs names and merges masks, for `clocks`.
 
     Args:
-        segmenter: On whatever device; what a GPU replays as a graph passes none of these places.
+        segmenter: On any device; a graph that a GPU replays passes none of these places.
         classifying: Stage of the classification.
         merging: Stage of everything behind it.
     """

@@ -1,23 +1,25 @@
-"""How often a picture is copied on its way through the node.
+"""How often an image is copied on its way through the node.
 
-Counted by what is allocated: where a picture is copied twice in a row, three of it exist at one moment, the source and
-two more. So the largest amount allocated at a time, in units of the picture, tells no copy, one, or more. tracemalloc
+Counted by what is allocated: where an image is copied twice in a row, three of it exist at one moment, the source and
+two more. So the largest amount allocated at a time, in units of the image, tells no copy, one, or more. tracemalloc
 sees what numpy, OpenCV, `bytes` and `array` allocate.
 """
 
 from __future__ import annotations
 
+import functools
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, cast
+from importlib import import_module
+from unittest import mock
 
 import numpy as np
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from benchmarks.lib.node_process import image_message
-from fcclip_core import PanopticResult
+from fcclip_core import InferenceSettings, PanopticResult
 from fcclip_core.results import Segment
 from fcclip_ros.conversions import messages
 from fcclip_ros.node.frame_statistics import Statistics
@@ -28,9 +30,9 @@ _PATIENCE = 20.0
 
 
 def copies(width: int, height: int) -> dict[str, float]:
-    """Pictures allocated at a time while one passes: 0 is no copy, 1 is one.
+    """Images allocated at a time while one passes: 0 is no copy, 1 is one.
 
-    Of camera pictures between rclpy's message and the segmenter, through the node's own threads; of outputs between the
+    Of camera images between rclpy's message and the segmenter, through the node's own threads; of outputs between the
     result and rclpy's message.
     """
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
@@ -45,52 +47,25 @@ def copies(width: int, height: int) -> dict[str, float]:
     return found | {f"{name} out": _copies_out(make) for name, make in outputs.items()}
 
 
-class _Probe:
-    """Stands in for the segmenter: takes note when a picture arrives there."""
-
-    settings = None
-    computes_beside = False
-
-    def __init__(self) -> None:
-        self.peak: Future[int] = Future()
-
-    def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        return height, width
-
-    def prepare_beside(self, height: int, width: int, batches: int, *, requested: bool) -> None:
-        """Has nothing to make ready."""
-
-    def close(self, timeout: float) -> bool:
-        return True
-
-    def encode_batch(self, images: Sequence[np.ndarray], settings: object) -> list[object]:
-        self.peak.set_result(tracemalloc.get_traced_memory()[1])
-        raise RuntimeError("a probe labels nothing")
-
-
-class _Stream:
-    """Stands in for the camera."""
-
-    def __init__(self) -> None:
-        self.statistics = Statistics()
-
-    def prefetch_depth(self, header: object) -> None:
-        """Looks for nothing."""
-
-    def warn(self, text: str) -> None:
-        """Has nobody to tell."""
-
-
 def _copies_in(message: Image) -> float:
-    for _ in range(2):  # The first time modules and tables are made.
-        probe, stream = _Probe(), cast(Any, _Stream())
-        pipeline = Pipeline(cast(Any, probe), [stream], announce=lambda _: None, lost=lambda _: None, max_batch=1)
+    stream = mock.Mock(statistics=Statistics())
+    for _ in range(2):  # The first time also creates modules and tables.
+        peak: Future[int] = Future()
+        segmenter = import_module("fake_segmenter").FakeSegmenter(InferenceSettings())
+        segmenter.encode_batch = functools.partial(_note_peak, peak)
+        pipeline = Pipeline(segmenter, [stream], announce=lambda _: None, lost=lambda _: None, max_batch=1)
         tracemalloc.start()
         pipeline.enqueue_frame(stream, message)
-        peak = probe.peak.result(_PATIENCE)
+        most = peak.result(_PATIENCE)
         tracemalloc.stop()
         pipeline.close(_PATIENCE)
-    return round(peak / len(message.data), 2)
+    return round(most / len(message.data), 2)
+
+
+def _note_peak(peak: Future[int], *_: object) -> list[object]:
+    """Takes the place of the segmenter when an image arrives there."""
+    peak.set_result(tracemalloc.get_traced_memory()[1])
+    raise RuntimeError("the image has arrived")
 
 
 def _copies_out(make: Callable[[], Image]) -> float:
@@ -103,7 +78,7 @@ def _copies_out(make: Callable[[], Image]) -> float:
 
 
 def _result(width: int, height: int) -> PanopticResult:
-    """Upright bands."""
+    """A segment for each of some vertical bands."""
     row = np.arange(width) * (_SEGMENTS + 1) // width
     segments = [
         Segment(number, number, f"class {number}", 0.5, True, 1, (0, 0, 1, 1), np.zeros(1, np.float32))

@@ -16,7 +16,7 @@ _ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
 def profile(work: Callable[[], Any], device: torch.device, runs: int = 3) -> dict[str, Any]:
-    """Profiles `work`, which has run before.
+    """Profiles `work`, which has been warmed up.
 
     Args:
         work: Launches the same every time; need not wait.

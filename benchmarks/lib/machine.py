@@ -31,7 +31,7 @@ def describe() -> dict[str, Any]:
 
 
 def headline(machine: dict[str, Any]) -> str:
-    """One line for people."""
+    """A human-readable line."""
     device = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
     return (
         f"{device}; torch {machine['torch']} ({machine['cpu_capability']}), {machine['torch_threads']} threads; "

@@ -1,11 +1,12 @@
-"""The real node in a process of its own, with a clock at each frame, and a camera that shows it pictures.
+"""The real node in a process of its own, with a clock at each frame, and a camera that publishes images to it.
 
-As a program it is that process: node_process.py RECORD KEEP [ROS arguments]. At its end it writes to RECORD what the
-node itself counted and, if KEEP is "frames", what it noted of every frame that it labeled.
+As a program it is that process: node_process.py RECORD [ROS arguments]. To RECORD it appends a line of JSON for each
+frame that it labeled, and when it ends one with the node's own counts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -14,32 +15,28 @@ import tempfile
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 from unittest import mock
 
 import numpy as np
-import rclpy
 from builtin_interfaces.msg import Time
-from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
+from rclpy.executors import Executor
 from rclpy.qos import ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 
 import fcclip_ros.msg as msg
-import fcclip_ros.srv as srv
-from benchmarks import ROOT
-from demo.children import Children, unused_domain_id
-from fcclip_core.files.atomic_write import atomic_write
-from fcclip_core.vocabulary.classes import Vocabulary
+from benchmarks.lib.memory import resident_bytes
+from benchmarks.lib.rates import timed
+from demo.children import Children, ros_arguments, ros_environment
+from demo.peer import NODE, Peer
+from fcclip_core import Segmenter
 from fcclip_ros import perception
+from fcclip_ros.conversions.stamps import nanoseconds
 from fcclip_ros.node import pipeline
 from fcclip_ros.node.frame_statistics import Statistics
 from fcclip_ros.node.outputs import Outputs
@@ -49,14 +46,32 @@ from fcclip_ros.qos import OUTPUT, image_profile
 CORE_STAGES = ("preprocess", "model", "classify", "merge")
 """Stages that `Segmenter` times itself; every other one is the node's."""
 
-OUTPUTS = {"panoptic": Image, "semantic": Image, "confidence": Image, "segments": msg.SegmentArray, "overlay": Image}
+OUTPUTS: dict[str, Any] = {
+    **dict.fromkeys(("panoptic", "semantic", "confidence", "overlay"), Image),
+    "segments": msg.SegmentArray,
+    "points": PointCloud2,
+}
 """Outputs that can be listened to, and their types."""
 
-_NAME = "fcclip"
 _START_PATIENCE = 600.0
-_FRAME_PATIENCE = 60.0
-_ATTEMPTS = 3
 _LAST_PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """What the node noted of one frame.
+
+    Attributes:
+        stages: Seconds by stage, as the node counts them. `take` comes before them: rclpy makes a message of what
+            arrived and calls the node; it is missing where rclpy does not show when it begins. Stages that end in "cpu"
+            are seconds of the processor, not of the clock.
+        cpu: Seconds of the processor that the process had used by then.
+        resident: Memory of the process that was in RAM then, bytes.
+    """
+
+    stages: dict[str, float]
+    cpu: float
+    resident: int
 
 
 @dataclass(frozen=True)
@@ -65,67 +80,24 @@ class NodeRecord:
 
     Attributes:
         counts: Frames received, labeled, dropped, bad and failed, from the node's own statistics.
-        frames: Stamp in ns -> seconds by stage, as the node counts them, for each frame it labeled. `take` comes
-            before them: rclpy makes a message of what arrived and calls the node. It is missing where rclpy does not
-            show when it begins. Stages that end in "cpu" are seconds of the processor, not of the clock.
+        frames: Stamp in ns -> each frame that it labeled, in order.
     """
 
-    counts: Mapping[str, int]
-    frames: Mapping[int, Mapping[str, float]]
+    counts: dict[str, int]
+    frames: dict[int, FrameRecord]
 
 
-class NodeProcess:
-    """The node, running and subscribed to the camera for the length of a `with` block."""
+@dataclass(frozen=True)
+class RunningNode:
+    """The node while it runs.
 
-    def __init__(
-        self,
-        parameters: Mapping[str, Any],
-        *,
-        keep_frames: bool = True,
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        """Starts nothing yet.
+    Attributes:
+        camera: Publishes images to it.
+    """
 
-        Args:
-            parameters: The node's.
-            keep_frames: Whether to note every frame; the notes take memory in the node's process.
-            environment: More variables for it.
-        """
-        self._parameters = parameters
-        self._environment = dict(environment or {})
-        self._keep = "frames" if keep_frames else "counts"
-        self._stack = ExitStack()
-
-    def __enter__(self) -> NodeProcess:
-        """Starts the node, in a ROS domain of its own, and waits until it has subscribed to the camera."""
-        environment = self._environment | {
-            "ROS_DOMAIN_ID": str(unused_domain_id()),
-            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-            "FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml"),
-            "FASTDDS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml"),
-        }
-        try:
-            self._stack.enter_context(mock.patch.dict(os.environ, environment))
-            folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-            self._record = folder / "record.json"
-            self._children = self._stack.enter_context(Children(folder))
-            arguments = [part for name, value in self._parameters.items() for part in ("-p", f"{name}:={_yaml(value)}")]
-            self._children.start(
-                "node", "-m", "benchmarks.lib.node_process", str(self._record), self._keep, "--ros-args", *arguments
-            )
-            self.camera = Camera(self._children.check)
-            self._stack.callback(self.camera.close)
-            self.camera.wait_for(self.camera.is_watched, _START_PATIENCE, "the node did not begin to read images")
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends the node, if `finish` has not, and the camera."""
-        self._stack.close()
+    camera: Camera
+    _children: Children
+    _record: Path
 
     @property
     def pid(self) -> int:
@@ -135,135 +107,108 @@ class NodeProcess:
     def finish(self) -> NodeRecord:
         """Ends the node and reads what it noted."""
         status = self._children.stop("node")["node"]
-        if status != 0 or not self._record.exists():
+        lines = [json.loads(line) for line in self._record.read_text().splitlines()] if self._record.exists() else []
+        if status != 0 or not lines:
             raise RuntimeError(f"the node ended with exit status {status} and left no record")
-        record = json.loads(self._record.read_text())
-        return NodeRecord(record["counts"], {int(stamp): stages for stamp, stages in record["frames"].items()})
+        frames = {stamp: FrameRecord(*values) for stamp, *values in (line for line in lines if isinstance(line, list))}
+        return NodeRecord([line for line in lines if isinstance(line, dict)][-1], frames)
 
 
-class Camera:
-    """Publishes pictures and notes when which output of each comes back, in a process without the node.
+@contextlib.contextmanager
+def node_process(
+    parameters: Mapping[str, Any],
+    *,
+    program: str = "benchmarks.lib.node_process",
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[RunningNode]:
+    """Starts the node, in a ROS domain of its own, and waits until it has subscribed to the camera.
+
+    Args:
+        parameters: The node's.
+        program: Module that calls `main` with the node's model.
+        environment: More variables for it.
+    """
+    variables = ros_environment() | dict(environment or {})
+    with (
+        mock.patch.dict(os.environ, variables),
+        tempfile.TemporaryDirectory() as name,
+        Children(Path(name)) as children,
+    ):
+        record = Path(name) / "record.jsonl"
+        children.start("node", "-m", program, str(record), *ros_arguments(parameters))
+        with Camera(children.check) as camera:
+            camera.wait_for(camera.is_watched, _START_PATIENCE, "the node did not begin to read images")
+            yield RunningNode(camera, children, record)
+
+
+class Camera(Peer):
+    """Publishes images and notes when each output comes back, in a process without the node.
 
     Attributes:
-        node: What else talks to the node in this process may use it.
-        lost: Pictures that were waited for in vain.
+        lost: Images whose outputs did not come back in time.
     """
 
-    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
-        """Joins ROS.
-
-        Args:
-            check: Called while waiting; raises if there is nothing left to wait for.
-        """
+    def __init__(self, check: Callable[[], object] = lambda: None) -> None:
+        """Joins ROS; `check` as for `Peer`."""
+        super().__init__("camera", check)
         self.lost = 0
-        self._check = check
-        self._changed = threading.Condition()
         self._arrived: dict[str, dict[int, float]] = {}
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self.node = Node("benchmark", context=self._context)
         self._publisher = self.node.create_publisher(Image, "image", image_profile(ReliabilityPolicy.RELIABLE))
-        self._words = self.node.create_client(srv.SetVocabulary, f"{_NAME}/set_vocabulary")
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._spin, name="camera", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Leaves ROS."""
-        rclpy.shutdown(context=self._context, uninstall_handlers=False)
-        self._thread.join(timeout=5.0)
-        self.node.destroy_node()
 
     def listen(self, outputs: Iterable[str]) -> None:
         """Subscribes to some of `OUTPUTS`."""
         for output in outputs:
             self._arrived[output] = {}
-            self.node.create_subscription(OUTPUTS[output], f"{_NAME}/{output}", self._note(output), OUTPUT)
+            self.node.create_subscription(OUTPUTS[output], f"{NODE}/{output}", self._note(output), OUTPUT)
 
     def is_watched(self) -> bool:
-        """Whether somebody subscribes to the pictures."""
+        """Whether somebody subscribes to the images."""
         return self._publisher.get_subscription_count() > 0
 
     def show(self, message: Image) -> int:
-        """Publishes a picture with the present time as its stamp, and returns that in ns."""
+        """Publishes an image stamped with the current time, and returns the stamp in ns."""
         stamp = time.time_ns()
         message.header.stamp = Time(sec=stamp // 10**9, nanosec=stamp % 10**9)
         self._publisher.publish(message)
         return stamp
 
-    def show_and_wait(self, message: Image) -> int:
-        """Publishes a picture and waits until all outputs of it have come; returns its stamp.
+    def show_and_wait(self, message: Image, patience: float = 60.0, attempts: int = 3) -> int:
+        """Publishes an image and waits until all outputs of it have come; returns its stamp in ns.
 
-        A picture that does not come back is counted in `lost`, and shown again.
+        An image that does not come back within `patience` seconds is counted in `lost`, and published again.
 
         Raises:
-            TimeoutError: It does not come back again and again.
+            TimeoutError: It did not come back in any attempt.
         """
-        for _ in range(_ATTEMPTS):
+        for _ in range(attempts):
             stamp = self.show(message)
             try:
-                self.wait_for(functools.partial(self._is_back, stamp), _FRAME_PATIENCE, "a frame did not come back")
+                self.wait_for(functools.partial(self._is_back, stamp), patience, "a frame did not come back")
                 return stamp
             except TimeoutError:
                 self.lost += 1
-        raise TimeoutError(f"a frame did not come back {_ATTEMPTS} times, {_FRAME_PATIENCE:g} s each")
+        raise TimeoutError(f"a frame did not come back {attempts} times, {patience:g} s each")
 
     def warm_up(self, message: Image) -> None:
-        """Publishes a picture, again and again, until all outputs of one have come: the first may take minutes."""
-        end = time.monotonic() + _START_PATIENCE
-        while True:
-            stamp = self.show(message)
-            try:
-                self.wait_for(functools.partial(self._is_back, stamp), 10.0, "no frame came back labeled")
-                return
-            except TimeoutError:
-                if time.monotonic() > end:
-                    raise
+        """Publishes an image until all outputs of one have come, which may take minutes; none counts as lost."""
+        self.show_and_wait(message, 10.0, 60)
+        self.lost = 0
 
     def arrivals(self, output: str) -> dict[int, float]:
         """Stamp -> seconds from the stamp to the output's arrival here, so far."""
-        with self._changed:
+        with self.changed:
             return dict(self._arrived[output])
 
     def forget(self) -> None:
         """Forgets what arrived so far."""
-        with self._changed:
+        with self.changed:
             for arrived in self._arrived.values():
                 arrived.clear()
 
-    def set_vocabulary(self, vocabulary: Vocabulary) -> Future:
-        """Asks the node for other words; the future gets the seconds until its answer."""
-        self.wait_for(self._words.service_is_ready, _START_PATIENCE, "the node does not offer set_vocabulary")
-        classes = [
-            msg.VocabularyClass(synonyms=list(item.synonyms), is_thing=item.is_thing) for item in vocabulary.classes
-        ]
-        answer: Future = Future()
-        began = time.perf_counter()
-
-        def tell(done: Any) -> None:
-            response = done.result()
-            if response.success:
-                answer.set_result(time.perf_counter() - began)
-            else:
-                answer.set_exception(RuntimeError(f"the node refused the words: {response.message}"))
-
-        self._words.call_async(srv.SetVocabulary.Request(classes=classes)).add_done_callback(tell)
-        return answer
-
-    def wait_for(self, condition: Callable[[], bool], seconds: float, complaint: str) -> None:
-        """Waits until `condition` holds.
-
-        Raises:
-            TimeoutError: The time is up; the text is `complaint`.
-        """
-        end = time.monotonic() + seconds
-        with self._changed:
-            while not condition():
-                self._check()
-                if time.monotonic() > end:
-                    raise TimeoutError(f"{complaint} within {seconds:g} s")
-                self._changed.wait(0.1)
+    def await_output(self, output: str, stamp: int) -> None:
+        """Waits until an output of an image has come, or for half a minute if it never does."""
+        with contextlib.suppress(TimeoutError):
+            self.wait_for(lambda: stamp in self._arrived[output], _LAST_PATIENCE, f"no {output} came")
 
     def _is_back(self, stamp: int) -> bool:
         # The node may leave out the overlay of a frame.
@@ -271,60 +216,35 @@ class Camera:
 
     def _note(self, output: str) -> Callable[[Any], None]:
         def note(message: Any) -> None:
-            stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            stamp = nanoseconds(message.header.stamp)
             age = (time.time_ns() - stamp) / 1e9
-            with self._changed:
+            with self.changed:
                 self._arrived[output][stamp] = age
-                self._changed.notify_all()
+                self.changed.notify_all()
 
         return note
 
-    def _spin(self) -> None:
-        try:
-            while self._context.ok():
-                self._executor.spin_once()
-        except ExternalShutdownException:
-            pass
 
+@contextlib.contextmanager
+def stream(rate: float, show: Callable[[], Any]) -> Iterator[list[Any]]:
+    """Calls something in a thread, `rate` times per second from now on; gives the list of what it returned."""
+    shown: list[Any] = []
+    stop = threading.Event()
 
-class Stream:
-    """Shows pictures at a rate, in a thread, for the length of a `with` block.
-
-    Attributes:
-        stamps: Of the pictures shown, in ns.
-    """
-
-    def __init__(self, camera: Camera, rate: float, next_message: Callable[[], Image]) -> None:
-        """Shows nothing yet."""
-        self.stamps: list[int] = []
-        self._camera, self._period, self._next_message = camera, 1.0 / rate, next_message
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
-
-    def __enter__(self) -> Stream:
-        """Begins."""
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends."""
-        self._stop.set()
-        self._thread.join()
-
-    def await_last(self, output: str) -> None:
-        """Waits until an output of the last picture has come, or for a while if it never does."""
-        end = time.monotonic() + _LAST_PATIENCE
-        while self.stamps[-1] not in self._camera.arrivals(output) and time.monotonic() < end:
-            time.sleep(0.05)
-
-    def _run(self) -> None:
+    def run() -> None:
         due = time.monotonic()
-        while not self._stop.is_set():
-            self.stamps.append(self._camera.show(self._next_message()))
-            due += self._period
-            self._stop.wait(max(due - time.monotonic(), 0.0))
+        while not stop.is_set():
+            shown.append(show())
+            due += 1.0 / rate
+            stop.wait(max(due - time.monotonic(), 0.0))
+
+    thread = threading.Thread(target=run, name="stream", daemon=True)
+    thread.start()
+    try:
+        yield shown
+    finally:
+        stop.set()
+        thread.join()
 
 
 def image_message(pixels: np.ndarray, encoding: str = "rgb8") -> Image:
@@ -337,96 +257,79 @@ def image_message(pixels: np.ndarray, encoding: str = "rgb8") -> Image:
     return message
 
 
-def _yaml(value: Any) -> str:
-    """A parameter as the command line takes it; JSON is YAML, and quotes keep a text a text."""
-    return json.dumps(value)
-
-
 class _Recorder:
-    """Clocks inside the node's process, at places where it has none or keeps averages alone."""
+    """Clocks inside the node's process, at places where it has none or keeps only averages."""
 
-    def __init__(self, keep_frames: bool) -> None:
-        self._keep_frames = keep_frames
-        self._frames: dict[int, dict[str, float]] = {}
+    def __init__(self, lines: TextIO) -> None:
+        self._lines = lines
         self._statistics: Statistics | None = None
         self._stamp = 0
-        self._began: float | None = None
-        self._began_cpu = 0.0
+        self._began: tuple[float, float] | None = None
         self._extra: dict[str, float] = {}
 
-    def places(self) -> list[Any]:
-        """Patches to have in force while the node runs."""
-        patches = [
-            mock.patch.object(Statistics, "labeled", self._around_labeled(Statistics.labeled)),
-            mock.patch.object(Statistics, "received", self._around_received(Statistics.received)),
-            mock.patch.object(pipeline, "to_rgb", self._around_to_rgb(pipeline.to_rgb)),
-            mock.patch.object(Outputs, "send", self._around_publish(Outputs.send)),
-        ]
-        take = getattr(Executor, "_take_subscription", None)
-        if take is not None:
-            patches.append(mock.patch.object(Executor, "_take_subscription", self._around_take(take)))
-        return patches
+    def patches(self) -> Iterator[Any]:
+        """To be active while the node runs."""
+        take, received = getattr(Executor, "_take_subscription", None), Statistics.received
+        send, labeled = self._with_cpu("publish cpu", Outputs.send), Statistics.labeled
+        finish = perception.Perception.finish
 
-    def write(self, path: Path) -> None:
-        """Writes what a `NodeRecord` holds."""
-        counts = asdict(self._statistics.report().counts) if self._statistics else {}
-        with atomic_write(path) as part:
-            part.write_text(json.dumps({"counts": counts, "frames": self._frames}))
-
-    def _around_take(self, take: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(executor: Executor, subscription: Any) -> Any:
+        def note_take(executor: Executor, subscription: Any) -> Any:
             if subscription.msg_type is Image:
-                self._began, self._began_cpu = time.perf_counter(), time.thread_time()
-            return take(executor, subscription)
+                self._began = time.perf_counter(), time.thread_time()
+            return take(executor, subscription) if take else None
 
-        return noted
-
-    def _around_received(self, received: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(statistics: Statistics) -> None:
+        def note_received(statistics: Statistics) -> None:
             if self._began is not None:
-                self._extra["take"] = time.perf_counter() - self._began
-                self._extra["take cpu"] = time.thread_time() - self._began_cpu
+                self._extra["take"] = time.perf_counter() - self._began[0]
+                self._extra["take cpu"] = time.thread_time() - self._began[1]
             received(statistics)
 
-        return noted
+        def note_send(outputs: Outputs, frame: Any) -> None:
+            self._stamp = nanoseconds(frame.header.stamp)
+            send(outputs, frame)
 
-    def _around_to_rgb(self, to_rgb: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(message: Any, *limits: int) -> Any:
-            began = time.thread_time()
-            rgb = to_rgb(message, *limits)
-            self._extra["convert cpu"] = time.thread_time() - began
-            return rgb
-
-        return noted
-
-    def _around_publish(self, publish: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(outputs: Outputs, frame: Any) -> None:
-            self._stamp = frame.header.stamp.sec * 10**9 + frame.header.stamp.nanosec
-            began = time.thread_time()
-            publish(outputs, frame)
-            self._extra["publish cpu"] = time.thread_time() - began
-
-        return noted
-
-    def _around_labeled(self, labeled: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(statistics: Statistics, latencies: Mapping[str, float], *more: Any) -> None:
+        def note_labeled(statistics: Statistics, latencies: Mapping[str, float], *more: Any) -> None:
             labeled(statistics, latencies, *more)
             self._statistics = statistics
-            if self._keep_frames:
-                self._frames[self._stamp] = dict(latencies) | self._extra
+            self._write([self._stamp, dict(latencies) | self._extra, time.process_time(), resident_bytes()])
+
+        def note_finish(node: perception.Perception) -> bool:
+            # Before it: a node that takes too long to finish ends with its process.
+            self.write_counts()
+            return finish(node)
+
+        if take is not None:
+            yield mock.patch.object(Executor, "_take_subscription", note_take)
+        yield mock.patch.object(Statistics, "received", note_received)
+        yield mock.patch.object(pipeline, "to_rgb", self._with_cpu("convert cpu", pipeline.to_rgb))
+        yield mock.patch.object(Outputs, "send", note_send)
+        yield mock.patch.object(Statistics, "labeled", note_labeled)
+        yield mock.patch.object(perception.Perception, "finish", note_finish)
+
+    def write_counts(self) -> None:
+        """Adds the node's own counts to the record."""
+        self._write(asdict(self._statistics.report().counts) if self._statistics else {})
+
+    def _write(self, line: Any) -> None:
+        self._lines.write(json.dumps(line) + "\n")
+
+    def _with_cpu(self, stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any) -> Any:
+            answer, self._extra[stage] = timed(work, *args, clock=time.thread_time)
+            return answer
 
         return noted
 
 
-def main() -> int:
-    """Runs the node until it is told to end, then writes the record."""
-    recorder = _Recorder(sys.argv[2] == "frames")
-    with ExitStack() as stack:
-        for patch in recorder.places():
+def main(load_segmenter: Callable[..., Any] = Segmenter.from_checkpoint) -> int:
+    """Runs the node until it is told to end, and writes the record meanwhile."""
+    with Path(sys.argv[1]).open("w", buffering=1) as lines, ExitStack() as stack:
+        recorder = _Recorder(lines)
+        for patch in recorder.patches():
             stack.enter_context(patch)
         # Not its main(), which ends the process.
-        status = run(lambda stop: perception.Perception(stop=stop), sys.argv)
-    recorder.write(Path(sys.argv[1]))
+        status = run(lambda stop: perception.Perception(load_segmenter, stop), sys.argv)
+        recorder.write_counts()
     return status
 
 

@@ -22,7 +22,7 @@ LARGEST_WINDOW = 192
 class PatchTower(nn.Module):
     """ViT of patch 16: pool the last layer's patch tokens inside the mask, then normalize and project.
 
-    Position embeddings are interpolated to each input's grid, as CLIP's ViTs have it. Head and pooling are those of
+    Position embeddings are interpolated to each input's grid, as in CLIP's ViTs. Head and pooling are those of
     `ConvNeXtTower`, and as there a whole window is embedded as the mean over it, so there is no class token.
 
     Masks come at stride 32, the grid that the training's windows have: `res5` holds the means of 2 x 2 tokens, so

@@ -1,6 +1,8 @@
-"""Pictures that differ from frame to frame: windows of the bundled photographs."""
+"""Images that differ from frame to frame: windows of the bundled photographs."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -13,7 +15,7 @@ _SMALLEST_WINDOW = 0.4
 
 
 class Pictures:
-    """An endless row of pictures of one size; the same seed gives the same row."""
+    """An endless sequence of images of one size; the same seed gives the same sequence."""
 
     def __init__(self, width: int, height: int, seed: int = 0) -> None:
         """Reads the photographs."""
@@ -22,7 +24,7 @@ class Pictures:
         self._dice = np.random.default_rng(seed)
 
     def next(self) -> np.ndarray:
-        """A window of a photograph, perhaps mirrored, lighter or darker: uint8 RGB `(H, W, 3)`."""
+        """The next window of a photograph, perhaps mirrored, lighter or darker: uint8 RGB `(H, W, 3)`."""
         dice, (width, height) = self._dice, self._size
         photo = self._photos[dice.integers(len(self._photos))]
         scale = min(photo.width / width, photo.height / height) * dice.uniform(_SMALLEST_WINDOW, 1.0)
@@ -34,17 +36,6 @@ class Pictures:
             pixels = pixels[:, ::-1]
         return (pixels * dice.uniform(0.6, 1.2)).clip(0, 255).astype(np.uint8)
 
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Reads a picture size such as 640x480.
-
-    Returns:
-        (width, height).
-
-    Raises:
-        ValueError: It is not one.
-    """
-    width, height = (int(part) for part in text.split("x"))
-    if min(width, height) < 1:
-        raise ValueError(f"{text!r} holds no pixel")
-    return width, height
+    def several(self, count: int) -> Iterator[np.ndarray]:
+        """The next `count` of them."""
+        return (self.next() for _ in range(count))

@@ -1,10 +1,8 @@
-"""What a user gets: `Segmenter` with backend `auto`, words that change, frames by themselves and in pairs."""
+"""The public API as a program uses it: `Segmenter` with backend `auto`, changing vocabularies, frames and pairs."""
 
 from __future__ import annotations
 
-import functools
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.lib.kernel_profile import profile
+from benchmarks.lib.rates import timed
 from fcclip_core import InferenceSettings, PanopticResult, Segmenter, Vocabulary
 
 WORDS = Vocabulary.from_names(["cat", "chair", "cup, mug", "wall", "floor"], stuff=["wall", "floor"])
@@ -25,7 +24,7 @@ NEW_WORDS = (*_ANIMALS, *(f"wooden {animal}" for animal in _ANIMALS))
 
 
 def use(checkpoint: str, image: np.ndarray, settings: InferenceSettings, *, device: str, repeat: int) -> dict[str, Any]:
-    """Segments `image` with a checkpoint as a program would, and notes what it gets.
+    """Segments `image` with a checkpoint as a program would.
 
     Args:
         checkpoint: As for `Segmenter.from_checkpoint`.
@@ -41,19 +40,14 @@ def use(checkpoint: str, image: np.ndarray, settings: InferenceSettings, *, devi
         synchronization in a frame.
     """
     with tempfile.TemporaryDirectory() as cache:  # words that an earlier run kept on disk would not be cold
-        return _use(checkpoint, image, settings, device, repeat, Path(cache))
+        segmenter = Segmenter.from_checkpoint(checkpoint, device=device, settings=settings, cache_dir=Path(cache))
+        reference = Segmenter.from_checkpoint(checkpoint, device=device, backend="eager", settings=settings)
+        return _use(segmenter, reference, image, repeat)
 
 
-def _use(
-    checkpoint: str, image: np.ndarray, settings: InferenceSettings, device: str, repeat: int, cache: Path
-) -> dict[str, Any]:
-    segmenter = Segmenter.from_checkpoint(checkpoint, device=device, settings=settings, cache_dir=cache)
-    began = time.perf_counter()
-    height, width = image.shape[:2]
-    for batch in (1, 2):
-        segmenter.prepare(height, width, batch)
-    found: dict[str, Any] = {"ready_s": round(time.perf_counter() - began, 1)}
-    reference = Segmenter.from_checkpoint(checkpoint, device=device, backend="eager", settings=settings)
+def _use(segmenter: Segmenter, reference: Segmenter, image: np.ndarray, repeat: int) -> dict[str, Any]:
+    ready = [timed(segmenter.prepare, *image.shape[:2], batch)[1] for batch in (1, 2)]
+    found: dict[str, Any] = {"ready_s": round(sum(ready), 1)}
     found["classes_apart"] = []
     for words in (WORDS, OTHER_WORDS, WORDS):
         segmenter.set_vocabulary(words)
@@ -62,10 +56,10 @@ def _use(
         ours = [segmenter(image) for _ in range(3)]
         expected = reference(image).class_map()
         found["classes_apart"].append(max(_apart(result, expected) for result in ours))
-    frames = [_timed(lambda: segmenter(image)) for _ in range(repeat)]
-    found["frame_ms"] = 1e3 * median(seconds for seconds, _ in frames)
-    stages = frames[-1][1].timings
-    found["timings_ms"] = {stage: 1e3 * median(result.timings[stage] for _, result in frames) for stage in stages}
+    frames = [timed(segmenter, image) for _ in range(repeat)]
+    found["frame_ms"] = 1e3 * median(seconds for _, seconds in frames)
+    stages = frames[-1][0].timings
+    found["timings_ms"] = {stage: 1e3 * median(result.timings[stage] for result, _ in frames) for stage in stages}
 
     pair = [image, np.ascontiguousarray(image[:, ::-1])]
     together = [segmenter.decode(encoded) for encoded in segmenter.encode_batch(pair)]
@@ -79,19 +73,13 @@ def _use(
     # The first of the twenty is cold alone, the others together.
     for count, names in (("1", NEW_WORDS[:1]), ("19", NEW_WORDS[1:])):
         for state in ("cold", "warm"):
-            seconds, _ = _timed(functools.partial(segmenter.set_vocabulary, Vocabulary.from_names(names)))
+            _, seconds = timed(segmenter.set_vocabulary, Vocabulary.from_names(names))
             found["words_ms"][f"{count} {state}"] = 1e3 * seconds
     return found
 
 
 def _apart(result: PanopticResult, class_map: np.ndarray) -> float:
     return float((result.class_map() != class_map).mean())
-
-
-def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    began = time.perf_counter()
-    answer = work()
-    return time.perf_counter() - began, answer
 
 
 def _waits(work: Callable[[], Any], device: torch.device) -> list[str]:

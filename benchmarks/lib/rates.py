@@ -1,21 +1,31 @@
-"""How to time work on a device, and what the device can do at best: the rates that results are held against."""
+"""How to time work on a device, and what the device can do at best: the rates that results are compared with."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+_Answer = TypeVar("_Answer")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def wait(device: torch.device) -> None:
-    """Returns when the device has done all that it was asked for."""
+    """Waits until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def timed(
+    work: Callable[..., _Answer], *args: Any, clock: Callable[[], float] = time.perf_counter
+) -> tuple[_Answer, float]:
+    """What `work(*args)` returns, and the seconds of `clock` that it took."""
+    began = clock()
+    answer = work(*args)
+    return answer, clock() - began
 
 
 def median_seconds(

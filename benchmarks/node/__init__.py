@@ -1,1 +1,1 @@
-"""The nodes, measured from outside."""
+"""The nodes, measured from outside their process."""

@@ -8,26 +8,22 @@ process has in RAM at the end of each block; the first block is warm-up and does
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.lib import machine
-from benchmarks.lib.model_arguments import add_model_arguments, make_segmenter, node_parameters
-from benchmarks.lib.pictures import Pictures, parse_size
+from benchmarks.lib.arguments import MODEL, make_parser, make_segmenter, node_parameters
+from benchmarks.lib.memory import resident_bytes
+from benchmarks.lib.pictures import Pictures
+from benchmarks.lib.rates import timed
+from benchmarks.lib.report import Report, arguments_of, print_table, progress, say
 from fcclip_core import Vocabulary
-from fcclip_core.files.atomic_write import atomic_write
 
 _CHANGES = ("indoor_robot", "warehouse")
 _PERCENTILES = (50, 90, 99)
+_VOCABULARY_PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -48,109 +44,80 @@ class Block:
 def main() -> None:
     """Measures and prints."""
     args = parse_arguments()
-    console = Console(highlight=False, soft_wrap=True)
-    here = machine.describe()
-    console.print(machine.headline(here))
-    width, height = args.size
-    console.print(f"{args.checkpoint}, {width}x{height}, {args.frames} frames")
-    runs = {"core": through_core}
-    if args.node:
-        runs["node"] = through_node
+    report = Report("endurance")
+    say("{}, {}x{}, {} frames".format(args.checkpoint, *args.size, args.frames))
+    runs = {"core": through_core} | ({"node": through_node} if args.node else {})
     results = {}
     for name, run in runs.items():
-        results[name] = result_of(run(args, console))
-        console.print(table(results[name], f"through the {name}"))
-    if args.json:
-        record = {"program": "endurance", "machine": here, "checkpoint": args.checkpoint, "backend": args.backend}
-        record |= {"size": args.size, "shorter_side": args.shorter_side, "frames": args.frames, "runs": results}
-        with atomic_write(args.json) as part:
-            part.write_text(json.dumps(record, indent=1) + "\n")
+        results[name] = result_of(run(args))
+        show(results[name], f"through the {name}")
+    names = ("checkpoint", "backend", "size", "shorter_side", "frames")
+    report.write(args.json, **arguments_of(args, *names), runs=results)
 
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add_model_arguments(parser)
-    parser.add_argument("--frames", type=int, default=10_000, help="frames in all")
-    parser.add_argument("--blocks", type=int, default=20, help="blocks that they are cut into, 2 or more")
-    parser.add_argument("--size", type=parse_size, default="160x120", metavar="WIDTHxHEIGHT", help="of the pictures")
-    parser.add_argument("--node", action="store_true", help="afterwards through the node too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
-    parser.set_defaults(shorter_side=96)
+    parser = make_parser(__doc__, *MODEL, "vocabulary", shorter_side=96, frames=10_000, size="160x120")
+    parser.add_argument("--blocks", type=int, default=20, help="blocks that the frames are cut into, 2 or more")
+    parser.add_argument("--node", action="store_true", help="then through the node too")
     args = parser.parse_args()
     if not 2 <= args.blocks <= args.frames:
         parser.error(f"--blocks is {args.blocks}; expected 2 to {args.frames}, a frame each at least")
     return args
 
 
-def through_core(args: argparse.Namespace, console: Console) -> list[Block]:
-    """Frames through the segmenter in this process, which changes its words with every block."""
+def through_core(args: argparse.Namespace) -> list[Block]:
+    """Frames through the segmenter in this process, whose vocabulary changes with every block."""
     segmenter = make_segmenter(args)
-    vocabularies = [Vocabulary.load(name) for name in _CHANGES]
     pictures = Pictures(*args.size)
     blocks: list[Block] = []
-    for number, count in enumerate(block_sizes(args)):
-        segmenter.set_vocabulary(vocabularies[number % len(vocabularies)])
-        seconds = []
-        for _ in range(count):
-            picture = pictures.next()
-            began = time.perf_counter()
-            segmenter(picture)
-            seconds.append(time.perf_counter() - began)
-        blocks.append(block_of(blocks, seconds, os.getpid()))
-        console.print(f"core: {progress(blocks[-1])}")
+    for vocabulary, count in blocks_of(args):
+        segmenter.set_vocabulary(vocabulary)
+        seconds = [timed(segmenter, picture)[1] for picture in pictures.several(count)]
+        add_block(blocks, seconds, "self")
     return blocks
 
 
-def through_node(args: argparse.Namespace, console: Console) -> list[Block]:
+def through_node(args: argparse.Namespace) -> list[Block]:
     """Frames through the node, each after the answer to the one before; the memory is the node's process's."""
-    from benchmarks.lib.node_process import NodeProcess, image_message
+    from benchmarks.lib.node_process import image_message, node_process
 
-    vocabularies = [Vocabulary.load(name) for name in _CHANGES]
     pictures = Pictures(*args.size)
     blocks: list[Block] = []
-    with NodeProcess(node_parameters(args), keep_frames=False) as node:
+    with node_process(node_parameters(args)) as node:
         camera = node.camera
         camera.listen(["panoptic", "semantic", "confidence", "segments"])
         camera.warm_up(image_message(pictures.next()))
-        for number, count in enumerate(block_sizes(args)):
-            answer = camera.set_vocabulary(vocabularies[number % len(vocabularies)])
-            camera.wait_for(answer.done, 60.0, "the node did not answer")
-            answer.result()
+        for vocabulary, count in blocks_of(args):
+            camera.set_vocabulary(vocabulary, _VOCABULARY_PATIENCE)
             camera.forget()
-            stamps = [camera.show_and_wait(image_message(pictures.next())) for _ in range(count)]
+            stamps = [camera.show_and_wait(image_message(picture)) for picture in pictures.several(count)]
             arrived = camera.arrivals("panoptic")
-            blocks.append(block_of(blocks, [arrived[stamp] for stamp in stamps], node.pid))
-            console.print(f"node: {progress(blocks[-1])}")
+            add_block(blocks, [arrived[stamp] for stamp in stamps], node.pid)
         counts = node.finish().counts
-        console.print(f"node: {dict(counts)}, lost {camera.lost}")
+        say(f"node: {counts}, lost {camera.lost}")
     if counts["bad"] or counts["failed"]:
-        raise SystemExit(f"the node could not label every frame: {dict(counts)}")
+        raise SystemExit(f"the node could not label every frame: {counts}")
     return blocks
 
 
-def block_sizes(args: argparse.Namespace) -> list[int]:
-    """Frames of each block; they add up."""
+def blocks_of(args: argparse.Namespace) -> list[tuple[Vocabulary, int]]:
+    """Vocabulary and number of frames of each block."""
+    vocabularies = [Vocabulary.load(name) for name in _CHANGES]
     edges = np.linspace(0, args.frames, args.blocks + 1).astype(int)
-    return np.diff(edges).tolist()
+    return [(vocabularies[number % len(_CHANGES)], int(count)) for number, count in enumerate(np.diff(edges))]
 
 
-def block_of(before: Sequence[Block], seconds: Sequence[float], pid: int) -> Block:
-    """The block that ended just now."""
+def add_block(blocks: list[Block], seconds: Sequence[float], pid: int | str) -> None:
+    """Adds the block that ended just now."""
     percentiles = np.percentile(seconds, _PERCENTILES)
-    return Block(
-        frames=(before[-1].frames if before else 0) + len(seconds),
-        resident_mib=resident_mib(pid),
+    block = Block(
+        frames=(blocks[-1].frames if blocks else 0) + len(seconds),
+        resident_mib=resident_bytes(pid) / 2**20,
         latency_ms={f"p{rank}": 1e3 * float(value) for rank, value in zip(_PERCENTILES, percentiles, strict=True)},
     )
-
-
-def resident_mib(pid: int) -> float:
-    """Memory of a process that is in RAM (VmRSS)."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"process {pid} has no memory any more")
+    blocks.append(block)
+    progress(f"{block.frames} frames, {block.resident_mib:.1f} MiB, median {block.latency_ms['p50']:.2f} ms")
 
 
 def result_of(blocks: Sequence[Block]) -> dict[str, Any]:
@@ -171,27 +138,19 @@ def result_of(blocks: Sequence[Block]) -> dict[str, Any]:
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Of the straight line through the points; 0 for a single one."""
+    """Slope of the straight line through the points; 0 for a single one."""
     return float(np.polyfit(x, y, 1)[0]) if len(x) > 1 else 0.0
 
 
-def progress(block: Block) -> str:
-    """A block in a line."""
-    return f"{block.frames} frames, {block.resident_mib:.1f} MiB, median {block.latency_ms['p50']:.2f} ms"
-
-
-def table(result: Mapping[str, Any], title: str) -> Table:
-    """A row a block, and the growth."""
-    columns = ("MiB", *(f"p{rank}, ms" for rank in _PERCENTILES))
-    shown = Table("frames", *columns, title=title)
-    for block in result["blocks"]:
-        latencies = (f"{value:.2f}" for value in block["latency_ms"].values())
-        shown.add_row(str(block["frames"]), f"{block['resident_mib']:.1f}", *latencies)
-    shown.add_section()
-    shown.add_row("growth", f"{result['growth_mib']:+.1f}")
-    shown.add_row("per 1000 frames", f"{result['growth_mib_per_1000_frames']:+.2f}")
-    shown.add_row("later half", "", f"{result['latency_change_percent']:+.1f} %")
-    return shown
+def show(result: dict[str, Any], title: str) -> None:
+    """Prints a row for each block, and the growth."""
+    columns = {"frames": "", "MiB": ".1f"} | {f"p{rank} ms": ".2f" for rank in _PERCENTILES}
+    rows = ([block["frames"], block["resident_mib"], *block["latency_ms"].values()] for block in result["blocks"])
+    print_table(columns, rows, title)
+    say(
+        f"growth {result['growth_mib']:+.1f} MiB, {result['growth_mib_per_1000_frames']:+.2f} per 1000 frames; "
+        f"median latency of the later half {result['latency_change_percent']:+.1f} %"
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""Does the node stay as it is under everything at once?
+"""Does the node stay stable under everything at once?
 
-Pictures at a rate, other words every few seconds, `find` and `segment_image` every second, and a client that is killed
-every minute with goals and searches open. Counted each ten seconds: memory, threads and open files of the node's
-process, which must stay flat; and of every answer whether its ids are those of the vocabulary version that it carries.
+Images at a rate, another vocabulary every few seconds, `find` and `segment_image` every second, and a client that is
+killed every minute with goals and searches open. Counted every ten seconds: memory, threads and open files of the
+node's process, which must stay flat; and of every answer whether its ids are those of the vocabulary version that it
+carries.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import subprocess
 import sys
 import threading
@@ -19,37 +18,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import ROOT
-from benchmarks.lib import machine
-from benchmarks.lib.model_arguments import add_model_arguments, node_parameters
-from benchmarks.lib.node_process import NodeProcess, Stream, image_message
-from benchmarks.lib.pictures import Pictures, parse_size
-from benchmarks.node.endurance import resident_mib, slope
-from fcclip_core.files.atomic_write import atomic_write
+from benchmarks.lib.arguments import MODEL, make_parser, node_parameters
+from benchmarks.lib.memory import resident_bytes
+from benchmarks.lib.node_process import image_message, node_process, stream
+from benchmarks.lib.pictures import Pictures
+from benchmarks.lib.report import Report, arguments_of, print_table, progress, say
+from benchmarks.node.endurance import slope
+from demo.peer import vocabulary_classes
+from fcclip_core import Vocabulary
 from fcclip_ros import msg, srv
 from fcclip_ros.qos import LATCHED, OUTPUT
 
 _NOUNS = (
-    "cup",
-    "plate",
-    "chair",
-    "table",
-    "lamp",
-    "book",
-    "box",
-    "ball",
-    "door",
-    "floor",
-    "wall",
-    "plant",
-    "cat",
-    "car",
+    *("cup", "plate", "chair", "table", "lamp", "book", "box"),
+    *("ball", "door", "floor", "wall", "plant", "cat", "car"),
 )
 _SAMPLE_SECONDS = 10.0
 
@@ -74,50 +62,53 @@ class Sample:
 
 
 class Load:
-    """Everything that asks the node for something; says what came back.
+    """Everything that asks the node for something, and what came back.
 
     Attributes:
-        counts: How many of each kind were asked, answered, refused, and wrong.
+        counts: How many of each kind were asked, answered, rejected, and wrong.
         wrong: The first answers whose ids are not those of their version.
     """
 
-    def __init__(self, node: Any, picture: Callable[[], Any]) -> None:
-        """Joins the camera's node."""
+    def __init__(self, node: Any, next_message: Callable[[], Any]) -> None:
+        """Joins the camera's node; `next_message` makes an image for `segment_image`."""
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self._picture = picture
+        self._next_message = next_message
         self._versions: dict[int, dict[int, str]] = {}
         self._early: dict[int, list[msg.SegmentArray]] = {}
         self._lock = threading.Lock()
         self._dice = np.random.default_rng(0)
-        self._words = node.create_client(srv.SetVocabulary, "fcclip/set_vocabulary")
-        self._find = node.create_client(srv.Find, "fcclip/find")
-        self._segment = node.create_client(srv.SegmentImage, "fcclip/segment_image")
-        node.create_subscription(msg.Vocabulary, "fcclip/vocabulary", self._announced, LATCHED)
-        node.create_subscription(msg.SegmentArray, "fcclip/segments", self._heard, OUTPUT)
+        self._words = node.create_client(srv.SetVocabulary, "/fcclip/set_vocabulary")
+        self._find = node.create_client(srv.Find, "/fcclip/find")
+        self._segment = node.create_client(srv.SegmentImage, "/fcclip/segment_image")
+        node.create_subscription(msg.Vocabulary, "/fcclip/vocabulary", self._announced, LATCHED)
+        node.create_subscription(msg.SegmentArray, "/fcclip/segments", self._heard, OUTPUT)
 
-    def change_words(self) -> None:
-        """A few of the names, in any order."""
-        names = self._dice.permutation(_NOUNS)[: self._dice.integers(2, 9)]
-        classes = [msg.VocabularyClass(synonyms=[str(name)]) for name in names]
+    def change_vocabulary(self) -> None:
+        """To a few of the names, in any order."""
+        classes = self._classes(2, 9)
         self._ask("set_vocabulary", self._words, srv.SetVocabulary.Request(classes=classes))
 
     def find(self) -> None:
-        """One name, in the newest picture."""
-        self._ask("find", self._find, srv.Find.Request(words=[str(self._dice.choice(_NOUNS))], minimum_score=0.0))
+        """One name, in the newest image."""
+        words = self._classes(1, 2)[0].synonyms
+        self._ask("find", self._find, srv.Find.Request(words=words, minimum_score=0.0))
 
     def segment_image(self) -> None:
-        """One picture with words of its own."""
-        names = [str(name) for name in self._dice.permutation(_NOUNS)[:3]]
-        classes = [msg.VocabularyClass(synonyms=[name]) for name in names]
+        """One image with a vocabulary of its own."""
 
         def check(response: srv.SegmentImage.Response) -> None:
             allowed = {item.id: item.synonyms[0] for item in response.vocabulary.classes}
             self._compare("segment_image", response.segments, allowed)
 
-        self._ask(
-            "segment_image", self._segment, srv.SegmentImage.Request(image=self._picture(), classes=classes), check
-        )
+        request = srv.SegmentImage.Request(image=self._next_message(), classes=self._classes(3, 4))
+        self._ask("segment_image", self._segment, request, check)
+
+    def _classes(self, least: int, end: int) -> list[msg.VocabularyClass]:
+        """Some of the names, at least `least` and fewer than `end`."""
+        with self._lock:
+            names = self._dice.permutation(_NOUNS)[: self._dice.integers(least, end)]
+        return vocabulary_classes(Vocabulary.from_names([str(name) for name in names]))
 
     def _ask(self, kind: str, client: Any, request: Any, check: Callable[[Any], None] = lambda response: None) -> None:
         if not client.service_is_ready():
@@ -163,80 +154,49 @@ class Load:
 
 def main() -> int:
     """Runs the load, prints and writes what was seen; 1 if anything grew or was wrong."""
-    args = parse_arguments()
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    here = machine.describe()
-    console.print(machine.headline(here))
-    pictures = Pictures(*args.size)
-    samples: list[Sample] = []
-    with NodeProcess(node_parameters(args), keep_frames=False) as node:
-        camera = node.camera
-        camera.listen(["segments"])
-        camera.warm_up(image_message(pictures.next()))
-        load = Load(camera.node, lambda: image_message(pictures.next()))
-        with Stream(camera, args.rate, lambda: image_message(pictures.next())):
-            for sample in under_load(args, node.pid, load, camera.forget):
-                samples.append(sample)
-                console.print(line(sample))
-        counts = dict(node.finish().counts)
-    result = result_of(samples, load, counts)
-    console.print(table(result))
-    if args.json:
-        record = {"program": "soak", "machine": here, "checkpoint": args.checkpoint, "minutes": args.minutes, **result}
-        with atomic_write(args.json) as part:
-            part.write_text(json.dumps(record, indent=1) + "\n")
-    return 0 if result["flat"] and not load.wrong and not load.unexplained else 1
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add_model_arguments(parser)
-    parser.add_argument("--minutes", type=float, default=20.0, help="how long")
-    parser.add_argument("--rate", type=float, default=5.0, help="pictures a second")
-    parser.add_argument("--size", type=parse_size, default="320x240", metavar="WIDTHxHEIGHT", help="of the pictures")
+    parser = make_parser(__doc__, *MODEL, "vocabulary", rate=5.0, size="320x240")
+    parser.add_argument("--minutes", type=float, default=20.0, help="length of the run")
     parser.add_argument("--words-every", type=float, default=5.0, help="seconds between two vocabularies")
     parser.add_argument("--ask-every", type=float, default=1.0, help="seconds between two searches and single images")
     parser.add_argument("--kill-every", type=float, default=60.0, help="seconds that a careless client lives")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
-    return parser.parse_args()
+    args = parser.parse_args()
+    report = Report("soak")
+    pictures = Pictures(*args.size)
+    samples: list[Sample] = []
 
+    def next_message() -> Any:
+        return image_message(pictures.next())
 
-def under_load(args: argparse.Namespace, pid: int, load: Load, forget: Callable[[], None]) -> Iterator[Sample]:
-    """Asks as often as it is due, and looks at the process every ten seconds."""
-    began = time.monotonic()
-    turns = [Turn(args.words_every, load.change_words), Turn(args.ask_every, load.find)]
-    turns += [Turn(args.ask_every, load.segment_image)]
-    with careless_clients(load) as kill_and_start:
-        turns.append(Turn(args.kill_every, kill_and_start))
-        look = Turn(_SAMPLE_SECONDS, forget)
-        while (passed := time.monotonic() - began) < 60 * args.minutes:
-            for turn in turns:
-                turn.take(passed)
-            if look.take(passed):
-                yield sample_of(pid, passed, load.counts["frames"])
-            time.sleep(0.02)
-
-
-class Turn:
-    """Something that is due again and again; first at once."""
-
-    def __init__(self, seconds: float, act: Callable[[], None]) -> None:
-        """`act` is called every `seconds`."""
-        self._seconds, self._act, self._due = seconds, act, 0.0
-
-    def take(self, passed: float) -> bool:
-        """Acts if it is due after `passed` seconds; returns whether it did."""
-        if passed < self._due:
-            return False
-        self._due += self._seconds
-        self._act()
-        return True
+    with node_process(node_parameters(args)) as node:
+        camera = node.camera
+        camera.listen(["segments"])
+        camera.warm_up(next_message())
+        load = Load(camera.node, next_message)
+        with (
+            stream(args.rate, lambda: camera.show(next_message())),
+            stream(1 / args.words_every, load.change_vocabulary),
+            stream(1 / args.ask_every, load.find),
+            stream(1 / args.ask_every, load.segment_image),
+            careless_clients(load, args.kill_every),
+        ):
+            began = time.monotonic()
+            while (passed := time.monotonic() - began) < 60 * args.minutes:
+                threads, files = (len(list(Path(f"/proc/{node.pid}/{kind}").iterdir())) for kind in ("task", "fd"))
+                resident = resident_bytes(node.pid) / 2**20
+                samples.append(Sample(passed, resident, threads, files, load.counts["frames"]))
+                progress(", ".join(f"{name} {value:.1f}" for name, value in asdict(samples[-1]).items()))
+                camera.forget()
+                time.sleep(min(_SAMPLE_SECONDS, 60 * args.minutes - passed))
+        counts = node.finish().counts
+    result = result_of(samples, load, counts)
+    show(result)
+    report.write(args.json, **arguments_of(args, "checkpoint", "minutes"), **result)
+    return 0 if result["flat"] and not load.wrong and not load.unexplained else 1
 
 
 @contextlib.contextmanager
-def careless_clients(load: Load) -> Iterator[Callable[[], None]]:
-    """What kills the client that runs, if one does, and starts the next."""
+def careless_clients(load: Load, seconds: float) -> Iterator[None]:
+    """A client after another, each killed after so many seconds."""
     running: list[subprocess.Popen] = []
 
     def kill() -> None:
@@ -251,30 +211,22 @@ def careless_clients(load: Load) -> Iterator[Callable[[], None]]:
         running.append(subprocess.Popen([sys.executable, "-m", "benchmarks.node.careless_client"], cwd=ROOT))
 
     try:
-        yield kill_and_start
+        with stream(1 / seconds, kill_and_start):
+            yield
     finally:
         kill()
-
-
-def sample_of(pid: int, seconds: float, frames: int) -> Sample:
-    """Looks at a process."""
-    return Sample(
-        seconds=seconds,
-        resident_mib=resident_mib(pid),
-        threads=len(list(Path(f"/proc/{pid}/task").iterdir())),
-        files=len(list(Path(f"/proc/{pid}/fd").iterdir())),
-        frames=frames,
-    )
 
 
 def result_of(samples: list[Sample], load: Load, node_counts: dict[str, int]) -> dict[str, Any]:
     """What changed between the second fifth of the time and the last; the first fifth is warm-up."""
     fifth = max(len(samples) // 5, 1)
     early, late = samples[fifth : 2 * fifth] or samples[:1], samples[-fifth:]
-    growth = {name: middle(late, name) - middle(early, name) for name in ("resident_mib", "threads", "files")}
+    figures = ("resident_mib", "threads", "files")
+    before, after = ({name: median(getattr(item, name) for item in part) for name in figures} for part in (early, late))
+    growth = {name: float(after[name] - before[name]) for name in figures}
     counted = samples[fifth:]
     minutes, memory = np.array([item.seconds / 60 for item in counted]), [item.resident_mib for item in counted]
-    # A process of some hundred MiB breathes by a few; a client that leaves something does so once a minute.
+    # Memory of a few hundred MiB fluctuates by a few; a client that leaks something does so once a minute.
     flat = growth["resident_mib"] < 0.02 * early[0].resident_mib and growth["threads"] <= 2 and growth["files"] <= 4
     return {
         "flat": bool(flat),
@@ -288,31 +240,15 @@ def result_of(samples: list[Sample], load: Load, node_counts: dict[str, int]) ->
     }
 
 
-def middle(samples: list[Sample], name: str) -> float:
-    """Median of one of the figures."""
-    return float(np.median([getattr(item, name) for item in samples]))
-
-
-def line(sample: Sample) -> str:
-    """A sample in a line."""
-    return (
-        f"{sample.seconds:6.0f} s  {sample.resident_mib:7.1f} MiB  {sample.threads:3d} threads  {sample.files:3d} files"
-        f"  {sample.frames} frames"
-    )
-
-
-def table(result: dict[str, Any]) -> Table:
-    """What was counted, and what grew."""
-    shown = Table("", "", title="flat" if result["flat"] else "NOT FLAT")
-    for name, value in result["growth"].items():
-        shown.add_row(f"growth of {name}", f"{value:+.1f}")
-    shown.add_row("memory, MiB a minute", f"{result['resident_mib_per_minute']:+.2f}")
-    for name, value in sorted(result["counts"].items()) + sorted(result["node_counts"].items()):
-        shown.add_row(name, str(value))
-    shown.add_row("frames of a version never announced", str(result["frames_of_unannounced_versions"]))
-    for text in result["wrong"]:
-        shown.add_row("wrong", text)
-    return shown
+def show(result: dict[str, Any]) -> None:
+    """Prints what was counted, and what grew."""
+    rows = [(f"growth of {name}", f"{value:+.1f}") for name, value in result["growth"].items()]
+    rows += [("memory, MiB a minute", f"{result['resident_mib_per_minute']:+.2f}")]
+    rows += [*sorted(result["counts"].items()), *sorted(result["node_counts"].items())]
+    rows += [("frames of a version never announced", result["frames_of_unannounced_versions"])]
+    rows += [("wrong", text) for text in result["wrong"]]
+    print_table({"figure": "", "value": ""}, rows)
+    say("flat" if result["flat"] else "NOT FLAT")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""How right it is."""
+"""How accurate it is."""

@@ -8,23 +8,17 @@ that match (one class, IoU above one half, as for PQ), or both in none.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.lib import machine
-from benchmarks.lib.pictures import parse_size
-from benchmarks.speed.speed import backend_name
-from fcclip_core import InferenceSettings, PanopticResult, Segmenter, load_checkpoint
-from fcclip_core.backends import BACKENDS
+from benchmarks.lib.arguments import make_parser, make_segmenter
+from benchmarks.lib.report import Report, arguments_of, print_table, progress, say
+from fcclip_core import PanopticResult, Segmenter
 from fcclip_core.commands.evaluate import WORLD_SIZE
 from fcclip_core.datasets.records import PanopticSample, TruthSegment
 from fcclip_core.datasets.world import WorldScenes
@@ -35,29 +29,21 @@ from fcclip_core.evaluation.panoptic import MATCH_IOU
 from fcclip_core.evaluation.scoreboard import Scoreboard
 from fcclip_core.export.check import Differences, Reference
 from fcclip_core.export.input_spec import PRECISIONS
-from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.segmenter import EncodedImage
 from fcclip_core.simulation.dataset import WorldPlan
 from fcclip_core.simulation.names import world_vocabulary
 
-YARDSTICK = "eager"
+REFERENCE = "eager"
 EVERY = {
     "cpu": (
-        "onednn:fp32",
-        "onednn:bf16",
-        "openvino:fp32",
-        "openvino:bf16",
-        "onnxruntime:fp32",
-        "onnxruntime:fp16",
-        "compiled:fp32",
-        "compiled:bf16",
+        *("onednn:fp32", "onednn:bf16", "openvino:fp32", "openvino:bf16"),
+        *("onnxruntime:fp32", "onnxruntime:fp16", "compiled:fp32", "compiled:bf16"),
     ),
     "cuda": ("compiled:fp32", "compiled:fp16", "compiled:bf16", "tensorrt:fp16"),
 }
-"""Type of device -> what is compared on it unless something else is asked for."""
+"""Type of device -> what is compared on it by default."""
 SMALLEST_EQUAL_SHARE = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.99}
 LARGEST_PQ_CHANGE = 0.2
-_WIDTH = 130
 
 
 def main() -> int:
@@ -66,76 +52,38 @@ def main() -> int:
     Returns:
         0, or 1 if a backend is further from eager fp32 than allowed.
     """
-    args = parse_arguments()
-    console = Console(highlight=False, soft_wrap=True, width=_WIDTH)
-    here = machine.describe()
-    console.print(machine.headline(here))
-    ways = make_ways(args, console)
+    names = ("checkpoint", "backends", "device", "scenes", "seed", "shorter_side", "threads")
+    parser = make_parser(__doc__, *names, size="{}x{}".format(*WORLD_SIZE))
+    parser.add_argument("--views", type=int, default=1, help="images of each scene")
+    args = parser.parse_args()
+    report = Report("accuracy")
+    ways = make_ways(args)
     scenes = WorldScenes(WorldPlan(args.scenes, args.seed, "all", args.size, args.views))
     for number in range(len(scenes)):
         sample = scenes[number]
         reference: tuple[EncodedImage, PanopticResult] | None = None
         for way in ways.values():
             answer = way.add(number, sample, reference)
-            # The yardstick comes first.
+            # The reference comes first.
             reference = reference or answer
-    results = {name: way.record(ways[YARDSTICK]) for name, way in ways.items()}
-    width, height = args.size
-    title = f"{args.checkpoint}, {len(scenes)} scenes of seed {args.seed}, {width}x{height}"
-    console.print(table(results, title))
+    results = {name: way.record(ways[REFERENCE]) for name, way in ways.items()}
+    show(results, f"{args.checkpoint}, {len(scenes)} scenes of seed {args.seed}")
     for name, result in results.items():
-        console.print(f"{name}: {result['backend']}: {result['verdict']}")
-    if args.json:
-        record = {"program": "accuracy", "machine": here, "checkpoint": args.checkpoint, "size": args.size}
-        record |= {"scenes": args.scenes, "views": args.views, "seed": args.seed, "ways": results}
-        with atomic_write(args.json) as part:
-            part.write_text(json.dumps(record, indent=1) + "\n")
+        say(f"{name}: {result['backend']}: {result['verdict']}")
+    report.write(args.json, **arguments_of(args, "checkpoint", "size", "scenes", "views", "seed"), ways=results)
     return 0 if all(result["accepted"] for result in results.values()) else 1
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--checkpoint", default="demo", help="weights: a file, a bundled name, or recipe:NAME")
-    parser.add_argument(
-        "--backends",
-        nargs="+",
-        type=backend_name,
-        metavar="NAME[:PRECISION]",
-        help=f"besides eager, of {', '.join(BACKENDS)}; with a precision, {', '.join(PRECISIONS)} (default: what the "
-        "device may have)",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--scenes", type=int, default=100, help="scenes to render")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
-    parser.add_argument("--views", type=int, default=1, help="pictures of each scene")
-    parser.add_argument(
-        "--size", type=parse_size, default="{}x{}".format(*WORLD_SIZE), metavar="WIDTHxHEIGHT", help="of the pictures"
-    )
-    parser.add_argument("--shorter-side", type=int, default=0, help="test-time size in pixels; 0: the model's own")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves torch's choice")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
-    return parser.parse_args()
-
-
-def make_ways(args: argparse.Namespace, console: Console) -> dict[str, Way]:
-    """The yardstick and every backend that can be had here."""
-    checkpoint = load_checkpoint(args.checkpoint)
-    settings = InferenceSettings(shorter_side=args.shorter_side, num_threads=args.threads)
-    width, height = args.size
+def make_ways(args: argparse.Namespace) -> dict[str, Way]:
+    """The reference and every backend that is available here."""
     ways: dict[str, Way] = {}
-    for name in dict.fromkeys((YARDSTICK, *(args.backends or EVERY[resolve_device(args.device).type]))):
+    for name in dict.fromkeys((REFERENCE, *(args.backends or EVERY[resolve_device(args.device).type]))):
         backend, _, precision = name.partition(":")
-        print(f"preparing {name}", file=sys.stderr)
+        progress(f"preparing {name}")
         try:
-            segmenter = Segmenter(
-                checkpoint, device=args.device, backend=backend, precision=precision or "auto", settings=settings
-            )
-            segmenter.prepare(height, width)
+            ways[name] = Way(name, make_segmenter(args, backend=backend, precision=precision or "auto"))
         except FcclipError as error:
-            console.print(f"{name} is left out: {error}")
-            continue
-        ways[name] = Way(name, segmenter)
+            say(f"{name} is left out: {error}")
     return ways
 
 
@@ -146,9 +94,9 @@ class Way:
     Attributes:
         name: As on the command line.
         segmenter: Runs it.
-        equal: Share of equal panoptic pixels, picture by picture.
+        equal: Share of equal panoptic pixels of each image.
         differences: Of the network's answers.
-        mask_logits: Largest difference of a mask logit, picture by picture.
+        mask_logits: Largest difference of a mask logit of each image.
     """
 
     name: str
@@ -158,14 +106,14 @@ class Way:
     mask_logits: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Puts the world's words into force."""
+        """Activates the world's vocabulary."""
         snapshot = self.segmenter.set_vocabulary(world_vocabulary())
         self._board = Scoreboard(snapshot.class_ids, world_vocabulary().things, snapshot.seen)
 
     def add(
         self, number: int, sample: PanopticSample, reference: tuple[EncodedImage, PanopticResult] | None
     ) -> tuple[EncodedImage, PanopticResult]:
-        """Answers for one picture, and compares that with the yardstick's answer, if this is not the yardstick."""
+        """Labels one image, and compares the result with the reference's, unless this is the reference."""
         encoded = self.segmenter.encode(sample.image)
         result = self.segmenter.decode(encoded)
         self._board.update(number, sample, result)
@@ -178,7 +126,7 @@ class Way:
         return encoded, result
 
     def record(self, yardstick: Way) -> dict[str, Any]:
-        """Scores in per cent, and how far the answers are from the yardstick's."""
+        """Scores in percent, and the differences from the reference."""
         scores = self._board.scores()
         change = (scores["pq.all"] or 0.0) - (yardstick._board.scores()["pq.all"] or 0.0)
         result: dict[str, Any] = {
@@ -188,7 +136,7 @@ class Way:
             "pq_change": change,
         }
         if self is yardstick:
-            return result | {"accepted": True, "verdict": "the yardstick"}
+            return result | {"accepted": True, "verdict": "the reference"}
         result |= {
             "equal_pixels": {"mean": float(np.mean(self.equal)), "worst": min(self.equal)},
             "largest_mask_logit_difference": max(self.mask_logits),
@@ -201,7 +149,7 @@ class Way:
 
     @property
     def precision(self) -> str:
-        """What it computes in: as asked for, else as the backend says."""
+        """What it computes in: as requested, else as the backend reports."""
         asked = self.name.partition(":")[2]
         words = set(re.findall(r"\w+", self.segmenter.backend_description))
         said = (name for name, dtype in PRECISIONS.items() if words & {name, str(dtype).removeprefix("torch.")})
@@ -234,18 +182,19 @@ def equal_share(expected: PanopticResult, found: PanopticResult) -> float:
     return float((overlaps[0, 0] + overlaps[1:, 1:][match].sum()) / expected.segment_map.size)
 
 
-def table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
-    """A row a backend."""
-    columns = ("PQ", "change", "mIoU", "equal pixels", "worst picture", "masks", "signs", "embeddings")
-    shown = Table("backend", "precision", *columns, title=title)
+def show(results: Mapping[str, Mapping[str, Any]], title: str) -> None:
+    """Prints a row for each backend."""
+    columns = {"backend": "", "precision": "", "PQ": ".2f", "change": "+.3f", "mIoU": ".2f"}
+    columns |= {"equal pixels": ".4%", "worst image": ".4%"} | dict.fromkeys(("masks", "signs", "embeddings"), ".2g")
+    rows = []
     for name, result in results.items():
         scores = result["scores"]
-        cells = [f"{scores['pq.all']:.2f}", f"{result['pq_change']:+.3f}", f"{scores['miou.all']:.2f}"]
+        row = [name, result["precision"], scores["pq.all"], result["pq_change"], scores["miou.all"]]
         if "equal_pixels" in result:
-            cells += [f"{result['equal_pixels'][kind]:.4%}" for kind in ("mean", "worst")]
-            cells += [f"{result[f'{kind}_difference']['mean']:.2g}" for kind in ("mask", "sign", "embedding")]
-        shown.add_row(name, result["precision"], *cells)
-    return shown
+            row += result["equal_pixels"].values()
+            row += [result[f"{kind}_difference"]["mean"] for kind in ("mask", "sign", "embedding")]
+        rows.append(row)
+    print_table(columns, rows, title)
 
 
 if __name__ == "__main__":

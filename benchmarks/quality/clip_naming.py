@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.lib.report import print_table, say
 from benchmarks.quality.zero_shot import zero_shot
 from fcclip_core.datasets.world_shards import WorldShards
 from fcclip_core.simulation.names import LOOKS, world_vocabulary
@@ -38,30 +38,28 @@ def main() -> None:
     model = SmallClip.load(args.clip)
     rows = TextRows(TextEncoder(lambda: model.text), str(args.clip)).rows(vocabulary.synonyms)
 
-    table = Table("pixels", "pooled over", "windows", "name", "look", "shape", title="close windows, per cent right")
-    for size in SIZES:
-        for row in _windows(model, rows, shards, size):
-            table.add_row(str(size), *row)
-    Console().print(table)
+    columns = {"pixels": "", "pooled over": "", "windows": ""} | dict.fromkeys(("name", "look", "shape"), ".1%")
+    table = ([size, *row] for size in SIZES for row in _windows(model, rows, shards, size))
+    print_table(columns, table, "close windows, share that is named right")
     frames = [shards[index] for index in range(min(args.frames, len(shards)))]
-    Console().print(zero_shot(model.image, rows, vocabulary.things, frames, args.shorter_side))
+    say(str(zero_shot(model.image, rows, vocabulary.things, frames, args.shorter_side)))
 
 
 @torch.no_grad()
-def _windows(model: SmallClip, rows: torch.Tensor, shards: WorldShards, size: int) -> list[list[str]]:
+def _windows(model: SmallClip, rows: torch.Tensor, shards: WorldShards, size: int) -> list[list[Any]]:
     things = shards.classes.things
     batch = draw_windows(shards, things, WindowKind(size, WINDOWS, wide=False), np.random.default_rng(0))
     named = (F.normalize(model.embed(batch), dim=-1) @ rows.T).argmax(-1)
     truth = torch.tensor([next(iter(names)) for names in batch.named])
     whole = batch.masks[batch.positions[:, 0], batch.positions[:, 1]].flatten(1).all(1)
     is_thing = torch.tensor(things)
-    result = []
+    result: list[list[Any]] = []
     for what, chosen in (("the window", whole), ("the mask", ~whole)):
         ours, theirs = named[chosen & is_thing[truth]], truth[chosen & is_thing[truth]]
         # Things are numbered shape by shape, look by look; stuff comes after them.
         right = (ours == theirs, (ours % len(LOOKS) == theirs % len(LOOKS)) & is_thing[ours])
         shape = ours // len(LOOKS) == theirs // len(LOOKS)
-        result.append([what, str(len(ours)), *(f"{100 * r.float().mean().item():.1f}" for r in (*right, shape))])
+        result.append([what, len(ours), *(found.float().mean().item() for found in (*right, shape))])
     return result
 
 

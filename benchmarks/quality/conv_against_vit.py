@@ -7,7 +7,6 @@ each names the true masks of whole frames and crops of things. Run the same comm
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,17 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.lib import machine
+from benchmarks.lib.arguments import make_parser
 from benchmarks.lib.patch_tower import FineGrid, PatchTower
-from benchmarks.quality.zero_shot import MIN_AREA, name_crops
+from benchmarks.lib.rates import timed
+from benchmarks.lib.report import Report, print_table, say
+from benchmarks.quality.zero_shot import things_named_right
 from fcclip_core.datasets.world_shards import WorldShards
 from fcclip_core.devices import resolve_device
 from fcclip_core.evaluation.clip_masks import name_masks
-from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.inference.classification import MAX_LOGIT_SCALE, TextClassifier, Words
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.model.backbone import ImageTower
@@ -78,11 +76,22 @@ CONTENDERS = {
 
 def main() -> None:
     """Trains, evaluates, prints."""
-    args = _arguments()
+    parser = make_parser(__doc__, "seed", device="cpu", threads=1)
+    parser.add_argument("clip_shards", type=Path, help="shards to train on (`fcclip world render --shards`)")
+    parser.add_argument("val_shards", type=Path, help="shards of other scenes to evaluate on")
+    parser.add_argument("--steps", type=int, required=True, metavar="N", help="optimizer steps of each tower")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="state and log of both runs")
+    early = ClipRecipe().phases[0].steps
+    parser.add_argument("--early-steps", type=int, default=early, metavar="N", help="of these, on 64-pixel crops alone")
+    parser.add_argument("--train-only", choices=CONTENDERS, help="train this one and stop: one process on each core")
+    parser.add_argument("--sizes", type=_sizes, default=FRAME_SIZES, help="shorter sides in pixels")
+    parser.add_argument("--crops", type=_sizes, default=CROP_SIZES, help="multiples of 32 pixels")
+    parser.add_argument("--limit", type=int, default=300, help="frames to evaluate")
+    parser.add_argument("--train-shards", type=int, metavar="N", help="read no more than N training shards")
+    args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    here, device, vocabulary = machine.describe(), resolve_device(args.device), world_vocabulary()
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(machine.headline(here))
+    report = Report("conv_against_vit")
+    device, vocabulary = resolve_device(args.device), world_vocabulary()
     first, *_, last = ClipRecipe().phases
     recipe = ClipRecipe(steps=args.steps, seed=args.seed, phases=(replace(first, steps=args.early_steps), last))
     frames = WorldShards(args.clip_shards, vocabulary, args.train_shards)
@@ -110,21 +119,17 @@ def main() -> None:
         name: evaluate(model, CONTENDERS[name], samples, vocabulary, args, device) for name, model in trained.items()
     }
     for name, result in results.items():
-        console.print(f"{name}: {result['parameters'] / 1e6:.2f} million parameters, {args.steps} steps")
-    console.print(frame_table(results))
-    console.print(crop_table(results))
-    if args.json:
-        record = {
-            "program": "conv_against_vit",
-            "machine": here,
-            "recipe": recipe.fixed() | {"steps": recipe.steps},
-            "training_frames": str(args.clip_shards),
-            "frames": min(args.limit, len(samples)),
-            "units": "per cent; CPU seconds of one forward pass of the image tower in float32, one image",
-            "towers": results,
-        }
-        with atomic_write(args.json) as part:
-            part.write_text(json.dumps(record, indent=1) + "\n")
+        say(f"{name}: {result['parameters'] / 1e6:.2f} million parameters, {args.steps} steps")
+    show_frames(results)
+    show_crops(results)
+    report.write(
+        args.json,
+        recipe=recipe.fixed() | {"steps": recipe.steps},
+        training_frames=args.clip_shards,
+        frames=min(args.limit, len(samples)),
+        units="per cent; CPU seconds of one forward pass of the image tower in float32, one image",
+        towers=results,
+    )
 
 
 @torch.inference_mode()
@@ -148,7 +153,8 @@ def evaluate(
     flags = vocabulary.things, snapshot.seen
     frames = {
         grid: {
-            str(size): _measured_groups(named.scores(*flags))
+            # This CLIP saw all classes: there are no groups of seen and unseen ones.
+            str(size): {key: value for key, value in named.scores(*flags).items() if not key.endswith("seen")}
             for size, named in name_masks(samples, view, snapshot, args.sizes, limit=args.limit).items()
         }
         for grid, view in contender.grids(tower).items()
@@ -191,15 +197,9 @@ def snapshot_of(vocabulary: Vocabulary, rows: Tensor, logit_scale: Tensor) -> Vo
 
 
 def crop_accuracy(tower: ImageTower, rows: Tensor, samples: WorldShards, limit: int, size: int) -> float:
-    """Per cent of the things of at least 25 pixels that are named right from crops of `size` pixels."""
-    things, right = samples.classes.things, []
-    for index in range(min(limit, len(samples))):
-        sample = samples[index]
-        areas = np.bincount(sample.segment_map.ravel(), minlength=len(sample.segments) + 1)
-        shown = [item for item in sample.segments if things[item.class_index] and areas[item.id] >= MIN_AREA]
-        if shown:
-            named = name_crops(tower, rows, sample, [item.id for item in shown], size)
-            right += (named == torch.tensor([item.class_index for item in shown])).tolist()
+    """Percent of the things of at least 25 pixels that are named right from crops of `size` pixels."""
+    things, frames = samples.classes.things, min(limit, len(samples))
+    right = [one for index in range(frames) for one in things_named_right(tower, rows, things, samples[index], size)]
     return 100 * float(np.mean(right)) if right else float("nan")
 
 
@@ -207,73 +207,32 @@ def crop_accuracy(tower: ImageTower, rows: Tensor, samples: WorldShards, limit: 
 def forward_seconds(tower: nn.Module, shape: tuple[int, int]) -> float:
     """CPU seconds of one image through the tower: the median of three, after one to warm up."""
     image = torch.zeros(1, 3, *shape).contiguous(memory_format=torch.channels_last)
-    seconds = []
-    for _ in range(REPEAT + 1):
-        start = time.process_time()
-        tower(image)
-        seconds.append(time.process_time() - start)
+    seconds = [timed(tower, image, clock=time.process_time)[1] for _ in range(REPEAT + 1)]
     return statistics.median(seconds[1:])
 
 
-def frame_table(results: dict[str, Any]) -> Table:
-    """A row an input size, tower and grid: shares of the true masks named right, their PQ, cost of the tower."""
-    measures = ("accuracy.things", "accuracy.stuff", "pq.all")
-    table = Table(
-        *("shorter side", "tower", "masks", "things", "stuff", "PQ", "CPU s"),
-        title="true masks of whole frames: per cent named right, PQ under these names",
-    )
-    for size in next(iter(results.values()))["cpu_seconds"]["frames"]:
-        for name, result in results.items():
-            for grid, scores in result["frames"].items():
-                values = ["-" if (value := scores[size][key]) is None else f"{value:.1f}" for key in measures]
-                table.add_row(size, name, grid, *values, f"{result['cpu_seconds']['frames'][size]:.3f}")
-        table.add_section()
-    return table
+def show_frames(results: dict[str, Any]) -> None:
+    """Prints a row for each input size, tower and grid: share of true masks named right, PQ, tower's cost."""
+    measures = {"things": "accuracy.things", "stuff": "accuracy.stuff", "PQ": "pq.all"}
+    rows = [
+        [size, name, grid, *(scores[size][key] for key in measures.values()), result["cpu_seconds"]["frames"][size]]
+        for size in next(iter(results.values()))["cpu_seconds"]["frames"]
+        for name, result in results.items()
+        for grid, scores in result["frames"].items()
+    ]
+    columns = dict.fromkeys(("shorter side", "tower", "masks"), "") | dict.fromkeys(measures, ".1f") | {"CPU s": ".3f"}
+    print_table(columns, rows, "true masks of whole frames: percent named right, PQ under these names")
 
 
-def crop_table(results: dict[str, Any]) -> Table:
-    """A row a crop size and tower: share of things named right, cost of the tower."""
-    table = Table("crop", "tower", "things", "CPU ms", title="crops of things: per cent named right")
-    for size in next(iter(results.values()))["crops"]:
-        for name, result in results.items():
-            cost = f"{1000 * result['cpu_seconds']['crops'][size]:.2f}"
-            table.add_row(size, name, f"{result['crops'][size]:.1f}", cost)
-        table.add_section()
-    return table
-
-
-def _measured_groups(scores: dict[str, float | None]) -> dict[str, float | None]:
-    """Without the groups of seen and unseen classes: this CLIP saw them all."""
-    return {name: value for name, value in scores.items() if not name.endswith("seen")}
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("clip_shards", type=Path, help="shards to train on (`fcclip world render --shards`)")
-    parser.add_argument("val_shards", type=Path, help="shards of other scenes to evaluate on")
-    parser.add_argument("--steps", type=int, required=True, metavar="N", help="optimizer steps of each tower")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="state and log of both runs")
-    parser.add_argument(
-        "--early-steps",
-        type=int,
-        default=ClipRecipe().phases[0].steps,
-        metavar="N",
-        help="of these, steps on 64-pixel crops alone (default: the recipe's %(default)s)",
-    )
-    parser.add_argument(
-        "--train-only", choices=CONTENDERS, help="train this one and stop: two processes, one core each"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sizes", type=_sizes, default=FRAME_SIZES, help=f"shorter sides (default: {FRAME_SIZES})")
-    parser.add_argument(
-        "--crops", type=_sizes, default=CROP_SIZES, help=f"multiples of 32 pixels (default: {CROP_SIZES})"
-    )
-    parser.add_argument("--limit", type=int, default=300, help="frames to evaluate (default: 300)")
-    parser.add_argument("--train-shards", type=int, metavar="N", help="read no more than N training shards")
-    parser.add_argument("--device", default="cpu", help="for training and naming (default: cpu)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
-    return parser.parse_args()
+def show_crops(results: dict[str, Any]) -> None:
+    """Prints a row for each crop size and tower: share of things named right, tower's cost."""
+    rows = [
+        [size, name, result["crops"][size], 1e3 * result["cpu_seconds"]["crops"][size]]
+        for size in next(iter(results.values()))["crops"]
+        for name, result in results.items()
+    ]
+    columns = {"crop": "", "tower": "", "things": ".1f", "CPU ms": ".2f"}
+    print_table(columns, rows, "crops of things: percent named right")
 
 
 def _sizes(text: str) -> Sequence[int]:

@@ -2,37 +2,31 @@
 """What do hidden competitors do for short lists of words?
 
 Renders scenes of the simulated world and labels each frame with short lists of words, with and without competitors. The
-lists are drawn anew for every seed: 3, 12 and 40 words of the world (three quarters things), 12 words that training saw
-and 12 that it did not; and five general words that stand over many names ("ball" for balls of every color).
+seed also draws the lists: 3, 12 and 40 words of the world (three quarters things), 12 words that training saw and 12
+that it did not; and five general words that stand over many names ("ball" for balls of every color).
 
-Truth is what the words mean: a segment of the world belongs to a word if that is its name or part of it, word by word.
-All other pixels belong to nothing in the list, so that a segment there is a false one. PQ is that of the list's words.
+A segment of the world belongs to a word of the list if that is its name or part of it, word by word. All other pixels
+belong to no word of the list, so a segment there is a false one. PQ is that of the list's words.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.lib import machine
+from benchmarks.lib.arguments import MODEL, make_parser, make_segmenter
+from benchmarks.lib.report import Report, arguments_of, print_table, progress
+from benchmarks.lib.world import scene_frames
 from fcclip_core import Segmenter, Vocabulary
 from fcclip_core.datasets.records import PanopticSample, TruthSegment
 from fcclip_core.evaluation.panoptic import PanopticQuality
-from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.results import PanopticResult
-from fcclip_core.simulation.dataset import WorldPlan, render_scene
 from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import train_vocabulary, world_vocabulary
-from fcclip_core.simulation.render import Renderer
 from fcclip_core.vocabulary.classes import BACKGROUND_MARGIN
 from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 from fcclip_core.vocabulary.word_overlap import WordIndex
@@ -44,9 +38,8 @@ _LISTS = 3
 _GENERIC = Vocabulary.from_names(["object", "thing", "background", "surface", "other"])
 
 
-@dataclass
 class Tally:
-    """What one way to compete made of one list of words.
+    """The results of one list of words with one set of competitors.
 
     Attributes:
         words: The list.
@@ -54,14 +47,11 @@ class Tally:
         quality: Of the list's classes, and of "anything else" behind them.
     """
 
-    words: Vocabulary
-    snapshot: VocabularySnapshot
-    quality: PanopticQuality = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, words: Vocabulary, snapshot: VocabularySnapshot) -> None:
         """Starts with no frame."""
-        self.quality = PanopticQuality(len(self.words) + 1)
-        self._index_of = {row.item.name: index for index, row in enumerate(self.snapshot.published)}
+        self.words, self.snapshot = words, snapshot
+        self.quality = PanopticQuality(len(words) + 1)
+        self._index_of = {row.item.name: index for index, row in enumerate(snapshot.published)}
 
     def add(self, sample: PanopticSample, result: PanopticResult) -> None:
         """Counts a frame."""
@@ -77,7 +67,7 @@ class Tally:
         return {
             "words": list(self.words.names),
             "pq": _mean(quality),
-            "pq_of_class": dict(zip(self.words.names, map(_number, quality), strict=True)),
+            "pq_of_class": {name: _mean(value) for name, value in zip(self.words.names, quality, strict=True)},
             "fp": int(self.quality.invented[:count].sum()),
             "found": int(matched[things].sum()),
             "truths": int((matched + missed)[things].sum()),
@@ -86,11 +76,12 @@ class Tally:
 
 def main() -> int:
     """Measures and prints."""
-    args = _parser().parse_args()
-    here = machine.describe()
-    console = Console()
-    console.print(machine.headline(here))
-    segmenter = Segmenter.from_checkpoint(args.checkpoint, device=args.device, backend=args.backend)
+    parser = make_parser(__doc__, *MODEL, "seed", frames=60, size="320x240")
+    parser.add_argument("--margins", type=float, nargs="*", default=[], help="further margins to try, in logits")
+    parser.add_argument("--others", action="store_true", help="try other competitors too")
+    args = parser.parse_args()
+    report = Report("few_words")
+    segmenter = make_segmenter(args)
     lists = word_lists(args.seed)
     tallies = {
         (kind, number, way): Tally(words, segmenter.prepare_vocabulary(vocabulary))
@@ -98,22 +89,18 @@ def main() -> int:
         for number, words in enumerate(rows)
         for way, vocabulary in _ways(words, segmenter, args).items()
     }
-    for number, frame in enumerate(frames_of(args.frames, args.seed, tuple(args.size))):
+    for number, frame in enumerate(scene_frames(args.frames, args.seed, args.size), 1):
         encoded = segmenter.encode(frame.image)
         truths = {
             (kind, index): truth_of(frame, words) for kind, rows in lists.items() for index, words in enumerate(rows)
         }
         for (kind, index, _), tally in tallies.items():
             tally.add(truths[kind, index], segmenter.decode(encoded, tally.snapshot))
-        if (number + 1) % 10 == 0:
-            print(f"{number + 1} frames", file=sys.stderr, flush=True)
+        progress(f"{number} frames")
     results = summary(tallies)
-    console.print(_table(results, f"{args.checkpoint}, {args.frames} frames of seed {args.seed}"))
-    if args.json:
-        record = {"program": "few_words", "machine": here, "checkpoint": str(args.checkpoint), "seed": args.seed}
-        record |= {"frames": args.frames, "margin": BACKGROUND_MARGIN, **_flat(results), "kinds": results}
-        with atomic_write(args.json) as part:
-            part.write_text(json.dumps(record, indent=1) + "\n")
+    show(results, f"{args.checkpoint}, {args.frames} frames of seed {args.seed}")
+    names = ("checkpoint", "seed", "frames")
+    report.write(args.json, **arguments_of(args, *names), margin=BACKGROUND_MARGIN, **_flat(results), kinds=results)
     return 0
 
 
@@ -141,7 +128,7 @@ def _drawn(rng: np.random.Generator, words: Vocabulary, count: int) -> Vocabular
 
 
 def _ways(words: Vocabulary, segmenter: Segmenter, args: argparse.Namespace) -> dict[str, Vocabulary]:
-    """What may compete, by name."""
+    """The list with each set of competitors, by name."""
     background, margins = segmenter.default_background(), args.margins
     ways = {"none": words, "auto": words.with_background(background)}
     if args.others:
@@ -158,7 +145,7 @@ def truth_of(frame: Frame, words: Vocabulary) -> PanopticSample:
     stuff: dict[int, int] = {}
     for item in frame.segments:
         # The longest word that is part of the name: "traffic cone" before "cone".
-        part_of = [number for number in index.overlapping(item.name) if _is_part(words.names[number], item.name)]
+        part_of = [number for number in index.overlapping(item.name) if f" {words.names[number]} " in f" {item.name} "]
         number = max(part_of, key=lambda number: len(words.names[number]), default=len(words))
         together = number == len(words) or not words.things[number]
         if together and number in stuff:
@@ -169,10 +156,6 @@ def truth_of(frame: Frame, words: Vocabulary) -> PanopticSample:
         if together:
             stuff[number] = len(segments)
     return PanopticSample("frame", frame.image, segment_map, tuple(segments))
-
-
-def _is_part(word: str, name: str) -> bool:
-    return f" {word} " in f" {name} "
 
 
 def summary(tallies: Mapping[tuple[str, int, str], Tally]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -190,51 +173,26 @@ def summary(tallies: Mapping[tuple[str, int, str], Tally]) -> dict[str, dict[str
 
 
 def _flat(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """`none.pq`, `auto.fp`, ... of 12 words, and `general.auto.pq`, ...: what others read."""
+    """`none.pq`, `auto.fp`, ... of 12 words, and `general.auto.pq`, ..., for other programs."""
     flat = {f"{way}.{key}": results["12"][way][key] for way in ("none", "auto") for key in ("pq", "fp", "recall")}
     return flat | {
         f"general.{way}.{key}": results["general"][way][key] for way in ("none", "auto") for key in ("pq", "fp")
     }
 
 
-def _table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -> Table:
-    shown = Table("words", "competitors", "PQ", "of the lists", "false segments", "recall of things", title=title)
-    for kind, ways in results.items():
-        for way, row in ways.items():
-            each = "  ".join(f"{item['pq'] or 0:.1f}" for item in row["lists"])
-            recall = "" if row["recall"] is None else f"{row['recall']:.1f}"
-            shown.add_row(kind, way, f"{row['pq']:.1f}", each, str(row["fp"]), recall)
-    return shown
-
-
-def frames_of(count: int, seed: int, size: tuple[int, int]) -> Iterator[Frame]:
-    """One picture each of `count` scenes, (width, height) pixels."""
-    plan = WorldPlan(count, seed, "all", size, 1)
-    with Renderer() as renderer:
-        for scene in range(count):
-            yield from render_scene(renderer, plan, scene)
+def show(results: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -> None:
+    """Prints a row for each kind of list and way to compete."""
+    columns = {"words": "", "competitors": "", "PQ": ".1f", "of the lists": "", "false segments": ""}
+    rows = [
+        (kind, way, row["pq"], "  ".join(f"{item['pq'] or 0:.1f}" for item in row["lists"]), row["fp"], row["recall"])
+        for kind, ways in results.items()
+        for way, row in ways.items()
+    ]
+    print_table(columns | {"recall of things": ".1f"}, rows, title)
 
 
 def _mean(values: np.ndarray) -> float | None:
     return None if np.isnan(values).all() else float(np.nanmean(values))
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--checkpoint", default="demo", help="weights: a file, or a bundled name")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--backend", default="auto", help="what runs the network")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and lists")
-    parser.add_argument("--frames", type=int, default=60, help="scenes to render, one picture each")
-    parser.add_argument("--size", type=int, nargs=2, default=(320, 240), metavar=("WIDTH", "HEIGHT"), help="pixels")
-    parser.add_argument("--margins", type=float, nargs="*", default=[], help="further margins to try, in logits")
-    parser.add_argument("--others", action="store_true", help="try other competitors too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
-    return parser
 
 
 if __name__ == "__main__":

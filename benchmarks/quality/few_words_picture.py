@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
 """Draws one frame of the simulated world, labeled with five general words without and with hidden competitors.
 
-Of some scenes the one is taken in which competitors take away most false segments, of those in which they take no right
-one away and some are left. Left without, right with them.
+It takes the scene in which competitors remove the most false segments, among those in which they remove no right one
+and some are left. Left without, right with them.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from benchmarks.quality.few_words import Tally, frames_of, truth_of, word_lists
+from benchmarks.lib.arguments import make_parser
+from benchmarks.lib.world import scene_frames
+from benchmarks.quality.few_words import Tally, truth_of, word_lists
 from fcclip_core import PanopticResult, Segmenter
-from fcclip_core.files.atomic_write import atomic_write
+from fcclip_core.images.image_files import write_image
 from fcclip_core.segments.visualization import draw_overlay
 from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
@@ -27,18 +27,15 @@ _LEFT = 2
 
 def main() -> int:
     """Draws and writes the picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = make_parser(__doc__, "checkpoint", "seed", frames=12)
     parser.add_argument("output", type=Path, metavar="FILE.png")
-    parser.add_argument("--checkpoint", default="demo", help="weights: a file, or a bundled name")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes")
-    parser.add_argument("--frames", type=int, default=12, help="scenes to choose from")
     args = parser.parse_args()
     segmenter = Segmenter.from_checkpoint(args.checkpoint)
     words = word_lists(args.seed)["general"][0]
     ways = [words, words.with_background(segmenter.default_background())]
     snapshots = [segmenter.prepare_vocabulary(way) for way in ways]
     best, picture = -1, np.zeros((0, 0, 3), np.uint8)
-    for frame in frames_of(args.frames, args.seed, (640, 480)):
+    for frame in scene_frames(args.frames, args.seed, (640, 480)):
         encoded, false, right = segmenter.encode(frame.image), [], []
         results = [segmenter.decode(encoded, snapshot) for snapshot in snapshots]
         for snapshot, result in zip(snapshots, results, strict=True):
@@ -50,8 +47,7 @@ def main() -> int:
             best = false[0] - false[1]
             picture = _beside(frame.image, snapshots, results)
             print(f"{false[0]} false segments without competitors, {false[1]} with them")
-    with atomic_write(args.output) as part:
-        Image.fromarray(picture).save(part, "PNG", optimize=True)
+    write_image(args.output, picture, optimize=True)
     print(f"the words: {', '.join(words.names)}")
     return 0
 

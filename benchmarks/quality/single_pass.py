@@ -1,4 +1,4 @@
-"""What one pass saves (the paper's Table 4): our mask pooling against a CLIP classifier that looks at one crop a mask.
+"""What one pass saves (the paper's Table 4): our mask pooling against a CLIP classifier that sees one crop per mask.
 
 Both ways share the first stage, backbone and mask generator, measured once a frame. The second then cuts masks out of
 the original image with a margin, resizes them to CLIP's input size and sends them through the same image tower.
@@ -7,9 +7,6 @@ Everything after the embeddings is the same: equation 7, thresholds, merging.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,21 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from scipy import ndimage
 
-from benchmarks.lib import machine
+from benchmarks.lib.arguments import make_parser
 from benchmarks.lib.clocks import clocks, decoding_places
+from benchmarks.lib.report import Report, arguments_of, print_table, progress, say
 from benchmarks.quality.zero_shot import CROP, cut_out, embed_crops
 from fcclip_core import Segmenter, load_checkpoint
-from fcclip_core.datasets.records import Dataset, PanopticSample
+from fcclip_core.datasets.records import PanopticSample
 from fcclip_core.datasets.world import WorldScenes
 from fcclip_core.datasets.world_shards import WorldShards
 from fcclip_core.evaluation.overlaps import mask_overlaps, pairwise_iou
 from fcclip_core.evaluation.panoptic import MATCH_IOU
 from fcclip_core.evaluation.scoreboard import Scoreboard
-from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.inference.classification import classify
 from fcclip_core.model.config import ModelConfig, ResNetConfig
 from fcclip_core.model.fcclip import ModelOutput
@@ -54,34 +49,34 @@ PIXELS_IN_PRETRAINING = {"convnext_large": 320}
 
 @dataclass
 class Way:
-    """What was counted of one way to name masks, over all frames.
+    """Results of one way to label masks, over all frames.
 
     Attributes:
         boards: Quality with the ensemble, and with CLIP's embeddings alone.
         right: Truth segments whose mask got the right name, as `boards`.
-        cpu: CPU seconds by stage.
-        wall: Wall seconds by stage.
+        seconds: CPU and wall seconds by stage.
         crops: Masks that were cut out.
     """
 
     boards: dict[str, Scoreboard]
     right: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FORMS, 0))
-    cpu: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    wall: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    seconds: dict[str, dict[str, float]] = field(
+        default_factory=lambda: {kind: dict.fromkeys(STAGES, 0.0) for kind in ("cpu", "wall")}
+    )
     crops: int = 0
 
     def add(self, trace: Trace, stages: Iterable[str] = STAGES) -> None:
         """Adds some stages of one frame."""
-        for stage in stages:
-            self.cpu[stage] += trace.cpu.get(stage, 0.0)
-            self.wall[stage] += trace.wall.get(stage, 0.0)
+        for kind, seconds in self.seconds.items():
+            for stage in stages:
+                seconds[stage] += getattr(trace, kind).get(stage, 0.0)
 
 
 class Comparison:
     """Names the masks of frame after frame in every way, with clocks at the stages."""
 
     def __init__(self, segmenter: Segmenter, ways: Iterable[tuple[str, str]], crop: int, batch: int) -> None:
-        """Takes a segmenter on the CPU whose vocabulary is in force.
+        """Takes a segmenter on the CPU that has a vocabulary.
 
         Args:
             segmenter: The model.
@@ -102,7 +97,7 @@ class Comparison:
         self.ways |= {name: self._way() for name in self._two_stage}
 
     def warm_up(self, sample: PanopticSample) -> None:
-        """Uses everything once before it counts."""
+        """Runs everything once without counting."""
         encoded, trace = self._encode(sample)
         self._label(encoded, trace)
         self._label(self._crop_by_crop(sample.image, encoded, np.arange(1), BACKGROUNDS[0], trace)[0], trace)
@@ -224,10 +219,16 @@ def matched_queries(sample: PanopticSample, encoded: EncodedImage, queries: np.n
 
 def main() -> None:
     """Measures and prints."""
-    args = _arguments()
+    parser = make_parser(__doc__, "checkpoint", "seed", "shorter_side", threads=1)
+    parser.add_argument("--shards", type=Path, metavar="DIR", help="frames; without it, scenes are rendered on the fly")
+    parser.add_argument("--limit", type=int, default=50, help="frames")
+    parser.add_argument("--crop", type=int, help="pixels, a multiple of 32; without it, what the model's CLIP saw")
+    parser.add_argument("--batch", type=int, default=32, help="crops at once")
+    parser.add_argument("--masks", nargs="+", choices=MASKS, default=MASKS, help="which are cut out")
+    parser.add_argument("--backgrounds", nargs="+", choices=BACKGROUNDS, default=BACKGROUNDS, help="of the crops")
+    args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    here, console = machine.describe(), Console(highlight=False, soft_wrap=True)
-    console.print(machine.headline(here))
+    report = Report("single_pass")
     checkpoint = load_checkpoint(args.checkpoint)
     side = args.shorter_side or checkpoint.config.shorter_side
     settings = InferenceSettings(shorter_side=side, num_threads=args.threads)
@@ -237,28 +238,27 @@ def main() -> None:
     crop = args.crop or input_size(checkpoint.config)
     ways = [(masks, background) for masks in args.masks for background in args.backgrounds]
     comparison = Comparison(segmenter, ways, crop, args.batch)
-    frames = _frames(args)
-    comparison.warm_up(_panoptic(frames, 0))
+    frames: WorldShards | WorldScenes = WorldScenes(WorldPlan(args.limit, args.seed, views=1))
+    if args.shards:
+        frames = WorldShards(args.shards, world_vocabulary(), -(-args.limit // FRAMES_PER_SHARD))
+    comparison.warm_up(frames[0])
     for number in range(min(args.limit, len(frames))):
-        comparison.add(number, _panoptic(frames, number))
-        print(f"frame {number + 1}", file=sys.stderr)
+        comparison.add(number, frames[number])
+        progress(f"frame {number + 1}")
 
     result = summary(comparison)
     seeded = checkpoint.provenance.seeded
-    console.print(
+    say(
         f"{args.checkpoint}, shorter side {side}, crops of {crop} pixels; {result['frames']} frames; a frame has "
         f"{result['queries']:.0f} queries, {result['surviving']:.1f} of them surviving"
     )
-    console.print(stage_table(result))
+    show_stages(result)
     if seeded:
-        console.print("seeded weights: how many masks survive, and all names, mean nothing")
+        say("seeded weights: how many masks survive, and all names, mean nothing")
     else:
-        console.print(name_table(result))
-    if args.json:
-        about = {"program": "single_pass", "machine": here, "checkpoint": args.checkpoint, "seeded": seeded}
-        about |= {"shorter_side": side, "crop": crop}
-        with atomic_write(args.json) as part:
-            part.write_text(json.dumps(about | {"batch": args.batch} | result, indent=1) + "\n")
+        show_names(result)
+    about = {"seeded": seeded, "shorter_side": side, "crop": crop}
+    report.write(args.json, **arguments_of(args, "checkpoint", "batch") | about | result)
 
 
 def input_size(config: ModelConfig) -> int:
@@ -275,7 +275,7 @@ def summary(comparison: Comparison) -> dict[str, Any]:
     for name, way in comparison.ways.items():
         seconds = {
             kind: {stage: total / frames for stage, total in stages.items()} | {"total": sum(stages.values()) / frames}
-            for kind, stages in (("cpu", way.cpu), ("wall", way.wall))
+            for kind, stages in way.seconds.items()
         }
         named = {
             form: 100 * right / comparison.matched if comparison.matched else None for form, right in way.right.items()
@@ -298,65 +298,28 @@ def summary(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def stage_table(result: dict[str, Any]) -> Table:
-    """A row a stage, a column a way: CPU seconds a frame; then totals, and how many times the single pass's."""
+def show_stages(result: dict[str, Any]) -> None:
+    """Prints a row for each stage, a column for each way: CPU seconds per frame; then totals over the single pass's."""
     ways = result["ways"].values()
-    table = Table(title="CPU seconds a frame")
-    table.add_column("", no_wrap=True)
-    for name in result["ways"]:
-        table.add_column(name, justify="right")
-    table.add_row("crops", *(f"{way['crops']:.1f}" for way in ways))
-    for stage in STAGES:
-        table.add_row(stage, *(f"{way['seconds']['cpu'][stage]:.4f}" for way in ways))
-    table.add_section()
+    rows = [["crops", *(f"{way['crops']:.1f}" for way in ways)]]
+    rows += [[stage, *(way["seconds"]["cpu"][stage] for way in ways)] for stage in STAGES]
     for kind, what in (("cpu", "CPU seconds"), ("wall", "seconds by the clock")):
-        table.add_row(what, *(f"{way['seconds'][kind]['total']:.4f}" for way in ways))
-        table.add_row("  times single pass", *(f"{way['times_single_pass'][kind]['total']:.2f}" for way in ways))
-    return table
+        rows.append([what, *(way["seconds"][kind]["total"] for way in ways)])
+        rows.append(["times single pass", *(f"{way['times_single_pass'][kind]['total']:.2f}" for way in ways)])
+    print_table({"CPU seconds per frame": ""} | dict.fromkeys(result["ways"], ".4f"), rows)
 
 
-def name_table(result: dict[str, Any]) -> Table:
-    """A row a way and form: how many of the same masks are named right, and panoptic quality."""
+def show_names(result: dict[str, Any]) -> None:
+    """Prints a row for each way and form: how many of the same masks are named right, and panoptic quality."""
     groups = ("all", "seen", "unseen")
-    title = f"per cent of {result['matched_segments']} segments named right, on the same masks; panoptic quality"
-    table = Table("masks named by", "with", "right", *(f"PQ {group}" for group in groups), title=title)
-    for name, way in result["ways"].items():
-        for form in FORMS:
-            values = [way["named_right"][form], *(way["scores"][form].get(f"pq.{group}") for group in groups)]
-            table.add_row(name, form, *("-" if value is None else f"{value:.1f}" for value in values))
-    return table
-
-
-def _frames(args: argparse.Namespace) -> Dataset:
-    if args.shards:
-        return WorldShards(args.shards, world_vocabulary(), -(-args.limit // FRAMES_PER_SHARD))
-    return WorldScenes(WorldPlan(args.limit, args.seed, views=1))
-
-
-def _panoptic(frames: Dataset, number: int) -> PanopticSample:
-    sample = frames[number]
-    assert isinstance(sample, PanopticSample)
-    return sample
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--checkpoint", default="demo", help="file, bundled name or recipe:NAME (default: demo)")
-    parser.add_argument("--shards", type=Path, metavar="DIR", help="frames; default: scenes rendered as it goes")
-    parser.add_argument("--seed", type=int, default=0, help="of rendered scenes (default: 0)")
-    parser.add_argument("--limit", type=int, default=50, help="frames (default: 50)")
-    parser.add_argument("--shorter-side", type=int, default=0, help="pixels (default: the model's own)")
-    parser.add_argument("--crop", type=int, help="pixels, a multiple of 32 (default: what the model's CLIP saw)")
-    parser.add_argument("--batch", type=int, default=32, help="crops at once (default: 32)")
-    parser.add_argument(
-        "--masks", nargs="+", choices=MASKS, default=MASKS, help="which are cut out (default: both ways)"
-    )
-    parser.add_argument(
-        "--backgrounds", nargs="+", choices=BACKGROUNDS, default=BACKGROUNDS, help="of the crops (default: both ways)"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
-    return parser.parse_args()
+    rows = [
+        [name, form, way["named_right"][form], *(way["scores"][form].get(f"pq.{group}") for group in groups)]
+        for name, way in result["ways"].items()
+        for form in FORMS
+    ]
+    columns = {"masks named by": "", "with": "", "right": ".1f"} | {f"PQ {group}": ".1f" for group in groups}
+    title = f"percent of {result['matched_segments']} segments named right, on the same masks; panoptic quality"
+    print_table(columns, rows, title)
 
 
 if __name__ == "__main__":

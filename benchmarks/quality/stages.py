@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""How far is each backend and precision from eager float32, stage by stage and end to end, on the reference's pictures?
+"""How far is each backend and precision from eager float32, stage by stage and end to end, on the reference's images?
 
-The pictures, sizes and words are those of the reference numbers (test/reference); networks have seeded weights, as
+The images, sizes and words are those of the reference numbers (test/reference); networks have seeded weights, as
 there, or the trained ones of `demo`. A stage is compared within its own network, so that it carries the errors of all
 stages before it. Backends run as they do behind a segmenter; to see inside a graph or a compiled network, they are
 given a network that ends after the stage.
@@ -9,21 +9,18 @@ given a network that ends after the stage.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.lib import machine
-from benchmarks.quality.accuracy import equal_share
+from benchmarks.lib.arguments import make_parser
+from benchmarks.lib.report import Report, print_table, progress, say
+from benchmarks.quality.accuracy import EVERY, equal_share
 from fcclip_core import PanopticResult, Segmenter
 from fcclip_core.backends import LIBRARIES
 from fcclip_core.backends.compiled import CompiledBackend
@@ -32,25 +29,15 @@ from fcclip_core.backends.onednn import OneDnnBackend
 from fcclip_core.errors import BackendError
 from fcclip_core.export.input_spec import PRECISIONS, InputSpec
 from fcclip_core.export.onnx_export import export_onnx
-from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.inference.preprocess import preprocess
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 from oracle.goldens import CASES, Case, spec, split_synonyms
 from oracle.observe import vocabulary_of
 
 CPU = torch.device("cpu")
-BACKENDS = (
-    "onednn:fp32",
-    "onednn:bf16",
-    "compiled:fp32",
-    "compiled:bf16",
-    "openvino:fp32",
-    "openvino:bf16",
-    "onnxruntime:fp32",
-    "onnxruntime:fp16",
-)
+BACKENDS = EVERY["cpu"]
 TRAINED = replace(CASES["convnext_l_coffee_256"], name="demo_coffee_256")
-"""The trained network on a picture of the reference, with its words; the preset is not looked at."""
+"""The trained network on an image of the reference, with its words; the preset is ignored."""
 ALL_CASES = {case.name: case for case in (*CASES.values(), TRAINED) if not case.real_text}
 
 STAGES = {
@@ -109,7 +96,7 @@ def make_answer(name: str, model: FCCLIP) -> Answer:
         model: The network.
 
     Raises:
-        BackendError: It cannot be had here.
+        BackendError: It is not available here.
     """
     kind, _, precision = name.partition(":")
 
@@ -171,30 +158,16 @@ def complaints(name: str, network: str, tensors: Mapping[str, Mapping[str, float
     return found
 
 
-class Answering:
-    """A backend for a segmenter that gives one answer."""
-
-    device = CPU
-
-    def __init__(self, output: ModelOutput) -> None:
-        """Takes the answer."""
-        self._output = output
-
-    def __call__(self, image: Tensor) -> ModelOutput:
-        """Gives it."""
-        return self._output
-
-
 class Measurement:
-    """One picture, one network: eager's answers, and how far others are from them.
+    """One image, one network: eager's answers, and how far others are from them.
 
     Attributes:
         network: Its name.
-        model: It itself.
+        model: The network itself.
     """
 
     def __init__(self, case: Case) -> None:
-        """Loads the network and asks eager."""
+        """Loads the network and runs eager."""
         self.network = "demo" if case == TRAINED else case.preset
         source = "demo" if case == TRAINED else f"recipe:{case.preset}"
         self._segmenter = Segmenter.from_checkpoint(source, device="cpu", backend="eager", settings=case.settings)
@@ -213,7 +186,7 @@ class Measurement:
         """Errors of the backend `name` by tensor, the share of panoptic pixels that are equal, and what is wrong.
 
         Raises:
-            BackendError: It cannot be had here.
+            BackendError: It is not available here.
         """
         answer = make_answer(name, self.model)
         found = {stage: answer(self._image, stage) for stage in STAGES}
@@ -224,7 +197,8 @@ class Measurement:
         return {"tensors": tensors, "equal_pixels": equal, "complaints": complaints(name, self.network, tensors)}
 
     def _labeled(self, output: ModelOutput) -> PanopticResult:
-        self._segmenter._backend = cast(Any, Answering(output))
+        # A backend that gives this answer to any image.
+        self._segmenter._backend = mock.Mock(return_value=output, device=CPU)
         return self._segmenter(self._pixels)
 
 
@@ -234,40 +208,7 @@ def main() -> int:
     Returns:
         0, or 1 if a stage is further from eager than it may be.
     """
-    args = parse_arguments()
-    console = Console(highlight=False, soft_wrap=True, width=150)
-    here = machine.describe()
-    console.print(machine.headline(here))
-    results: dict[str, dict[str, Any]] = {}
-    for name in args.cases:
-        print(f"eager on {name}", file=sys.stderr)
-        measurement = Measurement(ALL_CASES[name])
-        results[name] = {}
-        for backend in args.backends or BACKENDS:
-            print(f"{backend} on {name}", file=sys.stderr)
-            try:
-                results[name][backend] = measurement.compare(backend)
-            except BackendError as error:
-                console.print(f"{backend} is left out: {error}")
-        console.print(table(name, results[name]))
-        if args.json:
-            with atomic_write(args.json) as part:
-                record = {"program": "stages", "machine": here, "limits": LIMITS, "held": HELD, "cases": results}
-                part.write_text(json.dumps(record, indent=1) + "\n")
-    wrong = [
-        f"{case}, {backend}: {text}"
-        for case, ways in results.items()
-        for backend, way in ways.items()
-        for text in way["complaints"]
-    ]
-    for text in wrong:
-        console.print(f"WRONG: {text}")
-    return 1 if wrong else 0
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--cases",
         nargs="+",
@@ -276,19 +217,42 @@ def parse_arguments() -> argparse.Namespace:
         metavar="CASE",
         help=f"of {', '.join(sorted(ALL_CASES))}; those with convnext_l need 8 GB of memory",
     )
-    parser.add_argument("--backends", nargs="+", choices=BACKENDS, metavar="NAME", help="default: all")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
-    return parser.parse_args()
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS, metavar="NAME", help="all of them")
+    args = parser.parse_args()
+    report = Report("stages")
+    results: dict[str, dict[str, Any]] = {}
+    for name in args.cases:
+        progress(f"eager on {name}")
+        measurement = Measurement(ALL_CASES[name])
+        results[name] = {}
+        for backend in args.backends:
+            progress(f"{backend} on {name}")
+            try:
+                results[name][backend] = measurement.compare(backend)
+            except BackendError as error:
+                say(f"{backend} is left out: {error}")
+        show(name, results[name])
+        report.write(args.json, limits=LIMITS, held=HELD, cases=results)
+    wrong = [
+        f"{case}, {backend}: {text}"
+        for case, ways in results.items()
+        for backend, way in ways.items()
+        for text in way["complaints"]
+    ]
+    for text in wrong:
+        say(f"WRONG: {text}")
+    return 1 if wrong else 0
 
 
-def table(case: str, results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A row a tensor, a column a backend: root mean square and largest error."""
-    shown = Table("tensor", *results, title=f"{case}: error against eager float32, rms and max, relative to the tensor")
+def show(case: str, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints a row for each tensor, a column for each backend: root mean square and largest error."""
+    rows = []
     for tensor in (name for names in STAGES.values() for name in names):
         errors_of = (way["tensors"][tensor] for way in results.values())
-        shown.add_row(tensor, *(f"{error['rms']:.1e} {error['max']:.0e}" for error in errors_of))
-    shown.add_row("equal pixels", *(f"{way['equal_pixels']:.3%}" for way in results.values()))
-    return shown
+        rows.append([tensor, *(f"{error['rms']:.1e} {error['max']:.0e}" for error in errors_of)])
+    rows.append(["equal pixels", *(f"{way['equal_pixels']:.3%}" for way in results.values())])
+    title = f"{case}: error against eager float32, rms and max, relative to the tensor"
+    print_table(dict.fromkeys(("tensor", *results), ""), rows, title)
 
 
 if __name__ == "__main__":

@@ -9,32 +9,38 @@ measured by exchanges: a thing's votes go on with those of another one, as if th
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from operator import attrgetter
 from statistics import median
-from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.lib import machine
-from fcclip_core import Segmenter
+from benchmarks.lib.arguments import MODEL, make_parser, make_segmenter
+from benchmarks.lib.rates import timed
+from benchmarks.lib.report import Report, arguments_of, print_table, progress, say
+from benchmarks.lib.world import drive_frames
 from fcclip_core.results import PanopticResult
 from fcclip_core.segments.tracking import Tracker
 from fcclip_core.segments.voting import Votes, elect
-from fcclip_core.simulation.drive import make_drive
 from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import world_vocabulary
-from fcclip_core.simulation.render import Renderer
 
 WAYS = ("without", "with")
 _MATCH = 0.5
 _STAY = 20
 """Frames that a thing is seen before it is exchanged, and that the other one is seen after that."""
+
+
+class Match(NamedTuple):
+    """A thing that was found: its true id and name, and the id and name that it was given."""
+
+    thing: int
+    found: int
+    name: str
+    found_name: str
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,8 @@ class Sight:
         truth: Ids of the N things that are there.
         found: Ids of the M things that were found.
         overlap: `(N, M)`, intersection over union of their masks.
-        truth_names: What the N are.
-        found_names: What the M are called.
+        truth_names: Names of the N.
+        found_names: Names that the M were given.
     """
 
     truth: tuple[int, ...]
@@ -56,52 +62,47 @@ class Sight:
     found_names: tuple[str, ...]
 
     @property
-    def matches(self) -> list[tuple[int, int]]:
-        """Places in `truth` and `found` of what is one thing: masks that overlap by more than one half."""
-        return [(int(row), int(column)) for row, column in np.argwhere(self.overlap > _MATCH)]
+    def matches(self) -> Iterator[Match]:
+        """What is one thing: masks that overlap by more than one half."""
+        for row, column in np.argwhere(self.overlap > _MATCH):
+            yield Match(self.truth[row], self.found[column], self.truth_names[row], self.found_names[column])
 
 
 def main() -> int:
     """Measures and prints."""
-    args = _parser().parse_args()
-    about = machine.describe()
-    print(machine.headline(about))
+    parser = make_parser(__doc__, *MODEL, "kind", "rate", seeds=[21, 5, 8], frames=200, size="320x240")
+    parser.add_argument("--speed", type=float, default=0.4, help="meters per second")
+    parser.add_argument("--lost-frames", type=int, default=30, help="as the node's track_lost_frames")
+    args = parser.parse_args()
+    report = Report("tracking")
     drives: dict[str, list[list[Sight]]] = {way: [] for way in WAYS}
     seconds: dict[str, list[float]] = {"ids": [], "ids and names": []}
     votes: dict[tuple[int, int], list[np.ndarray]] = {}
-    segmenter = Segmenter.from_checkpoint(args.checkpoint, device=args.device, backend=args.backend)
+    segmenter = make_segmenter(args)
     segmenter.set_vocabulary(world_vocabulary())
     for seed in args.seeds:
         trackers = {"ids": Tracker(args.lost_frames, votes=False), "ids and names": Tracker(args.lost_frames)}
         rows: dict[str, list[Sight]] = {way: [] for way in WAYS}
-        for frame in _frames(seed, args):
+        for frame in drive_frames(seed, args.kind, args.frames, args.size, rate=args.rate, speed=args.speed):
             result = segmenter(frame.image)
             for what, tracker in trackers.items():
-                began = perf_counter()
-                tracked = tracker.update(result)
-                seconds[what].append(perf_counter() - began)
+                tracked, took = timed(tracker.update, result)
+                seconds[what].append(took)
             for way, labeled in zip(WAYS, (result, tracked), strict=True):
                 rows[way].append(sight(frame, labeled))
             for thing, probabilities in _votes_in(rows["without"][-1], result):
                 votes.setdefault((seed, thing), []).append(probabilities)
         for way in WAYS:
             drives[way].append(rows[way])
-        print(f"seed {seed}: {len(rows['with'])} frames", flush=True)
-    found: dict[str, Any] = {way: scores(drives[way]) for way in WAYS}
-    _print_table(found)
+        progress(f"seed {seed}: {len(rows['with'])} frames")
+    found = {way: scores(drives[way]) for way in WAYS}
+    columns = {"figure": ""} | {f"{way} tracking": ".1f" for way in WAYS}
+    print_table(columns, ([name, *(found[way][name] for way in WAYS)] for name in found["with"]))
     exchanged = exchanges(list(votes.values()))
-    print("\nexchanges of a thing for another: " + ", ".join(f"{value:g} {what}" for what, value in exchanged.items()))
-    took = {what: 1e3 * median(row) for what, row in seconds.items()}
-    print(f"\ntracking a frame takes {took['ids']:.2f} ms for ids, {took['ids and names']:.2f} ms with names (medians)")
-    if args.json:
-        record = {
-            "machine": about,
-            "options": {key: value for key, value in vars(args).items() if key != "json"},
-            "ways": found,
-            "exchanges": exchanged,
-            "tracking_ms": took,
-        }
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    say("exchanges of a thing for another: " + ", ".join(f"{value:g} {what}" for what, value in exchanged.items()))
+    medians = {what: 1e3 * median(row) for what, row in seconds.items()}
+    say("tracking a frame, median: " + ", ".join(f"{what} {value:.2f} ms" for what, value in medians.items()))
+    report.write(args.json, options=arguments_of(args), ways=found, exchanges=exchanged, tracking_ms=medians)
     return 0
 
 
@@ -110,7 +111,7 @@ def sight(frame: Frame, result: PanopticResult) -> Sight:
     there = [item for item in frame.segments if item.is_thing]
     seen = [item for item in result.segments if item.is_thing]
     truth, found = [item.id for item in there], [item.id for item in seen]
-    found_map = np.where(_belongs_to(result, found), result.segment_map, 0)
+    found_map = np.where(np.isin(result.segment_map, found), result.segment_map, 0)
     sizes = (int(frame.segment_map.max()) + 1, int(found_map.max()) + 1)
     pairs = frame.segment_map.astype(np.int64) * sizes[1] + found_map
     table = np.bincount(pairs.ravel(), minlength=sizes[0] * sizes[1]).reshape(sizes)
@@ -126,38 +127,48 @@ def sight(frame: Frame, result: PanopticResult) -> Sight:
 
 
 def scores(drives: Sequence[Sequence[Sight]]) -> dict[str, float]:
-    """Identity switches per 100 frames, names and, with TrackEval, HOTA, AssA, DetA, IDF1 and MOTA in per cent."""
+    """Identity switches per 100 frames, names and, with TrackEval, HOTA, AssA, DetA, IDF1 and MOTA in percent."""
     frames = sum(len(drive) for drive in drives)
+    ids = [{(match.thing, match.found) for item in drive for match in item.matches} for drive in drives]
     result = {
         "frames": float(frames),
         "things per frame": float(np.mean([len(item.truth) for drive in drives for item in drive])),
         "switches per 100 frames": 100 * sum(switches(drive) for drive in drives) / frames,
-        "ids per thing": float(np.mean([_ids_per_thing(drive) for drive in drives])),
+        "ids per thing": float(np.mean([len(pairs) / max(len(dict(pairs)), 1) for pairs in ids])),
     }
     return result | naming(drives) | _by_trackeval(drives)
 
 
 def naming(drives: Sequence[Sequence[Sight]]) -> dict[str, float]:
-    """How many things were found, per cent that were named rightly, and per cent that changed their name.
+    """How many things were found, percent that were named right, and percent that changed their name.
 
-    A name has changed if a thing that was found before is called otherwise than it was called then.
+    A name has changed if a thing that was found before has another name than it had then.
     """
-    found = right = again = changed = 0
-    for drive in drives:
-        last: dict[int, str] = {}
-        for item in drive:
-            for row, column in item.matches:
-                thing, name = item.truth[row], item.found_names[column]
-                found += 1
-                right += name == item.truth_names[row]
-                again += thing in last
-                changed += last.get(thing, name) != name
-                last[thing] = name
+    matches = [match for drive in drives for item in drive for match in item.matches]
+    counted = [_changes(drive, attrgetter("found_name")) for drive in drives]
+    changed, again = (sum(column) for column in zip(*counted, strict=True))
     return {
-        "things found": float(found),
+        "things found": float(len(matches)),
         "name changes (%)": 100 * changed / max(again, 1),
-        "named rightly (%)": 100 * right / max(found, 1),
+        "named rightly (%)": 100 * sum(match.found_name == match.name for match in matches) / max(len(matches), 1),
     }
+
+
+def switches(drive: Sequence[Sight]) -> int:
+    """How often a thing that was found before is found with another id than last time."""
+    return _changes(drive, attrgetter("found"))[0]
+
+
+def _changes(drive: Sequence[Sight], what: Callable[[Match], Any]) -> tuple[int, int]:
+    """How often a thing that was found before is found with another value of `what`, and how often at all."""
+    last: dict[int, Any] = {}
+    changed = again = 0
+    for match in (match for item in drive for match in item.matches):
+        value = what(match)
+        again += match.thing in last
+        changed += last.get(match.thing, value) != value
+        last[match.thing] = value
+    return changed, again
 
 
 def exchanges(things: Sequence[Sequence[np.ndarray]]) -> dict[str, float]:
@@ -184,7 +195,7 @@ def exchanges(things: Sequence[Sequence[np.ndarray]]) -> dict[str, float]:
 
 
 def _frames_until_renamed(first: np.ndarray, other: np.ndarray) -> int | None:
-    """None where the other one is called by the first one's name in a frame of its own."""
+    """None where the other one has the first one's name in one of its own frames."""
     votes, everything = Votes(), np.ones(first.shape[1], bool)
     for row in first:
         votes.cast(row)
@@ -198,31 +209,11 @@ def _frames_until_renamed(first: np.ndarray, other: np.ndarray) -> int | None:
     return len(other) + 1
 
 
-def switches(drive: Sequence[Sight]) -> int:
-    """How often a thing that was found before is found with another id than last time."""
-    last: dict[int, int] = {}
-    count = 0
-    for item in drive:
-        for row, column in item.matches:
-            thing, number = item.truth[row], item.found[column]
-            count += last.get(thing, number) != number
-            last[thing] = number
-    return count
-
-
-def _ids_per_thing(drive: Sequence[Sight]) -> float:
-    ids: dict[int, set[int]] = {}
-    for item in drive:
-        for row, column in item.matches:
-            ids.setdefault(item.truth[row], set()).add(item.found[column])
-    return float(np.mean([len(row) for row in ids.values()])) if ids else 0.0
-
-
 def _by_trackeval(drives: Sequence[Sequence[Sight]]) -> dict[str, float]:
     try:
         from trackeval.metrics import CLEAR, HOTA, Identity
     except ImportError as error:
-        print(f"no HOTA, IDF1 and MOTA: {error}; pip install --no-deps trackeval", file=sys.stderr)
+        progress(f"no HOTA, IDF1 and MOTA: {error}; pip install --no-deps trackeval")
         return {}
     quiet = {"PRINT_CONFIG": False, "THRESHOLD": _MATCH}
     result: dict[str, float] = {}
@@ -257,44 +248,8 @@ def _votes_in(item: Sight, result: PanopticResult) -> Iterator[tuple[int, np.nda
     """The things that were found, by their true ids, and the probabilities of the classes of things."""
     is_thing = np.array(result.evidence.is_thing if result.evidence else ())
     rows = dict(zip((segment.id for segment in result.segments), result.probabilities(), strict=True))
-    for row, column in item.matches:
-        yield item.truth[row], np.where(is_thing, rows[item.found[column]], 0.0)
-
-
-def _belongs_to(result: PanopticResult, ids: Sequence[int]) -> np.ndarray:
-    """Whether each pixel belongs to one of the segments, `(H, W)`."""
-    table = np.zeros(max((item.id for item in result.segments), default=0) + 1, bool)
-    table[list(ids)] = True
-    return table[result.segment_map]
-
-
-def _frames(seed: int, args: argparse.Namespace) -> Iterator[Frame]:
-    drive = make_drive(seed, kind=args.kind, speed=args.speed)
-    with Renderer() as renderer:
-        for index in range(args.frames):
-            yield renderer.render(drive.scene, drive.camera(index / args.rate), tuple(args.size))
-
-
-def _print_table(found: dict[str, dict[str, float]]) -> None:
-    print("\n| | " + " | ".join(f"{way} tracking" for way in WAYS) + " |\n| --- | --- | --- |")
-    for name in found["with"]:
-        print(f"| {name} | " + " | ".join(f"{found[way][name]:.1f}" for way in WAYS) + " |")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="demo", help="weights (default %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[21, 5, 8], help="drives (default %(default)s)")
-    parser.add_argument("--frames", type=int, default=200, help="of each drive (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=10.0, help="frames a second of the drive (default %(default)s)")
-    parser.add_argument("--speed", type=float, default=0.4, help="meters a second (default %(default)s)")
-    parser.add_argument("--kind", default="room", help="room, table or yard (default %(default)s)")
-    parser.add_argument("--size", type=int, nargs=2, default=[320, 240], metavar=("W", "H"), help="pixels")
-    parser.add_argument("--lost-frames", type=int, default=30, help="as the node's track_lost_frames")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--json", type=Path, help="write the result here")
-    return parser
+    for match in item.matches:
+        yield match.thing, np.where(is_thing, rows[match.found], 0.0)
 
 
 if __name__ == "__main__":

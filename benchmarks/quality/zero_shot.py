@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from fcclip_core.datasets.records import PanopticSample
+from fcclip_core.datasets.records import PanopticSample, TruthSegment
 from fcclip_core.inference.preprocess import PIXEL_MEAN, PIXEL_STD, preprocess
 from fcclip_core.model.backbone import ImageTower
 from fcclip_core.settings import InferenceSettings
@@ -25,7 +25,7 @@ MIN_AREA = 25
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """Shares of right names, 0..1; not a number where there was nothing to name.
+    """Shares of right names, 0..1; NaN where there was nothing to name.
 
     Attributes:
         crops: Things, each cut out with a margin and resized to 96 pixels.
@@ -62,8 +62,7 @@ def zero_shot(
     survived: list[bool] = []
     settings = InferenceSettings(shorter_side=shorter_side)
     for sample in samples:
-        areas = np.bincount(sample.segment_map.ravel(), minlength=len(sample.segments) + 1)
-        segments = [item for item in sample.segments if areas[item.id] >= MIN_AREA and not item.is_crowd]
+        segments = large_segments(sample)
         if not segments:
             continue
         labels = torch.tensor([segment.class_index for segment in segments])
@@ -80,10 +79,7 @@ def zero_shot(
         for kind in (True, False):
             by_mask[kind] += right[is_thing == kind].tolist()
         survived += alive[is_thing].tolist()
-        if is_thing.any():
-            crops += (
-                name_crops(tower, rows, sample, [s.id for s in segments if things[s.class_index]]) == labels[is_thing]
-            ).tolist()
+        crops += things_named_right(tower, rows, things, sample)
     mean = [float(np.mean(values)) if values else float("nan") for values in (crops, *by_mask.values(), survived)]
     return ZeroShot(*mean)
 
@@ -91,13 +87,13 @@ def zero_shot(
 def cut_out(
     image: np.ndarray, box: tuple[slice, slice], size: int = CROP, inside: np.ndarray | None = None
 ) -> np.ndarray:
-    """A square around one segment, with a margin: what CLIP is shown where it is asked crop by crop.
+    """A square around one segment, with a margin: the input of a classifier that sees crop by crop.
 
     Args:
         image: uint8 RGB `(H, W, 3)`.
         box: The segment's rows and columns.
         size: Side of the result in pixels, divisible by 32.
-        inside: bool `(H, W)`, the segment; what is outside of it takes CLIP's mean color. None keeps the background.
+        inside: bool `(H, W)`, the segment; pixels outside get CLIP's mean color. None keeps the background.
 
     Returns:
         uint8 `(size, size, 3)`.
@@ -118,11 +114,23 @@ def embed_crops(tower: ImageTower, crops: Sequence[np.ndarray], device: torch.de
     return tower.embed_masks(features, whole)[:, 0]
 
 
-def name_crops(tower: ImageTower, rows: Tensor, sample: PanopticSample, ids: Sequence[int], size: int = CROP) -> Tensor:
-    """The nearest text row of each segment in `ids`, cut out at `size` pixels: int64 `(N,)` on the CPU."""
+def things_named_right(
+    tower: ImageTower, rows: Tensor, things: Sequence[bool], sample: PanopticSample, size: int = CROP
+) -> list[bool]:
+    """For each thing of at least 25 pixels whether its crop of `size` pixels is nearest to the right one of `rows`."""
+    shown = [item for item in large_segments(sample) if things[item.class_index]]
+    if not shown:
+        return []
     boxes = ndimage.find_objects(sample.segment_map)
-    crops = [cut_out(sample.image, boxes[value - 1], size) for value in ids]
-    return _nearest(embed_crops(tower, crops, rows.device), rows)
+    crops = [cut_out(sample.image, boxes[item.id - 1], size) for item in shown]
+    named = _nearest(embed_crops(tower, crops, rows.device), rows)
+    return (named == torch.tensor([item.class_index for item in shown])).tolist()
+
+
+def large_segments(sample: PanopticSample) -> list[TruthSegment]:
+    """Segments of at least 25 pixels that are no crowds."""
+    areas = np.bincount(sample.segment_map.ravel(), minlength=len(sample.segments) + 1)
+    return [item for item in sample.segments if areas[item.id] >= MIN_AREA and not item.is_crowd]
 
 
 def _nearest(embeddings: Tensor, rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How long one training step takes, and how much memory it needs. See README.md beside this file.
+"""How long one training step takes, and how much memory it needs.
 
 Weights are the seeded ones and images are drawn, so that nothing is downloaded; neither changes the cost.
 """
@@ -6,7 +6,6 @@ Weights are the seeded ones and images are drawn, so that nothing is downloaded;
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import statistics
 import tempfile
@@ -18,13 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.lib import machine
+from benchmarks.lib.arguments import make_parser
+from benchmarks.lib.rates import wait
+from benchmarks.lib.report import Report, print_table
 from fcclip_core.datasets.records import ClassList, PanopticSample, TruthSegment
 from fcclip_core.devices import resolve_device
-from fcclip_core.model.config import PRESETS
 from fcclip_core.training.config import PRECISIONS, TrainingConfig
 from fcclip_core.training.sampling import batches
 from fcclip_core.training.trainer import Trainer
@@ -59,31 +57,25 @@ class DrawnImages:
 
 def main() -> None:
     """Measures and prints."""
-    args = _arguments()
+    parser = make_parser(__doc__, "preset", "device", "threads")
+    parser.add_argument("--crop", type=int, default=1024, help="side of the images in pixels; the paper's default")
+    parser.add_argument("--batch-size", type=int, default=1, help="images per step; the paper has 16")
+    parser.add_argument("--steps", type=int, default=2, help="steps to measure, after one to warm up")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the forward pass")
+    parser.add_argument("--train-backbone", action="store_true", help="train CLIP's image tower too")
+    args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    about, device = machine.describe(), resolve_device(args.device)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(machine.headline(about))
-    result = measure(args, device)
-    table = Table("preset", "crop", "batch", "precision", "s a step", "CPU s", "images a s", "peak GiB")
-    table.add_row(
-        args.preset,
-        str(args.crop),
-        str(args.batch_size),
-        result["precision"],
-        f"{result['seconds']:.2f}",
-        f"{result['cpu_seconds']:.2f}",
-        f"{result['images_per_second']:.3f}",
-        f"{result['peak_gib']:.1f} ({result['memory_of']})",
-    )
-    console.print(table)
-    if args.json:
-        args.json.write_text(json.dumps({"machine": about, **result}, indent=1) + "\n")
+    report = Report("training_step")
+    result = measure(args, resolve_device(args.device))
+    columns = {"preset": "", "crop": "", "batch_size": "", "precision": "", "seconds": ".2f", "cpu_seconds": ".2f"}
+    columns |= {"images_per_second": ".3f", "peak_gib": ".1f", "memory_of": ""}
+    print_table(columns, [[result[name] for name in columns]])
+    report.write(args.json, **result)
 
 
 def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Makes `args.steps` steps after one to warm up."""
+    """Times `args.steps` steps after one to warm up; seconds, and the peak of memory in GiB."""
     checkpoint = load_checkpoint(f"recipe:{args.preset}")
     vocabulary = checkpoint.train_vocabulary
     paper = TrainingConfig()
@@ -106,8 +98,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         for batch in batches(images, config, 0):
             start, cpu_start = time.perf_counter(), time.process_time()
             found, _ = trainer.make_step(batch)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            wait(device)
             seconds.append(time.perf_counter() - start)
             cpu_seconds.append(time.process_time() - cpu_start)
             losses.append(found.total.item())
@@ -130,20 +121,6 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "memory_of": "GPU, allocated" if on_gpu else "process, resident",
         "losses": losses,
     }
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--preset", choices=PRESETS, default="convnext_large")
-    parser.add_argument("--crop", type=int, default=1024, help="side of the images (default: the paper's 1024)")
-    parser.add_argument("--batch-size", type=int, default=1, help="images per step (default: 1; the paper has 16)")
-    parser.add_argument("--steps", type=int, default=2, help="steps to measure, after one to warm up (default: 2)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
-    parser.add_argument("--train-backbone", action="store_true")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What a change of words costs, with few words and many, and whether the stream misses a frame because of it.
+"""What a change of the vocabulary costs, with few words and many, and whether the stream misses a frame because of it.
 
-Cold is a name that no cache holds; the first cold change also brings the text tower into memory. Warm names are in
+Cold is a name that no cache holds; the first cold change also loads the text tower. Warm names are in
 memory, as after any earlier change; on disk they are in the text cache of an earlier run. In the node the change comes
 by service while a camera streams.
 """
@@ -9,23 +9,18 @@ by service while a camera streams.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.lib import machine
-from benchmarks.lib.model_arguments import add_model_arguments, make_segmenter, node_parameters
-from benchmarks.lib.pictures import Pictures, parse_size
+from benchmarks.lib.arguments import MODEL, make_parser, make_segmenter, node_parameters
+from benchmarks.lib.pictures import Pictures
+from benchmarks.lib.rates import timed
+from benchmarks.lib.report import Report, arguments_of, print_table
 from fcclip_core import Vocabulary
-from fcclip_core.files.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from benchmarks.lib.node_process import Camera
@@ -36,53 +31,31 @@ _ADJECTIVES = (
 )
 _NOUNS = "ade20k_150"
 _WORDS_PATIENCE = 3600.0
-_WIDTH = 110
-_COLUMNS = {
-    "first": "cold, tower not loaded",
-    "cold": "cold",
-    "disk": "from disk",
-    "warm": "warm",
-}
+_COLUMNS = {"first": "cold, tower not loaded", "cold": "cold", "disk": "from disk", "warm": "warm"}
 
 
 def main() -> None:
     """Measures and prints."""
-    args = parse_arguments()
-    console = Console(highlight=False, soft_wrap=True, width=_WIDTH)
-    here = machine.describe()
-    console.print(machine.headline(here))
+    # A rate that is slower than the model: a faster camera drops frames anyway.
+    parser = make_parser(__doc__, *MODEL, "vocabulary", repeat=20, size="320x240", rate=5.0)
+    parser.add_argument("--words", type=int, nargs="+", default=[1, 20, 150, 1000], help="classes of the vocabularies")
+    parser.add_argument("--no-node", action="store_true", help="the core alone")
+    parser.add_argument("--steady", type=float, default=4.0, help="seconds of the stream before each change and after")
+    args = parser.parse_args()
+    report = Report("vocabulary")
     change_in_core(args, 1)  # What the first use of a process costs belongs to no row.
     core = {count: change_in_core(args, count) for count in args.words}
-    console.print(core_table(core, args.checkpoint))
+    columns = {f"new words, {args.checkpoint}": ""} | {f"{title}, ms": ".2f" for title in _COLUMNS.values()}
+    print_table(columns, ([count, *(times[column] for column in _COLUMNS)] for count, times in core.items()))
     node = {} if args.no_node else changes_in_node(args)
     if node:
-        width, height = args.size
-        console.print(node_table(node, f"in the node, {width}x{height} at {args.rate:g} Hz"))
-    if args.json:
-        record = {"program": "vocabulary", "machine": here, "checkpoint": args.checkpoint, "backend": args.backend}
-        record |= {"size": args.size, "rate": args.rate, "core_ms": core, "node": node}
-        with atomic_write(args.json) as part:
-            part.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add_model_arguments(parser)
-    parser.add_argument("--words", type=int, nargs="+", default=[1, 20, 150, 1000], help="classes of the vocabularies")
-    parser.add_argument("--repeat", type=int, default=20, help="warm changes; their median counts")
-    parser.add_argument("--no-node", action="store_true", help="the core alone")
-    parser.add_argument(
-        "--size", type=parse_size, default="320x240", metavar="WIDTHxHEIGHT", help="the camera's pictures"
-    )
-    parser.add_argument("--rate", type=float, default=5.0, help="frames a second; slower than the model is")
-    parser.add_argument("--steady", type=float, default=4.0, help="seconds of the stream before each change and after")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
-    return parser.parse_args()
+        show_node(node, "in the node, {}x{} at {:g} Hz".format(*args.size, args.rate))
+    names = ("checkpoint", "backend", "size", "rate")
+    report.write(args.json, **arguments_of(args, *names), core_ms=core, node=node)
 
 
 def new_names() -> Iterator[str]:
-    """Names that sound like things, each another one; neighbors share no word, as in a list that somebody writes."""
+    """Plausible names of things, all different; neighbors share no word, as in a list that somebody writes."""
     nouns = Vocabulary.load(_NOUNS).names
     return (
         f"{adjective} {nouns[(turn + place) % len(nouns)]}"
@@ -109,40 +82,33 @@ def change_in_core(args: argparse.Namespace, count: int) -> dict[str, float]:
     vocabularies = [vocabulary_of(names, count), vocabulary_of(names, count)]
     with tempfile.TemporaryDirectory() as folder:
         segmenter = make_segmenter(args, cache_dir=Path(folder))
-        first, cold = (milliseconds(segmenter.set_vocabulary, words) for words in vocabularies)
+        first, cold = (timed(segmenter.set_vocabulary, words)[1] for words in vocabularies)
         changes = [words for _ in range(-(-args.repeat // 2)) for words in vocabularies]
-        warm = [milliseconds(segmenter.set_vocabulary, words) for words in changes]
+        warm = median(timed(segmenter.set_vocabulary, words)[1] for words in changes)
         again = make_segmenter(args, cache_dir=Path(folder))
-        disk = milliseconds(again.set_vocabulary, vocabularies[0])
-    return {"first": first, "cold": cold, "disk": disk, "warm": median(warm)}
-
-
-def milliseconds(change: Callable[[Vocabulary], Any], vocabulary: Vocabulary) -> float:
-    """Wall time of a change."""
-    began = time.perf_counter()
-    change(vocabulary)
-    return 1e3 * (time.perf_counter() - began)
+        _, disk = timed(again.set_vocabulary, vocabularies[0])
+    return {"first": 1e3 * first, "cold": 1e3 * cold, "disk": 1e3 * disk, "warm": 1e3 * warm}
 
 
 def changes_in_node(args: argparse.Namespace) -> dict[int, dict[str, Any]]:
     """For each number of words the changes of one node: seconds until the answer, and the frames meanwhile."""
-    from benchmarks.lib.node_process import NodeProcess, image_message
+    from benchmarks.lib.node_process import image_message, node_process
 
-    width, height = args.size
-    picture = image_message(Pictures(width, height).next())
+    picture = image_message(Pictures(*args.size).next())
     names = new_names()
     found = {}
-    with ExitStack() as stack:
-        # The node's words and graphs lie where nobody's else do, so that its words are cold.
-        cache = stack.enter_context(tempfile.TemporaryDirectory())
-        node = stack.enter_context(NodeProcess(node_parameters(args), environment={"FCCLIP_CACHE_DIR": cache}))
+    with (
+        # An empty cache of its own, so that the node's words are cold.
+        tempfile.TemporaryDirectory() as cache,
+        node_process(node_parameters(args), environment={"FCCLIP_CACHE_DIR": cache}) as node,
+    ):
         node.camera.listen(["segments"])
         node.camera.warm_up(picture)
         for count in args.words:
             new = vocabulary_of(names, count)
             found[count] = {
                 "cold": change_in_stream(args, node.camera, picture, new),
-                # Other words in between, so that the second change is one.
+                # Another vocabulary in between, so that the second change is one.
                 "other": change_in_stream(args, node.camera, picture, vocabulary_of(names, 1)),
                 "warm": change_in_stream(args, node.camera, picture, new),
             }
@@ -153,26 +119,24 @@ def changes_in_node(args: argparse.Namespace) -> dict[int, dict[str, Any]]:
 def change_in_stream(
     args: argparse.Namespace, camera: Camera, picture: Any, vocabulary: Vocabulary
 ) -> dict[str, float]:
-    """One change while pictures come: its time, and the pictures shown before and from its beginning on."""
-    from benchmarks.lib.node_process import Stream
+    """One change while images come: its time, and the images shown before and from its beginning on."""
+    from benchmarks.lib.node_process import stream
 
-    with Stream(camera, args.rate, lambda: picture) as stream:
+    with stream(args.rate, lambda: camera.show(picture)) as stamps:
         time.sleep(args.steady)
         began = time.time_ns()
-        answer = camera.set_vocabulary(vocabulary)
-        camera.wait_for(answer.done, _WORDS_PATIENCE, "the node did not answer")
-        seconds = answer.result()
+        _, seconds = camera.set_vocabulary(vocabulary, _WORDS_PATIENCE)
         ended = time.time_ns()
         time.sleep(args.steady)
-    stream.await_last("segments")
+    camera.await_output("segments", stamps[-1])
     arrived = camera.arrivals("segments")
-    before = [stamp for stamp in stream.stamps if stamp < began]
+    before = [stamp for stamp in stamps if stamp < began]
     # A frame that is in work when the change begins belongs to it too.
-    during = [stamp for stamp in stream.stamps if began - 1e9 / args.rate <= stamp <= ended + 1e9 / args.rate]
+    during = [stamp for stamp in stamps if began - 1e9 / args.rate <= stamp <= ended + 1e9 / args.rate]
     return {
         "ms": 1e3 * seconds,
-        "shown": len(stream.stamps),
-        "missed": sum(stamp not in arrived for stamp in stream.stamps),
+        "shown": len(stamps),
+        "missed": sum(stamp not in arrived for stamp in stamps),
         "shown_during": len(during),
         "missed_during": sum(stamp not in arrived for stamp in during),
         "largest_gap_ms_before": largest_gap(before, arrived),
@@ -186,27 +150,23 @@ def largest_gap(stamps: Sequence[int], arrived: Mapping[int, float]) -> float:
     return 1e3 * max((after - before for before, after in zip(times, times[1:], strict=False)), default=0.0)
 
 
-def core_table(core: Mapping[int, Mapping[str, float]], checkpoint: str) -> Table:
-    """A row a number of words."""
-    table = Table(f"new words, {checkpoint}", *(f"{title}, ms" for title in _COLUMNS.values()))
-    for count, times in core.items():
-        table.add_row(str(count), *(f"{times[column]:.2f}" for column in _COLUMNS))
-    return table
-
-
-def node_table(node: Mapping[int, Mapping[str, Mapping[str, float]]], title: str) -> Table:
-    """A row a change."""
-    columns = ("ms until answer", "frames", "missed", "during", "missed", "gap before", "gap during")
-    table = Table("words", "", *columns, title=title)
-    for count, changes in node.items():
-        for name in ("cold", "warm"):
-            change = changes[name]
-            counts = (change[key] for key in ("shown", "missed", "shown_during", "missed_during"))
-            gaps = (change[f"largest_gap_ms_{when}"] for when in ("before", "during"))
-            table.add_row(
-                str(count), name, f"{change['ms']:.1f}", *(str(n) for n in counts), *(f"{gap:.0f}" for gap in gaps)
-            )
-    return table
+def show_node(node: Mapping[int, Mapping[str, Mapping[str, float]]], title: str) -> None:
+    """Prints a row for each change."""
+    shown = {
+        "ms": "ms until answer",
+        "shown": "frames",
+        "missed": "missed",
+        "shown_during": "during",
+        "missed_during": "missed during",
+        "largest_gap_ms_before": "gap before, ms",
+        "largest_gap_ms_during": "gap during, ms",
+    }
+    rows = [
+        [count, name, *(changes[name][key] for key in shown)]
+        for count, changes in node.items()
+        for name in ("cold", "warm")
+    ]
+    print_table({"words": "", "state": ""} | dict.fromkeys(shown.values(), ".0f"), rows, title)
 
 
 if __name__ == "__main__":

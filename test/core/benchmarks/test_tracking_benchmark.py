@@ -121,10 +121,11 @@ def test_an_answer_is_right_if_it_overlaps_a_thing_of_that_name() -> None:
 
 @needs_gl
 @pytest.mark.slow
-@pytest.mark.parametrize("program", [("find.py", "--calls", "1", "--absent", "1"), ("tracking.py",)])
+@pytest.mark.parametrize("program", [("find", "--calls", "1", "--absent", "1"), ("tracking",)])
 def test_programs_run(program: tuple[str, ...], tmp_path: Path) -> None:
     out = tmp_path / "found.json"
-    command = [sys.executable, f"benchmarks/{program[0]}", *program[1:], "--seeds", "21", "--frames", "2"]
+    module = f"benchmarks.quality.{program[0]}"
+    command = [sys.executable, "-m", module, *program[1:], "--seeds", "21", "--frames", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ROS_DOMAIN_ID": "97"}
     result = subprocess.run(
         [*command, "--backend", "eager", "--json", str(out)],
@@ -132,7 +133,7 @@ def test_programs_run(program: tuple[str, ...], tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     found = json.loads(out.read_text())
-    if program[0] == "tracking.py":
+    if program[0] == "tracking":
         assert found["ways"]["with"]["frames"] == 2
         assert found["exchanges"]["exchanges"] == 0
         assert found["ways"]["with"]["things found"] == found["ways"]["without"]["things found"] > 0

@@ -27,7 +27,7 @@ MODEL = (
 
 
 def run(program: str, *options: str | Path) -> str:
-    command = [sys.executable, f"benchmarks/{program}", *MODEL, *options]
+    command = [sys.executable, "-m", f"benchmarks.{program}", *MODEL, *options]
     result = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
@@ -69,7 +69,7 @@ def test_every_optional_output_has_its_cost(tmp_path: Path) -> None:
 def test_what_the_node_adds_is_the_sum_of_its_stages(tmp_path: Path) -> None:
     out = tmp_path / "node.json"
     options = ("--size", "64x48", "--frames", "4", "--seconds", "1", "--rate", "10")
-    printed = run("node.py", *options, "--outputs", "panoptic", "overlay", "--json", out)
+    printed = run("node.node", *options, "--outputs", "panoptic", "overlay", "--json", out)
     assert "the node adds, median" in printed
     found = json.loads(out.read_text())
     assert set(found["cases"]) == {"rgb8", "bgr8"}
@@ -86,7 +86,6 @@ def test_what_the_node_adds_is_the_sum_of_its_stages(tmp_path: Path) -> None:
 
 def test_no_picture_is_copied_twice() -> None:
     """The image in is a view of the message, or its conversion; an image out is written into its message."""
-    sys.path.insert(0, str(ROOT))
     from benchmarks.lib.copies import copies
 
     found = copies(640, 480)
@@ -99,7 +98,7 @@ def test_no_picture_is_copied_twice() -> None:
 def test_a_change_of_words_is_measured_in_the_core_and_in_the_node(tmp_path: Path) -> None:
     out = tmp_path / "vocabulary.json"
     options = ("--words", "1", "5", "--repeat", "2", "--size", "64x48", "--rate", "8", "--steady", "0.5")
-    printed = run("vocabulary.py", *options, "--json", out)
+    printed = run("speed.vocabulary", *options, "--json", out)
     assert "in the node, 64x48" in printed
     found = json.loads(out.read_text())
     for count in ("1", "5"):
@@ -114,7 +113,7 @@ def test_a_change_of_words_is_measured_in_the_core_and_in_the_node(tmp_path: Pat
 @pytest.mark.slow
 def test_endurance_goes_through_core_and_node(tmp_path: Path) -> None:
     out = tmp_path / "endurance.json"
-    printed = run("endurance.py", "--frames", "9", "--blocks", "3", "--size", "64x48", "--node", "--json", out)
+    printed = run("node.endurance", "--frames", "9", "--blocks", "3", "--size", "64x48", "--node", "--json", out)
     assert "through the node" in printed
     found = json.loads(out.read_text())
     for result in found["runs"].values():
@@ -125,7 +124,7 @@ def test_endurance_goes_through_core_and_node(tmp_path: Path) -> None:
         assert result["growth_mib"] == pytest.approx(blocks[-1]["resident_mib"] - blocks[0]["resident_mib"])
 
 
-@pytest.mark.parametrize("program", ["node.py", "vocabulary.py", "endurance.py"])
+@pytest.mark.parametrize("program", ["node.node", "speed.vocabulary", "node.endurance", "node.soak"])
 def test_every_program_explains_its_options(program: str) -> None:
     assert "--json FILE" in run(program, "--help")
 
@@ -134,8 +133,33 @@ def test_every_program_explains_its_options(program: str) -> None:
 def test_a_soak_asks_for_everything_and_tells_what_came_back(tmp_path: Path) -> None:
     out = tmp_path / "soak.json"
     options = ("--checkpoint", "recipe:tiny", "--shorter-side", "96", "--size", "64x48", "--kill-every", "10")
-    run("soak.py", *options, "--minutes", "0.5", "--json", out)
+    run("node.soak", *options, "--minutes", "0.5", "--json", out)
     record = json.loads(out.read_text())
     assert record["wrong"] == [] and record["frames_of_unannounced_versions"] == 0
     for kind in ("set_vocabulary answered", "find answered", "segment_image answered", "clients killed", "frames"):
         assert record["counts"][kind] > 1, kind
+
+
+@pytest.mark.slow
+def test_depth_has_its_cost_in_time_and_memory(tmp_path: Path) -> None:
+    out = tmp_path / "depth.json"
+    command = [sys.executable, "-m", "benchmarks.node.depth_node", "--frames", "10", "--rate", "10", "--json", out]
+    result = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    cases = json.loads(out.read_text())["cases"]
+    assert list(cases) == ["2-D, segments", "depth, segments", "depth, segments and points"]
+    for case in cases.values():
+        assert 0 < case["median_ms"] <= case["p99_ms"]
+        assert 10 < case["memory_early_mb"] < 5000
+
+
+@pytest.mark.slow
+def test_frames_reach_the_other_process_with_every_profile(tmp_path: Path) -> None:
+    out = tmp_path / "transport.json"
+    options = ("--size", "64x48", "--rate", "10", "--seconds", "1", "--json", out)
+    command = [sys.executable, "-m", "benchmarks.node.image_transport", *options]
+    result = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    cases = json.loads(out.read_text())["cases"]
+    assert len(cases) == 4
+    assert all(10 <= case["of"] <= 11 and 0 < case["received"] <= case["of"] for case in cases)
