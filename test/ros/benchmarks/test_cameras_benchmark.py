@@ -32,7 +32,8 @@ def test_two_cameras_are_counted_one_by_one(tmp_path: Path) -> None:
     for camera in found["cameras"].values():
         counts = camera["node_counts"]
         assert counts["labeled"] > 0
-        assert counts["batched"] <= counts["labeled"] <= counts["received"]
+        # A frame may have been in work when the counting began.
+        assert counts["batched"] <= counts["labeled"] <= counts["received"] + 1
         assert counts["bad"] == counts["failed"] == 0
         assert camera["sent_hz"] > 0 and camera["age_ms"]["median"] > 0
         assert "model" in camera["stages"]
