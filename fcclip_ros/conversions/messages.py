@@ -328,6 +328,11 @@ def region_of_interest(box: tuple[int, int, int, int]) -> RegionOfInterest:
     return RegionOfInterest(x_offset=x_min, y_offset=y_min, width=x_max - x_min, height=y_max - y_min)
 
 
+def box_of(region: Any) -> tuple[int, int, int, int]:
+    """The inverse of `region_of_interest`, for a message of ROS or a bag reader."""
+    return region.x_offset, region.y_offset, region.x_offset + region.width, region.y_offset + region.height
+
+
 def _bounding_box(box: tuple[int, int, int, int], vision: ModuleType) -> object:
     x_min, y_min, x_max, y_max = box
     bounds = vision.BoundingBox2D(size_x=float(x_max - x_min), size_y=float(y_max - y_min))

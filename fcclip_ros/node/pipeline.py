@@ -419,7 +419,7 @@ class Pipeline:
         """Launches inference; frames are published immediately if the segmenter computes synchronously."""
         # Read once, so that a frame is labeled with one set of settings.
         settings = self.segmenter.settings
-        frames = [frame for item in pending if (frame := _converted(item)) is not None and self._announce_frame(frame)]
+        frames = [frame for item in pending if (frame := _converted(item)) is not None and self._prepare_frame(frame)]
         started = []
         for frame, encoded, batched in self._encode(frames, settings) if frames else ():
             try:
@@ -436,7 +436,7 @@ class Pipeline:
                 batch.finish()
         return _InFlightBatch(started, self) if started else None
 
-    def _announce_frame(self, frame: _Frame) -> bool:
+    def _prepare_frame(self, frame: _Frame) -> bool:
         """Prepares what a frame needs before inference; False if that failed, which is counted."""
         try:
             frame.stream.prefetch_depth(frame.header)

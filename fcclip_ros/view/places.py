@@ -19,6 +19,7 @@ from fcclip_core.geometry.depth import depth_in_meters
 from fcclip_core.geometry.segments import segment_geometry
 from fcclip_core.results import Segment
 from fcclip_ros.conversions.images import to_depth, to_labels
+from fcclip_ros.conversions.messages import box_of
 from fcclip_ros.conversions.messages_3d import geometry_message
 from fcclip_ros.conversions.stamps import nanoseconds, nearest
 
@@ -222,12 +223,7 @@ def _segments(message: Any) -> list[Segment]:
             score=item.score,
             is_thing=item.is_thing,
             area=item.area,
-            box=(
-                item.box.x_offset,
-                item.box.y_offset,
-                item.box.x_offset + item.box.width,
-                item.box.y_offset + item.box.height,
-            ),
+            box=box_of(item.box),
             embedding=np.empty(0, np.float32),
         )
         for item in message.segments
