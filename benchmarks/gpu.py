@@ -44,10 +44,10 @@ from fcclip_core.backends.interface import Network
 from fcclip_core.errors import BackendError
 from fcclip_core.export.check import TOLERANCES, Differences, Reference
 from fcclip_core.inference.classification import TextClassifier, Words
-from fcclip_core.inference.decoder import EagerDecoder, create_decoder
+from fcclip_core.inference.decoder import EagerDecoder, UndecodedFrame, create_decoder
 from fcclip_core.inference.mask_resize import MaskResizer
 from fcclip_core.inference.ownership import FrameTaps, owned_pixels
-from fcclip_core.inference.postprocess import panoptic_segments
+from fcclip_core.inference.postprocess import ClassifiedMasks, panoptic_segments
 from fcclip_core.inference.postprocess_gpu import DeviceMerger
 from fcclip_core.inference.preprocess import FrameGeometry, preprocess
 from fcclip_core.inference.preprocess_gpu import DevicePreprocessor
@@ -392,7 +392,8 @@ def check_kernels(run: Run) -> None:
         merging["owners, kernel"] = 1e3 * run.seconds(lambda: owned_pixels_by_triton(logits, scores, kept, taps))
     merging["owners, bands"] = 1e3 * run.seconds(lambda: owned_pixels(logits, scores, kept, resizer))
     merger = DeviceMerger(run.device)
-    merge = functools.partial(merger, logits, probs, embeddings, is_thing, run.geometry, run.settings)
+    masks = ClassifiedMasks(logits, probs, embeddings, is_thing, run.geometry, run.settings)
+    merge = functools.partial(merger, masks)
     merge_plainly = functools.partial(panoptic_segments, logits, probs, is_thing, resizer, run.settings)
     differ = merge().segment_map != merge_plainly().segment_map
     run.verdict("merged pixels that differ", float(differ.mean()), 1e-3)
@@ -585,7 +586,7 @@ def frame(run: Run, way: Network) -> Callable[[], Any]:
     @torch.inference_mode()
     def run_frame() -> Any:
         tensor, geometry = prepare_frame(run.image, run.settings)
-        return label(way(tensor), words, geometry, run.settings, StageClock(run.device))()
+        return label(UndecodedFrame(way(tensor), words, geometry, run.settings), StageClock(run.device))()
 
     return run_frame
 

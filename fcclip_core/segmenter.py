@@ -19,7 +19,7 @@ from fcclip_core.devices import resolve_device, watched, watches_device
 from fcclip_core.errors import ImageError, SettingsError, VocabularyError
 from fcclip_core.files.cache_folder import cache_folder
 from fcclip_core.inference.classification import MAX_LOGIT_SCALE, MaskProbabilities, classify
-from fcclip_core.inference.decoder import create_decoder
+from fcclip_core.inference.decoder import UndecodedFrame, create_decoder
 from fcclip_core.inference.mask_resize import MaskResizer
 from fcclip_core.inference.postprocess import MergedFrame
 from fcclip_core.inference.preprocess import FrameGeometry
@@ -410,7 +410,7 @@ class Segmenter:
         snapshot, used = self._require(vocabulary), self._frame_settings(settings)
         output, geometry = encoded.output, encoded.geometry
         clock = StageClock(self.device)
-        wait = self._decoder(output, snapshot.words, geometry, used, clock)
+        wait = self._decoder(UndecodedFrame(output, snapshot.words, geometry, used), clock)
 
         def finish() -> PanopticResult:
             with watched(self.device):

@@ -78,7 +78,7 @@ def decoding_places(segmenter: Segmenter, classifying: str, merging: str) -> tup
     decoder: Any = segmenter._decoder
     return (
         (device_labels, "classify", classifying),
-        (getattr(decoder, "_plain", decoder), "_merge", merging),
+        (getattr(decoder, "_eager", decoder), "_merge", merging),
         (segmenter_module, "_describe", merging),
     )
 

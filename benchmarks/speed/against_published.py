@@ -160,7 +160,7 @@ def running_network(segmenter: Segmenter) -> nn.Module:
     """The modules that run: oneDNN's are a copy of the segmenter's own."""
     backend: Any = segmenter._backend
     if isinstance(backend, FallbackBackend):
-        backend = backend._answered_last.backend
+        backend = backend._last_used.backend
     if isinstance(backend, CheckedBackend):
         backend = backend._backend
     return backend._network if isinstance(backend, OneDnnBackend) else segmenter._model

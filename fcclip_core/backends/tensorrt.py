@@ -1,4 +1,4 @@
-"""TensorRT on an NVIDIA GPU: one code path for `tensorrt` and for `tensorrt_rtx`, whichever works here."""
+"""TensorRT on an NVIDIA GPU: one code path for `tensorrt` and `tensorrt_rtx`, whichever works on this machine."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class TensorRt:
     suffix = ".engine"
 
     def __init__(self, device: torch.device, precision: str, files: BuiltFiles = NOTHING_KEPT) -> None:
-        """Looks for the library.
+        """Imports the library.
 
         Args:
             device: A CUDA device.
             precision: "auto" (fp16), or a key of `PRECISIONS`.
-            files: Where the library keeps what makes its next build, or its next start, faster.
+            files: Keeps the library's caches, which make the next build or start faster.
 
         Raises:
-            BackendError: No TensorRT works here, or there is no NVIDIA GPU.
+            BackendError: No TensorRT works on this machine, or there is no NVIDIA GPU.
         """
         check_device("TensorRT", device, "cuda")
         module, title = find_library(torch.cuda.get_device_capability(device))
@@ -55,8 +55,8 @@ class TensorRt:
             "deformable attention": f"{PLUGIN} {self._plugin}" if self._plugin else "gathers",
         }
         here = re.sub(r"[^A-Za-z0-9.]+", "-", f"{title} {gpu}")
-        # What was measured or compiled for a GPU serves every size and all weights. TensorRT measures while it builds,
-        # TensorRT-RTX compiles where it runs.
+        # Timings and kernels of a GPU are valid for all sizes and weights. TensorRT measures timings when it builds an
+        # engine, TensorRT-RTX compiles kernels when it runs one.
         is_rtx = module.__name__ == "tensorrt_rtx"
         self._kernels = KeptFile(files, f"{here}.kernels", self.key) if is_rtx else None
         timings = None if is_rtx else KeptFile(files, f"{here}.timings", self.key)
@@ -64,21 +64,21 @@ class TensorRt:
         self._runtime = start(module, title, module.Runtime)
 
     def build(self, export: Exporter, progress: Progress) -> bytes:
-        """Builds an engine for this GPU, with the plugin for deformable attention where there is one."""
+        """Builds an engine for this GPU, with the plugin for deformable attention if the library has one."""
         with torch.cuda.device(self._device):
             if self._plugin:
                 onnx = export(plugin_sampler(self._plugin))
                 try:
                     return self._builder.build(onnx, self.precision, progress)
                 except BackendError as error:
-                    _logger.warning("%s: built again with gathers instead of %s: %s", self.name, PLUGIN, error)
+                    _logger.warning("%s: rebuilding with gathers instead of %s: %s", self.name, PLUGIN, error)
             return self._builder.build(export(sample_by_gather), self.precision, progress)
 
     def load(self, built: bytes, spec: InputSpec) -> Runner:
-        """Makes an engine ready, on a stream of its own.
+        """Loads an engine, with its own CUDA stream.
 
         Raises:
-            BackendError: The engine was built for another library, GPU or form, or does not fit into memory.
+            BackendError: The engine was built for another library, GPU or shape, or does not fit into memory.
         """
         self._log.forget()
         with torch.cuda.device(self._device):
@@ -92,7 +92,7 @@ class TensorRt:
 
 
 def find_plugin(trt: Any, log: Any) -> str | None:
-    """The version of the plugin for deformable attention that this library brings; None: it brings none."""
+    """The version of this library's plugin for deformable attention; None if it has none."""
     trt.init_libnvinfer_plugins(log, "")
-    there = {(creator.name, creator.plugin_version) for creator in trt.get_plugin_registry().all_creators}
-    return next((version for version in PLUGIN_VERSIONS if (PLUGIN, version) in there), None)
+    known = {(creator.name, creator.plugin_version) for creator in trt.get_plugin_registry().all_creators}
+    return next((version for version in PLUGIN_VERSIONS if (PLUGIN, version) in known), None)

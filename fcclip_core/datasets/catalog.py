@@ -1,4 +1,4 @@
-"""The datasets by the names that commands know them by. Importing this loads no reader: help texts need it."""
+"""The datasets by their names on the command line. Importing this module loads no reader, so help texts are fast."""
 
 from __future__ import annotations
 
@@ -19,167 +19,129 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """One dataset in one published form.
+    """One dataset in one published format.
 
     Attributes:
-        title: What it is, for help texts.
-        module: The module of `fcclip_core.datasets` that reads it.
-        reader: The function in it: from a root folder and a split to the dataset.
+        title: Description for help texts.
+        reader: Module below `fcclip_core.datasets` and its function from a root folder and a split to the dataset.
         split: The split that the paper evaluates.
-        is_panoptic: Whether its truth has segments.
-        vocabulary: The bundled vocabulary with its classes; None where there is none.
-        category_ids: Ids that its files have for the classes of that vocabulary, in its order; empty where ids are no
-            help.
-        paper: Name of the dataset's scores in `model_zoo.PublishedModel`; empty where the paper has none.
-        paper_list: The paper's list of class names, a file in the authors' repository, which must be given where there
-            is no bundled one; without either the dataset's own names are the words.
+        paper: Name of the dataset's scores in `model_zoo.PublishedModel`; empty if the paper has none.
+        vocabulary: The bundled vocabulary with its classes; None if there is none.
+        paper_list: The paper's list of class names in the authors' repository, without `_with_prompt_eng.txt`; the user
+            must pass it if there is no bundled vocabulary. Without either, the dataset's own names are used.
+        is_panoptic: Whether its ground truth has segments.
+        category_ids: Ids in its files of the classes of that vocabulary, in order; empty if ids cannot be used.
     """
 
     title: str
-    module: str
     reader: str
     split: str
-    is_panoptic: bool = False
-    vocabulary: str | None = None
-    category_ids: tuple[int, ...] = ()
     paper: str = ""
+    vocabulary: str | None = None
     paper_list: str = ""
+    is_panoptic: bool = False
+    category_ids: tuple[int, ...] = ()
 
     def open(self, root: Path, split: str) -> CocoPanoptic | SemanticPng:
         """Opens the dataset in folder `root`.
 
         Raises:
-            DatasetError: A file is missing, or contradicts itself.
+            DatasetError: A file is missing or inconsistent.
         """
-        return getattr(import_module(f"fcclip_core.datasets.{self.module}"), self.reader)(root, split)
+        module, _, function = self.reader.partition(".")
+        return getattr(import_module(f"fcclip_core.datasets.{module}"), function)(root, split)
 
 
-_NO_THINGS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 _STUFF = (92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148, 149, 151)
 _MORE_STUFF = (154, 155, 156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181, *range(184, 201))
-_COCO_IDS = (*(number for number in range(1, 91) if number not in _NO_THINGS), *_STUFF, *_MORE_STUFF)
-"""COCO's 80 things and 53 stuff classes; it left out ten of the ids that it had planned for things."""
+_COCO_IDS = (*(number for number in range(1, 91) if number not in _UNUSED), *_STUFF, *_MORE_STUFF)
+"""COCO's ids of 80 things and 53 stuff classes; ten ids in the range of things are unused."""
 
 DATASETS: dict[str, DatasetEntry] = {
     "coco": DatasetEntry(
-        title="COCO panoptic, 133 classes, all of them trained on",
-        module="coco_panoptic",
-        reader="coco_panoptic",
-        split="val2017",
+        "COCO panoptic, 133 classes, all of them trained on",
+        "coco_panoptic.coco_panoptic",
+        "val2017",
+        "coco",
+        "coco_panoptic",
         is_panoptic=True,
-        vocabulary="coco_panoptic",
         category_ids=_COCO_IDS,
-        paper="coco",
     ),
     "folder": DatasetEntry(
-        title="a folder of one's own in the COCO panoptic format",
-        module="coco_panoptic",
-        reader="panoptic_folder",
-        split="",
-        is_panoptic=True,
+        "a folder of one's own in the COCO panoptic format", "coco_panoptic.panoptic_folder", "", is_panoptic=True
     ),
     "ade20k": DatasetEntry(
-        title="ADE20K panoptic, 150 classes",
-        module="ade20k",
-        reader="ade20k_panoptic",
-        split="validation",
+        "ADE20K panoptic, 150 classes",
+        "ade20k.ade20k_panoptic",
+        "validation",
+        "ade20k",
+        "ade20k_150",
         is_panoptic=True,
-        vocabulary="ade20k_150",
         category_ids=tuple(range(150)),
-        paper="ade20k",
     ),
     "ade20k_150": DatasetEntry(
-        title="ADE20K semantic, 150 classes",
-        module="ade20k",
-        reader="ade20k_150",
-        split="validation",
-        vocabulary="ade20k_150",
-        paper="ade20k",
+        "ADE20K semantic, 150 classes", "ade20k.ade20k_150", "validation", "ade20k", "ade20k_150"
     ),
     "ade20k_847": DatasetEntry(
-        title="ADE20K full semantic, 847 classes",
-        module="ade20k",
-        reader="ade20k_847",
-        split="validation",
-        paper="ade20k_full",
-        paper_list="ade20k_847_with_prompt_eng.txt",
+        "ADE20K full semantic, 847 classes", "ade20k.ade20k_847", "validation", "ade20k_full", paper_list="ade20k_847"
     ),
     "cityscapes": DatasetEntry(
-        title="Cityscapes panoptic, 19 classes",
-        module="cityscapes",
-        reader="cityscapes_panoptic",
-        split="val",
+        "Cityscapes panoptic, 19 classes",
+        "cityscapes.cityscapes_panoptic",
+        "val",
+        "cityscapes",
+        "cityscapes",
         is_panoptic=True,
-        vocabulary="cityscapes",
-        paper="cityscapes",
     ),
     "cityscapes_semantic": DatasetEntry(
-        title="Cityscapes semantic, 19 classes",
-        module="cityscapes",
-        reader="cityscapes_semantic",
-        split="val",
-        vocabulary="cityscapes",
-        paper="cityscapes",
+        "Cityscapes semantic, 19 classes", "cityscapes.cityscapes_semantic", "val", "cityscapes", "cityscapes"
     ),
     "mapillary_vistas": DatasetEntry(
-        title="Mapillary Vistas panoptic, 65 classes",
-        module="mapillary",
-        reader="mapillary_panoptic",
-        split="validation",
+        "Mapillary Vistas panoptic, 65 classes",
+        "mapillary.mapillary_panoptic",
+        "validation",
+        "mapillary",
+        paper_list="mapillary_vistas",
         is_panoptic=True,
-        paper="mapillary",
-        paper_list="mapillary_vistas_with_prompt_eng.txt",
     ),
     "mapillary_vistas_semantic": DatasetEntry(
-        title="Mapillary Vistas semantic, 65 classes",
-        module="mapillary",
-        reader="mapillary_semantic",
-        split="validation",
-        paper="mapillary",
-        paper_list="mapillary_vistas_with_prompt_eng.txt",
+        "Mapillary Vistas semantic, 65 classes",
+        "mapillary.mapillary_semantic",
+        "validation",
+        "mapillary",
+        paper_list="mapillary_vistas",
     ),
     "pascal_context_59": DatasetEntry(
-        title="PASCAL Context, 59 classes",
-        module="pascal",
-        reader="pascal_context_59",
-        split="validation",
-        vocabulary="pascal_context_59",
-        paper="pascal_context_59",
+        "PASCAL Context, 59 classes", "pascal.pascal_context_59", "validation", "pascal_context_59", "pascal_context_59"
     ),
     "pascal_context_459": DatasetEntry(
-        title="PASCAL Context, 459 classes",
-        module="pascal",
-        reader="pascal_context_459",
-        split="validation",
-        paper="pascal_context_459",
-        paper_list="pascal_ctx_459_with_prompt_eng.txt",
+        "PASCAL Context, 459 classes",
+        "pascal.pascal_context_459",
+        "validation",
+        "pascal_context_459",
+        paper_list="pascal_ctx_459",
     ),
     "pascal_voc_20": DatasetEntry(
-        title="PASCAL VOC, 20 classes",
-        module="pascal",
-        reader="pascal_voc_20",
-        split="val",
-        vocabulary="pascal_voc_20",
-        paper="pascal_voc_20",
+        "PASCAL VOC, 20 classes", "pascal.pascal_voc_20", "val", "pascal_voc_20", "pascal_voc_20"
     ),
     "pascal_voc_21": DatasetEntry(
-        title="PASCAL VOC, 20 classes and background",
-        module="pascal",
-        reader="pascal_voc_21",
-        split="val",
-        paper="pascal_voc_21",
-        paper_list="pascal_voc_21_with_prompt_eng.txt",
+        "PASCAL VOC, 20 classes and background",
+        "pascal.pascal_voc_21",
+        "val",
+        "pascal_voc_21",
+        paper_list="pascal_voc_21",
     ),
 }
 
 
 @dataclass(frozen=True)
 class DatasetWords:
-    """The words for a dataset's classes, in the order of its class indices.
+    """The vocabulary for a dataset's classes, in the order of its class indices.
 
     Attributes:
         vocabulary: One class for each of the dataset's.
-        how: Whose words they are and how they were matched with the classes, for people.
+        how: Human-readable: the source of the words and how they were matched with the classes.
     """
 
     vocabulary: Vocabulary
@@ -187,22 +149,22 @@ class DatasetWords:
 
 
 def dataset_words(entry: DatasetEntry, classes: ClassList, given: Vocabulary | None = None) -> DatasetWords:
-    """The words for a dataset's classes, matched by name wherever both sides have names.
+    """The vocabulary for a dataset's classes, matched by name if both have names.
 
     Args:
         entry: The dataset.
-        classes: Its classes; where its files say what is a thing, that counts.
-        given: Words to use; None takes the bundled ones where they fit, else the dataset's own names.
+        classes: Its classes; if its files define which are things, this overrides the vocabulary.
+        given: Vocabulary to use; None: the bundled one if it matches, else the dataset's own names.
 
     Raises:
-        VocabularyError: Words must be given, there are not as many as the dataset has classes, or they stand in another
-            order and cannot all be matched by name.
+        VocabularyError: A vocabulary must be given, the numbers of classes differ, or the order differs and not all
+            classes can be matched by name.
     """
     vocabulary, how = _words(entry, classes, given)
     if len(vocabulary) != len(classes):
         raise VocabularyError(
             f"the vocabulary has {len(vocabulary)} classes, but the dataset has {len(classes)}; its files have no "
-            "names, so they are matched by position: give one class for each of the dataset's, in its order"
+            "class names, so classes are matched by position: pass one class for each of the dataset's, in its order"
         )
     if not classes.names:
         return DatasetWords(vocabulary, how)
@@ -229,9 +191,10 @@ def _words(entry: DatasetEntry, classes: ClassList, given: Vocabulary | None) ->
     if entry.paper_list:
         raise VocabularyError(
             f"{entry.title}: no list of its class names is bundled; pass --vocabulary with the paper's "
-            f"{entry.paper_list} (fcclip/data/datasets/ in {AUTHORS}), or a list of your own in that order"
+            f"{entry.paper_list}_with_prompt_eng.txt (fcclip/data/datasets/ in {AUTHORS}), or your own list in that "
+            "order"
         )
-    # Somebody's own labels may lie in a known layout, with other classes. One class a name, commas and all.
+    # A user's own dataset in a known layout may have other classes. One class per name; commas are part of the name.
     own = "the dataset's own names"
     how = own if entry.vocabulary is None else f"{own}, since most of them are not in {entry.vocabulary}"
     return Vocabulary(tuple(VocabularyClass((name,)) for name in classes.names), description=own), how

@@ -1,4 +1,4 @@
-"""Recorded drives: what a robot's camera saw on its way, kept as a COCO-panoptic directory with depth and poses."""
+"""Recorded drives of a robot's camera, stored as a COCO panoptic folder with depth and poses."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fcclip_core.simulation.names import Split
 
 
 class Recording:
-    """A recorded drive, read frame by frame. Needs neither MuJoCo nor a GL library."""
+    """A recorded drive, read frame by frame, without MuJoCo or a GL library."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens what `record_drive` wrote.
+        """Opens a folder written by `record_drive`.
 
         Raises:
-            DatasetError: A file is missing, or panoptic.json contradicts itself or holds no poses.
+            DatasetError: A file is missing, or panoptic.json is inconsistent or has no poses.
         """
         self._folder = folder
         self._samples = panoptic_folder(folder)
@@ -31,7 +31,7 @@ class Recording:
             if not {"depth_file_name", "intrinsics", "pose"} <= entry.keys():
                 raise DatasetError(
                     f"{folder / ANNOTATIONS} has no depth, intrinsics or pose for {entry['file_name']}; "
-                    "`fcclip world drive` writes recordings"
+                    "create a recording with `fcclip world drive`"
                 )
             self._about[str(entry["id"])] = entry
 
@@ -43,7 +43,7 @@ class Recording:
         """Reads the frame at `index`, 0..len-1.
 
         Raises:
-            DatasetError: A picture is missing or damaged, or sizes differ.
+            DatasetError: An image is missing or damaged, or sizes differ.
         """
         sample = self._samples[index]
         about = self._about[sample.name]
@@ -79,26 +79,26 @@ def record_drive(
     """Renders a drive into an empty folder.
 
     Args:
-        out: Folder, made if need be.
-        seed: Another seed, another scene and way.
-        frames: How many.
-        rate: Frames a second of the drive.
-        split: What the scene may hold.
+        out: Output folder, created if needed.
+        seed: Determines the scene and the path.
+        frames: Number of frames.
+        rate: Frames per second of the drive.
+        split: The classes that the scene may contain.
         kind: Where the robot drives: "room", "table" or "yard".
-        speed: Meters a second.
+        speed: Meters per second.
         size: `(width, height)` in pixels.
         advance: Called after each frame.
 
     Raises:
-        SimulationError: Nothing can be rendered here, no such kind, or `out` is not empty.
+        SimulationError: Rendering does not work on this machine, invalid kind, or `out` is not empty.
         OSError: `out` cannot be written.
     """
-    # MuJoCo is needed for writing alone.
+    # MuJoCo is needed for writing only.
     from fcclip_core.simulation.drive import make_drive
     from fcclip_core.simulation.render import Renderer
 
     if frames < 1 or rate <= 0:
-        raise SimulationError(f"{frames} frames at {rate} a second; expected at least one, and a positive rate")
+        raise SimulationError(f"got {frames} frames at {rate} per second; expected at least one, and a positive rate")
     if out.exists() and any(out.iterdir()):
         raise SimulationError(f"{out} is not empty; choose another folder")
     drive = make_drive(seed, split, kind, speed)

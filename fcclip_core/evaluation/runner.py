@@ -1,4 +1,4 @@
-"""The evaluation loop: every image goes through the network once, however many ways it is labeled."""
+"""The evaluation loop: each image runs through the network once, for any number of decoding variants."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
 @dataclass
 class Evaluation:
-    """What was counted so far.
+    """Counts so far.
 
     Attributes:
         things: Whether each class is a thing.
-        seen: Whether each class counts as seen.
-        main: With the segmenter's own settings.
-        grounding: The same, each image's vocabulary being the classes that it holds (Table 7).
-        forms: With other settings, by name.
-        mask_recall: Of the masks of all object queries.
-        segment_recall: Of the segments of `main`.
+        seen: Whether each class is a seen class.
+        main: Results with the segmenter's own settings.
+        grounding: Results with each image's vocabulary restricted to the classes that it contains (Table 7).
+        forms: Results with other settings, by name.
+        mask_recall: Recall of the masks of all object queries.
+        segment_recall: Recall of the segments of `main`.
         images: Number of images.
-        seconds: Time from image to segments, metrics and reading left out.
-        timed: Images in `seconds`; the first of each process warms up and is left out.
-        panoptic: Whether the truth is panoptic.
+        seconds: Time from image to segments, without metrics and reading files.
+        timed: Images in `seconds`; the first one of each process is a warm-up.
+        panoptic: Whether the ground truth is panoptic.
     """
 
     things: tuple[bool, ...]
@@ -53,7 +53,7 @@ class Evaluation:
     panoptic: bool = False
 
     def merge(self, other: Evaluation) -> None:
-        """Adds what another process counted."""
+        """Adds the counts of another process."""
         self.main.merge(other.main)
         self.grounding.merge(other.grounding)
         for name, board in self.forms.items():
@@ -66,7 +66,7 @@ class Evaluation:
         self.panoptic |= other.panoptic
 
     def scores(self) -> Scores:
-        """Every measure by its name; PQ, AP and IoU in per cent, recall 0..1, `fps` images a second of one process."""
+        """All metrics by name; PQ, AP and IoU in per cent, recall 0..1, `fps` in images per second and process."""
         scores = dict(self.main.scores())
         if self.panoptic:
             groups = class_groups(self.things, self.seen)
@@ -90,25 +90,25 @@ def evaluate(
     """Runs a dataset through a segmenter.
 
     Args:
-        dataset: Images with truth.
-        segmenter: With its settings.
-        snapshot: The vocabulary, class by class in the dataset's order.
+        dataset: Images with ground truth.
+        segmenter: The segmenter with its settings.
+        snapshot: The vocabulary, in the order of the dataset's classes.
         things: Whether each class is a thing.
-        forms: Further settings to label with, by name; the input size is the segmenter's.
-        limit: Number of images, from the first; None takes all.
+        forms: More settings to evaluate, by name; the input size is always the segmenter's.
+        limit: Evaluate only the first images; None: all.
         advance: Called after each image of this process.
 
     Returns:
-        What all processes counted, in the first of them; None in the others.
+        The counts of all processes in the first process; None in the others.
 
     Raises:
         DatasetError: A sample cannot be read.
-        VocabularyError: A class is a distractor: the dataset's classes are the whole world, and all of them count.
+        VocabularyError: A class is a distractor, although every class of a dataset is evaluated.
     """
     if snapshot.distractors:
         name = short(snapshot.distractors[0].item.name)
         raise VocabularyError(
-            f"the class {name} is a distractor, but every class of a dataset counts; evaluate with a vocabulary without"
+            f"the class {name} is a distractor, but all classes of a dataset are evaluated; use a vocabulary without it"
         )
     forms = dict(forms or {})
 
@@ -143,7 +143,7 @@ def _count(
     snapshot: VocabularySnapshot,
     encoded: EncodedImage,
 ) -> None:
-    """Labels an image with the whole vocabulary and with its own, and counts both."""
+    """Decodes an image with the whole vocabulary and with only its own classes, and counts both."""
     result = segmenter.decode(encoded, snapshot)
     total.main.update(number, sample, result)
     if total.images:
@@ -161,7 +161,7 @@ def _count(
 
 
 def _gathered(part: Evaluation) -> Evaluation | None:
-    """Joins the parts of all processes in the first one."""
+    """Merges the counts of all processes in the first one."""
     if world_size() == 1:
         return part
     parts: list[Any] | None = [None] * world_size() if is_first() else None

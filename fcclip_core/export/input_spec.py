@@ -1,4 +1,4 @@
-"""What a graph is made for: the shape of its images and the precision of its numbers."""
+"""The input shape and precision of a graph."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from fcclip_core.errors import SettingsError
 from fcclip_core.inference.preprocess import SIZE_DIVISOR
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""Name -> type of weights and activations; what stays float32 in all of them is said in `model/precision.py`."""
+"""Name -> type of weights and activations; `model/precision.py` lists what always stays float32."""
 
 LARGEST_SIDE = 8192
 
 
 def precision_of(dtype: torch.dtype) -> str:
-    """The key of `PRECISIONS` that stands for `dtype`."""
+    """The key of `PRECISIONS` for `dtype`."""
     return next(name for name, known in PRECISIONS.items() if known == dtype)
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One graph serves images of one form.
+    """Input shape and precision of one graph.
 
     Attributes:
-        batch: Images at a time.
+        batch: Images per batch.
         height: Pixels, padding included; divisible by 32.
         width: Pixels, padding included; divisible by 32.
         precision: Key of `PRECISIONS`.
@@ -41,13 +41,13 @@ class InputSpec:
         """Checks every field.
 
         Raises:
-            SettingsError: Naming what was given and what is possible.
+            SettingsError: A field is invalid.
         """
         for side in (self.height, self.width):
             if not 0 < side <= LARGEST_SIDE or side % SIZE_DIVISOR:
                 raise SettingsError(
-                    f"a graph for images of {self.height}x{self.width} is not possible: both sides must be multiples "
-                    f"of {SIZE_DIVISOR}, at most {LARGEST_SIDE}: images are padded to them"
+                    f"invalid input size {self.height}x{self.width} (height x width): both sides must be multiples of "
+                    f"{SIZE_DIVISOR}, at most {LARGEST_SIDE}; images are padded to such sizes"
                 )
         if self.batch < 1:
             raise SettingsError(f"batch is {self.batch}; it must be at least 1")
@@ -56,7 +56,7 @@ class InputSpec:
 
     @classmethod
     def of(cls, image: Tensor, precision: str) -> InputSpec:
-        """The form of `image` `(B, 3, h, w)`."""
+        """The spec of `image` `(B, 3, h, w)`."""
         return cls(image.shape[0], image.shape[2], image.shape[3], precision)
 
     @property
@@ -65,5 +65,5 @@ class InputSpec:
         return (self.batch, 3, self.height, self.width)
 
     def __str__(self) -> str:
-        """For file names and people, as in 1x800x1088-fp16."""
+        """Readable form, also used in file names, for example 1x800x1088-fp16."""
         return f"{self.batch}x{self.height}x{self.width}-{self.precision}"

@@ -1,8 +1,8 @@
-"""FC-CLIP as an ONNX graph of fixed shape: an image in, `ModelOutput`'s four tensors out, no words anywhere.
+"""FC-CLIP as an ONNX graph of fixed shape: image in, `ModelOutput`'s four tensors out, independent of the vocabulary.
 
-`torch.export` captures the network with every size a literal, what does not depend on the image is folded, and torch's
-TorchScript exporter writes it. The newer exporter starts at opset 18, and its conversion to 17, the newest that
-JetPack's older TensorRT reads, gives graphs that ONNX Runtime refuses (torch 2.15 with onnxscript 0.7).
+`torch.export` captures the network with literal sizes, constants are folded, and torch's TorchScript exporter writes
+the graph. The newer exporter starts at opset 18. JetPack's older TensorRT reads up to opset 17, and graphs converted
+down to it are rejected by ONNX Runtime (torch 2.15 with onnxscript 0.7).
 """
 
 from __future__ import annotations
@@ -26,39 +26,34 @@ from fcclip_core.model.precision import at_least_float32, in_precision
 OPSET = 17
 INPUT = "image"
 OUTPUTS = ("mask_logits", "in_vocab_embedding", "out_vocab_embedding", "mask_survives")
-"""Fields of `ModelOutput`, in order: float32 but for the last, which is bool."""
+"""Fields of `ModelOutput`, in order: float32, except for the last, which is bool."""
 
 _BLOCKED = -1e9
-"""Added to an attention score that must not count: its softmax is exactly 0 in float32, and never NaN."""
+"""Added to masked attention scores: their softmax is exactly 0 in float32, and never NaN."""
 
 
 class ExportableForm(nn.Module):
-    """The network with operations that every graph format has: gathers, products, additive masks.
+    """The network with operations that every graph format supports: gathers, matrix products, additive masks.
 
-    It shares unchanged weights with the network that it is made from, and leaves that one as it is.
+    It shares unchanged weights with the original network, which is not modified.
     """
 
     def __init__(self, model: FCCLIP, precision: str, sampler: Sampler = sample_by_gather) -> None:
-        """Takes `model` in `precision`, a key of `PRECISIONS`, with one form of deformable attention."""
+        """Converts `model` to `precision`, a key of `PRECISIONS`, with the given deformable attention."""
         super().__init__()
         self._dtype = PRECISIONS[precision]
         self.network = in_precision(model, self._dtype)
         set_sampler(self.network, sampler)
         set_attend(self.network, attend_by_bias)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """`image` float32 `(B, 3, h, w)`, normalized, padded to multiples of 32 -> the fields of `ModelOutput`."""
         output = self.network(image.to(self._dtype))
-        return (
-            output.mask_logits.float(),
-            output.in_vocab_embedding.float(),
-            output.out_vocab_embedding.float(),
-            output.mask_survives,
-        )
+        return tuple(x.float() if x.is_floating_point() else x for x in vars(output).values())
 
 
 def attend_by_bias(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
-    """Attention whose mask is added to the scores; shapes as `mask_decoder.Attend`, at least one key allowed a row."""
+    """Attention with an additive mask; shapes as `mask_decoder.Attend`, with at least one allowed key per query."""
     scores = at_least_float32(query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2))
     if allowed is not None:
         scores = scores + torch.where(allowed, 0.0, _BLOCKED)
@@ -68,26 +63,26 @@ def attend_by_bias(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | 
 @torch.inference_mode(False)
 @torch.no_grad()
 def export_onnx(model: FCCLIP, spec: InputSpec, sampler: Sampler = sample_by_gather) -> bytes:
-    """Writes `model` as an ONNX file for images of one form.
+    """Exports `model` as an ONNX file for images of one shape.
 
     Args:
-        model: The network, which stays as it is.
+        model: The network, which is not modified.
         spec: Shape and precision of the graph.
-        sampler: How deformable attention samples: gathers, which every runtime has, or `plugin_sampler`.
+        sampler: Implementation of deformable attention: gathers, which every runtime supports, or `plugin_sampler`.
 
     Returns:
         The file: opset 17, input `INPUT` float32 `spec.shape`, outputs `OUTPUTS`.
 
     Raises:
-        BackendError: torch cannot export it here.
+        BackendError: torch cannot export the network.
     """
     if find_spec("onnx") is None:
-        raise BackendError("writing graphs needs the package onnx; pip install onnx")
+        raise BackendError("exporting graphs requires the package onnx; pip install onnx")
     image = torch.zeros(spec.shape, device=next(model.parameters()).device)
     try:
         graph = capture(ExportableForm(model, spec.precision, sampler), image)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            # The exporter is called deprecated, and warns of steps that it leaves to the runtimes.
+            # The exporter warns that it is deprecated, and about steps that it leaves to the runtimes.
             warnings.simplefilter("ignore")
             path = Path(folder) / "graph.onnx"
             torch.onnx.export(

@@ -1,4 +1,4 @@
-"""Pixels of a camera that are never labeled, because they show the robot itself: its arm, its bumper."""
+"""Masks of camera pixels that are not labeled because they show the robot itself, for example its arm or bumper."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fcclip_core.quoting import short_name
 
 
 class IgnoreMask:
-    """A picture in which the pixels that are to be ignored are not black.
+    """A mask image whose non-black pixels are ignored.
 
     Attributes:
-        path: Where it came from.
-        share: Of its pixels that are ignored, 0..1.
+        path: The image file.
+        share: Fraction of ignored pixels, 0..1.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,27 +35,27 @@ class IgnoreMask:
         self.share = float(self._mask.mean())
         if self.share == 1.0:
             raise ImageError(
-                f"the ignore mask {short_name(path)} has no black pixel, so nothing would be labeled; pixels that are "
-                "not black are ignored: is it inverted?"
+                f"the ignore mask {short_name(path)} has no black pixel, so nothing would be labeled; non-black pixels "
+                "are ignored: check whether the mask is inverted"
             )
-        self._fitted = self._mask
+        self._last = self._mask
 
     def at(self, height: int, width: int) -> np.ndarray:
-        """The ignored pixels of an image: bool `(height, width)`, looked up at the nearest pixel, kept for later.
+        """The ignored pixels of an image, bool `(height, width)`: resized by nearest neighbor and cached.
 
         Raises:
-            ImageError: The image has another aspect ratio.
+            ImageError: The image has a different aspect ratio.
         """
-        if self._fitted.shape != (height, width):
-            self._fitted = self._resized(height, width)
-        return self._fitted
+        if self._last.shape != (height, width):
+            self._last = self._resized(height, width)
+        return self._last
 
     def _resized(self, height: int, width: int) -> np.ndarray:
         rows, columns = self._mask.shape
         if not same_aspect((columns, rows), (width, height)):
             raise ImageError(
-                f"the ignore mask {short_name(self.path)} has {columns} x {rows} pixels, the image {width} x {height}: "
-                "another aspect ratio; draw it on an image of this camera"
+                f"the ignore mask {short_name(self.path)} has {columns} x {rows} pixels, but the image has {width} x "
+                f"{height}, a different aspect ratio; draw the mask on an image of this camera"
             )
         resized = cv2.resize(self._mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
         return resized.astype(bool)

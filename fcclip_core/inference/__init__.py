@@ -1,1 +1,1 @@
-"""A frame's way through the network and back: preprocessing, classification, mask ownership, postprocessing."""
+"""Steps around the network: preprocessing, classification, mask ownership, postprocessing."""

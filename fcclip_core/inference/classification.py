@@ -1,4 +1,4 @@
-"""Mask classification: mask embeddings meet words (section 3.2 and equation 7)."""
+"""Mask classification: mask embeddings against text embeddings (section 3.2 and equation 7)."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 from fcclip_core.settings import InferenceSettings
 
-# CLIP never lets its temperature sharpen logits more than a hundredfold.
+# CLIP clips its learned logit scale at 100.
 MAX_LOGIT_SCALE = 100.0
 
 _ABSENT = -1e30
-"""Logit of a class without rows; finite, so that no share of it is undefined."""
+"""Logit of a class without rows; finite, so that a product with weight 0 is not NaN."""
 
 
 @dataclass(frozen=True)
 class TextClassifier:
-    """Words as the weights of a cosine classifier.
+    """Text embeddings as the weights of a cosine classifier.
 
     Attributes:
-        rows: float32 `(T, D)` unit text embeddings, one a synonym, class by class.
+        rows: float32 `(T, D)` unit text embeddings, one per synonym, grouped by class.
         void: float32 `(1, D)` unit embedding of "no object".
-        class_of_row: int64 `(T,)`, the class that each row belongs to, 0..C-1.
+        class_of_row: int64 `(T,)`, the class of each row, 0..C-1.
         seen: bool `(C,)`, classes of the training vocabulary.
-        in_vocab_scale: Learned temperature of the in-vocabulary classifier; a tensor while it learns.
-        out_vocab_scale: CLIP's own temperature.
-        margin: float32 `(C,)` or one for all classes, what is taken from their logits; 0 is the published classifier.
+        in_vocab_scale: Learned logit scale of the in-vocabulary classifier; a tensor during training.
+        out_vocab_scale: CLIP's own logit scale.
+        margin: float32 `(C,)` or one value for all classes, subtracted from the logits; 0 is the published classifier.
     """
 
     rows: Tensor
@@ -51,15 +51,15 @@ class TextClassifier:
         device: torch.device | None = None,
         margin: float | Tensor = 0.0,
     ) -> TextClassifier:
-        """Joins unit text `rows` `(T, D)` with the model's void embedding and temperatures.
+        """Combines unit text `rows` `(T, D)` with the model's void embedding and logit scales.
 
         Args:
-            model: The network whose embeddings will be classified.
-            rows: Unit text embeddings, one a synonym, class by class.
+            model: The network whose embeddings are classified.
+            rows: Unit text embeddings, one per synonym, grouped by class.
             synonym_counts: Rows of each class; sums to T.
             seen: bool `(C,)`.
-            device: Where the embeddings to classify lie; None: where the model is.
-            margin: Logits to take from the classes, one for all or `(C,)`.
+            device: Device of the embeddings to classify; None: the model's.
+            margin: Subtracted from the logits, one value for all classes or `(C,)`.
         """
         device = device or model.void_embedding.weight.device
         counts = torch.tensor(synonym_counts)
@@ -74,7 +74,7 @@ class TextClassifier:
         )
 
     def only(self, classes: Sequence[int]) -> TextClassifier:
-        """This classifier with some of its classes, given by position, in rising order."""
+        """This classifier restricted to some of its classes, given as indices in ascending order."""
         kept = torch.tensor(list(classes), device=self.class_of_row.device)
         rows = torch.isin(self.class_of_row, kept)
         return replace(
@@ -88,13 +88,13 @@ class TextClassifier:
     def extended(
         self, kept: Sequence[bool], rows: Tensor, synonym_counts: Sequence[int], seen: Tensor
     ) -> TextClassifier:
-        """This classifier without some of its rows, and with further classes after its own.
+        """This classifier without some of its rows and with more classes appended.
 
         Args:
-            kept: Which rows stay, T flags; a class that keeps none gets no probability.
-            rows: Unit text embeddings of the further classes, one a synonym, class by class.
-            synonym_counts: Rows of each further class.
-            seen: bool, one a further class.
+            kept: Which rows to keep, T flags; a class without rows gets no probability.
+            rows: Unit text embeddings of the new classes, one per synonym, grouped by class.
+            synonym_counts: Rows of each new class.
+            seen: bool, one per new class.
         """
         device, stay = self.rows.device, torch.tensor(kept)
         counts = torch.tensor(synonym_counts, dtype=torch.int64)
@@ -108,8 +108,8 @@ class TextClassifier:
         )
 
     def padded(self, rows: int, classes: int) -> TextClassifier:
-        """This classifier in `rows` rows and `classes` classes; classes beyond its own get no probability."""
-        # Repeated rows change no maximum.
+        """This classifier padded to `rows` rows and `classes` classes; the added classes get no probability."""
+        # Repeating a row does not change the maximum over rows.
         extra = rows - len(self.rows)
         return replace(
             self,
@@ -120,13 +120,13 @@ class TextClassifier:
         )
 
     def logits(self, embeddings: Tensor, scale: float | Tensor) -> Tensor:
-        """Scaled cosine with the best synonym of each class, less its margin: `(..., D)` -> `(..., C)`."""
+        """Scaled cosine with the best synonym of each class minus its margin: `(..., D)` -> `(..., C)`."""
         cosines = (F.normalize(embeddings.float(), dim=-1) * scale) @ self.rows.T
         best = cosines.new_full((*cosines.shape[:-1], len(self.seen)), _ABSENT)
         return best.scatter_reduce_(-1, self.class_of_row.expand_as(cosines), cosines, "amax") - self.margin
 
     def _margins_with(self, further: int) -> Tensor:
-        """The margin of each class, and none for further ones."""
+        """The margin of each class, followed by zeros for `further` classes."""
         own = torch.as_tensor(self.margin, dtype=torch.float32, device=self.seen.device).expand(len(self.seen))
         return torch.cat((own, own.new_zeros(further)))
 
@@ -151,14 +151,14 @@ class MaskProbabilities:
 
 
 def classify(output: ModelOutput, classifier: TextClassifier, settings: InferenceSettings) -> MaskProbabilities:
-    """Scores every mask against the vocabulary with both classifiers and joins them (equation 7).
+    """Scores every mask against the vocabulary with both classifiers and combines them (equation 7).
 
-    Void comes from the in-vocabulary classifier alone: CLIP was never taught what is no object.
+    The void probability comes from the in-vocabulary classifier alone: CLIP has no notion of "no object".
 
     Args:
         output: The network's masks and embeddings.
         classifier: The vocabulary.
-        settings: alpha, beta, form of the ensemble and the valid-mask rule; `valid_mask_only` must be resolved.
+        settings: alpha, beta, kind of ensemble and the valid-mask rule; `valid_mask_only` must be resolved.
     """
     in_logits = classifier.logits(output.in_vocab_embedding, classifier.in_vocab_scale)
     void_logits = classifier.void_logits(output.in_vocab_embedding)
@@ -167,7 +167,7 @@ def classify(output: ModelOutput, classifier: TextClassifier, settings: Inferenc
     weight = _out_vocab_weight(classifier.seen, settings)
     if settings.valid_mask_only:
         weight = torch.where(output.mask_survives.unsqueeze(-1), weight, 0.0)
-    # Log-probabilities cannot underflow to log(0), which the published form meets at logit gaps above 100.
+    # Log-probabilities cannot underflow to log(0), as the published formula does at logit gaps above 100.
     in_log, out_log = in_logits.log_softmax(-1), out_logits.log_softmax(-1)
     if settings.ensemble == "arithmetic":
         mixed = in_log.exp() * (1 - weight) + out_log.exp() * weight
@@ -184,7 +184,7 @@ def classify(output: ModelOutput, classifier: TextClassifier, settings: Inferenc
 
 
 def _out_vocab_weight(seen: Tensor, settings: InferenceSettings) -> Tensor:
-    """Share of the out-of-vocabulary classifier per class, float32 `(C,)`."""
+    """Weight of the out-of-vocabulary classifier per class, float32 `(C,)`."""
     if settings.ensemble == "in_vocabulary":
         return torch.zeros(len(seen), device=seen.device)
     if settings.ensemble == "out_of_vocabulary":
@@ -194,13 +194,13 @@ def _out_vocab_weight(seen: Tensor, settings: InferenceSettings) -> Tensor:
 
 @dataclass(frozen=True)
 class Words:
-    """What masks are named with, on the device.
+    """A vocabulary on the device, ready to classify masks.
 
     Attributes:
-        classifier: Text rows and temperatures.
+        classifier: Text embeddings and logit scales.
         is_thing: bool `(C,)`.
-        minimum_scores: float32 `(C,)`; segments of a class with a lower score are not published, and no score reaches
-            that of a distractor. None where all are published.
+        minimum_scores: float32 `(C,)`; segments scored below their class's minimum are not published. The minimum of a
+            distractor is above every score. None: no minimum.
     """
 
     classifier: TextClassifier
@@ -208,17 +208,17 @@ class Words:
     minimum_scores: Tensor | None = None
 
     def only(self, classes: Sequence[int]) -> Words:
-        """Some of the classes; see `TextClassifier.only`."""
+        """Restricts to some of the classes; see `TextClassifier.only`."""
         kept = torch.tensor(list(classes), device=self.is_thing.device)
         minimum = None if self.minimum_scores is None else self.minimum_scores[kept]
         return Words(self.classifier.only(classes), self.is_thing[kept], minimum)
 
     def padded(self, rows: int, classes: int) -> Words:
-        """The same in `rows` rows and `classes` classes; see `TextClassifier.padded`."""
+        """Pads to `rows` rows and `classes` classes; see `TextClassifier.padded`."""
         extra = classes - len(self.is_thing)
-        minimum = self.classifier.rows.new_zeros(len(self.is_thing))
-        if self.minimum_scores is not None:
-            minimum = self.minimum_scores
+        minimum = self.minimum_scores
+        if minimum is None:
+            minimum = self.classifier.rows.new_zeros(len(self.is_thing))
         return Words(
             self.classifier.padded(rows, classes),
             torch.cat((self.is_thing, self.is_thing.new_zeros(extra))),

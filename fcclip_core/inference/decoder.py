@@ -1,7 +1,7 @@
-"""From the network's answer to segments: classification, merging and the one download of a frame.
+"""From the network's output to segments: classification, merging and the one download per frame.
 
-On a GPU each of the first two is a CUDA graph for each kind of frame. The words are an input of theirs, in memory that
-has room for more of them: a change of words copies a few rows and captures nothing.
+On a GPU, classification and merging are one CUDA graph each per kind of frame. The vocabulary is an input of the
+graphs, padded to a larger size: changing it copies a few rows and needs no new capture.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fcclip_core.inference.classification import Words, classify
 from fcclip_core.inference.mask_resize import KEPT_SIZES
-from fcclip_core.inference.postprocess import MergedFrame, Merger
+from fcclip_core.inference.postprocess import ClassifiedMasks, MergedFrame, Merger
 from fcclip_core.inference.postprocess_gpu import DeviceMerger, create_merger
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.inference.stage_clock import StageClock
@@ -28,13 +27,30 @@ from fcclip_core.settings import InferenceSettings
 
 _logger = logging.getLogger(__name__)
 
-_SMALLEST_ROOM = 64
-"""Rows and classes that a graph has room for, at least; each doubling needs a graph of its own."""
+_MIN_CAPACITY = 64
+"""Smallest number of rows and classes that a graph is padded to; each doubling needs another graph."""
 
 
 @dataclass(frozen=True)
-class Labels:
-    """One frame's answer.
+class UndecodedFrame:
+    """What is decoded into the segments of one frame.
+
+    Attributes:
+        output: The network's output for one image.
+        words: The vocabulary.
+        geometry: Sizes of the image.
+        settings: Ensemble and thresholds.
+    """
+
+    output: ModelOutput
+    words: Words
+    geometry: FrameGeometry
+    settings: InferenceSettings
+
+
+@dataclass(frozen=True)
+class DecodedFrame:
+    """Segments and class probabilities of one frame.
 
     Attributes:
         merged: The segments, on the host.
@@ -45,119 +61,83 @@ class Labels:
     class_probs: Tensor
 
 
-class Decoder(Protocol):
-    """Names and merges the masks of frames, one after the other; for one thread."""
+Decoder = Callable[[UndecodedFrame, StageClock], Callable[[], DecodedFrame]]
+"""Starts decoding a frame and records the stages classify and merge; not thread-safe.
 
-    def __call__(
-        self,
-        output: ModelOutput,
-        words: Words,
-        geometry: FrameGeometry,
-        settings: InferenceSettings,
-        clock: StageClock,
-    ) -> Callable[[], Labels]:
-        """Starts on a frame.
-
-        Args:
-            output: Of one image.
-            words: The vocabulary.
-            geometry: Sizes that the image passed through.
-            settings: Ensemble and thresholds.
-            clock: Is told of the stages classify and merge.
-
-        Returns:
-            What waits for the answer; to be called once, before or after later frames were started.
-        """
-        ...
+Returns a function that waits for the result, to be called once, before or after later frames are started."""
 
 
 def create_decoder(device: torch.device) -> Decoder:
-    """The fastest decoder for `device` that is right there."""
+    """Creates the fastest decoder that works on `device`."""
     merger = create_merger(device)
-    plain = EagerDecoder(merger)
-    return CapturedDecoder(plain, merger) if isinstance(merger, DeviceMerger) else plain
+    eager = EagerDecoder(merger)
+    return CapturedDecoder(eager, merger) if isinstance(merger, DeviceMerger) else eager
 
 
 class EagerDecoder:
-    """Calls one operation after the other."""
+    """Launches one operation after the other."""
 
     def __init__(self, merger: Merger) -> None:
         """Merges with `merger`."""
         self._merge = merger
 
     @torch.inference_mode()
-    def __call__(
-        self,
-        output: ModelOutput,
-        words: Words,
-        geometry: FrameGeometry,
-        settings: InferenceSettings,
-        clock: StageClock,
-    ) -> Callable[[], Labels]:
+    def __call__(self, frame: UndecodedFrame, clock: StageClock) -> Callable[[], DecodedFrame]:
         """See `Decoder`; the work is done when this returns."""
-        probs = classify(output, words.classifier, settings).ensemble[0]
+        probs = classify(frame.output, frame.words.classifier, frame.settings).ensemble[0]
         clock.stage("classify")
-        masks, embeddings = output.mask_logits[0], output.out_vocab_embedding[0]
-        merged = self._merge(masks, probs, embeddings, words.is_thing, geometry, settings, words.minimum_scores)
-        labels = Labels(merged, probs)
+        decoded = DecodedFrame(self._merge(_classified(frame, probs)), probs)
         clock.stage("merge")
-        return lambda: labels
+        return lambda: decoded
 
 
 class CapturedDecoder:
-    """Launches a CUDA graph for kinds of frames that come again, and lets `plain` label the others."""
+    """Replays a CUDA graph for kinds of frames that recur; other frames are decoded by `eager`."""
 
-    def __init__(self, plain: EagerDecoder, merger: DeviceMerger) -> None:
+    def __init__(self, eager: EagerDecoder, merger: DeviceMerger) -> None:
         """Merges with `merger`, on its GPU."""
-        self._plain = plain
+        self._eager = eager
         self._merger = merger
-        self._graphs: OrderedDict[_Kind, _LabelGraph | None] = OrderedDict()
+        self._graphs: OrderedDict[_Kind, _DecoderGraph | None] = OrderedDict()
         self._failures = 0
 
     @torch.inference_mode()
-    def __call__(
-        self,
-        output: ModelOutput,
-        words: Words,
-        geometry: FrameGeometry,
-        settings: InferenceSettings,
-        clock: StageClock,
-    ) -> Callable[[], Labels]:
-        """See `Decoder`; returns when all is launched."""
-        kind = _Kind.of(output, words, geometry, settings)
-        if not self._merger.never_waits((kind.shapes[0][2], kind.shapes[0][3]), geometry):
-            return self._plain(output, words, geometry, settings, clock)
+    def __call__(self, frame: UndecodedFrame, clock: StageClock) -> Callable[[], DecodedFrame]:
+        """See `Decoder`; returns when all work is launched."""
+        kind = _Kind.of(frame)
+        if not self._merger.is_capturable((kind.shapes[0][2], kind.shapes[0][3]), frame.geometry):
+            return self._eager(frame, clock)
         if kind not in self._graphs:
-            # A single image is not worth a graph: the next of its kind is.
+            # Capturing does not pay off for a single image: the second of its kind is captured.
             self._graphs[kind] = None
             if len(self._graphs) > KEPT_SIZES:
                 self._graphs.popitem(last=False)
-            return self._plain(output, words, geometry, settings, clock)
+            return self._eager(frame, clock)
         graph = self._graphs[kind]
         self._graphs.move_to_end(kind)
         if graph is None and self._failures < ATTEMPTS:
             try:
-                graph = self._graphs[kind] = _LabelGraph(self._merger, kind, output, words)
-            except Exception as error:  # whatever CUDA raises; the same work runs without a graph
+                graph = self._graphs[kind] = _DecoderGraph(self._merger, kind, frame)
+            except Exception as error:  # CUDA raises various types; the same work runs without a graph
                 self._failures += 1
                 if self._failures == ATTEMPTS:
-                    _logger.warning("frames are labeled without a CUDA graph, more slowly: %s", first_line(error))
+                    _logger.warning("decoding frames without a CUDA graph, which is slower: %s", first_line(error))
         if graph is None:
-            return self._plain(output, words, geometry, settings, clock)
-        return graph.start(output, words, clock)
+            return self._eager(frame, clock)
+        return graph.start(frame, clock)
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What one graph serves.
+    """Properties that all frames of one graph share.
 
     Attributes:
-        shapes: Of the fields of `ModelOutput`.
-        types: Likewise.
-        rows: Text rows that there is room for.
-        classes: Classes that there is room for.
-        scales: Temperatures of the classifiers.
-        geometry: Sizes that frames pass through.
+        shapes: Shapes of the fields of `ModelOutput`.
+        types: Types of the fields of `ModelOutput`.
+        rows: Capacity for text rows.
+        classes: Capacity for classes.
+        scales: Logit scales of the classifiers.
+        geometry: Sizes of the frames.
         settings: Ensemble and thresholds.
     """
 
@@ -170,66 +150,74 @@ class _Kind:
     settings: InferenceSettings
 
     @classmethod
-    def of(cls, output: ModelOutput, words: Words, geometry: FrameGeometry, settings: InferenceSettings) -> _Kind:
-        tensors, classifier = tuple(vars(output).values()), words.classifier
+    def of(cls, frame: UndecodedFrame) -> _Kind:
+        tensors, classifier = tuple(vars(frame.output).values()), frame.words.classifier
         return cls(
             shapes=tuple(tensor.shape for tensor in tensors),
             types=tuple(tensor.dtype for tensor in tensors),
-            rows=_room(len(classifier.rows)),
-            classes=_room(len(classifier.seen)),
+            rows=_capacity(len(classifier.rows)),
+            classes=_capacity(len(classifier.seen)),
             scales=(float(classifier.in_vocab_scale), float(classifier.out_vocab_scale)),
-            geometry=geometry,
-            settings=settings,
+            geometry=frame.geometry,
+            settings=frame.settings,
         )
 
 
-class _LabelGraph:
-    """Classification and merging of one kind of frame, in memory of their own."""
+class _DecoderGraph:
+    """Classification and merging of one kind of frame, in their own memory."""
 
-    def __init__(self, merger: DeviceMerger, kind: _Kind, output: ModelOutput, words: Words) -> None:
-        """Captures the work on copies of what the first frame brings."""
+    def __init__(self, merger: DeviceMerger, kind: _Kind, frame: UndecodedFrame) -> None:
+        """Captures the work on copies of the first frame's inputs."""
         self._merger = merger
-        self._output = ModelOutput(*(tensor.clone() for tensor in vars(output).values()))
-        self._words = words.padded(kind.rows, kind.classes)
-        self._given = words
+        output = frame.output.map(torch.clone)
+        words = frame.words.padded(kind.rows, kind.classes)
+        self._frame = UndecodedFrame(output, words, kind.geometry, kind.settings)
+        self._last_words = frame.words
         device = output.mask_logits.device
-        self._classify = CapturedWork(
-            lambda: classify(self._output, self._words.classifier, kind.settings).ensemble[0], device
-        )
-        # Captured work has computed nothing yet, and merging reads its answer.
+        self._classify = CapturedWork(lambda: classify(output, words.classifier, kind.settings).ensemble[0], device)
+        # Capturing computes nothing, and merging reads the class probabilities.
         self._classify.replay()
-        masks, embeddings = self._output.mask_logits[0], self._output.out_vocab_embedding[0]
-        # The merger forgets the taps of sizes that it did not meet for long, and the graph goes on reading them.
-        self._taps = merger.taps_of((masks.shape[1], masks.shape[2]), kind.geometry)
-        rest = (embeddings, self._words.is_thing, kind.geometry, kind.settings, self._words.minimum_scores)
-        self._merge = CapturedWork(lambda: merger.merge(masks, self._classify.output, *rest), device)
+        masks = _classified(self._frame, self._classify.output)
+        # The merger's cache may drop these taps, but the graph keeps reading them.
+        self._taps = merger.taps_of(masks.mask_size, kind.geometry)
+        self._merge = CapturedWork(lambda: merger.merge(masks), device)
 
-    def start(self, output: ModelOutput, words: Words, clock: StageClock) -> Callable[[], Labels]:
+    def start(self, frame: UndecodedFrame, clock: StageClock) -> Callable[[], DecodedFrame]:
         """See `Decoder`."""
-        for mine, given in zip(vars(self._output).values(), vars(output).values(), strict=True):
-            mine.copy_(given)
-        if words is not self._given:
-            self._take(words)
+        for target, source in zip(vars(self._frame.output).values(), vars(frame.output).values(), strict=True):
+            target.copy_(source)
+        if frame.words is not self._last_words:
+            self._copy_words(frame.words)
         self._classify.replay()
         probs = self._classify.output
-        # The classes that there are, and void, which stands last; later frames overwrite the graph's own.
-        probs = torch.cat((probs[:, : len(words.is_thing)], probs[:, -1:]), 1)
+        # Copies the actual classes and void, the last column: later frames overwrite the graph's output.
+        probs = torch.cat((probs[:, : len(frame.words.is_thing)], probs[:, -1:]), 1)
         clock.stage("classify")
         self._merge.replay()
         finish = self._merger.download(self._merge.output)
         clock.stage("merge")
-        return lambda: Labels(finish(), probs)
+        return lambda: DecodedFrame(finish(), probs)
 
-    def _take(self, words: Words) -> None:
-        """Copies a vocabulary in."""
-        mine, given = self._words, words.padded(len(self._words.classifier.rows), len(self._words.is_thing))
-        for target, source in ((mine.classifier, given.classifier), (mine, given)):
+    def _copy_words(self, words: Words) -> None:
+        """Copies a vocabulary into the graph's input."""
+        own = self._frame.words
+        padded = words.padded(len(own.classifier.rows), len(own.is_thing))
+        for target, source in ((own.classifier, padded.classifier), (own, padded)):
             for item in fields(source):
                 if isinstance(tensor := getattr(target, item.name), Tensor):
                     tensor.copy_(getattr(source, item.name))
-        self._given = words
+        self._last_words = words
 
 
-def _room(count: int) -> int:
-    """The next power of two."""
-    return max(_SMALLEST_ROOM, 1 << (count - 1).bit_length())
+def _classified(frame: UndecodedFrame, class_probs: Tensor) -> ClassifiedMasks:
+    """The masks of `frame` with `class_probs` `(Q, C+1)`."""
+    output, words = frame.output, frame.words
+    masks, embeddings = output.mask_logits[0], output.out_vocab_embedding[0]
+    return ClassifiedMasks(
+        masks, class_probs, embeddings, words.is_thing, frame.geometry, frame.settings, words.minimum_scores
+    )
+
+
+def _capacity(count: int) -> int:
+    """The next power of two, at least `_MIN_CAPACITY`."""
+    return max(_MIN_CAPACITY, 1 << (count - 1).bit_length())

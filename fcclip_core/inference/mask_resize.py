@@ -1,7 +1,7 @@
-"""Mask logits to image size: both published resizes as one, a band of rows at a time.
+"""Resizes mask logits to image size: both published resizes combined into one, one band of rows at a time.
 
-Masks are predicted at a quarter of the padded input. Full-size masks exist only for a band of rows at a time, so that
-memory does not grow with queries times pixels.
+Masks are predicted at a quarter of the padded input size. Full-size masks exist only for one band of rows, so memory
+does not grow with queries times pixels.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor
 
 from fcclip_core.inference.preprocess import FrameGeometry
 
-# Full-size mask values held at once: bands stay inside a CPU's caches; a GPU takes a usual frame in one go.
+# Full-size mask values held at once: a band fits into a CPU's caches; a GPU processes a typical frame in one band.
 BAND_VALUES_CPU = 4_000_000
 BAND_VALUES_GPU = 200_000_000
 
-# Image columns that one matrix product makes: a CPU wants small products, a GPU few of them.
+# Image columns per matrix product: small products are fast on a CPU, few products on a GPU.
 COLUMNS_AT_ONCE_CPU = 64
 COLUMNS_AT_ONCE_GPU = 4096
-# Image rows that one matrix product makes at most, however narrow they are.
+# Image rows per matrix product at most, however narrow they are.
 ROWS_AT_ONCE = 4096
 
 KEPT_SIZES = 8
-"""Image sizes whose resizes are kept, a few numbers for each row and column: a camera may alternate between modes."""
+"""Image sizes whose resizes are cached, a few numbers per row and column: a camera may alternate between modes."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class ResizeTaps:
     """A linear resize along one axis: each target pixel is a weighted sum of up to T neighboring source pixels.
 
     Attributes:
-        first: int64 `(target,)`, the first of them, which has a weight; grows from pixel to pixel.
-        weights: float32 `(target, T)`, zero beyond the last.
+        first: int64 `(target,)`, the first source pixel with a non-zero weight; ascending.
+        weights: float32 `(target, T)`, zero beyond the last source pixel.
         source: Number of source pixels.
     """
 
@@ -43,24 +43,24 @@ class ResizeTaps:
     source: int
 
     def matrix(self, target: slice, source: slice) -> Tensor:
-        """The resize of a part as a dense matrix `(target, source)`; `source` must hold all that the target reads."""
+        """The resize of a slice as a dense matrix `(target, source)`; `source` must cover all pixels that it reads."""
         first, weights = self.first[target], self.weights[target]
         places = first[:, None] + torch.arange(weights.shape[1]) - source.start
-        # Behind the last source pixel all weights are zero, which may be added anywhere.
+        # Weights beyond the last source pixel are zero, so clamping their positions changes nothing.
         size = source.stop - source.start
         return weights.new_zeros(len(weights), size).scatter_add_(1, places.clamp_(max=size - 1), weights)
 
     def read_by(self, target: slice) -> slice:
-        """The source pixels that a part of the target reads, a few more at most."""
+        """The source pixels that a slice of the target reads, possibly a few more."""
         stop = int(self.first[target.stop - 1]) + self.weights.shape[1]
         return slice(int(self.first[target.start]), min(stop, self.source))
 
 
 class MaskResizer:
-    """Resizes quarter-size mask logits to image size, a band of rows at a time.
+    """Resizes quarter-size mask logits to image size, one band of rows at a time.
 
     The two published bilinear resizes (to the padded input, then from the cropped input to the image) are linear and
-    separable, so their composition is one linear resize a side, in which each pixel reads two or three mask pixels.
+    separable. Their composition is one linear resize per axis, in which each pixel reads two or three mask pixels.
     """
 
     def __init__(self, geometry: FrameGeometry, mask_size: tuple[int, int], device: torch.device) -> None:
@@ -73,7 +73,7 @@ class MaskResizer:
         )
         on_cpu = device.type == "cpu"
         self._band_values = BAND_VALUES_CPU if on_cpu else BAND_VALUES_GPU
-        # Blocks of output columns: together they read a small part of a mask's row.
+        # A block of output columns reads a small part of a mask row.
         self._block = COLUMNS_AT_ONCE_CPU if on_cpu else COLUMNS_AT_ONCE_GPU
         self._columns = []
         for start in range(0, self.width, self._block):
@@ -89,7 +89,7 @@ class MaskResizer:
     def tiles(self, mask_logits: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yields (rows, columns, logits `(Q, rows, columns)`) for `(Q, h, w)` logits.
 
-        As `bands`, but rows that are too long to be held for all masks come in pieces.
+        As `bands`, but rows too long to hold for all masks are split.
         """
         blocks = max(self._band_values // (max(len(mask_logits), 1) * self._block), 1)
         yield from self._tiles(mask_logits, min(blocks * self._block, self.width))
@@ -110,18 +110,18 @@ class MaskResizer:
 def composed_resize(mask: int, padded: int, resized: int, image: int) -> ResizeTaps:
     """The resize of one axis: mask size -> padded size -> crop to resized size -> image size.
 
-    Both are torch's own bilinear resizes (align_corners False). Nothing here is as large as image times mask: a side
-    may be hundreds of thousands of pixels long.
+    Both are torch's bilinear resizes (align_corners False). No array has size image times mask: a side may be hundreds
+    of thousands of pixels long.
     """
     upper, outer = _bilinear_taps(resized, image)
     lower, inner = _bilinear_taps(mask, padded)
-    # Of each image pixel: two pixels of the resized image, and two mask pixels of each of these.
+    # Each image pixel reads two pixels of the resized image, and each of these reads two mask pixels.
     places = lower[upper].flatten(1)
     weights = (outer[:, :, None] * inner[upper]).flatten(1)
     first = torch.where(weights.float() != 0, places, mask).amin(1)
     last = torch.where(weights.float() != 0, places, -1).amax(1)
     taps = torch.zeros(image, int((last - first).max()) + 1, dtype=torch.float64)
-    # What lies outside weighs nothing.
+    # Positions outside have weight zero.
     taps.scatter_add_(1, (places - first[:, None]).clamp_(0, taps.shape[1] - 1), weights)
     return ResizeTaps(first, taps.float(), mask)
 

@@ -1,4 +1,4 @@
-"""Which mask owns which pixel (Mask2Former's merging: the largest class probability times mask probability)."""
+"""Assigns each pixel to a mask (Mask2Former's merging: the largest class probability times mask probability)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from fcclip_core.inference.mask_resize import MaskResizer, composed_resize
 from fcclip_core.inference.preprocess import FrameGeometry
 
 TILE = (16, 64)
-"""Image pixels (rows, columns) that the GPU decides at a time."""
+"""Image pixels (rows, columns) that one GPU program handles."""
 
 
 @dataclass(frozen=True)
 class OwnedPixels:
-    """Who owns which pixel, on the device; queries that are not kept own nothing.
+    """The query that owns each pixel, on the device; queries that are not kept own nothing.
 
     Attributes:
-        owner: integer `(H, W)`, a query; anything where nothing is kept.
-        inside: bool `(H, W)`, whether the owner's mask holds the pixel.
+        owner: integer `(H, W)`, a query; undefined if no query is kept.
+        inside: bool `(H, W)`, whether the pixel is inside the owner's mask.
         mask_areas: int32 `(Q,)`, pixels inside each kept mask.
         owned: int32 `(Q,)`, pixels that each query owns.
-        held: int32 `(Q,)`, pixels that each query owns and its mask holds.
+        held: int32 `(Q,)`, owned pixels that are inside the query's mask.
     """
 
     owner: Tensor
@@ -38,9 +38,9 @@ class AxisTaps:
     """The composed resize of `MaskResizer` along one axis: each image pixel reads up to T neighboring mask pixels.
 
     Attributes:
-        first: int32 `(target,)`, the first of them.
-        weights: float32 `(target, T)`, zero beyond the last.
-        patch: Mask pixels that a tile of image pixels reads at most.
+        first: int32 `(target,)`, the first mask pixel.
+        weights: float32 `(target, T)`, zero beyond the last mask pixel.
+        patch: Largest number of mask pixels that a tile of image pixels reads.
     """
 
     first: Tensor
@@ -49,12 +49,12 @@ class AxisTaps:
 
     @classmethod
     def of(cls, sizes: tuple[int, int, int, int], tile: int, device: torch.device) -> AxisTaps:
-        """From a mask to the image.
+        """The resize from a mask to the image.
 
         Args:
             sizes: Mask, padded, resized and image size.
-            tile: Image pixels that are decided at a time.
-            device: Where they are used.
+            tile: Image pixels per tile.
+            device: Where to store the taps.
         """
         taps = composed_resize(*sizes)
         image = len(taps.first)
@@ -65,7 +65,7 @@ class AxisTaps:
 
 @dataclass(frozen=True)
 class FrameTaps:
-    """Both axes' taps, from quarter-size masks to the image."""
+    """Taps of both axes, from quarter-size masks to the image."""
 
     rows: AxisTaps
     columns: AxisTaps
@@ -78,13 +78,13 @@ class FrameTaps:
 
 
 def assign_pixels(mask_logits: Tensor, scores: Tensor, resizer: MaskResizer) -> tuple[Tensor, Tensor, Tensor]:
-    """Owner of each pixel, int16 `(H, W)`, whether its mask holds the pixel, and the pixels inside each mask `(K,)`."""
+    """Owner of each pixel, int16 `(H, W)`; whether the pixel is inside the owner's mask; pixels per mask `(K,)`."""
     count, device = len(mask_logits), mask_logits.device
     owner = torch.empty((resizer.height, resizer.width), dtype=torch.int16, device=device)
     inside = torch.empty_like(owner, dtype=torch.bool)
     areas = torch.zeros(count, dtype=torch.float64, device=device)
-    # A maximum that also tells where it is costs twenty times a plain one on a CPU: the first query that reaches the
-    # maximum is found by a second, plain maximum over descending ranks.
+    # On a CPU, max with indices is twenty times slower than amax. The first query that reaches the maximum is found by
+    # a second amax, over descending ranks.
     ranks = torch.arange(count, 0, -1, dtype=torch.int16, device=device)[:, None, None]
     for rows, columns, logits in resizer.tiles(mask_logits):
         areas += (logits >= 0).float().flatten(1).sum(1)
@@ -98,7 +98,7 @@ def assign_pixels(mask_logits: Tensor, scores: Tensor, resizer: MaskResizer) -> 
 
 
 def owned_pixels(mask_logits: Tensor, scores: Tensor, kept: Tensor, resizer: MaskResizer) -> OwnedPixels:
-    """`OwnedPixels` by way of full-size masks of the surviving queries, a band at a time.
+    """Computes `OwnedPixels` from full-size masks of the kept queries, one band at a time.
 
     Args:
         mask_logits: `(Q, h, w)`.

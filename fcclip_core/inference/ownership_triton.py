@@ -1,10 +1,10 @@
-"""Which mask owns which pixel, in four Triton kernels: no mask is ever enlarged in memory.
+"""Assigns each pixel to a mask with four Triton kernels, without storing an enlarged mask.
 
-The image is decided tile by tile. Enlarging is averaging, so that the extremes of the few mask pixels under a tile
-bound every enlarged value there. A mask that is negative all over the tile, or whose probability cannot reach what
-another has on every pixel of it, needs no enlarging there; that is exact, and leaves a few masks a tile out of all.
-What is left is shared out over several programs a tile, which meet in one atomic maximum a pixel. Nothing waits for
-the host.
+The image is processed tile by tile. Enlarging is a weighted average, so the extremes of the few mask pixels under a
+tile bound every enlarged value in it. A mask that is negative in the whole tile, or whose probability cannot reach what
+another mask has at every pixel, is skipped in that tile; this is exact and leaves a few masks per tile. Several
+programs share the remaining masks of a tile and combine their results by an atomic maximum per pixel. There is no
+synchronization with the host.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor
 from fcclip_core.inference.ownership import TILE, FrameTaps, OwnedPixels
 
 _GROUPS = 8
-"""Programs that share the masks of a tile."""
+"""Programs that share the masks of one tile."""
 
 _CELL = 8
-"""Side of the squares of mask pixels whose extremes are kept."""
+"""Side of the square cells of mask pixels whose extremes are stored."""
 
 _SMALLEST_PRODUCT = 16
-"""Sides of what `tl.dot` multiplies, at least."""
+"""Smallest matrix side that `tl.dot` accepts."""
 
 
 def owned_pixels_by_triton(mask_logits: Tensor, scores: Tensor, kept: Tensor, taps: FrameTaps) -> OwnedPixels:
-    """`owned_pixels` without a wait for the number of surviving queries.
+    """`owned_pixels` without synchronizing on the number of kept queries.
 
     Args:
         mask_logits: `(Q, h, w)`, float16, bfloat16 or float32.
@@ -145,7 +145,7 @@ def _list_kernel(
     kept: tl.tensor,  # (Q,)
     row_first: tl.tensor,  # (height,)
     column_first: tl.tensor,  # (width,)
-    listed: tl.tensor,  # (tiles, 1 + Q): how many queries to enlarge, then each, times two, plus one to count its area
+    listed: tl.tensor,  # (tiles, 1 + Q): number of queries to enlarge, then 2 * query + (1 if its area is counted)
     counts: tl.tensor,  # (3, Q): mask areas, owned, held
     queries: tl.tensor,
     mask_height: tl.tensor,
@@ -170,7 +170,7 @@ def _list_kernel(
     is_query = query < queries
     highest = tl.full((QUERIES,), -float("inf"), tl.float32)
     lowest = tl.full((QUERIES,), float("inf"), tl.float32)
-    # Cells that the tile touches are more than what lies under it: the bounds are looser, and hold.
+    # The cells that the tile touches cover more than the tile: the bounds are looser, but valid.
     for cell_row in range(tl.load(row_first + top) // CELL, last_row // CELL + 1):
         for cell_column in range(tl.load(column_first + left) // CELL, last_column // CELL + 1):
             cell = extremes + (query * cell_rows + cell_row) * cell_columns + cell_column
@@ -178,10 +178,10 @@ def _list_kernel(
             lowest = tl.minimum(lowest, tl.load(cell + queries * cell_rows * cell_columns, mask=is_query, other=0.0))
     score = tl.load(scores + query, mask=is_query, other=0.0)
     competes = tl.load(kept + query, mask=is_query, other=0) != 0
-    # Rounding may carry an average a little beyond its terms.
+    # Rounding may push an average slightly beyond its terms.
     slack = 1e-4 * tl.maximum(tl.abs(highest), tl.abs(lowest)) + 1e-6
     highest, lowest = highest + slack, lowest - slack
-    # Every pixel of the tile gets at least this from somebody.
+    # Some mask reaches at least this probability at every pixel of the tile.
     floor = tl.max(tl.where(competes, score * tl.sigmoid(lowest), -1.0))
     may_own = competes & (score * tl.sigmoid(highest) >= floor)
     has_edge = competes & (highest >= 0.0) & (lowest < 0.0)
@@ -227,7 +227,7 @@ def _compete_kernel(
         column = tl.program_id(1) * TILE_COLUMNS + tl.arange(0, TILE_COLUMNS)
         is_row, is_column = row < height, column < width
         is_pixel = is_row[:, None] & is_column[None, :]
-        # Enlarging a mask takes two products: with what each image row reads of the mask's rows, then of its columns.
+        # Enlarging a mask takes two products: with the row taps, then with the column taps.
         top = tl.load(row_first + tl.program_id(0) * TILE_ROWS)
         left = tl.load(column_first + tl.program_id(1) * TILE_COLUMNS)
         patch_row, patch_column = tl.arange(0, PATCH_ROWS), tl.arange(0, PATCH_COLUMNS)
@@ -251,18 +251,18 @@ def _compete_kernel(
             score = tl.load(scores + query)
             mask = logits + query.to(tl.int64) * mask_height * mask_width
             values = tl.load(mask + patch, mask=in_patch, other=0.0).to(tl.float32)
-            # Three TF32 products are as good as one in float32.
+            # Three TF32 products are as accurate as one in float32.
             narrow = tl.dot(from_rows, values, input_precision="tf32x3")
             logit = tl.dot(narrow, from_columns, input_precision="tf32x3")
             probability = score * tl.sigmoid(logit)
-            # Of equal ones the first query wins, here as below.
+            # The first query wins a tie, here and below.
             better = probability > best
             best = tl.where(better, probability, best)
             owner = tl.where(better, query, owner)
             if entry % 2 == 1:
                 area = tl.sum((is_pixel & (logit >= 0.0)).to(tl.int32))
                 tl.atomic_add(counts + query, area, sem="relaxed")
-        # Bits of numbers that are not negative are ordered as the numbers are.
+        # The bit patterns of non-negative floats have the same order as the floats.
         bits = best.to(tl.int32, bitcast=True).to(tl.int64) << 32
         claim = bits | (2147483647 - owner).to(tl.int64)
         tl.atomic_max(bests + row[:, None] * width + column[None, :], claim, mask=is_pixel, sem="relaxed")
@@ -295,7 +295,7 @@ def _settle_kernel(
     inside = is_owned & (probability >= 0.5 * score)
     tl.store(owners + row * width + column, owner, mask=is_pixel)
     tl.store(insides + row * width + column, inside.to(tl.uint8), mask=is_pixel)
-    # What counts for nobody goes where no query is.
+    # Pixels without an owner are counted in the last bin, which belongs to no query.
     query = tl.arange(0, BINS)
     owned = tl.histogram(tl.where(is_owned, owner, BINS - 1), BINS)
     held = tl.histogram(tl.where(inside, owner, BINS - 1), BINS)

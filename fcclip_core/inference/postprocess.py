@@ -1,15 +1,14 @@
 """Queries -> panoptic, semantic and instance results (section 3.2, "Inference"; Mask2Former's merging rules).
 
-The published order resizes all masks twice at full size; here queries are scored first, and only masks that may still
-own pixels are resized (`mask_resize`).
+The published code resizes all masks twice to full size. Here queries are scored first, and only masks that may own
+pixels are resized (`mask_resize`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from fcclip_core.inference.ownership import assign_pixels
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.settings import InferenceSettings
 
-# Pixels that are counted and looked up at once: numbers of eight bytes for all of an image would be most of its cost.
+# Pixels counted and looked up at once: eight-byte arrays for a whole image would dominate the cost.
 PIXELS_AT_ONCE = 4_000_000
 
 
@@ -44,58 +43,55 @@ class PanopticSegments:
 
 
 @dataclass(frozen=True)
-class MergedFrame:
+class MergedFrame(PanopticSegments):
     """Segments of a frame, on the host, in the order of their ids.
 
     Attributes:
-        segment_map: int32 `(H, W)`, 0 = no segment, else 1 + index into the arrays below.
-        class_indices: int64 `(S,)`, 0..C-1.
-        scores: float32 `(S,)`, the class probability of the segment's best query.
-        queries: int64 `(S,)`, that query.
         areas: int64 `(S,)`, pixels.
         boxes: int64 `(S, 4)`, (x_min, y_min, x_max, y_max), maxima exclusive.
         embeddings: float32 `(S, D)`, unit rows, of the best queries.
     """
 
-    segment_map: np.ndarray
-    class_indices: np.ndarray
-    scores: np.ndarray
-    queries: np.ndarray
     areas: np.ndarray
     boxes: np.ndarray
     embeddings: np.ndarray
 
 
-class Merger(Protocol):
-    """Merges the masks of one frame."""
+@dataclass(frozen=True)
+class ClassifiedMasks:
+    """The masks of one frame with their class probabilities, and the settings to merge them.
 
-    def __call__(
-        self,
-        mask_logits: Tensor,
-        class_probs: Tensor,
-        embeddings: Tensor,
-        is_thing: Tensor,
-        geometry: FrameGeometry,
-        settings: InferenceSettings,
-        minimum_scores: Tensor | None = None,
-    ) -> MergedFrame:
-        """As `panoptic_segments`, with areas, boxes and embeddings of the segments.
+    Attributes:
+        mask_logits: `(Q, h, w)`, of any precision.
+        class_probs: float32 `(Q, C+1)`, void last.
+        embeddings: `(Q, D)`, out-of-vocabulary embeddings, not normalized.
+        is_thing: bool `(C,)`.
+        geometry: Sizes of the frame.
+        settings: Object mask and overlap thresholds.
+        minimum_scores: float32 `(C,)`, see `panoptic_segments`.
+    """
 
-        Args:
-            mask_logits: `(Q, h, w)`, of any precision.
-            class_probs: float32 `(Q, C+1)`, void last.
-            embeddings: `(Q, D)`, out-of-vocabulary embeddings, of any length.
-            is_thing: bool `(C,)`.
-            geometry: Sizes that the frame passed through.
-            settings: Object mask and overlap thresholds.
-            minimum_scores: float32 `(C,)`, see `panoptic_segments`.
-        """
-        ...
+    mask_logits: Tensor
+    class_probs: Tensor
+    embeddings: Tensor
+    is_thing: Tensor
+    geometry: FrameGeometry
+    settings: InferenceSettings
+    minimum_scores: Tensor | None = None
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """Height and width of the mask logits."""
+        return self.mask_logits.shape[1], self.mask_logits.shape[2]
+
+
+Merger = Callable[[ClassifiedMasks], MergedFrame]
+"""Merges the masks of one frame as `panoptic_segments`, and adds areas, boxes and embeddings of the segments."""
 
 
 @dataclass(frozen=True)
 class InstanceMasks:
-    """Instances, best score first.
+    """Instances, sorted by descending score.
 
     Attributes:
         masks: bool `(N, H, W)`.
@@ -109,37 +105,27 @@ class InstanceMasks:
 
 
 class HostMerger:
-    """Merges frames on any device, a band of rows at a time, and measures the segments on the host."""
+    """Merges frames on any device, one band of rows at a time, and measures the segments on the host."""
 
     def __init__(self, device: torch.device) -> None:
         """Merges on `device`."""
         self._device = device
         self._resizer = functools.lru_cache(KEPT_SIZES)(MaskResizer)
 
-    def __call__(
-        self,
-        mask_logits: Tensor,
-        class_probs: Tensor,
-        embeddings: Tensor,
-        is_thing: Tensor,
-        geometry: FrameGeometry,
-        settings: InferenceSettings,
-        minimum_scores: Tensor | None = None,
-    ) -> MergedFrame:
+    def __call__(self, masks: ClassifiedMasks) -> MergedFrame:
         """See `Merger`."""
-        resizer = self._resizer(geometry, (mask_logits.shape[1], mask_logits.shape[2]), self._device)
-        merged = panoptic_segments(mask_logits, class_probs, is_thing, resizer, settings, minimum_scores)
+        resizer = self._resizer(masks.geometry, masks.mask_size, self._device)
+        merged = panoptic_segments(
+            masks.mask_logits, masks.class_probs, masks.is_thing, resizer, masks.settings, masks.minimum_scores
+        )
         count = len(merged.queries)
         boxes = [
             (columns.start, rows.start, columns.stop, rows.stop)
             for rows, columns in ndimage.find_objects(merged.segment_map, count)
         ]
-        unit = F.normalize(embeddings[torch.from_numpy(merged.queries).to(self._device)].float(), dim=-1)
+        unit = F.normalize(masks.embeddings[torch.from_numpy(merged.queries).to(self._device)].float(), dim=-1)
         return MergedFrame(
-            segment_map=merged.segment_map,
-            class_indices=merged.class_indices,
-            scores=merged.scores,
-            queries=merged.queries,
+            **vars(merged),
             areas=_areas(merged.segment_map, count),
             boxes=np.array(boxes, np.int64).reshape(count, 4),
             embeddings=unit.cpu().numpy(),
@@ -154,10 +140,10 @@ def panoptic_segments(
     settings: InferenceSettings,
     minimum_scores: Tensor | None = None,
 ) -> PanopticSegments:
-    """Merges masks into segments that do not overlap.
+    """Merges masks into non-overlapping segments.
 
     A pixel belongs to the kept query with the largest class probability times mask probability. A query becomes a
-    segment if it owns at least `overlap_threshold` of the pixels inside its mask; stuff of one class is one segment.
+    segment if it owns at least `overlap_threshold` of the pixels inside its mask; all stuff of a class is one segment.
 
     Args:
         mask_logits: `(Q, h, w)`.
@@ -165,8 +151,8 @@ def panoptic_segments(
         is_thing: bool `(C,)`.
         resizer: From `(h, w)` to the image.
         settings: Object mask and overlap thresholds.
-        minimum_scores: float32 `(C,)`; segments of a class with a lower score win their pixels like others, but these
-            belong to no segment then. None for no minimum.
+        minimum_scores: float32 `(C,)`; segments scored below their class's minimum are removed after the assignment,
+            and their pixels belong to no segment. None: no minimum.
     """
     scores, labels = class_probs.max(-1)
     kept = ((labels < len(is_thing)) & (scores > settings.object_mask_threshold)).nonzero().squeeze(1)
@@ -193,11 +179,11 @@ def panoptic_segments(
 
 
 def semantic_classes(mask_logits: Tensor, class_probs: Tensor, resizer: MaskResizer) -> np.ndarray:
-    """Class of every pixel: the largest sum over queries of class probability times mask probability.
+    """Class of each pixel: the largest sum over queries of class probability times mask probability.
 
     Args:
         mask_logits: `(Q, h, w)`.
-        class_probs: `(Q, C+1)`, void last; void takes no part.
+        class_probs: `(Q, C+1)`, void last; void is ignored.
         resizer: From `(h, w)` to the image.
 
     Returns:
@@ -213,14 +199,14 @@ def semantic_classes(mask_logits: Tensor, class_probs: Tensor, resizer: MaskResi
 def instance_masks(
     mask_logits: Tensor, class_probs: Tensor, is_thing: Tensor, resizer: MaskResizer, top_k: int
 ) -> InstanceMasks:
-    """The best (query, class) pairs; pairs whose class is stuff are dropped after the cut, so fewer may remain.
+    """The best (query, class) pairs; stuff pairs are dropped after selecting `top_k`, so fewer may remain.
 
     Args:
         mask_logits: `(Q, h, w)`.
-        class_probs: `(Q, C+1)`, void last; void takes no part.
+        class_probs: `(Q, C+1)`, void last; void is ignored.
         is_thing: bool `(C,)`.
         resizer: From `(h, w)` to the image.
-        top_k: Pairs to take.
+        top_k: Number of pairs to select.
     """
     probabilities = class_probs[:, :-1]
     scores, pairs = probabilities.flatten().topk(min(top_k, probabilities.numel()))
@@ -260,13 +246,13 @@ def _areas(segment_map: np.ndarray, count: int) -> np.ndarray:
 def _accept(
     table: np.ndarray, scores: np.ndarray, overlap_threshold: float, minimum_scores: np.ndarray | None
 ) -> tuple[np.ndarray, tuple]:
-    """Decides query by query, in query order as published, which masks become segments.
+    """Decides which masks become segments, in query order as published.
 
     Args:
-        table: `(6, K)`: query, class, is thing, mask area, owned area, area both.
+        table: `(6, K)`: query, class, is thing, mask area, owned area, area of their intersection.
         scores: `(K,)`.
-        overlap_threshold: Smallest accepted share of owned in mask area.
-        minimum_scores: `(C,)`, smallest score of a class's segments; None for no minimum.
+        overlap_threshold: Smallest accepted ratio of owned area to mask area.
+        minimum_scores: `(C,)`, smallest score of a class's segments; None: no minimum.
 
     Returns:
         Segment id of each kept query (0 = none), and (classes, scores, queries) of the segments.
@@ -289,7 +275,7 @@ def _accept(
             stuff_segment[label] = len(segments)
     if minimum_scores is not None:
         published = [score >= minimum_scores[label] for label, score, _ in segments]
-        # Those that stay are numbered anew, in their order.
+        # The remaining segments are renumbered in order.
         numbers = np.cumsum([0, *published], dtype=np.int32) * np.array([0, *published])
         segment_of_kept = numbers.astype(np.int32)[segment_of_kept]
         segments = [segment for segment, kept in zip(segments, published, strict=True) if kept]

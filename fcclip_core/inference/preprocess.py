@@ -1,4 +1,4 @@
-"""Image in, network input out: resize, normalize, pad, and the geometry that undoes them."""
+"""Image to network input: resize, normalize, pad, and the geometry to undo them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SIZE_DIVISOR = 32
 
 @dataclass(frozen=True)
 class FrameGeometry:
-    """Sizes (height, width) in pixels that a frame passes through.
+    """Sizes (height, width) in pixels of a frame during preprocessing.
 
     Attributes:
-        image: The frame as it came.
+        image: The original frame.
         resized: After the test-time resize.
         padded: After padding right and bottom to a multiple of 32.
     """
@@ -38,7 +38,7 @@ class FrameGeometry:
         """The published test-time resize: shorter side to `shorter_side`, longer side at most `max_size`."""
         scale = settings.shorter_side / min(height, width)
         sides = (height * scale, width * scale)
-        # The shorter side is exact before the limit applies: its rounding decides pixels at the margin.
+        # The shorter side is exact before the limit applies: its rounding can change the size by a pixel.
         sides = (float(settings.shorter_side), sides[1]) if height < width else (sides[0], float(settings.shorter_side))
         limit = settings.max_size / max(sides)
         if limit < 1:
@@ -49,7 +49,7 @@ class FrameGeometry:
 
 
 def check_image(image: np.ndarray) -> None:
-    """Refuses what is not an RGB image.
+    """Checks that the argument is an RGB image.
 
     Raises:
         ImageError: Not a uint8 array `(H, W, 3)` with at least one pixel.
@@ -60,14 +60,14 @@ def check_image(image: np.ndarray) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ImageError(f"the image has shape {image.shape} and type {image.dtype}; {expected}")
     if 0 in image.shape:
-        raise ImageError(f"the image has shape {image.shape}, which holds no pixel; {expected}")
+        raise ImageError(f"the image has shape {image.shape}, which has no pixels; {expected}")
 
 
 def preprocess(image: np.ndarray, settings: InferenceSettings, device: torch.device) -> tuple[Tensor, FrameGeometry]:
-    """Prepares one image.
+    """Preprocesses one image.
 
-    The resize is PIL's bilinear filter on uint8, which averages when it shrinks; normalization comes before padding, so
-    that padding is the mean color.
+    The resize is PIL's bilinear filter on uint8, which averages when it shrinks. Normalization comes before padding, so
+    padding is the mean color.
 
     Args:
         image: uint8 RGB `(H, W, 3)`.
@@ -75,7 +75,7 @@ def preprocess(image: np.ndarray, settings: InferenceSettings, device: torch.dev
         device: Where the network runs.
 
     Returns:
-        float32 `(1, 3, h, w)`, sides divisible by 32, channels last in memory; and the sizes on the way.
+        float32 `(1, 3, h, w)`, sides divisible by 32, channels last in memory; and the frame's sizes.
 
     Raises:
         ImageError: See `check_image`.

@@ -1,8 +1,8 @@
-"""`preprocess` where the network runs: the camera's bytes are uploaded as they are, a quarter of the floats.
+"""`preprocess` on the GPU: the camera's bytes are uploaded unchanged, a quarter of the size of floats.
 
-The resize is Pillow's bilinear filter in Pillow's own fixed-point arithmetic, columns before rows, as the published
-inference has it. It equals `preprocess` bit for bit, with one exception: from version 13 on, Pillow resizes rows first
-where an image shrinks by more than twice as many rows as columns; such pixels may be 1 of 255 apart.
+The resize is Pillow's bilinear filter in Pillow's fixed-point arithmetic, columns before rows, as in the published
+inference. It equals `preprocess` bit for bit, with one exception: since version 13, Pillow resizes rows first if an
+image shrinks by more than twice as many rows as columns; pixels may then differ by 1 of 255.
 """
 
 from __future__ import annotations
@@ -28,37 +28,26 @@ _KEPT_SIZES = 4
 
 
 Preprocessor = Callable[[np.ndarray, InferenceSettings], tuple[Tensor, FrameGeometry]]
-"""uint8 RGB `(H, W, 3)` -> the network's input `(1, 3, h, w)` and the sizes on the way; errors as `preprocess`."""
+"""uint8 RGB `(H, W, 3)` -> the network's input `(1, 3, h, w)` and the frame's sizes; errors as `preprocess`."""
 
 
 def create_preprocessor(device: torch.device) -> Preprocessor:
-    """The fastest way to prepare images for `device`."""
+    """Creates the fastest preprocessor for `device`."""
     if device.type == "cuda":
         return DevicePreprocessor(device)
     return functools.partial(preprocess, device=device)
 
 
 class DevicePreprocessor:
-    """Prepares images one after the other in buffers that it keeps; for one thread."""
+    """Preprocesses images one after the other in buffers that it reuses; not thread-safe."""
 
     def __init__(self, device: torch.device) -> None:
-        """Prepares images on `device`."""
+        """Preprocesses images on `device`."""
         self._frames = functools.lru_cache(_KEPT_SIZES)(functools.partial(_Frames, device=device))
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, settings: InferenceSettings) -> tuple[Tensor, FrameGeometry]:
-        """As `preprocess`; the tensor is overwritten by a later call.
-
-        Args:
-            image: uint8 RGB `(H, W, 3)`.
-            settings: `shorter_side` and `max_size`.
-
-        Returns:
-            float32 `(1, 3, h, w)`, sides divisible by 32, channels last in memory; and the sizes on the way.
-
-        Raises:
-            ImageError: See `check_image`.
-        """
+        """As `preprocess`; a later call overwrites the tensor."""
         check_image(image)
         geometry = FrameGeometry.of(image.shape[0], image.shape[1], settings)
         return self._frames(geometry).prepare(image), geometry
@@ -93,7 +82,7 @@ class AxisFilter:
         return cls(torch.from_numpy(indices).to(device), torch.from_numpy(fixed).to(device))
 
     def __call__(self, pixels: Tensor, axis: int) -> Tensor:
-        """Resizes axis 0 (rows) or 1 (columns) of `pixels` `(H, W, 3)`; int32, 0..255, rounded as Pillow rounds."""
+        """Resizes axis 0 (rows) or 1 (columns) of `pixels` `(H, W, 3)`; int32, 0..255, with Pillow's rounding."""
         shape = (-1, 1, 1) if axis == 0 else (-1, 1)
         total = None
         for index, weight in zip(self.indices, self.weights, strict=True):
@@ -104,7 +93,7 @@ class AxisFilter:
 
 
 class _Frames:
-    """Filters and buffers of one image size."""
+    """Filters and buffers for one image size."""
 
     def __init__(self, geometry: FrameGeometry, device: torch.device) -> None:
         on_gpu = device.type == "cuda"
@@ -112,7 +101,7 @@ class _Frames:
         self._rows = AxisFilter.of(height, new_height, device) if height != new_height else None
         self._columns = AxisFilter.of(width, new_width, device) if width != new_width else None
         self._mean, self._std = torch.tensor(PIXEL_MEAN, device=device), torch.tensor(PIXEL_STD, device=device)
-        # Padding is the mean color, which is zero after normalization; it is never written again.
+        # Padding is the mean color, which is zero after normalization; later frames do not write it.
         self._padded = torch.zeros((*geometry.padded, 3), device=device)
         self._inner = self._padded[:new_height, :new_width]
         self._staged = torch.empty((height, width, 3), dtype=torch.uint8, pin_memory=on_gpu)
@@ -125,14 +114,14 @@ class _Frames:
     def prepare(self, image: np.ndarray) -> Tensor:
         """The network's input for `image`."""
         if self._arrived:
-            # The previous frame must have left the staging buffer; by now it has.
+            # Wait until the previous frame is copied out of the staging buffer, usually long ago.
             self._arrived.synchronize()
         np.copyto(self._staged.numpy(), image)
         if self._arrived:
             self._uploaded.copy_(self._staged, non_blocking=True)
             self._arrived.record(torch.cuda.current_stream(self._uploaded.device))
         self._runs += 1
-        # A single image is not worth a graph.
+        # Capturing a graph does not pay off for a single image.
         if self._uploaded.is_cuda and not self._captured and 1 < self._runs <= 1 + ATTEMPTS:
             self._captured = self._capture()
         if self._captured:
@@ -142,18 +131,18 @@ class _Frames:
         return self._padded.permute(2, 0, 1).unsqueeze(0)
 
     def _capture(self) -> CapturedWork[None] | None:
-        """`_resize` as a graph; None where it cannot be captured, which costs time alone."""
+        """`_resize` as a CUDA graph; None if it cannot be captured, which is only slower."""
         try:
             return CapturedWork(self._resize, self._uploaded.device)
-        except Exception as error:  # whatever CUDA raises
+        except Exception as error:  # CUDA raises various types
             if self._runs > ATTEMPTS:
                 _logger.warning("images are resized without a CUDA graph, more slowly: %s", first_line(error))
             return None
 
     def _resize(self) -> None:
-        """From the uploaded pixels to the padded input."""
+        """Resizes and normalizes the uploaded pixels into the padded input."""
         pixels = self._uploaded
-        # Rounded to whole numbers in between, as Pillow does, so that the order matters.
+        # Rounded to integers in between, as Pillow does, so the order matters.
         for axis, resize in ((1, self._columns), (0, self._rows)):
             pixels = resize(pixels, axis) if resize else pixels
         self._inner.copy_((pixels.float() - self._mean) / self._std)

@@ -1,4 +1,4 @@
-"""How long each stage of a frame takes, without a wait for the GPU between them."""
+"""Measures the time of each stage of a frame without synchronizing with the GPU between stages."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 
 class StageClock(Mapping[str, float]):
-    """Stage -> seconds, in the order that they ended.
+    """Stage -> seconds, in the order in which the stages ended.
 
-    On a GPU stages are events in its queue: each pays for its own work, and nobody waits until somebody reads.
+    On a GPU, stages are separated by CUDA events: each is charged with its own work, and only reading a time waits.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Starts the clock of work on `device`."""
+        """Starts measuring work on `device`."""
         self._device = device
         self._stages: list[str] = []
         self._marks = [self._mark()]

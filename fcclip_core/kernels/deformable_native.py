@@ -1,7 +1,7 @@
-"""Multi-scale deformable attention on a processor, by a kernel compiled for it, for inference.
+"""Multi-scale deformable attention on a CPU by a C++ kernel compiled for it, for inference.
 
-`sample_by_index` computes indices and weights of all neighbors before it reads the first, in forty passes over memory;
-the kernel makes one, softmax included. It is one C++ file without dependencies, compiled once, in two seconds.
+`sample_by_index` computes the indices and weights of all neighbors first, in forty passes over memory; the kernel needs
+one pass, softmax included. It is one C++ file without dependencies, compiled once in two seconds.
 """
 
 from __future__ import annotations
@@ -36,14 +36,13 @@ _OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
 _COMPILERS = ("c++", "g++", "clang++")
 _NAMES = {torch.float32: "fcclip_attend_float32", torch.bfloat16: "fcclip_attend_bfloat16"}
 _CHANNELS = (16, 32, 64)
-_MOST_POINTS = 64
-_PATIENCE = 120.0
-_SEAL = 32
-"""Bytes of the checksum."""
+_MAX_POINTS = 64
+_TIMEOUT = 120.0
+_CHECKSUM_SIZE = 32
 
 
 class _Sizes(ctypes.Structure):
-    """The kernel's `Sizes`."""
+    """The kernel's struct `Sizes`."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("level_count", "points", "heads", "channels")),
@@ -52,10 +51,10 @@ class _Sizes(ctypes.Structure):
 
 
 class NativeDeformableAttention(nn.Module):
-    """`DeformableAttention` whose sum, softmax included, is the compiled kernel; for inference on a processor."""
+    """`DeformableAttention` computed by the compiled kernel, softmax included; for inference on a CPU."""
 
     def __init__(self, attention: DeformableAttention) -> None:
-        """Takes over the layers of `attention`; `compile_kernel` must have been called, and `takes` be true."""
+        """Uses the layers of `attention`; requires that `compile_kernel` was called and `takes` is true."""
         super().__init__()
         self.heads = attention.heads
         self.sampling_offsets = attention.sampling_offsets
@@ -71,23 +70,23 @@ class NativeDeformableAttention(nn.Module):
 
 
 def takes(attention: DeformableAttention) -> bool:
-    """Whether the kernel was made for attention of such sizes."""
+    """Whether the kernel supports the sizes of `attention`."""
     channels = attention.value_proj.out_features // attention.heads
-    return channels in _CHANNELS and attention.levels * attention.points <= _MOST_POINTS
+    return channels in _CHANNELS and attention.levels * attention.points <= _MAX_POINTS
 
 
-# An operator of its own is opaque to torch.compile: compiled graphs call it where it stands.
+# A custom operator is opaque to torch.compile: compiled graphs call it unchanged.
 @torch.library.custom_op("fcclip::attend_natively", mutates_args=())
 def _attend_natively(value: Tensor, sides: Sequence[int], centers: Tensor, offsets: Tensor, scores: Tensor) -> Tensor:
     value, centers, offsets, scores = (x.contiguous() for x in (value, centers, offsets, scores))
     batch, _, heads, channels = value.shape
     rows, levels = offsets.shape[1] * heads, len(sides) // 2
-    first, described = 0, []
+    first, level_sizes = 0, []
     for height, width in zip(sides[::2], sides[1::2], strict=True):
-        described += [height, width, first]
+        level_sizes += [height, width, first]
         first += height * width
     points = scores.shape[2] // (heads * levels)
-    sizes = _Sizes(levels, points, heads, channels, (ctypes.c_int64 * len(described))(*described))
+    sizes = _Sizes(levels, points, heads, channels, (ctypes.c_int64 * len(level_sizes))(*level_sizes))
     sums = value.new_empty(batch, offsets.shape[1], heads * channels)
     kernel = getattr(_libraries[0], _NAMES[value.dtype])
 
@@ -95,12 +94,12 @@ def _attend_natively(value: Tensor, sides: Sequence[int], centers: Tensor, offse
         tensors = (value[image], centers, offsets[image], scores[image], sums[image])
         pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
         if kernel(ctypes.byref(sizes), *pointers, ctypes.c_int64(begin), ctypes.c_int64(end)):
-            raise BackendError(f"there is no kernel for {heads} heads of {channels} channels with {points} points")
+            raise BackendError(f"the kernel does not support {heads} heads of {channels} channels with {points} points")
 
     threads = torch.get_num_threads()
     bounds = [rows * part // threads for part in range(threads + 1)]
     for image in range(batch):
-        # ctypes lets go of Python's lock meanwhile.
+        # ctypes releases the GIL during the call.
         others = [_threads().submit(run, image, *part) for part in zip(bounds[1:-1], bounds[2:], strict=True)]
         run(image, *bounds[:2])
         for other in others:
@@ -114,10 +113,10 @@ def _(value: Tensor, sides: Sequence[int], centers: Tensor, offsets: Tensor, sco
 
 
 def compile_kernel(folder: Path | None) -> None:
-    """Compiles the kernel, unless that was done before, and loads it.
+    """Compiles the kernel if necessary, and loads it.
 
     Args:
-        folder: Where compiled kernels are kept; if it is None or cannot be used, one is made for this process alone.
+        folder: Where to keep compiled kernels; if it is None or unusable, the kernel is compiled for this process only.
 
     Raises:
         BackendError: There is no C++ compiler, or it fails.
@@ -126,7 +125,7 @@ def compile_kernel(folder: Path | None) -> None:
         return
     compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
-        raise BackendError("there is no C++ compiler; apt install g++")
+        raise BackendError("no C++ compiler was found; apt install g++")
     try:
         _libraries.append(_loaded(compiler.split(), folder))
     except subprocess.CalledProcessError as error:
@@ -136,31 +135,31 @@ def compile_kernel(folder: Path | None) -> None:
 
 
 def _loaded(compiler: list[str], folder: Path | None) -> ctypes.CDLL:
-    """The kernel for this source, compiler and processor."""
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True, timeout=_PATIENCE)
-    # A home folder may be shared by different machines.
+    """The kernel for this source, compiler and CPU."""
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True, timeout=_TIMEOUT)
+    # Machines with different CPUs may share a home folder.
     about = f"{version.stdout}{_OPTIONS}{platform.machine()}{sorted(features())}"
     name = f"deformable-{blake2b(about.encode() + _SOURCE.read_bytes(), digest_size=8).hexdigest()}.so"
     if folder is not None and (why := why_unsafe(folder.resolve())):
-        _logger.warning("no compiled kernel is loaded from %s, nor kept there: %s", folder, why)
+        _logger.warning("compiled kernels are neither loaded from %s nor kept there: %s", folder, why)
     elif folder is not None:
         try:
             return _from_file(compiler, folder / name)
         except (OSError, subprocess.CalledProcessError) as error:
             _logger.warning(
                 "the compiled kernel cannot be kept in %s: %s. It works now, but will be compiled again at the next "
-                "start; make room or set FCCLIP_CACHE_DIR to a folder that can be written",
+                "start; free disk space or set FCCLIP_CACHE_DIR to a writable folder",
                 folder,
                 error,
             )
-    with tempfile.TemporaryDirectory() as place:
-        return _from_file(compiler, Path(place) / name)
+    with tempfile.TemporaryDirectory() as temporary:
+        return _from_file(compiler, Path(temporary) / name)
 
 
 def _from_file(compiler: list[str], kernel: Path) -> ctypes.CDLL:
-    """Loads a kept kernel, which is compiled if it is not there, or damaged."""
+    """Loads a kept kernel, compiling it first if it is missing or damaged."""
     try:
-        if not _is_whole(kernel):
+        if not _is_intact(kernel):
             _logger.warning("%s is damaged, so it is compiled again", kernel)
             kernel.unlink()
     except PermissionError as error:  # not this user's
@@ -172,27 +171,26 @@ def _from_file(compiler: list[str], kernel: Path) -> ctypes.CDLL:
         kernel.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with atomic_write(kernel) as part:
             command = [*compiler, *_OPTIONS, "-o", str(part), str(_SOURCE)]
-            subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE)
-            # Behind the library's end, where no loader looks.
-            part.write_bytes(_sealed(part.read_bytes()))
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT)
+            # Loaders ignore bytes after the library's end.
+            part.write_bytes(_with_checksum(part.read_bytes()))
             keep_ours(part)
     return ctypes.CDLL(str(kernel))
 
 
-def _sealed(library: bytes) -> bytes:
-    """`library` with its checksum behind it."""
-    return library + blake2b(library, digest_size=_SEAL).digest()
+def _with_checksum(library: bytes) -> bytes:
+    return library + blake2b(library, digest_size=_CHECKSUM_SIZE).digest()
 
 
-def _is_whole(kernel: Path) -> bool:
-    """Whether a kept kernel is as it was written: to load one that was cut short would end the process."""
+def _is_intact(kernel: Path) -> bool:
+    """Whether a kept kernel is unchanged: loading a truncated library would crash the process."""
     with open_ours(kernel) as file:
         kept = file.read()
-    return kept == _sealed(kept[:-_SEAL])
+    return kept == _with_checksum(kept[:-_CHECKSUM_SIZE])
 
 
 _libraries: list[ctypes.CDLL] = []
-"""The loaded kernel, if there is one."""
+"""The loaded kernel, if any."""
 
 
 @functools.cache

@@ -1,11 +1,11 @@
 """Multi-scale deformable attention as one Triton kernel: `sample_by_grid`'s sum on an NVIDIA GPU, for inference.
 
-One program reads `QUERIES_AT_ONCE` neighboring queries of one head. Their samples lie close together, so the four
-neighbors of a sampling point mostly come out of the cache, and nothing but the sum is ever written. Values may be
-short (float16, bfloat16); coordinates, weights and sums are float32: half a float16 step near 1 is already a fifteenth
-of a pixel on a map 270 pixels wide.
+One program handles `QUERIES_AT_ONCE` neighboring queries of one head. Their samples are close together, so most
+neighbors of sampling points come from the cache, and only the sum is written. Values may be float16 or bfloat16.
+Coordinates, weights and sums are float32: half a float16 step near 1 is a fifteenth of a pixel on a map 270 pixels
+wide.
 
-Importing this module needs Triton, which PyTorch's CUDA builds bring along; `sample_by_grid` runs without it.
+Importing this module requires Triton, which PyTorch's CUDA builds include; `sample_by_grid` does not need it.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ def sample_by_triton(value: Tensor, shapes: Sequence[tuple[int, int]], locations
 
     Args:
         value: `(B, N, heads, C)`, tokens of all levels in order; float16, bfloat16 or float32.
-        shapes: (H, W) of each level; a level without pixels adds nothing.
-        locations: `(B, Q, heads, levels, points, 2)`, (x, y), 0..1 across the image; read as float32.
-        weights: `(B, Q, heads, levels, points)`; read as float32.
+        shapes: (H, W) of each level; a level may be empty.
+        locations: `(B, Q, heads, levels, points, 2)`, (x, y), 0..1 across the image; converted to float32.
+        weights: `(B, Q, heads, levels, points)`; converted to float32.
 
     Returns:
-        `(B, Q, heads * C)`, of the values' type.
+        `(B, Q, heads * C)`, same type as `value`.
 
     Raises:
-        TypeError: Values of another type.
+        TypeError: Unsupported type of `value`.
         ValueError: More than `MOST_LEVELS` levels.
     """
     if len(shapes) > MOST_LEVELS:
-        raise ValueError(f"there are {len(shapes)} levels; the kernel takes {MOST_LEVELS}: use sample_by_grid")
+        raise ValueError(f"got {len(shapes)} levels; the kernel supports up to {MOST_LEVELS}: use sample_by_grid")
     if value.dtype not in VALUE_TYPES:
-        raise TypeError(f"values are {value.dtype}; the kernel takes float16, bfloat16 and float32: use sample_by_grid")
+        raise TypeError(f"value is {value.dtype}; expected float16, bfloat16 or float32; or use sample_by_grid")
     sides = [side for shape in shapes for side in shape]
     return _sample_deformably(value, sides, locations.float(), weights.float())
 
 
-# An operator of its own is opaque to torch.compile and to CUDA graphs: they call it where it stands.
+# A custom operator is opaque to torch.compile, which calls it unchanged.
 @torch.library.custom_op("fcclip::sample_deformably", mutates_args=())
 def _sample_deformably(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
@@ -62,7 +62,7 @@ def _sample_deformably(value: Tensor, sides: Sequence[int], locations: Tensor, w
             locations,
             weights,
             sums,
-            # One by one: before 3.3 Triton takes no tuple.
+            # Single arguments: Triton before 3.3 does not support tuples.
             *sides,
             *(0 for _ in range(2 * MOST_LEVELS - len(sides))),
             tokens,
@@ -89,7 +89,7 @@ def _sample_kernel(
     locations: tl.tensor,  # (B, Q, heads, LEVELS, POINTS, 2)
     weights: tl.tensor,  # (B, Q, heads, LEVELS, POINTS)
     sums: tl.tensor,  # (B, Q, heads, C)
-    height_0: tl.tensor,  # of each level; levels that are not there are never read
+    height_0: tl.tensor,  # of each level; unused levels are never read
     width_0: tl.tensor,
     height_1: tl.tensor,
     width_1: tl.tensor,
@@ -108,7 +108,7 @@ def _sample_kernel(
 ) -> None:
     query = tl.program_id(0) * QUERY_BLOCK + tl.arange(0, QUERY_BLOCK)
     head = tl.program_id(1)
-    # Products with the batch may pass 2^31.
+    # Offsets may exceed 2^31.
     batch = tl.program_id(2).to(tl.int64)
     channel = tl.arange(0, CHANNEL_BLOCK)[None, :]
     is_query, is_channel = query < queries, channel < CHANNELS

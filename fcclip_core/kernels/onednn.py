@@ -1,9 +1,9 @@
-"""The network for processors: oneDNN's products with what follows them fused in, and numbers as short as it has.
+"""The network for CPUs: oneDNN's fused linear layers, in bfloat16 if the CPU supports it.
 
-torch leaves float32 products to MKL, which is slow on processors of other makers, and runs activation, layer scale and
-residual of a block as passes of their own over memory. Here a product and its activation or sum are one operation,
-layer scale is part of the weights, and normalization reads short numbers directly (its sums are float32 all the same).
-The mask decoder is float32 in any case.
+torch uses MKL for float32 products, which is slow on CPUs that are not Intel's, and computes the activation, layer
+scale and residual of a block in separate passes over memory. Here a linear layer and its activation or residual are one
+operation, layer scale is folded into the weights, and normalization reads bfloat16 directly (with float32 sums). The
+mask decoder is always float32.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from fcclip_core.model.text_tower import TextTower
 
 
 def best_type() -> torch.dtype:
-    """bfloat16 where this processor multiplies it in hardware, else float32."""
+    """bfloat16 if this CPU has bfloat16 instructions, else float32."""
     return torch.bfloat16 if has_bfloat16() and torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
 def for_processor(model: FCCLIP, dtype: torch.dtype, *, native: bool) -> FCCLIP:
-    """A copy of `model` for inference on the CPU; unchanged weights are shared, and `model` stays as it is.
+    """A copy of `model` for inference on the CPU; it shares unchanged weights, and `model` is not modified.
 
     Args:
         model: The network, on the CPU.
         dtype: torch.float32 or bfloat16.
-        native: Let `deformable_native`'s kernel, which must be compiled, compute deformable attention.
+        native: Compute deformable attention by `deformable_native`'s kernel, which must be compiled.
 
     Raises:
         BackendError: torch was built without oneDNN.
@@ -59,7 +59,7 @@ def for_processor(model: FCCLIP, dtype: torch.dtype, *, native: bool) -> FCCLIP:
 
 
 def text_tower_for_processor(tower: TextTower) -> TextTower:
-    """A copy of a text tower in float32, for inference on the CPU; weights are shared, and `tower` stays as it is.
+    """A copy of a text tower in float32 for inference on the CPU; it shares weights, and `tower` is not modified.
 
     Raises:
         BackendError: torch was built without oneDNN.
@@ -78,29 +78,29 @@ def text_tower_for_processor(tower: TextTower) -> TextTower:
 
 def _check_library() -> None:
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        raise BackendError(f"torch {torch.__version__} was built without oneDNN's fused products")
+        raise BackendError(f"torch {torch.__version__} was built without oneDNN's fused linear layers")
 
 
 class FusedLinear(nn.Module):
-    """A linear layer with an activation ("gelu" or "relu") in one operation; plain without one."""
+    """A linear layer with an optional activation ("gelu" or "relu") in one operation."""
 
     def __init__(self, linear: nn.Linear, activation: str = "none") -> None:
-        """Takes over the weights of `linear`."""
+        """Uses the weights of `linear`."""
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self._activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in)` -> `(..., out)`."""
-        # "none" as GELU's algorithm is the exact one, by erf.
+        # The last argument is GELU's approximation: "none" is the exact one, by erf.
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self._activation, [], "none")
 
 
 class FusedBlock(nn.Module):
-    """timm's ConvNeXt block for inference: layer scale inside the second product, the sum part of it."""
+    """timm's ConvNeXt block for inference: layer scale and residual are part of the second linear layer."""
 
     def __init__(self, block: ConvNeXtBlock) -> None:
-        """Takes over the weights of `block`, whose shortcut must be plain."""
+        """Uses the weights of `block`, whose shortcut must be the identity."""
         super().__init__()
         mlp = cast(Mlp, block.mlp)
         last = cast(nn.Linear, mlp.fc2)
@@ -114,7 +114,7 @@ class FusedBlock(nn.Module):
         self.bias = nn.Parameter(bias.to(last.weight.dtype), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, H, W)` -> the same, channels last in memory both."""
+        """`(B, C, H, W)` -> `(B, C, H, W)`, both channels last in memory."""
         hidden = self.fc1(self.norm(self.conv_dw(x).permute(0, 2, 3, 1)))
         shortcut = x.permute(0, 2, 3, 1)
         summed = torch.ops.mkldnn._linear_pointwise.binary(hidden, shortcut, self.weight, self.bias, "add")
@@ -122,17 +122,17 @@ class FusedBlock(nn.Module):
 
 
 class FusedSelfAttention(nn.Module):
-    """torch's multi-head attention of a sequence to itself, called as open_clip's transformer calls it."""
+    """torch's multi-head self-attention, with the call signature that open_clip's transformer uses."""
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
-        """Takes over the weights of `attention`."""
+        """Uses the weights of `attention`."""
         super().__init__()
         self.weight, self.bias = attention.in_proj_weight, attention.in_proj_bias
         self.out = FusedLinear(attention.out_proj)
         self._heads = attention.num_heads
 
     def forward(self, x: Tensor, *_: Tensor, need_weights: bool, attn_mask: Tensor) -> tuple[Tensor]:
-        """`(B, L, C)` and additive mask `(L, L)` -> `(B, L, C)`, alone in a tuple."""
+        """`(B, L, C)` and additive mask `(L, L)` -> a tuple with one tensor `(B, L, C)`."""
         projected = _project(x, self.weight, self.bias).unflatten(-1, (3, self._heads, -1))
         query, key, value = projected.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask)
@@ -140,10 +140,10 @@ class FusedSelfAttention(nn.Module):
 
 
 class MixedNorm(nn.Module):
-    """Layer or group normalization of short numbers with float32 weights and sums, in one pass."""
+    """Layer or group normalization of 16-bit inputs with float32 weights and sums, in one pass."""
 
     def __init__(self, norm: nn.LayerNorm | nn.GroupNorm, dtype: torch.dtype) -> None:
-        """Takes over the weights of `norm`; gives numbers of `dtype`."""
+        """Uses the weights of `norm`; returns tensors of `dtype`."""
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
         self.normalized_shape = norm.normalized_shape if isinstance(norm, nn.LayerNorm) else ()
@@ -152,7 +152,7 @@ class MixedNorm(nn.Module):
         self._dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the normalization that it stands for."""
+        """Same shapes as the replaced normalization."""
         if self._groups:
             return F.group_norm(x, self._groups, self.weight, self.bias, self.eps).to(self._dtype)
         x = x.permute(0, 2, 3, 1) if self._channels_second else x
@@ -161,14 +161,14 @@ class MixedNorm(nn.Module):
 
 
 class WideMaskDecoder(nn.Module):
-    """The mask decoder in float32 behind a short pixel decoder.
+    """The mask decoder in float32 after a 16-bit pixel decoder.
 
-    Its attention masks are hard tests at logit 0, which rounding passes on from layer to layer; it is a small part of
-    the work.
+    Its attention masks are thresholds at logit 0, where rounding errors accumulate over the layers. It is a small part
+    of the computation.
     """
 
     def __init__(self, decoder: MaskDecoder) -> None:
-        """Takes a decoder in float32."""
+        """Wraps a decoder in float32."""
         super().__init__()
         self.decoder = decoder
 
@@ -183,12 +183,12 @@ def _project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _multiply(queries: Tensor, features: Tensor) -> Tensor:
-    """`(B, Q, C)` times `(B, C, N)` as linear layers whose weights are the pixels, channels last in memory."""
+    """`(B, Q, C)` times `(B, C, N)` as linear layers with the pixels as weights, channels last in memory."""
     return torch.stack([_project(x, pixels.T, None) for x, pixels in zip(queries, features, strict=True)])
 
 
 def _replace(parent: nn.Module, dtype: torch.dtype, native: bool) -> None:
-    """Puts the fused forms into the places of what they stand for."""
+    """Replaces modules by their fused implementations."""
     for name, child in parent.named_children():
         if isinstance(child, ConvNeXtBlock) and isinstance(child.shortcut, nn.Identity) and not child.use_conv_mlp:
             child = FusedBlock(child)

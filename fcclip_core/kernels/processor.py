@@ -1,4 +1,4 @@
-"""What this machine's processor can do."""
+"""Capabilities of this machine's CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @functools.cache
 def features() -> frozenset[str]:
-    """Names of instruction sets, as Linux lists them; empty where it cannot be asked."""
+    """Names of the CPU's features as Linux lists them; empty if unavailable."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, values = line.partition(":")
@@ -19,5 +19,5 @@ def features() -> frozenset[str]:
 
 
 def has_bfloat16() -> bool:
-    """Whether it multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    """Whether the CPU has bfloat16 instructions; emulated bfloat16 is slower than float32."""
     return not features().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))

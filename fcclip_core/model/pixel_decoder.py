@@ -1,6 +1,6 @@
 """Pixel decoder: deformable attention over strides 32, 16 and 8, then one FPN step to stride 4 (section 3.2).
 
-Follows Mask2Former (Cheng et al., 2022). There is no padding mask: padded area takes part like any other.
+Follows Mask2Former (Cheng et al., 2022). There is no padding mask: padding is treated like the image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PixelDecoderOutput:
     """Per-pixel features.
 
     Attributes:
-        mask_features: `(B, C, H/4, W/4)`; their product with a query's mask embedding is a mask.
+        mask_features: `(B, C, H/4, W/4)`; their product with a query's mask embedding is the mask logits.
         levels: Enriched features at strides 32, 16 and 8, `(B, C, h, w)` each.
     """
 
@@ -78,7 +78,7 @@ class EncoderLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor, position: Tensor, centers: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-        """`tokens` `(B, N, C)` -> `(B, N, C)`; positions steer where to look, not what is read."""
+        """`tokens` `(B, N, C)` -> `(B, N, C)`; positions are added to queries only, not to values."""
         tokens = self.attention_norm(tokens + self.attention(tokens + position, tokens, centers, shapes))
         return self.feed_forward_norm(tokens + self.linear2(self.linear1(tokens)))
 

@@ -88,14 +88,7 @@ def _record(number: int, stem: str, frame: Frame) -> dict[str, Any]:
         rows, columns = np.nonzero(frame.segment_map == segment.id)
         x, y = int(columns.min()), int(rows.min())
         box = [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1]
-        segments.append(
-            {
-                "id": segment.id,
-                "category_id": category[segment.name],
-                "area": len(rows),
-                "bbox": box,
-                "iscrowd": 0,
-            }
-        )
+        record = {"id": segment.id, "category_id": category[segment.name], "area": len(rows), "bbox": box, "iscrowd": 0}
+        segments.append(record)
     annotation = {"image_id": number, "file_name": f"{stem}.png", "segments_info": segments}
     return {"image": image, "annotation": annotation}

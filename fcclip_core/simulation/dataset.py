@@ -112,16 +112,10 @@ def write_coco(
 def write_shards(
     plan: WorldPlan, out: Path, workers: int = 1, advance: Callable[[int], None] = lambda frames: None
 ) -> None:
-    """Writes .npz shards of about 64 frames, for training; docs/reference/world.md lists their arrays.
-
-    Args:
-        plan: What to render.
-        out: Folder, made if need be.
-        workers: Processes.
-        advance: Called with the number of frames that were finished, or found finished.
+    """Writes .npz shards of about 64 frames for training (docs/reference/world.md). Arguments as `write_coco`.
 
     Raises:
-        SimulationError: `out` holds another plan's pictures, or nothing can be rendered or written.
+        SimulationError: As `write_coco`.
     """
     _claim(plan, out, "shards")
     step = max(1, FRAMES_PER_SHARD // plan.views)

@@ -6,7 +6,7 @@ what its middle hits.
 
 from __future__ import annotations
 
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ MIN_PIXELS = 25
 """A segment with fewer visible pixels is no truth: its pixels are 0."""
 
 
-class Renderer:
+class Renderer(AbstractContextManager["Renderer"]):
     """Renders scenes with one GL context; views of one scene in a row share what was uploaded for it.
 
     A context belongs to the thread that made it. Close it, or use it in a `with` block.
@@ -64,14 +64,8 @@ class Renderer:
             self._loaded.free()
             self._loaded = None
 
-    def __enter__(self) -> Renderer:
-        """Returns itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes."""
+    def __exit__(self, *_: object) -> None:
+        """Closes the renderer."""
         self.close()
 
 

@@ -1,1 +1,1 @@
-"""Where weights come from: published files, checkpoints, seeded weights."""
+"""Sources of weights: published files, checkpoints, seeded weights."""

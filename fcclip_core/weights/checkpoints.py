@@ -1,7 +1,7 @@
-"""Files of weights -> `Checkpoint` -> network, and back into one self-contained file.
+"""Weight files -> `Checkpoint` -> network, and back into one self-contained file.
 
-Loading is key for key. The network is built without memory, and the file's mapped tensors are assigned to it as they
-are, so that a full-size model is read once and held once.
+Every key is checked on loading. The network is built on the meta device and the file's memory-mapped tensors are
+assigned to it, so a full-size model is read and stored only once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from fcclip_core.devices import undisturbed
 from fcclip_core.errors import CheckpointError, SettingsError
-from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.files.paths import expanded
 from fcclip_core.model.config import PRESETS, ModelConfig, config_from_dict, layer_counts
 from fcclip_core.model.fcclip import FCCLIP
@@ -42,10 +39,10 @@ from fcclip_core.weights.model_zoo import (
     nothing_imported,
     published_as,
 )
-from fcclip_core.weights.published_layout import EMPTY_WEIGHT, VISUAL_PREFIX, Entry, Layout, layout_of
+from fcclip_core.weights.published_layout import EMPTY_WEIGHT, VISUAL_PREFIX, Entry, layout_of
 from fcclip_core.weights.published_names import CLIP_PREFIX
 from fcclip_core.weights.seeded_weights import seeded_state
-from fcclip_core.weights.weight_files import WeightFile, read_weight_file, sha256_of
+from fcclip_core.weights.weight_files import WeightFile, read_weight_file, sha256_of, write_safetensors
 
 _logger = logging.getLogger(__name__)
 
@@ -53,25 +50,25 @@ FORMAT_VERSION = 1
 METADATA_KEY = "fcclip"
 STORED_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SPELLED_OUT = 10
-"""Keys of each kind that an error names; it counts the rest."""
+"""Number of keys of each kind that an error lists; it counts the rest."""
 
-_MOST_SOURCES = 100
-_LONGEST_TEXT = 2000
+_MAX_SOURCES = 100
+_MAX_TEXT_LENGTH = 2000
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, units done, units in all)."""
+"""Called with (name of the task, units done, total units)."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file that went into a checkpoint.
+    """One source file of a checkpoint.
 
     Attributes:
-        role: What it gave: "FC-CLIP weights" or "CLIP weights".
+        role: Its content: "FC-CLIP weights" or "CLIP weights".
         name: File name, without its folder.
-        sha256: Of its bytes, hexadecimal; empty where it was not computed.
+        sha256: SHA-256 of the file, hexadecimal; empty if not computed.
         origin: Where the file is published; empty if unknown.
-        path: Where it lies on this machine; not stored.
+        path: Path on this machine; not stored.
     """
 
     role: str
@@ -83,13 +80,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where weights come from and on which terms.
+    """Origin and license of weights.
 
     Attributes:
-        sources: The files, in the order in which they were joined.
-        license: Terms of the weights; empty if unknown.
-        seeded: True for weights made from the recipe: the labels of such a model mean nothing.
-        note: Anything else, in a sentence.
+        sources: The source files, in the order in which they were combined.
+        license: License of the weights; empty if unknown.
+        seeded: True for seeded random weights, whose labels are meaningless.
+        note: Any other information, one sentence.
     """
 
     sources: tuple[Source, ...] = ()
@@ -98,24 +95,24 @@ class Provenance:
     note: str = ""
 
     def describe(self) -> str:
-        """One line for people."""
+        """A human-readable line."""
         files = " + ".join(source.name for source in self.sources)
         return "; ".join(part for part in (files, self.note, self.license) if part) or "unknown origin"
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Weights with everything that is needed to use them.
+    """Weights with everything needed to use them.
 
     Attributes:
-        config: Shape of the model.
-        state: Published key -> float32 tensor (batch counters int64), everything that an image passes through: CLIP's
-            image tower and temperature, pixel decoder, mask decoder, void embedding. Views of a mapped file, if they
-            come from one.
-        train_vocabulary: The classes that the model was trained on: they count as seen (section 3.2).
-        provenance: Where the weights come from.
-        text_state: Gives the text tower's tensors under published keys, whenever called.
-        fingerprint: Gives the text tower's identity; `text_tower_id` asks once.
+        config: Architecture of the model.
+        state: Published key -> float32 tensor (batch counters int64) of everything but the text tower: CLIP's image
+            tower and logit scale, pixel decoder, mask decoder, void embedding. Views of a memory-mapped file, if loaded
+            from one.
+        train_vocabulary: The training classes, which are the seen classes (section 3.2).
+        provenance: Origin of the weights.
+        text_state: Returns the text tower's tensors under published keys.
+        fingerprint: Computes the text tower's identity; cached by `text_tower_id`.
     """
 
     config: ModelConfig
@@ -127,11 +124,11 @@ class Checkpoint:
 
     @cached_property
     def text_tower_id(self) -> str:
-        """Identity of the text tower: equal ids give equal text rows. Made from its weights and configuration."""
+        """Hash of the text tower's weights and configuration: equal ids give equal text embeddings."""
         return self.fingerprint()
 
     def text_tower(self) -> TextTower:
-        """Builds the text tower, in eval mode, anew with every call: keep it only while there are words to encode.
+        """Builds a new text tower in eval mode; keep it only while encoding words.
 
         Raises:
             CheckpointError: Its weights are not finite.
@@ -152,20 +149,20 @@ def load_checkpoint(
     train_vocabulary: Vocabulary | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
-    """Loads weights, key for key: nothing missing, nothing unexpected, every shape and type as the model has it.
+    """Loads weights strictly: no missing or unexpected keys, and all shapes and types as in the model.
 
     Args:
-        source: A file (ours, or a published FC-CLIP one with or without CLIP's keys), the name of a bundled
-            checkpoint, or `recipe:NAME` for seeded weights of preset NAME. "auto": the best published model that was
-            imported on this machine (`clip` and `preset` do not count), else the bundled demo, with a warning.
-        clip: File with CLIP's own weights, for published checkpoints without them; None takes open_clip's.
-        preset: Name in `PRESETS` that the file must fit; None recognizes it.
-        train_vocabulary: Instead of the stored one; published files store none and were trained on COCO's classes.
-        progress: Told about work that takes seconds.
+        source: A file (ours, or a published FC-CLIP file with or without CLIP's keys), the name of a bundled
+            checkpoint, or `recipe:NAME` for seeded weights of preset NAME. "auto": the best published model imported on
+            this machine (`clip` and `preset` are ignored), else the bundled demo, with a warning.
+        clip: File with CLIP's weights, for published checkpoints without them; None: open_clip's.
+        preset: Name in `PRESETS` that the file must have; None: detected.
+        train_vocabulary: Replaces the stored one; published files store none and were trained on COCO's classes.
+        progress: Reports work that takes seconds.
 
     Raises:
-        CheckpointError: Says which file, what is wrong with it and what to do.
-        VocabularyError: `train_vocabulary` is no Vocabulary.
+        CheckpointError: A file is unusable; says which, why and what to do.
+        VocabularyError: `train_vocabulary` is not a Vocabulary.
     """
     name = str(source)
     if train_vocabulary is not None:
@@ -183,22 +180,22 @@ def load_checkpoint(
         else:
             checkpoint = _from_published_file(file, Path(clip) if clip else None, preset, train_vocabulary)
     if preset is not None and checkpoint.config.name != preset:
-        raise CheckpointError(f"{name} holds the model {checkpoint.config.name}, not {preset}; leave the preset out")
+        raise CheckpointError(f"{name} contains the model {checkpoint.config.name}, not {preset}; omit the preset")
     _check_finite(name, checkpoint.state)
     if checkpoint.provenance.seeded:
-        _logger.warning("%s: seeded weights, made from a rule; the labels mean nothing", name)
+        _logger.warning("%s: deterministic random weights; the labels are meaningless", name)
     return checkpoint if train_vocabulary is None else replace(checkpoint, train_vocabulary=train_vocabulary)
 
 
 def load_model(checkpoint: Checkpoint, vanished_masks: str = PUBLISHED) -> FCCLIP:
-    """Builds the network around the checkpoint's tensors, in eval mode, without gradients and without copying them.
+    """Builds the network in eval mode without gradients; it uses the checkpoint's tensors without copying them.
 
     Args:
         checkpoint: The weights.
-        vanished_masks: What masks that vanish at stride 32 are pooled over, one of `VANISHED_MASKS`.
+        vanished_masks: How masks that vanish at stride 32 are pooled, one of `VANISHED_MASKS`.
 
     Raises:
-        SettingsError: No such choice of `vanished_masks`.
+        SettingsError: Invalid `vanished_masks`.
     """
     if vanished_masks not in VANISHED_MASKS:
         raise SettingsError(f"vanished_masks is {short(vanished_masks)}; it must be one of {', '.join(VANISHED_MASKS)}")
@@ -212,22 +209,20 @@ def load_model(checkpoint: Checkpoint, vanished_masks: str = PUBLISHED) -> FCCLI
 def save_checkpoint(
     path: str | Path, checkpoint: Checkpoint, *, dtype: str = "float32", progress: Progress | None = None
 ) -> None:
-    """Writes one self-contained safetensors file: both towers, the trained part, and what `Checkpoint` says of them.
-
-    The file appears whole or not at all.
+    """Writes one self-contained safetensors file atomically: both towers, the trained part and the metadata.
 
     Args:
-        path: Ends in .safetensors; an existing file is replaced.
-        checkpoint: What to write.
-        dtype: How floating-point tensors are stored, a name in `STORED_TYPES`; they are read back as float32.
-        progress: Told about hashing and writing, in bytes.
+        path: Path ending in .safetensors; an existing file is replaced.
+        checkpoint: The checkpoint.
+        dtype: Type of the stored floating-point tensors, a name in `STORED_TYPES`; they are loaded as float32.
+        progress: Reports hashing and writing, in bytes.
 
     Raises:
-        CheckpointError: Another ending, an unknown dtype, values too large for it, or the disk refuses.
+        CheckpointError: Wrong suffix, unknown dtype, values too large for it, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path} must end in .safetensors: that is what is written")
+        raise CheckpointError(f"{path} must end in .safetensors, the only format that is written")
     if dtype not in STORED_TYPES:
         raise CheckpointError(f"dtype is {dtype!r}; it must be one of {', '.join(STORED_TYPES)}")
     report = progress or (lambda what, done, total: None)
@@ -242,7 +237,7 @@ def save_checkpoint(
     tensors = {**_stored(checkpoint.state, dtype), **text}
     size = sum(tensor.nbytes for tensor in tensors.values())
     report("writing", 0, size)
-    _write(path, tensors, {"format": "pt", METADATA_KEY: json.dumps(header)})
+    write_safetensors(path, tensors, {"format": "pt", METADATA_KEY: json.dumps(header)})
     report("writing", size, size)
 
 
@@ -253,59 +248,58 @@ def join_clip(
     train_vocabulary: Vocabulary,
     provenance: Provenance,
 ) -> Checkpoint:
-    """Joins the part that FC-CLIP trains with CLIP.
+    """Combines the part that FC-CLIP trains with CLIP's weights.
 
     Args:
-        config: The model that both are for.
+        config: The model.
         trained: Published key -> tensor of everything but CLIP.
-        clip: Both towers and the temperature.
+        clip: Both towers and the logit scale.
         train_vocabulary: See `Checkpoint`.
         provenance: See `Checkpoint`.
 
     Raises:
         CheckpointError: `clip` is not the CLIP that `config` needs.
     """
-    layout = layout_of(config)
-    _check_clip(clip.path, clip.tensors, layout, config)
-    return _checkpoint({**trained, **clip.tensors}, layout, config, train_vocabulary, provenance)
+    _check_clip(clip.path, clip.tensors, config)
+    return _checkpoint({**trained, **clip.tensors}, config, train_vocabulary, provenance)
 
 
 def check_published(file: WeightFile, train_vocabulary: Vocabulary, preset: str | None = None) -> ModelConfig:
-    """Checks a file in the authors' naming, key for key; CLIP's keys may be absent, all together.
+    """Checks all keys of a file with published names; CLIP's keys may all be absent.
 
     Returns:
-        The configuration that the file fits.
+        The configuration of the file.
 
     Raises:
-        CheckpointError: The file is another model's, or another preset's than asked for, or differs in some key.
+        CheckpointError: The file is for another model or preset, or a key differs.
     """
     other = _foreign(file.tensors)
     config = None if other else _best_fit(file.tensors)
     if config is None:
         raise CheckpointError(
             f"{file.path} is not an FC-CLIP checkpoint: it looks like {other or 'another model'} (its first keys are "
-            f"{_first(list(file.tensors)[:3])}). `fcclip weights list` shows the published FC-CLIP files"
+            f"{_first(list(file.tensors)[:3])}). `fcclip weights list` lists the published FC-CLIP files"
         )
     if preset is not None and config.name != preset:
         raise CheckpointError(
-            f"{file.path} holds FC-CLIP on {config.name}, not on {preset}; leave the preset out, or take the "
-            f"checkpoint of {preset} (`fcclip weights list`)"
+            f"{file.path} contains FC-CLIP with {config.name}, not {preset}; omit the preset, or use the checkpoint of "
+            f"{preset} (`fcclip weights list`)"
         )
     layout = layout_of(config)
     buffer = {EMPTY_WEIGHT: Entry((len(train_vocabulary) + 1,), torch.float32)}
-    # A state dictionary holds the training loss's buffer; whether stripped files kept it is not documented.
+    # A full state dictionary contains the training loss's buffer; files without CLIP may or may not.
     kept = buffer if holds_clip(file) or EMPTY_WEIGHT in file.tensors else {}
     _check_keys(file, {**(layout.everything if holds_clip(file) else layout.trained), **kept}, config)
     return config
 
 
 def holds_clip(file: WeightFile) -> bool:
-    """Whether a file in the authors' naming holds CLIP's weights, or some of them."""
+    """Whether a file with published names contains any of CLIP's weights."""
     return any(key.startswith(CLIP_PREFIX) for key in file.tensors)
 
 
 def compare(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, Entry]) -> tuple[str, ...]:
-    """Lists every difference between tensors and what is expected, kind by kind, by name; empty if there is none."""
+    """Lists all differences between tensors and the expected entries, grouped by kind; empty if there are none."""
     shared = [key for key in expected if key in tensors]
     reshaped = [key for key in shared if tuple(tensors[key].shape) != expected[key].shape]
     retyped = [key for key in shared if not _storable(tensors[key], expected[key])]
@@ -323,7 +317,7 @@ def _best_here(train_vocabulary: Vocabulary | None) -> Checkpoint:
         try:
             checkpoint = load_checkpoint(path, train_vocabulary=train_vocabulary)
         except CheckpointError as error:
-            _logger.warning("checkpoint auto: %s; the next best is looked for", error)
+            _logger.warning("checkpoint auto: %s; trying the next best", error)
         else:
             _logger.info("checkpoint auto: %s, %s", path, checkpoint.config.name)
             return checkpoint
@@ -337,13 +331,13 @@ def _find(source: str | Path) -> Path:
     bundled = bundled_checkpoints()
     if str(source) in bundled:
         return bundled[str(source)]
-    if path.suffix or len(path.parts) > 1 or os.path.exists(path):  # False for what can be no name
+    if path.suffix or len(path.parts) > 1 or os.path.exists(path):  # exists is False for invalid names
         return path
     close = difflib.get_close_matches(str(source), bundled, n=1)
     raise CheckpointError(
         f"there is no file and no bundled checkpoint {short_name(source)!r}"
         + (f"; did you mean {close[0]}?" if close else "")
-        + f"; bundled are: {', '.join(bundled) or 'none'}; {AUTO} takes the best that there is; seeded ones are "
+        + f"; bundled: {', '.join(bundled) or 'none'}; {AUTO} selects the best available; seeded: "
         + ", ".join(RECIPE_PREFIX + name for name in PRESETS)
     )
 
@@ -358,9 +352,9 @@ def _from_recipe(name: str, progress: Progress | None) -> Checkpoint:
         config=config,
         state=seeded_state(_shapes(layout.image), report),
         train_vocabulary=Vocabulary.load(TRAINED_ON),
-        provenance=Provenance(seeded=True, note=f"seeded weights of preset {name}: its labels mean nothing"),
+        provenance=Provenance(seeded=True, note=f"random weights of preset {name}: labels are meaningless"),
         text_state=lambda: seeded_state(_shapes(layout.text)),
-        # The recipe makes the same tower from the same configuration; drawing it just to name it would take seconds.
+        # The recipe is deterministic, so the configuration identifies the tower; drawing it would take seconds.
         fingerprint=lambda: _digest([b"recipe", _tower_configuration(config)]),
     )
 
@@ -371,26 +365,26 @@ def _from_own_file(file: WeightFile) -> Checkpoint:
         version = header["format_version"]
         if version != FORMAT_VERSION:
             raise CheckpointError(
-                f"{file.path} has format version {short(version)}, this is version {FORMAT_VERSION}; update "
+                f"{file.path} has format version {short(version)}; this program reads version {FORMAT_VERSION}; update "
                 "fcclip_ros, or import the original files again with `fcclip weights import`"
             )
         config = config_from_dict(header["config"])
         vocabulary = _stored_vocabulary(header["train_vocabulary"])
         provenance = _provenance_from_dict(header["provenance"])
-        # Before anything is built: each layer has a key of its own, at the least.
+        # Checked before building the model: each layer has at least one key.
         for name, count in layer_counts(config).items():
             if count > len(file.tensors):
-                raise ValueError(f"{name} is {count}, but the file holds {len(file.tensors)} tensors in all")
+                raise ValueError(f"{name} is {count}, but the file contains only {len(file.tensors)} tensors")
         layout = layout_of(config)
     except CheckpointError:
         raise
-    except Exception as error:  # the configuration is built from what the file says, whatever that is
+    except Exception as error:  # a configuration from a file may fail in any way
         raise CheckpointError(
             f"{file.path} has a damaged header ({type(error).__name__}: {first_line(error)}); import the original "
             "files again with `fcclip weights import`"
         ) from error
     _check_keys(file, layout.everything, config)
-    return _checkpoint(file.tensors, layout, config, vocabulary, provenance)
+    return _checkpoint(file.tensors, config, vocabulary, provenance)
 
 
 def _from_published_file(
@@ -398,7 +392,6 @@ def _from_published_file(
 ) -> Checkpoint:
     vocabulary = Vocabulary.load(TRAINED_ON) if vocabulary is None else vocabulary
     config = check_published(file, vocabulary, preset)
-    layout = layout_of(config)
     known = published_as(file.path.name)
     sources = [Source("FC-CLIP weights", file.path.name, origin=known.url if known else "", path=file.path)]
     license = known.license if known else ""
@@ -407,17 +400,14 @@ def _from_published_file(
         sources.append(Source("CLIP weights", weights.path.name, origin=weights.origin, path=weights.path))
         return join_clip(config, file.tensors, weights, vocabulary, Provenance(tuple(sources), license))
     if clip is not None:
-        raise CheckpointError(f"{file.path} already holds CLIP's weights; leave {clip} out")
-    return _checkpoint(file.tensors, layout, config, vocabulary, Provenance(tuple(sources), license))
+        raise CheckpointError(f"{file.path} already contains CLIP's weights; omit {clip}")
+    return _checkpoint(file.tensors, config, vocabulary, Provenance(tuple(sources), license))
 
 
 def _checkpoint(
-    tensors: Mapping[str, torch.Tensor],
-    layout: Layout,
-    config: ModelConfig,
-    vocabulary: Vocabulary,
-    provenance: Provenance,
+    tensors: Mapping[str, torch.Tensor], config: ModelConfig, vocabulary: Vocabulary, provenance: Provenance
 ) -> Checkpoint:
+    layout = layout_of(config)
     text = {key: tensors[key] for key in layout.text}
     return Checkpoint(
         config=config,
@@ -425,13 +415,13 @@ def _checkpoint(
         train_vocabulary=vocabulary,
         provenance=provenance,
         text_state=lambda: text,
-        # Of the tensors themselves: what a file says of them would be believed by the cache of words for good.
+        # Computed from the tensors: the cache of text embeddings must not rely on a file's metadata.
         fingerprint=lambda: _fingerprint(config, text),
     )
 
 
 def _best_fit(tensors: Mapping[str, torch.Tensor]) -> ModelConfig | None:
-    """The preset whose trained part these published keys and shapes fit best; None if they fit none by half."""
+    """The preset whose trained part matches these keys and shapes best; None if less than half match."""
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     best, best_share = None, 0.5
     for config in PRESETS.values():
@@ -445,18 +435,18 @@ def _best_fit(tensors: Mapping[str, torch.Tensor]) -> ModelConfig | None:
 
 
 def _foreign(keys: Iterable[str]) -> str:
-    """What a file that is no FC-CLIP checkpoint may be, judged by names; empty if nothing speaks against FC-CLIP."""
+    """Guesses from key names what a file that is not an FC-CLIP checkpoint contains; empty if it may be FC-CLIP."""
     keys = set(keys)
 
     def any_starts(*prefixes: str) -> bool:
         return any(key.startswith(prefixes) for key in keys)
 
     if "sem_seg_head.predictor.class_embed.weight" in keys or any_starts("backbone.res", "backbone.stem."):
-        return "Mask2Former, whose classes are fixed: its backbone is not CLIP"
+        return "Mask2Former, which has fixed classes and no CLIP backbone"
     if any_starts("sem_seg_head.", "void_embedding"):
         return ""
     if any_starts("visual.", CLIP_PREFIX) or {"text_projection", "logit_scale"} <= keys:
-        return "CLIP alone, without FC-CLIP's trained part: import the FC-CLIP file and give this one with --clip"
+        return "CLIP alone, without FC-CLIP's trained part: import the FC-CLIP file and pass this one with --clip"
     if {"conv1.weight", "fc.weight"} <= keys:
         return "an image classifier (a torchvision ResNet)"
     return ""
@@ -467,37 +457,37 @@ def _check_keys(file: WeightFile, expected: Mapping[str, Entry], config: ModelCo
     differences = compare(file.tensors, expected) + others
     if not differences:
         return
-    hint = "the file was changed after it was saved, or belongs to another version of the model; take the original"
+    hint = "the file was changed after it was saved, or is for another version of the model; use the original"
     if any(EMPTY_WEIGHT in difference for difference in differences):
         classes = expected[EMPTY_WEIGHT].shape[0] - 1 if EMPTY_WEIGHT in expected else "no"
         hint += (
-            f" ({EMPTY_WEIGHT} has one entry for each training class and one for void; the training vocabulary has "
-            f"{classes} classes, another one can be given)"
+            f" ({EMPTY_WEIGHT} has one entry per training class and one for void; the training vocabulary has "
+            f"{classes} classes; pass another one if needed)"
         )
-    raise CheckpointError(f"{file.path} does not fit {config.name}. Keys {'; '.join(differences)}. What to do: {hint}")
+    raise CheckpointError(f"{file.path} does not match {config.name}. Keys {'; '.join(differences)}. Cause: {hint}")
 
 
-def _check_clip(path: Path, tensors: dict[str, torch.Tensor], layout: Layout, config: ModelConfig) -> None:
-    differences = compare(tensors, layout.clip)
+def _check_clip(path: Path, tensors: dict[str, torch.Tensor], config: ModelConfig) -> None:
+    differences = compare(tensors, layout_of(config).clip)
     if not differences:
         return
     other = fitting_preset(tensors)
     if other is not None:
         what = f"it is open_clip's {other.open_clip_name}"
     elif not any(key.startswith(VISUAL_PREFIX) for key in tensors):
-        what = "it holds no CLIP image tower"
+        what = "it contains no CLIP image tower"
     elif CLIP_PREFIX + "token_embedding.weight" not in tensors:
-        what = "it holds an image tower without CLIP's text tower"
+        what = "it contains an image tower without CLIP's text tower"
     else:
         what = "keys " + "; ".join(differences)
     raise CheckpointError(
-        f"{path} is not the CLIP that {config.name} needs: {what}. Give the one that it was trained with"
+        f"{path} is not the CLIP that {config.name} needs: {what}. Pass the one that it was trained with"
         + (f": open_clip's {config.open_clip_name}, {config.open_clip_tag}" if config.open_clip_name else "")
     )
 
 
 def _storable(tensor: torch.Tensor, expected: Entry) -> bool:
-    """Whether a tensor can be read as what is expected: batch counters, which nothing reads, from any real type."""
+    """Whether a tensor can be converted to the expected type; unused batch counters may have any real type."""
     types = {*STORED_TYPES.values(), torch.float64, expected.dtype}
     return tensor.layout is torch.strided and tensor.dtype in types
 
@@ -506,13 +496,13 @@ def _check_finite(name: str, state: Mapping[str, torch.Tensor]) -> None:
     broken = [key for key, tensor in state.items() if tensor.is_floating_point() and not _is_finite(tensor)]
     if broken:
         raise CheckpointError(
-            f"{name} holds values that are no numbers (NaN or infinite) in {len(broken)} tensors: {_first(broken)}; it "
-            "is damaged, or its training diverged: take another copy"
+            f"{name} contains NaN or infinite values in {len(broken)} tensors: {_first(broken)}; it is damaged, or its "
+            "training diverged: use another copy"
         )
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    """One pass without memory of its own: NaN is both smallest and largest, an infinity is one of the two."""
+    """One pass without temporary memory: NaN propagates to minimum and maximum, infinities are one of them."""
     return all(math.isfinite(value.item()) for value in tensor.aminmax())
 
 
@@ -524,17 +514,6 @@ def _stored(state: Mapping[str, torch.Tensor], dtype: str) -> dict[str, torch.Te
     if dtype == "float16":
         _check_finite("stored as float16 the checkpoint", stored)
     return stored
-
-
-def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    try:
-        with atomic_write(path) as part:
-            part.touch()
-            usual_mode = part.stat().st_mode
-            save_file(tensors, part, metadata)
-            part.chmod(usual_mode)  # safetensors keeps its files from everybody but the owner
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
 
 
 def _hashed(source: Source, report: Progress) -> Source:
@@ -552,18 +531,18 @@ def _provenance_to_dict(provenance: Provenance) -> dict:
 
 
 def _provenance_from_dict(stored: dict) -> Provenance:
-    if "licence" in stored:  # as 0.1 wrote it
+    if "licence" in stored:  # written by version 0.1
         stored = {"license": stored["licence"], **{key: value for key, value in stored.items() if key != "licence"}}
     sources = stored["sources"]
-    if not isinstance(sources, list) or len(sources) > _MOST_SOURCES:
-        raise ValueError(f"provenance.sources is {short(sources)}; expected a list of at most {_MOST_SOURCES}")
+    if not isinstance(sources, list) or len(sources) > _MAX_SOURCES:
+        raise ValueError(f"provenance.sources is {short(sources)}; expected a list of at most {_MAX_SOURCES}")
     if not isinstance(stored.get("seeded", False), bool):
         raise ValueError(f"provenance.seeded is {short(stored['seeded'])}; expected true or false")
     of_sources = [text for source in sources for text in source.values()]
     for text in (stored.get("license", ""), stored.get("note", ""), *of_sources):
-        if not isinstance(text, str) or len(text) > _LONGEST_TEXT or not text.isprintable():
+        if not isinstance(text, str) or len(text) > _MAX_TEXT_LENGTH or not text.isprintable():
             raise ValueError(
-                f"provenance holds {short(text)}; expected printable texts of at most {_LONGEST_TEXT} characters"
+                f"provenance has {short(text)}; expected printable strings of at most {_MAX_TEXT_LENGTH} characters"
             )
     names = {"role", "name", "sha256", "origin"}
     if any(set(source) - names for source in sources):
@@ -573,7 +552,7 @@ def _provenance_from_dict(stored: dict) -> Provenance:
 
 def _stored_vocabulary(text: object) -> Vocabulary:
     if not isinstance(text, str):
-        raise ValueError(f"train_vocabulary is {short(text)}; expected YAML text")
+        raise ValueError(f"train_vocabulary is {short(text)}; expected a YAML string")
     return Vocabulary.from_yaml(text, "the training vocabulary")
 
 
@@ -583,7 +562,7 @@ def _fingerprint(config: ModelConfig, text: Mapping[str, torch.Tensor]) -> str:
         content = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
         return _digest([f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode(), content]).encode()
 
-    with ThreadPoolExecutor() as pool:  # half a gigabyte, of a large model
+    with ThreadPoolExecutor() as pool:  # half a gigabyte for a large model
         return _digest([_tower_configuration(config), *pool.map(of_tensor, sorted(text))])
 
 
@@ -592,7 +571,7 @@ def _tower_configuration(config: ModelConfig) -> bytes:
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:
-    digest = sha256()  # which most processors have instructions for
+    digest = sha256()  # hardware-accelerated on most CPUs
     for part in parts:
         digest.update(part)
     return digest.hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""CLIP's own weights, which the published FC-CLIP checkpoints leave out: from a file, or through open_clip."""
+"""CLIP's weights, which the published FC-CLIP checkpoints omit: from a file, or from open_clip."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from fcclip_core.weights.published_names import CLIP_PREFIX
 from fcclip_core.weights.weight_files import is_torchscript, read_weight_file, sha256_of
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""What open_clip's models are called on the Hugging Face hub, the better first."""
+"""File names of open_clip's models on the Hugging Face hub, in order of preference."""
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
-"""Numbers that OpenAI's archives keep beside the weights."""
+"""Numbers that OpenAI's archives store with the weights."""
 
 
 @dataclass(frozen=True)
 class ClipWeights:
-    """CLIP's tensors and where they came from.
+    """CLIP's tensors and their origin.
 
     Attributes:
-        tensors: Published key -> tensor, `backbone.clip_model.` in front.
+        tensors: Published key -> tensor, with the prefix `backbone.clip_model.`.
         path: The file.
-        origin: open_clip's name and tag, or an empty string for a file that the user named.
+        origin: open_clip's name and tag; empty for a user's file.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -42,12 +42,12 @@ def load_clip(config: ModelConfig, path: Path | None = None) -> ClipWeights:
     """Loads CLIP's weights, image and text.
 
     Args:
-        config: Whose CLIP to load.
-        path: A file as open_clip saves it (.bin, .pt, .pth or .safetensors) or OpenAI's own archive; None lets
-            open_clip find it in its cache or download it.
+        config: The model whose CLIP to load.
+        path: A file saved by open_clip (.bin, .pt, .pth or .safetensors) or OpenAI's archive; None: from open_clip's
+            cache, or downloaded.
 
     Returns:
-        The tensors, under published keys; whether they fit `config` is not checked here.
+        The tensors under published keys, not yet checked against `config`.
 
     Raises:
         CheckpointError: The file is unusable, or the download failed; says which file to fetch and how to pass it.
@@ -60,7 +60,7 @@ def load_clip(config: ModelConfig, path: Path | None = None) -> ClipWeights:
 
 
 def fitting_preset(tensors: dict[str, torch.Tensor]) -> ModelConfig | None:
-    """The preset whose CLIP these published keys are, key for key and shape for shape; None if there is none."""
+    """The preset whose CLIP has exactly these published keys and shapes; None if there is none."""
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     for config in PRESETS.values():
         if {key: entry.shape for key, entry in layout_of(config).clip.items()} == shapes:
@@ -69,7 +69,7 @@ def fitting_preset(tensors: dict[str, torch.Tensor]) -> ModelConfig | None:
 
 
 def cached_clip(config: ModelConfig) -> Path | None:
-    """The file with a preset's CLIP weights that an earlier download left on this machine; None if there is none."""
+    """The file of a preset's CLIP weights from an earlier download; None if there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     if config.open_clip_name is None:
@@ -84,10 +84,10 @@ def cached_clip(config: ModelConfig) -> Path | None:
 
 
 def clip_source(config: ModelConfig) -> str:
-    """Where CLIP's weights of a preset are published, for a message.
+    """Where a preset's CLIP weights are published, for messages.
 
     Raises:
-        CheckpointError: The preset's CLIP is published nowhere.
+        CheckpointError: The preset's CLIP is not published.
     """
     entry = _pretrained_entry(config)
     places = []
@@ -103,7 +103,7 @@ def _pretrained_entry(config: ModelConfig) -> dict:
 
     if config.open_clip_name is None:
         raise CheckpointError(
-            f"the CLIP of preset {config.name} is published nowhere; its checkpoints hold CLIP's weights themselves"
+            f"the CLIP of preset {config.name} is not published; its checkpoints contain CLIP's weights themselves"
         )
     return get_pretrained_cfg(config.open_clip_name, config.open_clip_tag)
 
@@ -117,20 +117,20 @@ def _find_or_download(config: ModelConfig) -> Path:
     try:
         _check_network()
         return Path(download_pretrained(entry))
-    except Exception as error:  # huggingface_hub, urllib and the disk each have their own
+    except Exception as error:  # huggingface_hub, urllib and the file system raise various types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise CheckpointError(
-            f"CLIP's own weights ({config.open_clip_name}, {config.open_clip_tag}) are not in the file and could not "
-            f"be downloaded ({reason}). On a machine with internet, fetch "
-            f"{clip_source(config)}, copy it here and name it: `--clip FILE`, or load_checkpoint(..., clip=FILE)"
+            f"CLIP's weights ({config.open_clip_name}, {config.open_clip_tag}) are not in the file and could not be "
+            f"downloaded ({reason}). On a machine with internet access, download {clip_source(config)}, copy it here "
+            "and pass it: `--clip FILE`, or load_checkpoint(..., clip=FILE)"
         ) from error
 
 
 def _check_network() -> None:
-    """Fails at once where there is no network; the download itself would try again for most of a minute.
+    """Fails immediately without a network; the download itself would retry for almost a minute.
 
     Raises:
-        OSError: The host's name cannot be resolved, and there is no proxy that might.
+        OSError: The host name cannot be resolved, and there is no proxy.
     """
     from huggingface_hub.constants import ENDPOINT
 
@@ -145,34 +145,34 @@ def _read(config: ModelConfig, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_openai_archive(config: ModelConfig, path: Path) -> dict[str, torch.Tensor]:
-    """Opens a TorchScript archive, which is a program, only if it is, byte for byte, the one that OpenAI publishes."""
+    """Opens a TorchScript archive, which contains code, only if its hash is that of OpenAI's published file."""
     url = _pretrained_entry(config).get("url", "")
     expected = url.split("/")[-2] if "openaipublic" in url else ""
     found = sha256_of(path)
     if found != expected:
         raise CheckpointError(
-            f"{path} is a TorchScript archive, a program with weights inside, and not OpenAI's published one for "
+            f"{path} is a TorchScript archive, which contains code, and not OpenAI's published one for "
             f"{config.open_clip_name} (SHA-256 {found}, expected {expected or 'none: OpenAI publishes none'}), so it "
-            f"is not run here. Fetch {clip_source(config)}, or load the archive where you trust it and save its "
+            f"is not loaded. Download {clip_source(config)}, or load the archive where you trust it and save its "
             "state dictionary with torch.save"
         )
     return torch.jit.load(path, map_location="cpu").state_dict()
 
 
 def _published(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Renames open_clip's keys to the published ones and levels the spellings that its files have had."""
-    if any(key.startswith(CLIP_PREFIX) for key in tensors):  # a whole FC-CLIP checkpoint: its CLIP serves as well
+    """Renames open_clip's keys to the published ones, for all historic variants of its files."""
+    if any(key.startswith(CLIP_PREFIX) for key in tensors):  # a complete FC-CLIP checkpoint contains CLIP
         return {key: tensor for key, tensor in tensors.items() if key.startswith(CLIP_PREFIX)}
     renamed = {_published_key(key): tensor for key, tensor in tensors.items() if key not in OPENAI_EXTRAS}
     if CLIP_SCALE in renamed and renamed[CLIP_SCALE].numel() == 1:
         renamed[CLIP_SCALE] = renamed[CLIP_SCALE].reshape(())
     for key in layout_of(config).clip:
-        # Files from before torch 0.4.1 count no batches; nothing reads the counter.
+        # Files from before torch 0.4.1 have no batch counters, which are unused.
         if key.endswith(BATCH_COUNTER) and key.removesuffix(BATCH_COUNTER) + "running_mean" in renamed:
             renamed.setdefault(key, torch.zeros((), dtype=torch.int64))
     return renamed
 
 
 def _published_key(key: str) -> str:
-    """`text.` is left by open_clip's towers with a separate text module."""
+    """open_clip's towers with a separate text module have the prefix `text.`."""
     return CLIP_PREFIX + key.removeprefix("text.")

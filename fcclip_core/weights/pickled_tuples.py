@@ -1,7 +1,7 @@
-"""Finds tuples of tuples in a pickle whose hash or text would take for ever, without unpickling anything.
+"""Detects nested tuples in a pickle whose hash or repr would take forever, without unpickling anything.
 
-A tuple that holds another one twice, sixty levels deep, is sixty small objects; but its hash, which is asked for when
-it becomes a key, visits each path through them.
+A tuple that contains another one twice, sixty levels deep, consists of sixty small objects. But its hash, computed when
+it is used as a key, visits every path through them.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import pickletools
 from typing import IO
 
-_MOST = 1_000_000
-"""Paths through one tuple. What torch.save writes has tens."""
+_MAX_PATHS = 1_000_000
+"""Largest number of paths through one tuple. torch.save writes tuples with tens."""
 _MARK = -1
 
 
 def has_endless_tuple(pickled: IO[bytes]) -> bool:
-    """Whether there is such a tuple in the pickle that a stream stands at, which is read to its end.
+    """Whether the pickle at the position of a stream contains such a tuple; reads the pickle to its end.
 
     Raises:
-        Exception: It is no pickle; there is no bound to what damage raises.
+        Exception: It is not a pickle; a damaged one may raise anything.
     """
-    stack: list[int] = []  # for each object the paths through it
+    stack: list[int] = []  # number of paths through each object
     memo: dict[object, int] = {}
     for code, argument, _ in pickletools.genops(pickled):
         if code.name == "MARK":
@@ -34,20 +34,20 @@ def has_endless_tuple(pickled: IO[bytes]) -> bool:
         else:
             taken = _taken(code, stack)
             paths = 1 + sum(taken) if code.name.startswith("TUPLE") else 1
-            if paths > _MOST:
+            if paths > _MAX_PATHS:
                 return True
             stack += [paths] * len(code.stack_after)
     return False
 
 
 def _taken(code: pickletools.OpcodeInfo, stack: list[int]) -> list[int]:
-    """What an operation takes from the stack."""
+    """Pops the arguments of an operation from the stack."""
     taken: list[int] = []
-    for wanted in reversed(code.stack_before):
-        if wanted is pickletools.stackslice:
+    for argument in reversed(code.stack_before):
+        if argument is pickletools.stackslice:
             while stack[-1] != _MARK:
                 taken.append(stack.pop())
-        elif wanted is pickletools.markobject:
+        elif argument is pickletools.markobject:
             stack.pop()
         else:
             taken.append(stack.pop())

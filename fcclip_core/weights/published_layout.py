@@ -1,4 +1,4 @@
-"""What a published checkpoint of a configuration holds: every key with its shape and data type."""
+"""The layout of a published checkpoint: every key with its shape and data type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fcclip_core.model.text_tower import TextTower
 from fcclip_core.weights.published_names import CLIP_PREFIX, published_name
 
 EMPTY_WEIGHT = "criterion.empty_weight"
-"""Class weights of the training loss: one per training class, then void. Recognized, never loaded."""
+"""Class weights of the training loss: one per training class, then void. Accepted, but not loaded."""
 BATCH_COUNTER = "num_batches_tracked"
 VISUAL_PREFIX = CLIP_PREFIX + "visual."
 CLIP_SCALE = CLIP_PREFIX + "logit_scale"
@@ -26,7 +26,7 @@ PARTS = {
     "mask decoder": "sem_seg_head.predictor.",
     "void embedding": "void_embedding.",
 }
-"""Part -> prefix of its published keys; the first prefix that fits counts."""
+"""Part -> prefix of its published keys; the first matching prefix applies."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """Every key of a complete checkpoint; the training loss's buffer apart.
+    """Every key of a complete checkpoint, without the training loss's buffer.
 
     Attributes:
-        image: Published key -> entry, for everything that an image passes through.
+        image: Published key -> entry, for everything but the text tower.
         text: Published key -> entry of CLIP's text tower.
         published: Our parameter name -> published key, for the keys of `image`.
     """
@@ -58,7 +58,7 @@ class Layout:
 
     @cached_property
     def clip(self) -> Mapping[str, Entry]:
-        """CLIP's own part, image and text."""
+        """CLIP's part, image and text."""
         return {key: entry for key, entry in self.everything.items() if key.startswith(CLIP_PREFIX)}
 
     @cached_property
@@ -69,7 +69,7 @@ class Layout:
 
 @lru_cache(maxsize=16)
 def layout_of(config: ModelConfig) -> Layout:
-    """The layout of a configuration, read off the modules themselves, which are built without memory."""
+    """The layout of a configuration, determined from modules on the meta device."""
     with undisturbed(), torch.device("meta"):
         model, text_tower = FCCLIP(config), TextTower(config)
     own = {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
@@ -82,10 +82,10 @@ def layout_of(config: ModelConfig) -> Layout:
 
 
 def part_of(key: str) -> str:
-    """Which of `PARTS` a published key belongs to; an empty string if none."""
+    """The name in `PARTS` of a published key's part; empty if none."""
     return next((part for part, prefix in PARTS.items() if key.startswith(prefix)), "")
 
 
 def is_parameter(key: str) -> bool:
-    """False for the running statistics of batch normalization, which no count of parameters includes."""
+    """False for the running statistics of batch normalization, which do not count as parameters."""
     return key.rpartition(".")[2] not in ("running_mean", "running_var", BATCH_COUNTER)

@@ -1,4 +1,4 @@
-"""The authors' names of our parameters, so that published checkpoints load key for key."""
+"""Maps our parameter names to those of the published checkpoints."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _RULES = tuple(
 
 
 def published_name(name: str) -> str:
-    """The published checkpoint's key of our parameter `name`, as `FCCLIP.state_dict` spells it."""
+    """The published key of our parameter `name`, a key of `FCCLIP.state_dict`."""
     for pattern, replacement in _RULES:
         published, matches = pattern.subn(replacement, name)
         if matches:

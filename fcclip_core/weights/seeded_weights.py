@@ -1,7 +1,7 @@
-"""Weights made from a rule instead of a training: the `recipe:` checkpoints.
+"""Deterministic random weights: the `recipe:` checkpoints.
 
-Every tensor is drawn from a generator that is seeded with the tensor's own published name, so that a full-size model
-is the same everywhere and needs no download. Such a model computes as fast as a trained one; its labels mean nothing.
+Every tensor is drawn from a generator seeded with the tensor's published name, so a full-size model is the same on all
+machines and needs no download. It runs as fast as a trained model, but its labels are meaningless.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total); the unit is named where a function takes one."""
+"""Called with (done, total); functions with such an argument document the unit."""
 
 CONSTANTS = {
     "backbone.clip_model.logit_scale": 3.4,
@@ -45,10 +45,10 @@ GAINS = (
 
 
 def seeded_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Draws one tensor of the recipe; all arithmetic is float32.
+    """Draws one tensor in float32 arithmetic.
 
     Args:
-        name: Full published key, for example `sem_seg_head.predictor.query_feat.weight`. It is the seed.
+        name: Published key, for example `sem_seg_head.predictor.query_feat.weight`; it determines the seed.
         shape: Shape of the tensor.
 
     Returns:
@@ -65,17 +65,17 @@ def seeded_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def seeded_state(shapes: Mapping[str, tuple[int, ...]], progress: Progress | None = None) -> dict[str, torch.Tensor]:
-    """Draws many tensors of the recipe, on as many threads as the process may use.
+    """Draws many tensors, on all CPUs available to the process.
 
     Args:
         shapes: Published key -> shape.
-        progress: Called with (numbers drawn so far, numbers in all), from the calling thread.
+        progress: Called with (values drawn, total values) from the calling thread.
 
     Returns:
         Published key -> tensor, in the order of `shapes`.
     """
     total = sum(map(math.prod, shapes.values()))
-    # The largest tensors first: otherwise the last thread works alone on one of them.
+    # Largest tensors first: otherwise the last thread works alone on one of them.
     names = sorted(shapes, key=lambda name: math.prod(shapes[name]), reverse=True)
     state: dict[str, torch.Tensor] = {}
     done = 0
@@ -94,7 +94,7 @@ def seeded_state(shapes: Mapping[str, tuple[int, ...]], progress: Progress | Non
 
 
 def _shaped(name: str, last: str, normal: np.ndarray) -> np.ndarray:
-    """Turns standard normal numbers into the values that the recipe gives to a tensor of this name."""
+    """Scales standard normal values depending on the tensor's name."""
     if last == "gamma":
         return 0.5 + 0.1 * normal
     if last == "running_var":
@@ -109,7 +109,7 @@ def _shaped(name: str, last: str, normal: np.ndarray) -> np.ndarray:
 
 
 def _scaled_rows(name: str, normal: np.ndarray) -> np.ndarray:
-    """Rows without mean, scaled so that a layer keeps the size of what it is given, times the layer's gain."""
+    """Zero-mean rows, scaled so that a layer preserves the magnitude of its input, times the layer's gain."""
     rows = normal.reshape(normal.shape[0], -1)
     if ".stem." not in name and "conv_dw" not in name:
         rows -= rows.mean(axis=1, dtype=np.float64, keepdims=True).astype(np.float32)

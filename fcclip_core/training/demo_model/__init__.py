@@ -1,1 +1,1 @@
-"""How the bundled demo model was trained."""
+"""Training of the bundled demo model."""

@@ -1,8 +1,8 @@
-"""The small CLIP: contrastive training on windows of the simulated world, all of its classes included.
+"""The small CLIP: contrastive training on windows of the simulated world, with all of its classes.
 
-It stands for the web-scale training of the real CLIP. Beside crops and captions it is trained on masks and class
-names, through the head that FC-CLIP pools masks with: with a few million windows instead of billions of images, crops
-alone leave crops and mask-pooled features apart.
+It replaces the web-scale training of the real CLIP. Besides crops with captions, it is trained on masks with class
+names, through the head with which FC-CLIP pools masks: with a few million windows instead of billions of images,
+training on crops alone does not align crops and mask-pooled features.
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
 from fcclip_core import distributed
 from fcclip_core.errors import CheckpointError, TrainingError
-from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.model.backbone import ConvNeXtTower
 from fcclip_core.model.config import CONVNEXT_SMALL, ConvNeXtConfig, ModelConfig
 from fcclip_core.model.text_tower import TextTower
@@ -36,11 +33,12 @@ from fcclip_core.vocabulary.text_embeddings import tokenize
 from fcclip_core.weights.clip_weights import load_clip
 from fcclip_core.weights.published_layout import CLIP_SCALE
 from fcclip_core.weights.published_names import CLIP_PREFIX, published_name
+from fcclip_core.weights.weight_files import write_safetensors
 
 STATE_FILE = "clip_resume.pt"
 CLIP_FILE = "clip.safetensors"
 LOG_EVERY = 60
-"""Steps whose mean loss is one entry of the log: whole turns of the recipe's windows."""
+"""Steps per log entry, a multiple of the period of the recipe's windows; the entry has their mean loss."""
 SAVE_SECONDS = 180.0
 
 _LAYER_SCALE = 0.2
@@ -48,13 +46,13 @@ _LAYER_SCALE = 0.2
 
 @dataclass(frozen=True)
 class Phase:
-    """Part of a training run.
+    """A phase of a training run.
 
     Attributes:
-        steps: How long it lasts; the last phase of a recipe lasts as long as the run.
-        windows: What its batches are made of, in turn.
-        all_captions: Whether the captions of classes that a batch does not show are wrong answers in it. Batches of few
-            windows show few classes.
+        steps: Duration; the last phase of a recipe lasts until the end of the run.
+        windows: The kinds of windows of its batches, in rotation.
+        all_captions: Whether captions of classes that are not in a batch are added as negatives, because batches of few
+            windows contain few classes.
     """
 
     steps: int
@@ -64,18 +62,18 @@ class Phase:
 
 @dataclass(frozen=True)
 class ClipRecipe:
-    """How the small CLIP is trained.
+    """The training recipe of the small CLIP.
 
     Attributes:
-        steps: Optimizer steps in all. May be changed when a run is resumed; everything else may not.
-        seed: Decides initial weights, windows and captions.
-        learning_rate: AdamW's, after warm-up and before the decay.
-        weight_decay: AdamW's, for matrices; vectors and embeddings are exempt.
+        steps: Total optimizer steps. The only field that may change when a run is resumed.
+        seed: Determines initial weights, windows and captions.
+        learning_rate: AdamW's learning rate after warm-up and before the decay.
+        weight_decay: AdamW's weight decay for matrices; vectors and embeddings are exempt.
         warmup: Steps of linear warm-up.
-        decay_share: Share of the steps, at the end, in which the rate falls linearly to zero.
+        decay_share: Fraction of the steps, at the end, in which the learning rate decays linearly to zero.
         gradient_clip: Largest norm of the gradient.
-        phases: What batches are made of: first crops of 64 pixels alone, the cheapest way to learn shapes, then larger
-            ones and parts of frames, at the size at which FC-CLIP will see them.
+        phases: Composition of the batches: first crops of 64 pixels only, the cheapest way to learn shapes, then larger
+            crops and parts of frames, at the scale at which FC-CLIP will see them.
         bfloat16: Autocast; about one and a half times as fast on a CPU with AVX-512 bf16.
     """
 
@@ -127,51 +125,51 @@ class ClipRecipe:
         return last
 
     def window(self, step: int) -> WindowKind:
-        """What the batch of `step` is made of."""
+        """The kind of windows in the batch of `step`."""
         windows = self.phase(step).windows
         return windows[step % len(windows)]
 
     def fixed(self) -> dict:
-        """What must not change between a run and its resumption."""
+        """The fields that must not change when a run is resumed."""
         fields = asdict(self)
         del fields["steps"]
         return fields
 
 
 class SmallClip(nn.Module):
-    """Image tower, text tower and temperature: the part of a checkpoint that FC-CLIP freezes."""
+    """Image tower, text tower and logit scale: the part of a checkpoint that FC-CLIP freezes."""
 
     def __init__(self, config: ModelConfig = CONVNEXT_SMALL) -> None:
         """Builds both towers of `config`, untrained.
 
         Raises:
-            CheckpointError: The image tower is no ConvNeXt.
+            CheckpointError: The image tower is not a ConvNeXt.
         """
         super().__init__()
         if not isinstance(config.vision, ConvNeXtConfig):
-            raise CheckpointError(f"{config.name} has no ConvNeXt tower; the small CLIP is trained as one")
+            raise CheckpointError(f"{config.name} has no ConvNeXt tower, which the small CLIP requires")
         self.config = config
         self.image = ConvNeXtTower(config.vision, config.embed_dim)
         self.text = TextTower(config)
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         nn.init.normal_(self.text.token_embedding.weight, std=0.02)
         for name, parameter in self.image.named_parameters():
-            # timm's start of 1e-6 is for hundreds of thousands of steps.
+            # timm's initial value of 1e-6 is for hundreds of thousands of steps.
             if name.endswith("gamma"):
                 nn.init.constant_(parameter, _LAYER_SCALE)
 
     @classmethod
     def load(cls, path: Path, config: ModelConfig = CONVNEXT_SMALL) -> SmallClip:
-        """Reads what `export_clip` wrote, in eval mode.
+        """Loads a file written by `export_clip`, in eval mode.
 
         Raises:
-            CheckpointError: The file is missing, damaged, or no CLIP of these sizes.
+            CheckpointError: The file is missing, damaged, or has other sizes.
         """
         tensors = load_clip(config, path).tensors
         model = cls(config)
         expected = model.published_state()
         if {key: tensor.shape for key, tensor in tensors.items()} != {key: t.shape for key, t in expected.items()}:
-            raise CheckpointError(f"{path} is not the CLIP of {config.name}; `fcclip train world-clip` writes it")
+            raise CheckpointError(f"{path} is not the CLIP of {config.name}; create it with `fcclip train world-clip`")
         image = {name: tensors[published_name(f"backbone.{name}")] for name in model.image.state_dict()}
         model.image.load_state_dict(image)
         model.text.load_state_dict({name: tensors[CLIP_PREFIX + name] for name in model.text.state_dict()})
@@ -193,10 +191,10 @@ class SmallClip(nn.Module):
 
 
 class ClipTraining:
-    """A contrastive training run that continues where its state file says.
+    """A contrastive training run that resumes from its state file.
 
-    Every random choice follows from the recipe's seed, the step and the worker, so a resumed run draws what an
-    uninterrupted one would have drawn. Under `torchrun` each worker draws its own windows and gradients are averaged.
+    Every random choice depends only on the recipe's seed, the step and the worker, so a resumed run is identical to an
+    uninterrupted one. With `torchrun`, each worker draws its own windows, and gradients are averaged.
     """
 
     def __init__(
@@ -210,20 +208,20 @@ class ClipTraining:
         device: torch.device | str = "cpu",
         build: Callable[[ModelConfig], SmallClip] = SmallClip,
     ) -> None:
-        """Builds the towers, or takes them up again from the state in `folder`.
+        """Builds the towers, or resumes from the state in `folder`.
 
         Args:
             samples: Labeled frames.
             names: Name of each class.
             things: Whether each class is a thing.
-            recipe: How to train.
-            folder: Where the run's state and log are kept; made when needed.
+            recipe: The recipe.
+            folder: Folder of the run's state and log, created if needed.
             config: Sizes of both towers.
-            device: Where to train.
-            build: Makes both towers; called with torch's seed set.
+            device: Training device.
+            build: Builds both towers; called with torch's seed set.
 
         Raises:
-            TrainingError: The state is damaged or another run's.
+            TrainingError: The state is damaged or belongs to another run.
         """
         torch.manual_seed(recipe.seed)
         self.recipe, self.folder, self.device = recipe, folder, torch.device(device)
@@ -241,10 +239,10 @@ class ClipTraining:
             self._resume()
 
     def run(self, until: int | None = None) -> None:
-        """Trains up to step `until` and saves; None takes the recipe's last.
+        """Trains up to step `until` and saves; None: the recipe's last step.
 
         Raises:
-            TrainingError: The loss is no number any more, or the state cannot be saved.
+            TrainingError: The loss is not finite, or the state cannot be saved.
         """
         self.model.train()
         last = self.recipe.steps if until is None else min(until, self.recipe.steps)
@@ -264,10 +262,10 @@ class ClipTraining:
         self.save()
 
     def save(self) -> None:
-        """Writes the state file, whole or not at all; the first of several workers does.
+        """Writes the state file atomically, in the first worker only.
 
         Raises:
-            TrainingError: The disk refuses.
+            TrainingError: The file cannot be written.
         """
         if distributed.is_first():
             state = TrainingState(self.step, self._identity, self.model.state_dict(), self.optimizer.state_dict())
@@ -289,7 +287,7 @@ class ClipTraining:
             group["lr"] = self.recipe.rate(self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
             images = self.model.embed(_on(batch, self.device))
-            # On a CPU, and for captions of a dozen tokens, three times as fast as the fused kernel with its backward.
+            # On a CPU, for captions of a dozen tokens, three times as fast as the fused kernel, backward pass included.
             with sdpa_kernel(SDPBackend.MATH):
                 texts = self.model.text(self._tokenized(captions).to(self.device))
         loss = contrastive_loss(images, texts, self.model.logit_scale, matches.to(self.device), ignored.to(self.device))
@@ -306,7 +304,7 @@ class ClipTraining:
         return value
 
     def _tokenized(self, captions: Sequence[str]) -> Tensor:
-        """Tokens `(K, L)`; each caption is tokenized once."""
+        """Tokens `(K, L)`; the tokens of each caption are cached."""
         for caption in captions:
             if caption not in self._tokens:
                 self._tokens[caption] = tokenize([caption])[0]
@@ -314,19 +312,12 @@ class ClipTraining:
 
 
 def export_clip(path: Path, model: SmallClip) -> None:
-    """Writes both towers as a .safetensors file that `--clip` takes, whole or not at all.
+    """Writes both towers atomically as a .safetensors file for `--clip`.
 
     Raises:
-        CheckpointError: The disk refuses.
+        CheckpointError: The file cannot be written.
     """
-    try:
-        with atomic_write(path) as part:
-            part.touch()
-            usual_mode = part.stat().st_mode
-            save_file(model.published_state(), part)
-            part.chmod(usual_mode)  # safetensors keeps its files from everybody but the owner
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
+    write_safetensors(path, model.published_state())
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -339,7 +330,7 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def _average_over_workers(model: nn.Module) -> None:
-    """Replaces gradients by their mean over the processes that `torchrun` started, in one exchange."""
+    """Replaces gradients by their mean over all workers, with one all-reduce."""
     if distributed.world_size() == 1:
         return
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

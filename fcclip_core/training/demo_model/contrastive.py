@@ -1,4 +1,4 @@
-"""CLIP's contrastive loss where captions coincide, and the captions themselves.
+"""CLIP's contrastive loss for batches with repeated captions, and the captions.
 
 With a hundred classes, many images of a batch share a caption. The loss is CLIP's (Radford et al., 2021) with every
 matching pair as a positive (as in UniCL, Yang et al., 2022).
@@ -17,19 +17,19 @@ from fcclip_core.inference.classification import MAX_LOGIT_SCALE
 from fcclip_core.vocabulary.text_embeddings import TEMPLATES
 
 PARAPHRASES = ("{}", "a {}", "the {}", "a picture of a {}", "a close view of the {}", "part of a room with a {}")
-"""What captions say beside the published templates."""
+"""Caption templates in addition to the published ones."""
 
 
 def contrastive_loss(images: Tensor, captions: Tensor, scale: Tensor, matches: Tensor, ignored: Tensor) -> Tensor:
     """Cross-entropy of images over captions and of captions over images, averaged.
 
     Args:
-        images: `(M, D)`, any length.
-        captions: `(K, D)`, any length.
-        scale: Scalar, the logarithm of the temperature's inverse; its exponential is limited to 100.
-        matches: bool `(M, K)`: the caption is right for the image. Every row has at least one; a caption without an
-            image is a wrong answer for all of them.
-        ignored: bool `(M, K)`: neither right nor wrong; left out of the softmax.
+        images: `(M, D)`, not normalized.
+        captions: `(K, D)`, not normalized.
+        scale: Scalar, logarithm of the logit scale, which is clipped at 100.
+        matches: bool `(M, K)`, positive pairs. Every row has at least one; a caption without an image is a negative for
+            all images.
+        ignored: bool `(M, K)`, neither positive nor negative; excluded from the softmax.
 
     Returns:
         Scalar.
@@ -43,16 +43,16 @@ def contrastive_loss(images: Tensor, captions: Tensor, scale: Tensor, matches: T
 def pairings(
     named: Sequence[frozenset[int]], others: Sequence[int] = ()
 ) -> tuple[list[frozenset[int]], Tensor, Tensor]:
-    """Which captions a batch needs, and which image each belongs to.
+    """The captions of a batch and their pairing with images.
 
-    A caption that names only some of what an image is named after, or more, is neither right nor wrong for it.
+    A caption whose classes are a proper subset or superset of an image's classes is neither positive nor negative.
 
     Args:
-        named: The class indices that each of M images is named after.
-        others: Classes whose captions are needed whether or not an image shows them.
+        named: The class indices of each of M images.
+        others: Classes whose captions are added even if no image contains them.
 
     Returns:
-        K distinct sets, one a caption; bool matches `(M, K)`; bool ignored `(M, K)`.
+        K distinct sets of classes, one per caption; bool matches `(M, K)`; bool ignored `(M, K)`.
     """
     distinct = list(dict.fromkeys([*named, *(frozenset((index,)) for index in others)]))
     matches = torch.tensor([[image == caption for caption in distinct] for image in named])
@@ -61,7 +61,7 @@ def pairings(
 
 
 def write_caption(names: Sequence[str], generator: np.random.Generator) -> str:
-    """A sentence that names all of `names`, in random order and words."""
+    """A sentence with all of `names` in random order, from a random template."""
     order = [names[index] for index in generator.permutation(len(names))]
     listed = " and ".join((", ".join(order[:-1]), order[-1])) if len(order) > 1 else order[0]
     sentences = TEMPLATES + PARAPHRASES
@@ -69,7 +69,7 @@ def write_caption(names: Sequence[str], generator: np.random.Generator) -> str:
 
 
 def _cross_entropy(logits: Tensor, matches: Tensor) -> Tensor:
-    """Mean over rows; a row's target is shared equally by its matches."""
+    """Mean over rows; the target of a row is uniform over its matches."""
     targets = matches / matches.sum(-1, keepdim=True)
     # Ignored pairs have a log-probability of minus infinity and no target.
     return -(targets * logits.log_softmax(-1).masked_fill(~matches, 0.0)).sum(-1).mean()

@@ -1,4 +1,4 @@
-"""Depthwise convolutions for training in bfloat16 on a CPU, where torch's kernel for their weight gradient is slow."""
+"""Depthwise convolutions for bfloat16 training on a CPU, where torch's weight gradient is slow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution of stride 1 that keeps the size; its weight gradient is computed in float32."""
+    """A depthwise convolution with stride 1 and "same" padding whose weight gradient is computed in float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -34,10 +34,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def speed_up_depthwise(network: nn.Module) -> None:
-    """Lets the depthwise convolutions of `network` compute their weight gradient in float32 from now on.
-
-    The gradient is the same, up to rounding.
-    """
+    """Makes the depthwise convolutions of `network` compute their weight gradient in float32, equal up to rounding."""
     for module in network.modules():
         if (
             isinstance(module, nn.Conv2d)

@@ -1,4 +1,4 @@
-"""FC-CLIP on the simulated world: the paper's training with smaller numbers, on scenes without the held-out classes."""
+"""FC-CLIP on the simulated world: a smaller version of the paper's training, without the held-out classes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fcclip_core.weights.clip_weights import load_clip
 DEFAULT_STEPS = 4_000
 LICENSE = "Apache-2.0"
 _SLOW_DOWN = (0.75, 0.92)
-"""Shares of the steps from which the learning rate is a tenth, and a hundredth."""
+"""Fractions of the steps at which the learning rate drops to a tenth and a hundredth."""
 
 
 def world_config(steps: int = DEFAULT_STEPS, seed: int = 0, train_backbone: bool = False) -> TrainingConfig:
-    """The recipe: the paper's losses and optimizer; smaller images and batches, a higher rate, fewer points.
+    """The recipe: the paper's losses and optimizer with smaller images and batches, a higher rate and fewer points.
 
-    Frames of 320 x 240 pixels are enlarged 1.4 to 3.2 times; FC-CLIP sees them 2.67 times as large.
+    Frames of 320 x 240 pixels are enlarged 1.4 to 3.2 times; at inference, FC-CLIP enlarges them 2.67 times.
 
     Args:
         steps: Optimizer steps.
-        seed: Decides weights, order, augmentation and points.
-        train_backbone: Train CLIP's image tower too, at a tenth of the rate (Table 6).
+        seed: Determines weights, order, augmentation and points.
+        train_backbone: Also train CLIP's image tower, at a tenth of the learning rate (Table 6).
 
     Raises:
         SettingsError: `steps` or `seed` is out of range.
@@ -47,15 +47,15 @@ def world_config(steps: int = DEFAULT_STEPS, seed: int = 0, train_backbone: bool
 
 
 def starting_point(clip: Path, seed: int, config: ModelConfig = CONVNEXT_SMALL) -> Checkpoint:
-    """Joins a trained small CLIP with fresh weights of everything that FC-CLIP trains.
+    """Combines a trained small CLIP with initial weights of everything that FC-CLIP trains.
 
     Args:
-        clip: What `fcclip train world-clip` wrote.
-        seed: Decides the fresh weights.
-        config: Sizes, the same as the CLIP's.
+        clip: A file written by `fcclip train world-clip`.
+        seed: Determines the initial weights.
+        config: The model's sizes, equal to the CLIP's.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or another CLIP.
+        CheckpointError: The file is missing, damaged, or a different CLIP.
     """
     weights = load_clip(config, clip)
     source = Source("CLIP weights", clip.name, path=clip)

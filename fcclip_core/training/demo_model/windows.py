@@ -1,8 +1,8 @@
-"""Windows of labeled frames: what the small CLIP is trained on, batch by batch.
+"""Windows of labeled frames, the training data of the small CLIP.
 
-A close window shows one segment with a margin of random size and is named after it, like a crop with its caption. A
-wide window shows part of a frame as FC-CLIP will see it and is named after all objects in it. In both, the segments'
-own regions are named too, so that CLIP's head agrees with itself on crops and on masks.
+A close window shows one segment with a random margin, and its caption is that segment's class. A wide window shows part
+of a frame at FC-CLIP's scale, and its caption lists all objects in it. In both, the segments' regions have class names,
+too, so that CLIP's head gives consistent embeddings for crops and masks.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from fcclip_core.inference.preprocess import PIXEL_MEAN, PIXEL_STD
 
 STRIDE = 32
 MAX_NAMED = 3
-"""A window with more objects than this gets no caption as a whole."""
+"""A window with more objects gets no caption for the whole window."""
 
 _MIN_AREA = 64
-"""Smaller segments, of 8 x 8 pixels, are no target of a window: their shape cannot be told."""
+"""Smallest area of a window's target segment, 8 x 8 pixels; smaller shapes cannot be recognized."""
 _STUFF_SHARE = 0.2
 _STUFF_REGIONS_KEPT = 0.4
 _PURE = 0.7
@@ -46,13 +46,13 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class WindowKind:
-    """How the windows of one batch are cut.
+    """The kind of windows in one batch.
 
     Attributes:
-        size: Side that the network sees, in pixels, divisible by 32.
-        count: Windows in a batch.
-        wide: Part of a frame instead of one segment.
-        sides: Smallest and largest length in pixels of the shorter side of the frames that wide windows are cut from.
+        size: Side of the network's input in pixels, divisible by 32.
+        count: Windows per batch.
+        wide: Whether windows show part of a frame instead of one segment.
+        sides: Range of the shorter side, in pixels, to which frames are scaled before cutting wide windows.
     """
 
     size: int
@@ -63,13 +63,13 @@ class WindowKind:
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """Windows and what they are named after.
+    """Windows with labeled masks.
 
     Attributes:
         images: float32 `(N, 3, S, S)`, normalized with CLIP's statistics.
-        masks: bool `(N, R, S/32, S/32)`; where a window has fewer than R named masks, the rest are empty.
-        positions: int64 `(M, 2)`: window and mask of each named mask.
-        named: The class indices that each of the M masks is named after.
+        masks: bool `(N, R, S/32, S/32)`; if a window has fewer than R labeled masks, the rest are empty.
+        positions: int64 `(M, 2)`: window and mask index of each labeled mask.
+        named: The class indices of each of the M masks.
     """
 
     images: Tensor
@@ -86,8 +86,8 @@ def draw_windows(
     Args:
         samples: Labeled frames.
         things: Whether each class is a thing.
-        kind: Size, number and framing.
-        generator: Source of every random choice.
+        kind: Size, number and kind of windows.
+        generator: Random generator.
     """
     images: list[np.ndarray] = []
     masks: list[np.ndarray] = []
@@ -114,9 +114,9 @@ def draw_windows(
 
 
 def cell_masks(segment_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
-    """The truth's masks as CLIP's head sees them: at stride 32, a cell belongs to what fills its center.
+    """Ground-truth masks at stride 32, as for CLIP's head: a cell belongs to the segment that fills its center.
 
-    FC-CLIP resizes its masks from stride 4 bilinearly, which reads the 8 x 8 pixels around a cell's center.
+    FC-CLIP resizes its masks bilinearly from stride 4, which reads the 8 x 8 pixels around a cell's center.
 
     Args:
         segment_map: `(H, W)`, sides divisible by 32.
@@ -132,7 +132,7 @@ def cell_masks(segment_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
 
 
 def square_around(box: tuple[slice, slice], margin: float, shape: tuple[int, int]) -> tuple[int, int, int]:
-    """Top, left and side of a square around `box`, its longer side times `margin`, moved into the frame."""
+    """Top, left and side of a square around `box`, scaled by `margin` and shifted into the frame."""
     rows, columns = box
     side = int(max(rows.stop - rows.start, columns.stop - columns.start, 12) * margin)
     side = min(side, *shape)
@@ -142,7 +142,7 @@ def square_around(box: tuple[slice, slice], margin: float, shape: tuple[int, int
 
 
 def resize_pixels(image: np.ndarray, size: int) -> np.ndarray:
-    """Resizes a square uint8 image, averaging where it shrinks."""
+    """Resizes a square uint8 image, averaging if it shrinks."""
     shrinks = image.shape[0] > size
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
@@ -150,7 +150,7 @@ def resize_pixels(image: np.ndarray, size: int) -> np.ndarray:
 def _window(
     sample: PanopticSample, things: Sequence[bool], kind: WindowKind, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, list[frozenset[int]]] | None:
-    """Pixels, masks and names of one window; None where nothing in it can be named."""
+    """Pixels, masks and classes of one window; None if nothing in it can be labeled."""
     square, target = _square(sample, things, kind, generator)
     if square is None:
         return None
@@ -181,7 +181,7 @@ def _window(
 def _square(
     sample: PanopticSample, things: Sequence[bool], kind: WindowKind, generator: np.random.Generator
 ) -> tuple[tuple[int, int, int] | None, int]:
-    """Top, left and side of a window, and the id of the segment that it was cut for."""
+    """Top, left and side of a window, and the id of its target segment."""
     boxes = ndimage.find_objects(sample.segment_map)
     areas = np.bincount(sample.segment_map.ravel(), minlength=len(boxes) + 1)
     large = [segment for segment in sample.segments if areas[segment.id] >= _MIN_AREA and not segment.is_crowd]
@@ -206,7 +206,7 @@ def _square(
 def _whole_window(
     classes: dict[int, int], things: Sequence[bool], counts: np.ndarray, target: int, kind: WindowKind
 ) -> frozenset[int]:
-    """What a window as a whole is named after; empty where no caption would be right."""
+    """The classes in the caption of a whole window; empty if no caption would be correct."""
     total = kind.size * kind.size
     if not kind.wide and (things[classes[target]] or counts[target] > _PURE * total):
         return frozenset((classes[target],))
@@ -216,7 +216,7 @@ def _whole_window(
 
 
 def _jitter(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Light, contrast, white balance and sensor noise, too little of each to change a color's name."""
+    """Random brightness, contrast, white balance and noise, small enough not to change the names of colors."""
     pixels = image.astype(np.float32)
     mean = pixels.mean()
     pixels = (pixels - mean) * np.float32(generator.uniform(0.85, 1.15)) + mean * generator.uniform(0.8, 1.2)

@@ -119,7 +119,7 @@ def rewritten_key(path: Path, **changes: str) -> None:
         ),
         pytest.param(lambda path: cut(path, 0), "truncated", id="empty", marks=SLOW),
         pytest.param(
-            lambda path: shutil.copy(reference_of(path), path), "its file is not said", id="another file", marks=SLOW
+            lambda path: shutil.copy(reference_of(path), path), "its file is not given", id="another file", marks=SLOW
         ),
     ],
 )
@@ -234,11 +234,11 @@ def assert_fell_back(
     """The answer is right, and log, description and problem say what happened; the log says it once."""
     for _ in range(3):
         assert_same(made(PICTURE), expected)
-    (error,) = [text for text in errors(caplog) if "backend openvino does not work here, so the next one" in text]
+    (error,) = [text for text in errors(caplog) if "backend openvino failed, falling back to the next one" in text]
     assert says in error
     assert made.backend_description.startswith(to)
     assert "; not openvino: " in made.backend_description and says in made.backend_description
-    assert made.backend_warning.startswith("backend openvino is left out: ") and says in made.backend_warning
+    assert made.backend_warning.startswith("backend openvino is disabled: ") and says in made.backend_warning
 
 
 def raising(error: Exception) -> Callable[..., Any]:
@@ -290,7 +290,7 @@ def test_a_library_that_computes_something_else(
 
     monkeypatch.setattr(graph, "export_onnx", export)
     made = segmenter("openvino", tmp_path)
-    assert_fell_back(made, expected, caplog, "does not give eager PyTorch's answer to the test picture", "PyTorch")
+    assert_fell_back(made, expected, caplog, "eager PyTorch on the test image", "PyTorch")
     assert not list((tmp_path / "built").glob("*.graph")), "a wrong graph must not be kept"
 
 
@@ -400,7 +400,7 @@ def test_a_failure_that_passes_costs_no_image_and_no_backend(
     assert calls.count == 8
     assert made.backend_description.startswith("OpenVINO") and "; not " not in made.backend_description
     assert made.backend_warning == ""
-    assert "backend openvino failed and gets the image once more: RuntimeError: Exception from" in caplog.text
+    assert "backend openvino failed, retrying the image once: RuntimeError: Exception from" in caplog.text
     assert not errors(caplog)
 
 
@@ -478,5 +478,5 @@ def test_onednn_that_runs_out_of_memory_under_auto(
     assert_same(made(PICTURE), expected)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", fused)
     assert made.backend_description.startswith("eager PyTorch")
-    assert "backend onednn is left out: RuntimeError: could not create a primitive" in made.backend_warning
+    assert "backend onednn is disabled: RuntimeError: could not create a primitive" in made.backend_warning
     assert len(errors(caplog)) == 1

@@ -159,7 +159,7 @@ def test_the_two_forms_of_vanished_masks_never_run_each_other_s_graph(
     others.write_bytes(mine.read_bytes())
     GraphBackend(other, CPU, library, EagerAnswers(other, CPU, BuiltFiles(tmp_path)), builds=True)(IMAGE)
     assert len(library.built) == 3
-    assert "its vanished masks is published; needed is best_cell" in caplog.text
+    assert "its vanished masks is published; expected best_cell" in caplog.text
 
 
 def test_another_version_of_the_library_builds_again(
@@ -169,7 +169,7 @@ def test_another_version_of_the_library_builds_again(
     library.key = {"library": "Fake 2.0"}
     GraphBackend(model, CPU, library, EagerAnswers(model, CPU, BuiltFiles(tmp_path)), builds=True)(IMAGE)
     assert len(library.built) == 2
-    assert "its library is Fake 1.0; needed is Fake 2.0" in caplog.text
+    assert "its library is Fake 1.0; expected Fake 2.0" in caplog.text
 
 
 def test_a_truncated_graph_is_built_again(
@@ -323,7 +323,7 @@ def test_progress_is_told(backend: GraphBackend) -> None:
 
 def test_a_wrong_answer_is_refused(backend: GraphBackend, library: FakeLibrary, tmp_path: Path) -> None:
     library.offset = 0.5
-    with pytest.raises(BackendError, match="does not give eager PyTorch's answer"):
+    with pytest.raises(BackendError, match="eager PyTorch on the test image"):
         backend(IMAGE)
     assert not list(tmp_path.glob("*.fake")), "a graph that failed must not be kept"
 
@@ -341,7 +341,7 @@ def make(name: str, model: FCCLIP, tmp_path: Path) -> FallbackBackend:
     ("broken", "says"),
     [
         ({"build_error": "out of GPU memory"}, "out of GPU memory"),
-        ({"offset": 0.5}, "does not give eager PyTorch's answer"),
+        ({"offset": 0.5}, "eager PyTorch on the test image"),
     ],
 )
 def test_the_image_that_meets_a_failure_is_answered_by_the_next(
@@ -400,7 +400,7 @@ def test_description_does_not_wait_for_an_image(library: FakeLibrary, model: FCC
 
 
 def test_tensorrt_without_a_gpu(library: FakeLibrary, model: FCCLIP, tmp_path: Path) -> None:
-    assert "TensorRT runs on cuda here, but the device is cpu" in make("tensorrt", model, tmp_path).description
+    assert "TensorRT runs on cuda only, but the device is cpu" in make("tensorrt", model, tmp_path).description
 
 
 def test_auto_uses_graphs_that_are_there_and_waits_for_none(
@@ -432,7 +432,7 @@ def test_auto_builds_a_graph_that_is_out_of_date_again_beside_the_images(
     wait_for(lambda: len(library.built) == 2 and created.close())
     created(IMAGE)
     assert created.description == "Fake 1.0 on cpu, ready for 1x32x32-fp32"
-    assert "its library is Fake 1.0; needed is Fake 2.0" in caplog.text
+    assert "its library is Fake 1.0; expected Fake 2.0" in caplog.text
 
 
 def test_the_last_candidates_error_is_the_users() -> None:
@@ -472,6 +472,6 @@ def test_a_checked_backend_is_checked_once_for_each_form(library: FakeLibrary, m
     checked = CheckedBackend(Wrong(model, CPU), answers, "fp32", sizes=2)
     checked(IMAGE)
     checked(IMAGE)
-    with pytest.raises(BackendError, match="does not give eager PyTorch's answer"):
+    with pytest.raises(BackendError, match="eager PyTorch on the test image"):
         checked(torch.zeros(1, 3, 64, 32))
     assert len(list(tmp_path.glob("*.reference"))) == 2

@@ -153,9 +153,9 @@ def test_backends_do_not_use_up_each_other_s_recompilations() -> None:
         ),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
-            "OutOfMemoryError: CUDA.*too little free memory: lower shorter_side",
+            "OutOfMemoryError: CUDA.*not enough free memory: lower shorter_side",
         ),
-        (RuntimeError("CUDNN: out of memory"), "too little free memory"),
+        (RuntimeError("CUDNN: out of memory"), "not enough free memory"),
     ],
 )
 def test_failures_say_what_to_do(

@@ -97,7 +97,7 @@ class Plain(Slow):
 
 
 def joined(slow: Slow, plain: Plain, *, waits: bool = False) -> FallbackBackend:
-    return FallbackBackend([Candidate("slow", lambda: slow, waits=waits), Candidate("plain", lambda: plain)], CPU)
+    return FallbackBackend([Candidate("slow", lambda: slow, blocking=waits), Candidate("plain", lambda: plain)], CPU)
 
 
 def test_images_run_on_what_is_ready_until_the_form_that_recurs_is_made() -> None:
@@ -179,7 +179,7 @@ def test_a_batch_that_does_not_fit_costs_neither_single_images_nor_the_backend(
     slow.largest = 1
     backend = joined(slow, plain)
     backend.prepare_beside(4, 32, 32, requested=False)
-    wait_for(lambda: "2x32x32 cannot be made ready: out of memory" in caplog.text)
+    wait_for(lambda: "2x32x32 cannot be prepared: out of memory" in caplog.text)
     assert backend.close(30)
     backend(image(3))
     assert slow.begun == [(1, 32, 32), (2, 32, 32)], "larger ones would not fit either"
@@ -195,7 +195,7 @@ def test_a_backend_that_cannot_be_made_ready_beside_is_left_out_and_said(caplog:
     wait_for(lambda: backend.problem)
     backend(image())
     assert backend.description == "plain; not slow: out of memory"
-    assert "backend slow does not work here, so the next one is used: out of memory" in caplog.text
+    assert "backend slow failed, falling back to the next one: out of memory" in caplog.text
 
 
 def test_nothing_is_built_that_is_built_for_those_who_ask_alone() -> None:
@@ -218,8 +218,8 @@ def test_a_backend_that_is_not_made_yet_is_made_beside_the_images() -> None:
         return slow
 
     candidates = [
-        Candidate("first", lambda: first, waits=False),
-        Candidate("slow", make, waits=False),
+        Candidate("first", lambda: first, blocking=False),
+        Candidate("slow", make, blocking=False),
         Candidate("plain", lambda: plain),
     ]
     backend = FallbackBackend(candidates, CPU)
@@ -276,7 +276,7 @@ def test_what_tells_its_progress_ends_when_nobody_waits_for_it() -> None:
 def test_a_process_ends_although_something_is_being_made_ready() -> None:
     program = f"""
 import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "test" / "core")!r}]
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "test" / "core")!r}, {str(ROOT / "test" / "core" / "backends")!r}]
 from test_readiness import Plain, Slow, joined
 slow = Slow()
 slow.reports = True
@@ -291,7 +291,7 @@ def test_a_network_is_compiled_beside_the_images_and_answers_the_same() -> None:
     model = load_model(load_checkpoint("recipe:tiny"))
     compiled = CompiledBackend(model, CPU, compiler="eager")
     candidates = [
-        Candidate("compiled", lambda: compiled, waits=False),
+        Candidate("compiled", lambda: compiled, blocking=False),
         Candidate("eager", lambda: EagerBackend(model, CPU)),
     ]
     backend = FallbackBackend(candidates, CPU)

@@ -158,7 +158,7 @@ def test_clip_masks_gives_a_row_a_size(tmp_path: Path, capsys: pytest.CaptureFix
     document = json.loads(out.read_text())
     assert set(document["sizes"]) == {"64", "96"} and document["images"] == 3
     assert all(0 <= row["accuracy.all"] <= 100 for row in document["sizes"].values())
-    assert "names right" in " ".join(capsys.readouterr().out.split())
+    assert "classifies correctly" in " ".join(capsys.readouterr().out.split())
 
 
 @needs_gl

@@ -205,7 +205,7 @@ def test_an_ignore_mask_that_does_not_fit_costs_that_input_alone(
     mask = save_mask(tmp_path / "arm.png", 40, 60)
     photos = save_image(tmp_path / "fits.png", 80, 120), save_image(tmp_path / "other.png", 40, 40)
     assert run(*photos, "--out", tmp_path / "out", "--ignore-mask", mask) == 1
-    assert "has 60 x 40 pixels, the image 40 x 40: another aspect ratio" in said(capsys)
+    assert "has 60 x 40 pixels, but the image has 40 x 40, a different aspect ratio" in said(capsys)
     assert not (tmp_path / "out" / "other.json").exists()
     about = json.loads((tmp_path / "out" / "fits.json").read_text())
     assert about["segments"][0]["box"] == [20, 0, 60, 80]

@@ -76,9 +76,9 @@ def test_built_once_and_then_read(shop: Shop, path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"library": "TensorRT 10.13"}, "its library is TensorRT 10.3; needed is TensorRT 10.13"),
-        ({"weights": "def"}, "its weights is abc; needed is def"),
-        ({"driver": "570"}, "its driver is not said; needed is 570"),
+        ({"library": "TensorRT 10.13"}, "its library is TensorRT 10.3; expected TensorRT 10.13"),
+        ({"weights": "def"}, "its weights is abc; expected def"),
+        ({"driver": "570"}, "its driver is not given; expected 570"),
     ],
 )
 def test_built_from_something_else(

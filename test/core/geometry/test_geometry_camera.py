@@ -45,15 +45,15 @@ def test_from_calibration(given: dict, expected: tuple[float, ...]) -> None:
 @pytest.mark.parametrize(
     ("size", "given", "complaint"),
     [
-        (SIZE, {"k": (0.0,) * 9, "p": NO_P}, "focal lengths 0 and 0; the camera is not calibrated"),
+        (SIZE, {"k": (0.0,) * 9, "p": NO_P}, "focal lengths 0 and 0, so the camera is not calibrated"),
         (SIZE, {"k": (-600.0, 0, 320, 0, 610, 240, 0, 0, 1), "p": NO_P}, "focal lengths -600 and 610"),
         (SIZE, {"k": (float("nan"), 0, 320, 0, 610, 240, 0, 0, 1), "p": NO_P}, "focal lengths nan and 610"),
-        (SIZE, {"k": (600.0, 0, float("inf"), 0, 610, 240, 0, 0, 1), "p": NO_P}, "not finite"),
-        ((0, 0), {"k": K, "p": P}, "0 x 0 pixels; it is empty"),
+        (SIZE, {"k": (600.0, 0, float("inf"), 0, 610, 240, 0, 0, 1), "p": NO_P}, "non-finite"),
+        ((0, 0), {"k": K, "p": P}, "image size 0 x 0"),
         (
             SIZE,
             {"k": K, "p": P, "distortion": (0.1,), "model": "fisheye", "rectified": False},
-            "distortion model 'fisheye' is not known; expected one of plumb_bob, rational_polynomial",
+            "unknown distortion model 'fisheye'; expected one of plumb_bob, rational_polynomial",
         ),
         # OpenCV raised an error of its own for each frame.
         *(
@@ -104,7 +104,7 @@ def test_half_the_size_sees_the_same() -> None:
     whole, half = camera.rays(), camera.resized(4, 3).rays()
     for large, small in zip(whole, half, strict=True):
         np.testing.assert_allclose(large.reshape(3, 2, 4, 2).mean(axis=(1, 3)), small, atol=1e-6)
-    with pytest.raises(DepthError, match="8 x 6 pixels, the image has 80 x 50: another aspect ratio"):
+    with pytest.raises(DepthError, match="8 x 6 pixels, but the image has 80 x 50, a different aspect"):
         camera.resized(80, 50)
 
 

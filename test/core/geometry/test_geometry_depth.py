@@ -49,7 +49,9 @@ def test_rows_may_be_padded() -> None:
 
 
 def test_another_aspect_ratio_is_refused() -> None:
-    with pytest.raises(DepthError, match="depth has 848 x 480 pixels, the image 640 x 480: another aspect ratio"):
+    with pytest.raises(
+        DepthError, match="depth has 848 x 480 pixels, but the image has 640 x 480, a different aspect ratio"
+    ):
         depth_in_meters(np.ones((480, 848), np.uint16), (640, 480))
 
 

@@ -57,7 +57,7 @@ def test_other_sizes_of_the_aspect_ratio_are_looked_up_at_the_nearest_pixel_once
 
 def test_another_aspect_ratio_is_refused_and_the_mask_stays_of_use(tmp_path: Path) -> None:
     mask = IgnoreMask(saved(tmp_path / "arm.png", LEFT))
-    with pytest.raises(ImageError, match="arm.png has 8 x 6 pixels, the image 8 x 8: another aspect ratio"):
+    with pytest.raises(ImageError, match="arm.png has 8 x 6 pixels, but the image has 8 x 8, a different aspect ratio"):
         mask.at(8, 8)
     assert mask.at(6, 8).any()
 

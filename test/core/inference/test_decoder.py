@@ -17,9 +17,10 @@ from fcclip_core import InferenceSettings
 from fcclip_core.inference import decoder as device_labels
 from fcclip_core.inference import postprocess_gpu as device_postprocess
 from fcclip_core.inference.classification import TextClassifier, Words, classify
-from fcclip_core.inference.decoder import CapturedDecoder, EagerDecoder, Labels
+from fcclip_core.inference.decoder import CapturedDecoder, DecodedFrame, EagerDecoder, UndecodedFrame
 from fcclip_core.inference.mask_resize import MaskResizer
 from fcclip_core.inference.ownership import FrameTaps, OwnedPixels, owned_pixels
+from fcclip_core.inference.postprocess import ClassifiedMasks
 from fcclip_core.inference.postprocess_gpu import DeviceMerger, PackedFrame
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.inference.stage_clock import StageClock
@@ -94,11 +95,11 @@ def captured(plain: EagerDecoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     yield CapturedDecoder(plain, merger)
 
 
-def start(decoder: CapturedDecoder | EagerDecoder, frame: ModelOutput, named: Words) -> Callable[[], Labels]:
-    return decoder(frame, named, GEOMETRY, SETTINGS, StageClock(CPU))
+def start(decoder: CapturedDecoder | EagerDecoder, frame: ModelOutput, named: Words) -> Callable[[], DecodedFrame]:
+    return decoder(UndecodedFrame(frame, named, GEOMETRY, SETTINGS), StageClock(CPU))
 
 
-def assert_same(found: Labels, expected: Labels) -> None:
+def assert_same(found: DecodedFrame, expected: DecodedFrame) -> None:
     """Equal but for pixels at which rounding decides."""
     torch.testing.assert_close(found.class_probs, expected.class_probs, rtol=1e-5, atol=1e-6)
     assert (found.merged.segment_map != expected.merged.segment_map).mean() < 0.005
@@ -164,7 +165,7 @@ def test_what_cannot_be_captured_is_labeled_plainly(
     assert len(attempts) == ATTEMPTS
     said = [record.getMessage() for record in caplog.records]
     assert said == [
-        "frames are labeled without a CUDA graph, more slowly: operation not permitted when stream is capturing"
+        "decoding frames without a CUDA graph, which is slower: operation not permitted when stream is capturing"
     ]
 
 
@@ -220,9 +221,10 @@ def test_nothing_between_the_network_and_the_download_waits(monkeypatch: pytest.
         with Reads() as reads:
             padded = classifier.padded(64, 64)
             probs = classify(frame, padded, SETTINGS).ensemble[0]
-            packed = merger.merge(
+            masks = ClassifiedMasks(
                 frame.mask_logits[0], probs, frame.out_vocab_embedding[0], is_thing, GEOMETRY, SETTINGS
             )
+            packed = merger.merge(masks)
     assert reads.waits == []
     assert packed.data.device == gpu
     # One block of bytes: unit embeddings, labels and scores, the table, the map.
@@ -259,8 +261,9 @@ def test_a_frame_is_downloaded_once_and_waited_for_once(monkeypatch: pytest.Monk
     merger = DeviceMerger(CPU)
     named, frame = words(5), output(0)
     probs = classify(frame, named.classifier, SETTINGS).ensemble[0]
-    rest = (frame.mask_logits[0], probs, frame.out_vocab_embedding[0], named.is_thing, GEOMETRY, SETTINGS)
-    packed, expected = merger.merge(*rest), merger(*rest)
+    embeddings = frame.out_vocab_embedding[0]
+    masks = ClassifiedMasks(frame.mask_logits[0], probs, embeddings, named.is_thing, GEOMETRY, SETTINGS)
+    packed, expected = merger.merge(masks), merger(masks)
     empty = torch.empty
 
     def landing(*shape: int, pin_memory: bool = False, **options: Any) -> torch.Tensor:

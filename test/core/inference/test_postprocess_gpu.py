@@ -23,7 +23,7 @@ from scipy import ndimage
 from fcclip_core.inference import postprocess_gpu as device_postprocess
 from fcclip_core.inference.mask_resize import MaskResizer
 from fcclip_core.inference.ownership import FrameTaps, OwnedPixels, owned_pixels
-from fcclip_core.inference.postprocess import panoptic_segments
+from fcclip_core.inference.postprocess import ClassifiedMasks, panoptic_segments
 from fcclip_core.inference.postprocess_gpu import DeviceMerger
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.settings import InferenceSettings
@@ -72,15 +72,7 @@ CASES = {
 }
 
 
-@dataclass(frozen=True)
-class Frame:
-    mask_logits: torch.Tensor
-    class_probs: torch.Tensor
-    embeddings: torch.Tensor
-    is_thing: torch.Tensor
-
-
-def draw(case: Case, seed: int = 0) -> Frame:
+def draw(case: Case, seed: int = 0) -> ClassifiedMasks:
     """Blobs of all sizes, most of a mask far from zero, as masks are."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(case.queries, 1, 4, 5, generator=generator) * 12 - 3
@@ -89,7 +81,7 @@ def draw(case: Case, seed: int = 0) -> Frame:
     probs[:, -1] += case.void
     embeddings = torch.randn(case.queries, 7, generator=generator) * 3
     tensors = (logits, probs.softmax(-1), embeddings, torch.tensor(THINGS))
-    return Frame(*(tensor.to(DEVICE) for tensor in tensors))
+    return ClassifiedMasks(*(tensor.to(DEVICE) for tensor in tensors), case.geometry, case.settings)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -98,9 +90,7 @@ def test_merges_as_panoptic_segments(case: Case, seed: int) -> None:
     frame = draw(case, seed)
     resizer = MaskResizer(case.geometry, case.mask_size, DEVICE)
     expected = panoptic_segments(frame.mask_logits, frame.class_probs, frame.is_thing, resizer, case.settings)
-    merged = DeviceMerger(DEVICE)(
-        frame.mask_logits, frame.class_probs, frame.embeddings, frame.is_thing, case.geometry, case.settings
-    )
+    merged = DeviceMerger(DEVICE)(frame)
     assert merged.segment_map.dtype == np.int32
     assert (merged.segment_map != expected.segment_map).mean() <= (0.0 if DEVICE.type == "cpu" else 0.001)
     np.testing.assert_array_equal(merged.class_indices, expected.class_indices)
@@ -123,9 +113,7 @@ def test_cases_cover_what_they_say() -> None:
         frame = draw(case)
         kept = frame.class_probs.max(-1).indices < len(THINGS)
         merger = DeviceMerger(DEVICE)
-        merged = merger(
-            frame.mask_logits, frame.class_probs, frame.embeddings, frame.is_thing, case.geometry, case.settings
-        )
+        merged = merger(frame)
         stuff = [label for label in merged.class_indices.tolist() if not THINGS[label]]
         assert len(set(stuff)) == len(stuff)
         accepted = int((merged.areas > 0).sum())
@@ -139,10 +127,8 @@ def test_results_survive_the_next_frame() -> None:
     merger, case = DeviceMerger(DEVICE), CASES["shrunk, not padded"]
     frames = [draw(case, seed) for seed in range(3)]
 
-    def run(frame: Frame) -> list[np.ndarray]:
-        merged = merger(
-            frame.mask_logits, frame.class_probs, frame.embeddings, frame.is_thing, case.geometry, case.settings
-        )
+    def run(frame: ClassifiedMasks) -> list[np.ndarray]:
+        merged = merger(frame)
         return list(vars(merged).values())
 
     first = run(frames[0])

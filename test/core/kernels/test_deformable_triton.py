@@ -136,7 +136,7 @@ def test_kernel_refuses_doubles() -> None:
 def test_kernel_refuses_more_levels_than_it_has_arguments_for() -> None:
     case = Case(((1, 1),) * 5, queries=5)
     inputs = draw(case, spread=0.0, dtype=torch.float32)
-    with pytest.raises(ValueError, match="5 levels; the kernel takes 4"):
+    with pytest.raises(ValueError, match="5 levels; the kernel supports up to 4"):
         sample_by_triton(inputs[0], case.shapes, *inputs[1:])
 
 

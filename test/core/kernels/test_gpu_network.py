@@ -73,7 +73,7 @@ def test_kernel_convolves_and_normalizes(
 def test_kernel_names_widths_that_it_does_not_take() -> None:
     assert [takes_channels(width) for width in (192, 96, 128, 1536, 80, 24)] == [True, True, True, True, False, False]
     x, vector = numbers(1, 4, 4, 80), numbers(80)
-    with pytest.raises(ValueError, match="80 channels are not 16, 32, 64"):
+    with pytest.raises(ValueError, match="got 80 channels; expected 16, 32, 64"):
         depthwise_norm(x, numbers(49, 80), vector, vector, vector, 1e-6)
 
 
@@ -189,9 +189,11 @@ def test_a_machine_without_working_kernels_costs_kernels_alone(
     monkeypatch.setattr(gpu_network, "PROBES", probe.PROBES)
     fast, kernels = for_gpu(model.to(DEVICE), DEVICE, torch.bfloat16)
     assert kernels == set()
-    said = "deformable attention runs without our Triton kernel, more slowly: KeyError: 'no such intrinsic"
+    said = "deformable attention runs without its Triton kernel, which is slower: KeyError: 'no such intrinsic"
     assert said in caplog.text
-    assert "depthwise convolution runs without our Triton kernel, more slowly: its result is off by 0.1" in caplog.text
+    assert (
+        "depthwise convolution runs without its Triton kernel, which is slower: its result is off by 0.1" in caplog.text
+    )
     exact, found = answer(model, torch.float32), answer(fast, torch.bfloat16)
     short = answer(in_precision(model, torch.bfloat16), torch.bfloat16)
     allowed = 2 * relative(short.mask_logits, exact.mask_logits)

@@ -171,14 +171,14 @@ def test_an_earlier_download_is_found_without_a_network(tmp_path: Path, monkeypa
 
 def test_a_clip_that_is_published_nowhere_must_be_in_the_file(tmp_path: Path) -> None:
     torch.save({"model": without_clip(STATE)}, tmp_path / "fcclip.pth")
-    with pytest.raises(CheckpointError, match="the CLIP of preset tiny is published nowhere"):
+    with pytest.raises(CheckpointError, match="the CLIP of preset tiny is not published"):
         load_checkpoint(tmp_path / "fcclip.pth")
 
 
 def test_clip_file_beside_a_complete_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"model": STATE}, tmp_path / "fcclip.pth")
     torch.save(CLIP, tmp_path / "clip.pt")
-    with pytest.raises(CheckpointError, match="fcclip.pth already holds CLIP's weights; leave .*clip.pt out"):
+    with pytest.raises(CheckpointError, match="fcclip.pth already contains CLIP's weights; omit .*clip.pt"):
         load_checkpoint(tmp_path / "fcclip.pth", tmp_path / "clip.pt")
 
 

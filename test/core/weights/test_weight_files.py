@@ -116,7 +116,7 @@ def test_content_decides_not_the_name(tmp_path: Path) -> None:
             "truncated or damaged",
             id="old form, tail cut",
         ),
-        pytest.param(pickle.dumps({"model": {"a": np.ones(3)}}), "bare Python pickle", id="detectron2's .pkl"),
+        pytest.param(pickle.dumps({"model": {"a": np.ones(3)}}), "plain Python pickle", id="detectron2's .pkl"),
         pytest.param(torch_bytes(torch.ones(3)), "holds a Tensor", id="a tensor"),
         pytest.param(torch_bytes([1, 2]), "holds a list", id="a list"),
         pytest.param(torch_bytes({"epoch": 3}), "a dictionary without tensors.*epoch", id="no tensors"),

@@ -87,10 +87,10 @@ def test_errors_are_counted_by_kind_and_grow_old(monkeypatch: pytest.MonkeyPatch
         (replace(STATE, enabled=False), REPORT, DiagnosticStatus.WARN, "inference is disabled (~/enable)"),
         (STATE, Report(Counts(), 0, 0), DiagnosticStatus.WARN, "no images: /camera/image, reliable, 1 publisher"),
         (
-            replace(STATE, backend_warning="backend tensorrt is left out: no memory"),
+            replace(STATE, backend_warning="backend tensorrt is disabled: no memory"),
             REPORT,
             DiagnosticStatus.WARN,
-            "12.5 frames/s, but backend tensorrt is left out: no memory",
+            "12.5 frames/s, but backend tensorrt is disabled: no memory",
         ),
         (replace(STATE, mask_problem="it does not fit"), REPORT, DiagnosticStatus.WARN, "it does not fit"),
         (

@@ -163,7 +163,7 @@ BAD = {
     "camera_info of another frame": ({"info_frame_id": "left"}, "camera_info is in the frame 'left'"),
     "another aspect ratio": (
         {"meters": np.full((40, 80), 2.0)},
-        "depth has 80 x 40 pixels, the image 60 x 40: another aspect ratio",
+        "depth has 80 x 40 pixels, but the image has 60 x 40, a different aspect ratio",
     ),
     "no focal length": (
         {"matrix": np.zeros((3, 3))},

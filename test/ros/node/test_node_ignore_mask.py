@@ -104,7 +104,7 @@ def test_images_that_the_mask_does_not_fit_are_labeled_and_that_is_said_once(arm
     diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
     publisher = camera(peer)
     whole = lambda w: [m for _, m in drain(panoptic) if m.width == w and pixels_of(m, np.uint16).all()]  # noqa: E731
-    complaint = "has 30 x 20 pixels, the image 50 x 40: another aspect ratio"
+    complaint = "has 30 x 20 pixels, but the image has 50 x 40, a different aspect ratio"
     warned = lambda: [m for _, m in drain(diagnostics) if complaint in m.status[0].message]  # noqa: E731
     (status,) = publish_until(publisher, rgb_message(flat_image(40, 50)), warned)[-1].status
     assert status.level == status.WARN
@@ -121,7 +121,11 @@ def test_images_that_the_mask_does_not_fit_are_labeled_and_that_is_said_once(arm
 BAD_MASKS = {
     "no such file": ("/nowhere/arm.png", "", "/nowhere/arm.png cannot be used: there is no such file"),
     "two for one camera": ("['', '/nowhere/arm.png']", "", "ignore_mask has 2 files for 1 cameras"),
-    "not the cameras' size": ("ARM", "640x640", "has 60 x 40 pixels, the image 640 x 640: another aspect ratio"),
+    "not the cameras' size": (
+        "ARM",
+        "640x640",
+        "has 60 x 40 pixels, but the image has 640 x 640, a different aspect ratio",
+    ),
 }
 
 
