@@ -214,5 +214,5 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 def test_a_query_of_the_wrong_type_gets_a_sentence(wrong: object) -> None:
     with pytest.raises(VocabularyError, match="words (is|has) .*expected"):
         Query.of(wrong)
-    with pytest.raises(VocabularyError, match="against (is|has) .*expected"):
+    with pytest.raises(VocabularyError, match="distractors (is|has) .*expected"):
         Query.of(["mug"], wrong)
