@@ -1,1 +1,1 @@
-"""Files on disk: written atomically, read within limits, kept in folders that are ours."""
+"""Files on disk: atomic writing, reading within limits, and trusted folders."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written in a hidden folder beside their place and moved into it."""
+"""Atomic writing: files are written in a hidden folder next to their destination and then moved."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = ".fcclip-part-"
-"""How the names of the hidden folders begin."""
+"""Prefix of the hidden folders' names."""
 
 _LOCK = "fcclip-lock"
 _UNLOCKED_AGE = 24 * 3600.0
-"""Seconds after which a hidden folder without a lock file is a leftover: its owner died while it made the folder."""
+"""Age in seconds at which a hidden folder without a lock file is a leftover of a process killed while creating it."""
 
 _swept: set[tuple[int, int]] = set()
 _sweeping = threading.Lock()
@@ -27,14 +27,14 @@ _sweeping = threading.Lock()
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives the path of a hidden file beside `path` to write to, and moves it there when the block succeeds.
+    """Yields a hidden file next to `path` to write to, and moves it to `path` when the block succeeds.
 
-    Whatever stops the block, Ctrl-C too, `path` is either complete or untouched. The hidden file has the name that
-    `path` has. What a process that was killed left behind in the folder goes away when another one writes there. A
-    device, or a pipe that this process was given (`/dev/stdout`), cannot be replaced: it gets the finished contents.
+    If the block fails, also by Ctrl-C, `path` is unchanged. The hidden file has the same name as `path`. Leftovers of
+    killed processes in the folder are removed when another process writes there. A device, or a pipe of this process
+    (`/dev/stdout`), cannot be replaced: the finished content is copied to it.
 
     Raises:
-        OSError: The disk refuses; its `filename` is `path`.
+        OSError: The file cannot be written; its `filename` is `path`.
     """
     if _is_special(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -51,13 +51,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Gives a new folder to fill, which takes the place of `path` when the block succeeds.
+    """Yields a new folder to fill, which replaces `path` when the block succeeds.
 
-    Whatever stops the block, what was at `path` is either replaced as a whole or untouched. The new folder has the name
-    that it is going to have.
+    If the block fails, `path` is unchanged. The new folder has the same name as `path`.
 
     Raises:
-        OSError: The disk refuses; its `filename` is `path`.
+        OSError: The folder cannot be written; its `filename` is `path`.
     """
     with _hidden_folder(path) as hidden:
         folder, old = hidden / "new" / path.name, hidden / "old"
@@ -74,10 +73,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that is whole or not there.
+    """Writes a file atomically.
 
     Raises:
-        OSError: The disk refuses; its `filename` is `path`.
+        OSError: The file cannot be written; its `filename` is `path`.
     """
     with atomic_write(path) as part:
         try:
@@ -87,10 +86,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Tries whether a file could be written there, before hours go into what is to be written.
+    """Checks that a file can be written, before hours are spent on its content.
 
     Raises:
-        OSError: It could not; its `filename` is `path`.
+        OSError: It cannot; its `filename` is `path`.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -100,9 +99,9 @@ def require_writable(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what processes left in a folder that were killed while they wrote there.
+    """Removes leftovers of processes that were killed while writing to a folder.
 
-    The hidden folder of a process that lives, on another machine too, is locked and stays.
+    Hidden folders of running processes, also on other machines, are locked and kept.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -111,9 +110,9 @@ def sweep(folder: Path) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether a path is a device or one of this process's own pipes.
+    """Whether a path is a device or one of this process's pipes.
 
-    A pipe that somebody put into a folder is replaced as a file is: whoever opens it waits until somebody reads.
+    A named pipe in a normal folder is replaced like a file, because opening it would block until it is read.
     """
     try:
         mode = path.stat().st_mode
@@ -127,7 +126,7 @@ def _is_special(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _hidden_folder(path: Path) -> Iterator[Path]:
-    """A hidden folder beside `path`, locked for as long as the block lasts."""
+    """Creates a hidden folder next to `path`, locked inside the block."""
     _sweep_once(path.parent)
     try:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=path.parent))
@@ -142,19 +141,19 @@ def _hidden_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds a folder's lock, which ends with the process however it ends."""
+    """Holds a folder's lock, which is released when the process ends for any reason."""
     new = folder / f"{_LOCK}.new"
     with new.open("wb") as lock:
-        # Some network file systems have no locks; a leftover there waits for nothing worse than to be swept by hand.
+        # Some network file systems have no locks; leftovers there must be removed manually.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
-        # It gets its name when it is held: whoever finds a lock that is free finds a leftover.
+        # Renamed after locking, so that a lock file that is not locked is always a leftover.
         new.rename(folder / _LOCK)
         yield
 
 
 def _sweep_once(folder: Path) -> None:
-    """Sweeps a folder before the first file that this process writes there."""
+    """Sweeps a folder before this process first writes there."""
     with contextlib.suppress(OSError):
         found = folder.stat()
         with _sweeping:
@@ -174,4 +173,4 @@ def _remove_if_left(folder: Path) -> None:
             if time.time() - folder.stat().st_mtime > _UNLOCKED_AGE:
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError:
-        return  # somebody holds it, or it is somebody else's
+        return  # locked, or owned by another user

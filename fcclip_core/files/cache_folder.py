@@ -1,7 +1,7 @@
-"""Where the program keeps what it can compute again, and whose files it believes there.
+"""The cache folder, and checks that its files can be trusted.
 
-What lies there runs as code (kernels, engines) or decides labels (rows of words). A folder is used only if nobody but
-this user and root can write to it or put another in its place, and a file of it only if one of the two owns it.
+Cached files run as code (kernels, engines) or determine labels (text embeddings). A folder is used only if nobody but
+this user and root can write to it or replace it, and a file only if one of the two owns it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def cache_folder(wanted: Path | None = None) -> Path | None:
-    """The folder to keep things in; a folder that others can change is not used, which the log says once.
+    """The cache folder; folders that others can modify are not used, which is logged once.
 
     Args:
         wanted: The user's choice; None: $FCCLIP_CACHE_DIR, $XDG_CACHE_HOME/fcclip_ros or ~/.cache/fcclip_ros.
 
     Returns:
-        The folder, made if it could be. Where it is not safe, the next of these, at last one below the system's folder
-        of temporary files that is this user's alone. None where there is not even that.
+        The first safe folder of these, created if possible, or finally this user's own folder in the system's temporary
+        folder. None if none is safe.
     """
     refused = []
     for folder in _candidates(wanted):
@@ -43,22 +43,22 @@ def cache_folder(wanted: Path | None = None) -> Path | None:
             continue
         for other, reason in refused:
             _say_once(
-                f"nothing is loaded from {other}, because {reason}, and files there run as code; {folder} is used "
-                "instead. To use it, make it yours (chown) and take others' right to write (chmod go-w), or set "
-                "FCCLIP_CACHE_DIR to a folder of your own"
+                f"nothing is loaded from {other}, because {reason}, and cached files run as code; {folder} is used "
+                "instead. To use it, take ownership (chown) and remove write permission for others (chmod go-w), or "
+                "set FCCLIP_CACHE_DIR to a folder of your own"
             )
         return folder
     for other, reason in refused:
-        _say_once(f"nothing is kept for the next start: {other} is not used, because {reason}; set FCCLIP_CACHE_DIR")
+        _say_once(f"nothing is cached for the next start: {other} is not used, because {reason}; set FCCLIP_CACHE_DIR")
     return None
 
 
 def open_ours(path: Path) -> BinaryIO:
-    """Opens a regular file that this user or root owns and nobody else can write.
+    """Opens a regular file that belongs to this user or root and is not writable by others.
 
     Raises:
-        FileNotFoundError: There is none.
-        OSError: It is another user's, others can write it, or it cannot be read.
+        FileNotFoundError: There is no such file.
+        OSError: It belongs to another user, is writable by others, or cannot be read.
     """
     file = open_regular(path)
     if why := _foreign(os.fstat(file.fileno())):
@@ -68,12 +68,12 @@ def open_ours(path: Path) -> BinaryIO:
 
 
 def keep_ours(part: Path) -> None:
-    """Takes from others the right to write a file of a cache, whatever this process's umask leaves them."""
+    """Removes write permission for others from a cache file, regardless of the umask."""
     part.chmod(stat.S_IMODE(part.stat().st_mode) & ~_OTHERS_WRITE)
 
 
 def guard_compilers() -> None:
-    """Has torch.compile and Triton keep their code where nobody else can write; a safe folder of theirs stays."""
+    """Redirects the code caches of torch.compile and Triton to a safe folder, unless theirs are safe."""
     user_folders = {
         "TORCHINDUCTOR_CACHE_DIR": _inductor_folder,
         "TRITON_CACHE_DIR": lambda: Path.home() / ".triton" / "cache",
@@ -82,7 +82,7 @@ def guard_compilers() -> None:
         try:
             folder = Path(os.environ[variable]) if os.environ.get(variable) else usual()
             why = why_unsafe(folder) or _not_writable(folder)
-        except (RuntimeError, KeyError, OSError):  # no home, no name
+        except (RuntimeError, KeyError, OSError):  # no home folder or user name
             folder, why = None, "this user has no folder for it"
         if not why:
             continue
@@ -100,7 +100,7 @@ def _inductor_folder() -> Path:
 
 
 def _candidates(wanted: Path | None) -> Iterator[Path]:
-    """Folders in order of preference, each made if it could be."""
+    """Folders in order of preference, created if possible."""
     own, shared = os.environ.get("FCCLIP_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
     if wanted is not None:
         yield _made(wanted)
@@ -119,33 +119,33 @@ def _candidates(wanted: Path | None) -> Iterator[Path]:
 
 
 def _made(folder: Path) -> Path:
-    """The folder without links on its way; made, for this user alone, where it is not there and can be made."""
+    """The folder with links resolved, created for this user only if missing and possible."""
     with contextlib.suppress(RuntimeError):
         folder = folder.expanduser()
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         return folder.resolve()
-    except (OSError, RuntimeError):  # a link that leads to itself
+    except (OSError, RuntimeError):  # a link loop
         return folder.absolute()
 
 
 def why_unsafe(folder: Path) -> str:
-    """Who else could put files into a folder, or another one into its place; empty if nobody but root could.
+    """Why others could write to a folder or replace it; empty if only this user and root can.
 
     Args:
-        folder: An absolute path without links on its way. What is not there yet is judged by what is above it.
+        folder: An absolute path without links. If it does not exist, its existing parents are checked.
     """
     for place in (folder, *folder.parents):
-        if place == place.parent:  # whoever can write there owns the machine
+        if place == place.parent:  # the root folder
             return ""
         try:
             about = place.stat()
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            return f"{place} cannot be looked at ({error.strerror})"
-        # In a sticky folder others can make entries, but not touch this user's.
+            return f"{place} cannot be checked ({error.strerror})"
+        # In a sticky folder, others can create entries, but not change this user's.
         is_shared = place != folder and bool(about.st_mode & stat.S_ISVTX) and about.st_uid in _trusted()
         if not is_shared and (why := _foreign(about)):
             return f"{place}: {why}"
@@ -153,7 +153,7 @@ def why_unsafe(folder: Path) -> str:
 
 
 def _foreign(about: os.stat_result) -> str:
-    """Why a file or folder is not this user's or root's alone to write; empty if it is."""
+    """Why a file or folder can be written by others than this user and root; empty if it cannot."""
     if about.st_uid not in _trusted():
         return f"it belongs to user {about.st_uid}, not to user {os.geteuid()} or root"
     if about.st_mode & stat.S_IWOTH:
@@ -169,7 +169,7 @@ def _trusted() -> tuple[int, int]:
 
 @functools.cache
 def _is_private(group: int) -> bool:
-    """Whether a group has no member but this user or root: many systems give each user one of the same name."""
+    """Whether a group has no members but this user and root: many systems have one group per user."""
     if group == 0:
         return True
     try:
@@ -180,7 +180,7 @@ def _is_private(group: int) -> bool:
 
 
 def _not_writable(folder: Path) -> str:
-    """Why nothing can be kept in a folder that is there or could be made; empty if it can."""
+    """Why a folder, existing or not, cannot be written to; empty if it can."""
     there = next(place for place in (folder, *folder.parents) if place.exists())
     return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written"
 

@@ -1,4 +1,4 @@
-"""Paths as users write them."""
+"""Paths in user input."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from fcclip_core.errors import FcclipError
 
 
 def expanded(path: str | os.PathLike[str], error: type[FcclipError] = FcclipError) -> Path:
-    """The path with `~` and `~user` at its beginning replaced, as a shell does it.
+    """The path with a leading `~` or `~user` expanded, as in a shell.
 
-    What begins with the name of no user stays as it is: `~draft.yaml` is a file name.
+    If there is no such user, the path is unchanged: `~draft.yaml` is a file name.
 
     Args:
-        path: As the user wrote it.
-        error: What to raise.
+        path: The user's path.
+        error: Type of the exception.
 
     Raises:
-        FcclipError: It begins with `~/`, and there is no home folder here.
+        FcclipError: It begins with `~/`, and there is no home folder.
     """
     text = os.path.expanduser(path)
     if text == "~" or text.startswith("~/"):
         raise error(
-            f"{os.fspath(path)}: there is no home folder here (HOME is not set, and this user has no entry in the "
-            "system's list); write the path in full"
+            f"{os.fspath(path)}: there is no home folder (HOME is not set, and this user has no passwd entry); use an "
+            "absolute path"
         )
     return Path(text)
 
 
 def refuse_overwriting(what: str, outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Refuses to write where the same call reads, whatever the paths are spelled like, and through links, too.
+    """Checks that outputs do not overwrite inputs of the same call, also through links or different spellings.
 
     Args:
-        what: What the outputs are called in the message, such as `--json`.
-        outputs: Files and folders that are going to be written.
-        inputs: Files and folders that are read. A file inside a folder that is written counts, too.
+        what: Name of the outputs for the message, such as `--json`.
+        outputs: Files and folders to be written.
+        inputs: Files and folders to be read, including files inside output folders.
 
     Raises:
-        FcclipError: Naming both.
+        FcclipError: An output would overwrite an input; names both.
     """
     files: dict[object, Path] = {}
     folders: dict[Path, Path] = {}
     for path in inputs:
         try:
             place = Path(os.path.realpath(path))
-        except ValueError:  # no file has such a name
+        except ValueError:  # an invalid file name
             continue
         files |= {place: path, _identity(path) or place: path}
         folders |= dict.fromkeys(place.parents, path)
@@ -60,7 +60,7 @@ def refuse_overwriting(what: str, outputs: Iterable[Path], inputs: Iterable[Path
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode: hard links and other spellings have the same; None where there is no file."""
+    """Device and inode, which are equal for hard links and different spellings; None if there is no file."""
     try:
         found = path.stat()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Finds the files that are installed beside the code: vocabularies, parameters, transport profiles."""
+"""Finds installed data files: vocabularies, parameters, transport profiles."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def config_path(*parts: str) -> Path:
-    """Returns the path of a file or folder in config/, wherever this package was installed.
+    """Returns the path of a file or folder in config/, in any kind of installation.
 
-    A source checkout (also one linked by `pip install -e` or `colcon build --symlink-install`) has config/ beside the
-    package. An install by pip or colcon has it in PREFIX/share/fcclip_ros/config, the package being somewhere below
-    PREFIX; how deep differs between systems.
+    A source checkout (also linked by `pip install -e` or `colcon build --symlink-install`) has config/ next to the
+    package. An installation by pip or colcon has it in PREFIX/share/fcclip_ros/config, with the package below PREFIX at
+    a depth that depends on the system.
 
     Args:
         parts: Path below config/, for example `"vocabularies", "indoor_robot.yaml"`. The file need not exist.
 
     Raises:
-        FileNotFoundError: If the installation has no config folder.
+        FileNotFoundError: The installation has no config folder.
     """
     for folder in _candidates():
         if folder.is_dir():

@@ -1,7 +1,7 @@
-"""YAML that others wrote, read at the cost of its bytes.
+"""Reads untrusted YAML, with a cost proportional to its size.
 
-Plain data only: no aliases (a few of them stand for gigabytes), no tags (they make objects), no merge keys. A key that
-comes twice is an error, since one of its values would be lost.
+Plain data only: no aliases (which can expand to gigabytes), no tags (which create objects), no merge keys. A duplicate
+key is an error, because one of its values would be lost.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from fcclip_core.errors import YamlError
 from fcclip_core.quoting import short
 
 MAX_DEPTH = 20
-"""Lists and mappings within each other."""
+"""Largest nesting depth of lists and mappings."""
 
 MAX_VALUES = 1_500_000
-"""Keys, values, lists and mappings together: each takes up to 70 bytes of memory, though it be written with two."""
+"""Largest number of keys, values, lists and mappings: each takes up to 70 bytes of memory for two bytes of text."""
 
 _MAX_NUMBER = 100
 _PREFIX = "tag:yaml.org,2002:"
 _MERGE, _TEXT = f"{_PREFIX}merge", f"{_PREFIX}str"
-# libyaml, where PyYAML has it, is ten times as fast.
+# libyaml, if PyYAML has it, is ten times as fast.
 _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _RESOLVER = yaml.resolver.Resolver()
 _CONSTRUCTOR = yaml.constructor.SafeConstructor()
@@ -40,14 +40,14 @@ def read_yaml(text: str) -> Any:
     """Reads one YAML document.
 
     Args:
-        text: The document. Plain words become what YAML 1.1 takes them for: null, true and false, numbers, else text;
-            dates stay text.
+        text: The document. Plain scalars are resolved as in YAML 1.1 to null, booleans and numbers, else to strings;
+            dates stay strings.
 
     Returns:
-        Mappings, lists, text, numbers, booleans and None; None for an empty text.
+        Mappings, lists, strings, numbers, booleans and None; None for an empty document.
 
     Raises:
-        YamlError: Naming the line and what is wrong there.
+        YamlError: The document is invalid; names the line.
     """
     try:
         return _document(yaml.parse(text, Loader=_PARSER))
@@ -58,12 +58,12 @@ def read_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         raise YamlError(" ".join(str(error).split())[:200]) from error
     except UnicodeEncodeError as error:
-        raise YamlError(f"it contains U+{ord(error.object[error.start]):04X}, which is no character") from error
+        raise YamlError(f"it contains U+{ord(error.object[error.start]):04X}, which is not a character") from error
 
 
 @dataclass
 class _Open:
-    """A list or mapping whose end has not come."""
+    """A list or mapping that is being read."""
 
     value: list[Any] | dict[str, Any]
     lines: dict[str, int] = field(default_factory=dict)
@@ -81,13 +81,13 @@ class _Open:
             self.key = None
 
     def _take_key(self, key: Any, event: yaml.Event) -> None:
-        # Not numbers either: keys of equal hash can be written on purpose, and each would be compared with all others.
+        # Numbers are not allowed either: keys with equal hashes could be constructed to make lookups slow.
         if not isinstance(key, str):
-            raise YamlError(f"line {_line(event)}: a key is {short(key)}; expected text, quoted if need be")
+            raise YamlError(f"line {_line(event)}: a key is {short(key)}; expected a string, quoted if necessary")
         if key in self.lines:
             raise YamlError(
-                f"line {_line(event)}: the key {short(key)} comes again, after line {self.lines[key]}; one of the two "
-                "would be lost: join or remove one"
+                f"line {_line(event)}: duplicate key {short(key)}, first in line {self.lines[key]}; merge the two or "
+                "remove one"
             )
         self.lines[key] = _line(event)
         self.key = key
@@ -104,13 +104,15 @@ def _document(events: Iterator[yaml.Event]) -> Any:
         if isinstance(event, yaml.DocumentStartEvent) and documents:
             raise YamlError(f"line {_line(event)}: a second document begins; expected one")
         if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
-            raise YamlError(f"line {_line(event)}: anchors and aliases (& and *) are not read; write the value out")
+            raise YamlError(
+                f"line {_line(event)}: anchors and aliases (& and *) are not supported; write the value out"
+            )
         if isinstance(event, yaml.ScalarEvent):
             within[-1].add(_scalar(event, within[-1]), event)
         elif isinstance(event, yaml.CollectionStartEvent):
             _refuse_tag(event)
             if len(within) > MAX_DEPTH:
-                raise YamlError(f"line {_line(event)}: more than {MAX_DEPTH} lists and mappings within each other")
+                raise YamlError(f"line {_line(event)}: lists and mappings are nested more than {MAX_DEPTH} levels deep")
             value: list[Any] | dict[str, Any] = [] if isinstance(event, yaml.SequenceStartEvent) else {}
             within[-1].add(value, event)
             within.append(_Open(value))
@@ -126,20 +128,20 @@ def _scalar(event: yaml.ScalarEvent, parent: _Open) -> Any:
         return event.value
     tag = _RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit)
     if tag == _MERGE and isinstance(parent.value, dict) and parent.key is None:
-        raise YamlError(f"line {_line(event)}: merge keys (<<) are not read; write the entries out")
+        raise YamlError(f"line {_line(event)}: merge keys (<<) are not supported; write the entries out")
     if tag not in _READ:
         return event.value
     if len(event.value) > _MAX_NUMBER:
-        raise YamlError(f"line {_line(event)}: a number of {len(event.value)} digits; at most {_MAX_NUMBER} are read")
+        raise YamlError(f"line {_line(event)}: a number has {len(event.value)} digits; the limit is {_MAX_NUMBER}")
     try:
         return _READ[tag](yaml.ScalarNode(tag, event.value))
     except (ValueError, OverflowError) as error:
-        raise YamlError(f"line {_line(event)}: {short(event.value)} looks like a number but is none") from error
+        raise YamlError(f"line {_line(event)}: {short(event.value)} looks like a number, but is not valid") from error
 
 
 def _refuse_tag(event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
     if event.tag is not None and event.tag != "!":
-        raise YamlError(f"line {_line(event)}: the tag {short(event.tag)} is not read; remove it")
+        raise YamlError(f"line {_line(event)}: the tag {short(event.tag)} is not supported; remove it")
 
 
 def _line(event: yaml.Event) -> int:

@@ -1,6 +1,6 @@
-"""JPEG and PNG from strangers: what they announce is held against limits and against their bytes before it is decoded.
+"""Decodes untrusted JPEG and PNG data: the size in the header is checked against limits and the data before decoding.
 
-A picture that lacks data is refused. Most decoders only fill such a picture up, with gray or black.
+Incomplete images are rejected. Most decoders fill the missing part with gray or black instead.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from fcclip_core.quoting import first_line
 Data = bytes | memoryview
 
 SHRINKS = (1, 2, 4, 8)
-"""What a JPEG's sides may be divided by while it is decoded."""
+"""Factors by which a JPEG can be reduced while decoding."""
 
 _MAX_SCANS = 64
-"""Passes over a progressive JPEG; encoders make about ten, and each one costs as much as a picture."""
+"""Largest number of scans of a progressive JPEG; encoders write about ten, and each costs as much as an image."""
 
-_MOST_DEFLATED = 1032
-"""Bytes that one byte of a PNG's data can stand for."""
+_MAX_DEFLATE_RATIO = 1032
+"""Largest number of bytes that one byte of deflated data can expand to."""
 
 _START_OF_SCAN = re.compile(rb"\xff\xda")
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _END_OF_IMAGE = b"\xff\xd9"
 _JPEG_START, _PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
-# What libjpeg says of data that are not there, or not what was written. It also warns of surplus bytes, which many
-# cameras write, and of odd headers.
+# libjpeg's messages for missing or corrupt data. It also warns of surplus bytes, which many cameras write, and of
+# unusual headers.
 _DAMAGE = re.compile("(?i)premature end|bad huffman|bad arithmetic|instead of rst")
 
-# Columns and rows at which a pass of an interlaced PNG begins, and their steps.
+# First column and row of each pass of an interlaced PNG, and their steps.
 _INTERLACED = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
@@ -49,13 +49,13 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 def check_size(
     height: int, width: int, max_pixels: int, advice: str = "send smaller images, or raise max_image_pixels"
 ) -> None:
-    """Refuses images that are larger than anybody wants them.
+    """Checks the size of an image.
 
     Args:
         height: Pixels.
         width: Pixels.
-        max_pixels: The limit for their product.
-        advice: What to do about it.
+        max_pixels: Largest number of pixels.
+        advice: Advice for the message.
 
     Raises:
         ImageError: Too many pixels, or a side longer than `MAX_SIDE`.
@@ -65,31 +65,31 @@ def check_size(
     if height * width > max_pixels:
         raise ImageError(
             f"the image is {width} x {height} pixels, {height * width / 1e6:.1f} million; at most "
-            f"{max_pixels / 1e6:g} million are taken; {advice}"
+            f"{max_pixels / 1e6:g} million are allowed; {advice}"
         )
 
 
 def announced_size(data: Data) -> tuple[int, int]:
-    """(height, width) that a JPEG or PNG says it has; only its header is read.
+    """(height, width) in the header of a JPEG or PNG.
 
     Raises:
-        ImageError: It is neither, or has no readable header.
+        ImageError: It is neither, or its header is unreadable.
     """
     return _jpeg_header(data)[:2] if is_jpeg(data) else _png_header(data)[:2]
 
 
 def decode(data: Data, max_pixels: int) -> np.ndarray:
-    """Decodes a JPEG or PNG as it is stored; transparency is dropped.
+    """Decodes a JPEG or PNG without applying EXIF orientation; transparency is dropped.
 
     Args:
         data: The file.
-        max_pixels: How many pixels it may have.
+        max_pixels: Largest number of pixels.
 
     Returns:
-        uint8 `(H, W, 3)`, RGB; where the picture is gray uint8 or uint16 `(H, W)`.
+        uint8 RGB `(H, W, 3)`; for grayscale images uint8 or uint16 `(H, W)`.
 
     Raises:
-        ImageError: It is neither, too large, damaged, or lacks data.
+        ImageError: It is neither, too large, damaged, or incomplete.
     """
     height, width = announced_size(data)
     check_size(height, width, max_pixels)
@@ -97,32 +97,32 @@ def decode(data: Data, max_pixels: int) -> np.ndarray:
 
 
 def is_jpeg(data: Data) -> bool:
-    """Whether it begins like a JPEG."""
+    """Whether the data have a JPEG's signature."""
     return bytes(data[:3]) == _JPEG_START
 
 
 def is_png(data: Data) -> bool:
-    """Whether it begins like a PNG."""
+    """Whether the data have a PNG's signature."""
     return bytes(data[:8]) == _PNG_START
 
 
 def decode_jpeg(data: Data, shrink: int = 1) -> np.ndarray:
-    """Decodes a JPEG of any size, perhaps smaller than it is.
+    """Decodes a JPEG of any size, optionally reduced.
 
     Args:
         data: The file.
-        shrink: What its sides are divided by, rounded up; one of `SHRINKS`.
+        shrink: Factor by which the sides are divided, rounded up; one of `SHRINKS`.
 
     Returns:
-        uint8 RGB `(H, W, 3)`, or `(H, W)` where the picture is gray.
+        uint8 RGB `(H, W, 3)`, or `(H, W)` for grayscale images.
 
     Raises:
-        ImageError: It is damaged or lacks data.
+        ImageError: It is damaged or incomplete.
     """
     height, width, colors = _jpeg_header(data)
-    # Of each square of 8 x 8 pixels a bit says at least that it is like the one before.
+    # Each block of 8 x 8 pixels needs at least one bit.
     if len(data) * 8 < -(-height // 8) * -(-width // 8):
-        raise _damaged(data, f"it claims {width} x {height} pixels, for which that is too little")
+        raise _damaged(data, f"it claims {width} x {height} pixels, but has too little data for them")
     if _scans(data) > _MAX_SCANS:
         raise _damaged(data, f"it has more than {_MAX_SCANS} scans")
     if not colors:
@@ -139,17 +139,17 @@ def decode_jpeg(data: Data, shrink: int = 1) -> np.ndarray:
         except Exception:
             raise _damaged(data, error) from None
     if space == "CMYK":
-        # Stored inverted, as Adobe does it.
+        # Stored inverted, as in Adobe's files.
         return np.asarray(Image.fromarray(255 - pixels, "CMYK").convert("RGB"))
     return pixels[:, :, 0] if space == "GRAY" else pixels
 
 
 def _scans(data: Data) -> int:
-    """How often a JPEG goes over its picture; an upper limit where that is small."""
+    """Number of scans of a JPEG, or an upper bound if that is small."""
     marks = sum(1 for _ in _START_OF_SCAN.finditer(data))
     if marks <= _MAX_SCANS:
         return marks
-    # What looks like one may lie in a preview, or in what phones append.
+    # The marker's bytes may also occur in a preview, or in data that phones append.
     scans, place = 0, 2
     while (marker := _MARKER.search(data, place)) and marker[0] != _END_OF_IMAGE:
         scans += bool(_START_OF_SCAN.match(marker[0]))
@@ -158,11 +158,11 @@ def _scans(data: Data) -> int:
 
 
 def _jpeg_header(data: Data) -> tuple[int, int, str]:
-    """Height, width and color space; the latter is empty where only Pillow can decode it."""
+    """Height, width and color space; the latter is empty if only Pillow can decode it."""
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         return height, width, colors
-    except Exception:  # an unusual subsampling, or no JPEG
+    except Exception:  # an unusual subsampling, or not a JPEG
         try:
             with JpegImageFile(io.BytesIO(data)) as picture:
                 return picture.height, picture.width, ""
@@ -180,7 +180,7 @@ def _jpeg_by_pillow(data: Data, shrink: int) -> np.ndarray:
 
 
 def _png_header(data: Data) -> tuple[int, int, int, int, int]:
-    """Height, width, bits a channel, color type, and whether it is interlaced."""
+    """Height, width, bits per channel, color type, and whether it is interlaced."""
     head = bytes(data[:29])
     if not is_png(data):
         raise ImageError(f"the image ({len(data)} bytes) is neither JPEG nor PNG")
@@ -204,21 +204,21 @@ def _decode_png(data: Data) -> np.ndarray:
 
 
 def check_png(data: Data, picture: PngImageFile) -> None:
-    """Decodes a PNG and refuses one that lacks rows.
+    """Decodes a PNG and checks that it is complete.
 
     Args:
         data: The file.
-        picture: What Pillow made of it, not loaded yet.
+        picture: Pillow's image, not loaded yet.
 
     Raises:
-        ImageError: It lacks data.
-        Exception: Whatever Pillow raises for broken files.
+        ImageError: It is incomplete.
+        Exception: Any error of Pillow for broken files.
     """
     height, width, *_, interlaced = _png_header(data)
-    if len(data) * _MOST_DEFLATED < _png_bytes(data):
-        raise ImageError(f"it claims {width} x {height} pixels, for which that is too little")
+    if len(data) * _MAX_DEFLATE_RATIO < _png_bytes(data):
+        raise ImageError(f"it claims {width} x {height} pixels, but has too little data for them")
     picture.load()
-    # Pillow leaves black what the data end before; other pictures may be black there, too.
+    # Pillow leaves missing rows black; complete images may be black there, too.
     ends_black = picture.crop((0, height - 1, width, height)).getbbox() is None
     if (ends_black or interlaced) and not _png_is_complete(data):
         raise ImageError("rows are missing")
@@ -231,7 +231,7 @@ def _damaged(data: Data, reason: object) -> ImageError:
 
 
 def _png_bytes(data: Data) -> int:
-    """Bytes of a PNG's rows before they were compressed."""
+    """Uncompressed size of a PNG's rows in bytes."""
     height, width, bits, colors, interlaced = _png_header(data)
     passes = _INTERLACED if interlaced else ((0, 0, 1, 1),)
     total = 0
@@ -243,7 +243,7 @@ def _png_bytes(data: Data) -> int:
 
 
 def _png_is_complete(data: Data) -> bool:
-    """Whether the compressed data hold all rows."""
+    """Whether the compressed data contain all rows."""
     missing, inflate = _png_bytes(data), zlib.decompressobj()
     for part in _png_data(bytes(data)):
         while part and missing > 0:
@@ -253,7 +253,7 @@ def _png_is_complete(data: Data) -> bool:
 
 
 def _png_data(data: bytes) -> Iterator[bytes]:
-    """The parts of a PNG that hold pixels."""
+    """The data of a PNG's IDAT chunks."""
     place = len(_PNG_START)
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)

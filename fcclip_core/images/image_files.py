@@ -1,4 +1,4 @@
-"""Photographs from files, as the model wants them, and pictures into files, whole or not at all."""
+"""Reads photographs as RGB arrays, and writes images atomically."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from fcclip_core.images.picture_files import LARGEST, open_picture
 
 _HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 _ONE_PICTURE = frozenset({"MPO", "PSD"})
-"""Formats whose further frames are the same picture: a preview, a map of brightness, layers."""
+"""Formats whose additional frames belong to the same image: a preview, a gain map, layers."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """What a file shows.
+    """A decoded photograph.
 
     Attributes:
-        pixels: uint8 RGB `(H, W, 3)`, upright.
-        first_of_several: Whether the file holds more pictures: it is an animation, or has pages.
-        reduced_by: What its sides were divided by, rounded up, because it has too many pixels; 1 for most.
+        pixels: uint8 RGB `(H, W, 3)`, with the EXIF orientation applied.
+        first_of_several: Whether the file contains more images: it is an animation, or has pages.
+        reduced_by: Factor by which the sides were divided, rounded up, because it has too many pixels; usually 1.
     """
 
     pixels: np.ndarray
@@ -38,15 +38,15 @@ class Photograph:
 
 
 def read_photograph(path: Path, max_pixels: int = MAX_PIXELS) -> Photograph:
-    """Reads an image upright: the EXIF orientation is applied; `to_rgb` says what becomes of its pixels.
+    """Reads an image with the EXIF orientation applied; `to_rgb` documents the conversion of pixels.
 
     Args:
         path: The file.
-        max_pixels: Pixels that are decoded at most. A JPEG with more is decoded at a half, a quarter or an eighth of
+        max_pixels: Largest number of pixels to decode. A larger JPEG is decoded at a half, a quarter or an eighth of
             its size.
 
     Raises:
-        ImageError: The file is missing, damaged, too large or no image.
+        ImageError: The file is missing, damaged, too large or not an image.
     """
     with _image_errors(path):
         image, reduced_by = open_picture(path, max_pixels)
@@ -56,32 +56,32 @@ def read_photograph(path: Path, max_pixels: int = MAX_PIXELS) -> Photograph:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The pixels of `read_photograph` at their own size, up to 400 million: uint8 RGB `(H, W, 3)`.
+    """The pixels of `read_photograph` in full size, up to 400 million: uint8 RGB `(H, W, 3)`.
 
     Raises:
         ImageError: As `read_photograph` does.
     """
     photograph = read_photograph(path, LARGEST)
     if photograph.reduced_by > 1:
-        raise ImageError(f"it has more than {LARGEST / 1e6:g} million pixels; make it smaller")
+        raise ImageError(f"it has more than {LARGEST / 1e6:g} million pixels; reduce its size")
     return photograph.pixels
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Reads a PNG of which every pixel is black or not; transparency does not count.
+    """Reads a PNG as a mask of its non-black pixels, ignoring transparency.
 
     Returns:
-        bool `(H, W)`, true where a pixel is not black.
+        bool `(H, W)`, true for non-black pixels.
 
     Raises:
-        ImageError: The file is missing, damaged, larger than 40 million pixels or no PNG: what was compressed with
-            loss has no black left.
+        ImageError: The file is missing, damaged, larger than 40 million pixels or not a PNG: lossy compression does not
+            preserve black.
     """
     with _image_errors(path):
         image, _ = open_picture(path, MAX_PIXELS)
         with image:
             if image.format != "PNG":
-                raise ImageError(f"it is {image.format or 'JPEG'}; expected a PNG, whose black pixels stay black")
+                raise ImageError(f"it is {image.format or 'JPEG'}; expected a PNG, which preserves black pixels")
             if image.mode in ("P", "PA"):
                 image = image.convert("RGBA")
             values = np.atleast_3d(np.asarray(image))
@@ -91,26 +91,26 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def write_image(path: Path, pixels: np.ndarray, **options: int | bool) -> None:
-    """Writes a picture in the format of the file's suffix, whole or not at all.
+    """Writes an image atomically, in the format of the file's suffix.
 
     Args:
         path: The file.
         pixels: uint8 or uint16 `(H, W)`, or uint8 RGB `(H, W, 3)`.
-        **options: For Pillow's encoder, such as `quality`.
+        **options: Options of Pillow's encoder, such as `quality`.
 
     Raises:
-        ImageError: The format cannot hold a picture of this size.
-        OSError: The disk refuses.
+        ImageError: The format does not support this size.
+        OSError: The file cannot be written.
     """
-    # Pillow writes to files past Python, and takes no notice of what the disk says.
+    # Encoded in memory, because Pillow ignores write errors of the disk.
     write_atomically(path, encode_image(pixels, path.suffix, **options))
 
 
 def encode_image(pixels: np.ndarray, suffix: str, **options: int | bool) -> bytes:
-    """A picture as the contents of a file with this suffix; arguments and errors are those of `write_image`."""
+    """Encodes an image as the content of a file with this suffix; arguments and errors as for `write_image`."""
     height, width = pixels.shape[:2]
     if suffix.lower() in (".jpg", ".jpeg") and max(height, width) > MAX_SIDE:
-        raise ImageError(f"{height} x {width} pixels are too many for a JPEG, which ends at {MAX_SIDE} on a side")
+        raise ImageError(f"{height} x {width} pixels are too large for a JPEG, whose sides are limited to {MAX_SIDE}")
     buffer = io.BytesIO()
     try:
         Image.fromarray(pixels).save(buffer, Image.registered_extensions()[suffix.lower()], **options)
@@ -121,7 +121,7 @@ def encode_image(pixels: np.ndarray, suffix: str, **options: int | bool) -> byte
 
 @contextlib.contextmanager
 def _image_errors(path: Path) -> Iterator[None]:
-    """Lets what reading a picture raises be an ImageError that says what was wrong."""
+    """Converts errors while reading an image to `ImageError`."""
     try:
         yield
     except FcclipError:
@@ -133,14 +133,14 @@ def _image_errors(path: Path) -> Iterator[None]:
         raise ImageError(f"not an image that Pillow can read{advice}") from error
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
-    except Exception as error:  # What Pillow's decoders raise for damaged files has no bounds.
+    except Exception as error:  # Pillow's decoders may raise anything for damaged files
         raise ImageError(f"it cannot be decoded: {type(error).__name__}: {error}") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Decoded, and turned as its EXIF data says; what cannot be read there turns nothing."""
+    """Decodes an image and applies its EXIF orientation; unreadable EXIF data is ignored."""
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # Damaged EXIF data is no damaged picture.
+    except Exception:  # damaged EXIF data does not make the image unusable
         return image

@@ -1,7 +1,7 @@
-"""How large an image may be."""
+"""Limits on image sizes."""
 
 MAX_PIXELS = 40_000_000
-"""Pixels that an image has at most, where nobody says otherwise."""
+"""Default limit on the number of pixels."""
 
 MAX_SIDE = 65_500
-"""Pixels of an image's longer side at most: what a JPEG can hold."""
+"""Largest side of an image in pixels: the limit of JPEG."""

@@ -1,4 +1,4 @@
-"""What pixels of every kind that Pillow reads look like as uint8 RGB."""
+"""Converts Pillow images of any mode to uint8 RGB."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from PIL import Image
 from fcclip_core.errors import ImageError
 
 _UNIT_FLOOR = 0.1
-"""Numbers from 0 to 1 are taken for shares of full brightness if the largest is at least this."""
+"""Floats in 0..1 are taken as brightness if the largest is at least this."""
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:
-    """Brings a picture to 8 bits and three channels; how depends on its file alone.
+    """Converts an image to 8 bits and three channels, depending on the image only.
 
-    - Colors of 8 bits, gray, palettes, CMYK, YCbCr, HSV, CIELAB and black-and-white stand for what they say;
-      transparency is dropped, and colors that were multiplied by it are divided again.
-    - Integers of more than 8 bits are shifted down to the upper 8 of the bits in use: as many as the largest needs, at
-      least 8 and an even number. So a camera's 12 bits in a file of 16 do not come out black. What is below 0 is black.
-    - Fractions from 0 to 1 are brightness; all other ones are stretched, from the smallest to the largest. What is no
-      number is black.
+    - 8-bit colors, grayscale, palettes, CMYK, YCbCr, HSV, CIELAB and black-and-white are converted by color.
+      Transparency is dropped, and premultiplied colors are divided by it.
+    - Integers of more than 8 bits are shifted down to the upper 8 of the used bits: as many as the largest value needs,
+      at least 8 and an even number. So 12-bit camera data in a 16-bit file does not appear black. Negative values are
+      black.
+    - Floats in 0..1 are brightness; other floats are stretched from smallest to largest. NaN and infinity are black.
 
     Args:
-        picture: Of any mode, decoded or not.
+        picture: An image of any mode, loaded or not.
 
     Returns:
         uint8 RGB `(H, W, 3)`.
 
     Raises:
-        ImageError: No value is a number or above 0, or this Pillow cannot convert the mode.
+        ImageError: All values are negative or not finite, or this Pillow cannot convert the mode.
     """
     if picture.mode == "F":
         return _gray(_from_fractions(np.asarray(picture, np.float32)))
@@ -41,7 +41,7 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
     try:
         return np.array(picture.convert("RGB"))
     except ValueError as error:
-        raise ImageError(f"its pixels of the kind {picture.mode} cannot be shown as RGB: {error}") from error
+        raise ImageError(f"its mode {picture.mode} cannot be converted to RGB: {error}") from error
 
 
 def _gray(pixels: np.ndarray) -> np.ndarray:
@@ -59,14 +59,14 @@ def _from_integers(values: np.ndarray) -> np.ndarray:
 def _from_fractions(values: np.ndarray) -> np.ndarray:
     known = np.isfinite(values)
     if not known.any():
-        raise ImageError("its pixels are fractions, and none is a finite number")
+        raise ImageError("its pixels are floats, and none is finite")
     low, high = float(values[known].min()), float(values[known].max())
     values = np.where(known, values, np.float32(low))
     if low >= 0 and _UNIT_FLOOR <= high <= 1 or low == high == 0:
         return np.rint(values * 255).astype(np.uint8)
     if low == high:
         return np.full(values.shape, 128, np.uint8)
-    # In double precision: the difference of two single ones may be infinite.
+    # In double precision, because the difference of two float32 values may overflow.
     scaled = (values.astype(np.float64) - low) * (255 / (high - low))
     return np.rint(scaled).astype(np.uint8)
 

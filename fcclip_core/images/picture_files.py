@@ -1,4 +1,4 @@
-"""Opens picture files: their size and their data are checked before they are decoded."""
+"""Opens image files; their size and data are checked before decoding."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from PIL.PngImagePlugin import PngImageFile
 from fcclip_core.errors import ImageError
 from fcclip_core.images.encoded_images import SHRINKS, check_png, check_size, decode_jpeg, is_jpeg
 
-_ADVICE = "make it smaller, raise max_image_pixels, or convert it to JPEG, which can be decoded at a reduced size"
+_ADVICE = "reduce its size, raise max_image_pixels, or convert it to JPEG, which can be decoded at a reduced size"
 
 LARGEST = 400_000_000
-"""Pixels of a picture that must not be reduced, at most."""
+"""Largest number of pixels of an image that must not be reduced."""
 
 _pillow_s_limit = threading.Lock()
 
 
 def open_picture(path: Path, max_pixels: int) -> tuple[Image.Image, int]:
-    """Opens and decodes a picture, whose size is checked before.
+    """Opens and decodes an image after checking its size.
 
     Args:
         path: The file.
-        max_pixels: Pixels that are decoded at most.
+        max_pixels: Largest number of pixels to decode.
 
     Returns:
-        The picture, and what its sides were divided by.
+        The image, and the factor by which its sides were divided.
 
     Raises:
-        ImageError: Too large, no file, or a JPEG or PNG that lacks data.
-        Exception: Whatever Pillow raises for broken files.
+        ImageError: Too large, not a file, or an incomplete JPEG or PNG.
+        Exception: Any error of Pillow for broken files.
     """
     if path.exists() and not path.is_file():
-        raise ImageError("it is no file; a folder, a pipe or a device cannot be read")
+        raise ImageError("it is not a file; folders, pipes and devices cannot be read")
     with path.open("rb") as file:
         start = file.read(16)
     with warnings.catch_warnings():
-        # Pillow warns of large pictures and of odd headers; what matters is an error here.
+        # Pillow warns of large images and unusual headers; anything that matters is an error here.
         warnings.simplefilter("ignore")
         if is_jpeg(start):
             return _open_jpeg(path, max_pixels)
@@ -57,14 +57,14 @@ def open_picture(path: Path, max_pixels: int) -> tuple[Image.Image, int]:
 
 
 def _open_jpeg(path: Path, max_pixels: int) -> tuple[Image.Image, int]:
-    # Not by Image.open, which calls the photographs of today's telephones an attack.
+    # Not by Image.open, which rejects large photographs of phones as decompression bombs.
     with JpegImageFile(path) as header:
         height, width = header.height, header.width
         orientation = _orientation(header)
     sizes = {shrink: (-(-height // shrink), -(-width // shrink)) for shrink in SHRINKS}
     fitting = [shrink for shrink, (rows, columns) in sizes.items() if rows * columns <= max_pixels]
     if not fitting:
-        check_size(*sizes[SHRINKS[-1]], max_pixels, "this is an eighth of its size: make it smaller")
+        check_size(*sizes[SHRINKS[-1]], max_pixels, "this is an eighth of its size: reduce it")
     picture = Image.fromarray(decode_jpeg(path.read_bytes(), fitting[0]))
     picture.getexif()[ExifTags.Base.Orientation] = orientation
     return picture, fitting[0]
@@ -73,19 +73,19 @@ def _open_jpeg(path: Path, max_pixels: int) -> tuple[Image.Image, int]:
 def _orientation(picture: Image.Image) -> int:
     try:
         return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Damaged EXIF data is no damaged picture.
+    except Exception:  # damaged EXIF data does not make the image unusable
         return 1
 
 
 def _open_other(path: Path, max_pixels: int) -> Image.Image:
-    # Pillow's limit is twice this number. Some formats are decoded while they are opened, so there must be one.
+    # Pillow's limit is twice this number. It is needed because some formats are decoded on opening.
     with _pillow_s_limit:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
         try:
             return Image.open(path)
         except Image.DecompressionBombError:
             raise ImageError(
-                f"it has more than {max_pixels / 1e6:g} million pixels, the most that are taken; {_ADVICE}"
+                f"it has more than {max_pixels / 1e6:g} million pixels, which is the limit; {_ADVICE}"
             ) from None
         finally:
             Image.MAX_IMAGE_PIXELS = before

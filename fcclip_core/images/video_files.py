@@ -1,4 +1,4 @@
-"""Videos from files with the times of their frames, and labeled ones into files, whole or not at all."""
+"""Reads videos with frame times, and writes videos atomically."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from fcclip_core.images.encoded_images import check_size
 from fcclip_core.images.image_limits import MAX_PIXELS
 
 FALLBACK_RATE = 25.0
-"""Frames a second where a file does not say."""
+"""Frames per second if a file does not state a rate."""
 
 _LARGEST_TERM = 65535
-"""MPEG-4 stores a rate as a fraction whose terms have 16 bits."""
+"""MPEG-4 stores a rate as a fraction of 16-bit integers."""
 _RATES = (0.01, 1000.0)
 _SAME_RATE = 0.02
-"""A rate that was measured counts if it differs by a greater share from the one that the file states."""
+"""Relative difference above which the measured rate is used instead of the file's stated rate."""
 _HIDDEN_FRAMES = frozenset({"VP80"})
-"""Codecs with packets that show nothing, so that packets are no count of frames."""
+"""Codecs with invisible packets, for which the number of packets is not the number of frames."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class VideoFrame:
 
     Attributes:
         image: uint8 RGB `(H, W, 3)`.
-        time: Seconds since the first one, as the file has it; by the rate where it has none.
+        time: Seconds since the first frame, from the file, or computed from the rate.
     """
 
     image: np.ndarray
@@ -48,9 +48,9 @@ class VideoFile:
 
     Attributes:
         path: The file.
-        rate: Frames a second, on average: of the frames' times where they say something else than the file's head.
-        packets: How many packets with pictures the file holds: as many as frames, with most codecs.
-        counts_frames: Whether that is so.
+        rate: Average frames per second, from the frames' times if they differ from the file's header.
+        packets: Number of video packets, which is the number of frames with most codecs.
+        counts_frames: Whether `packets` is the number of frames.
     """
 
     path: Path
@@ -60,14 +60,14 @@ class VideoFile:
 
     @classmethod
     def open(cls, path: Path, max_pixels: int = MAX_PIXELS) -> VideoFile:
-        """Goes through the file once without decoding it.
+        """Scans the file once without decoding it.
 
         Args:
             path: The file.
-            max_pixels: Pixels that a frame may have.
+            max_pixels: Largest number of pixels of a frame.
 
         Raises:
-            ImageError: It is no video that OpenCV can read, or its frames are too large.
+            ImageError: OpenCV cannot read the video, or its frames are too large.
         """
         with _captured(path) as capture:
             height, width = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
@@ -75,7 +75,7 @@ class VideoFile:
                 check_size(height, width, max_pixels)
             stated = float(capture.get(cv2.CAP_PROP_FPS))
             codec = int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
-            # Packets as they are, instead of pictures. Where a reader cannot, there are no times.
+            # Raw packets instead of decoded frames; without support for them, there are no times.
             times = _packet_times(capture) if capture.set(cv2.CAP_PROP_FORMAT, -1) else []
         if not math.isfinite(stated) or stated <= 0:
             stated = 0.0
@@ -86,10 +86,10 @@ class VideoFile:
         return cls(path, rate, len(times), codec.to_bytes(4, "little").decode("latin-1") not in _HIDDEN_FRAMES)
 
     def frames(self) -> Iterator[VideoFrame]:
-        """Goes through the frames that can be read.
+        """Yields the readable frames.
 
         Raises:
-            ImageError: There is no frame.
+            ImageError: No frame can be read.
         """
         with _captured(self.path) as capture:
             first, last = None, 0.0
@@ -102,7 +102,7 @@ class VideoFile:
                     first = time
                 elif time - first > last and math.isfinite(time):
                     last = time - first
-                else:  # no time of its own, or one that is not after its predecessor's
+                else:  # no time, or one that is not after the previous frame's
                     last += 1 / self.rate
                 yield VideoFrame(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), last)
         if first is None:
@@ -114,19 +114,19 @@ _UNREADABLE = "no frame can be read: missing, damaged, or in a format that OpenC
 
 @contextlib.contextmanager
 def movie(path: Path, rate: float, size: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
-    """An mp4 file being written; every frame becomes one frame of it.
+    """Writes an mp4 file atomically.
 
     Args:
-        path: The file, which is whole or not there.
-        rate: Frames a second; what MPEG-4 cannot store is rounded to what it can.
-        size: (height, width) of the video. A frame of another size is scaled to fit, on black.
+        path: The file.
+        rate: Frames per second, rounded to a rate that MPEG-4 can store.
+        size: (height, width) of the video. Frames of other sizes are scaled to fit, with black borders.
 
     Yields:
-        A function that takes a frame: uint8 RGB `(H, W, 3)`.
+        A function that adds a frame: uint8 RGB `(H, W, 3)`.
 
     Raises:
-        ImageError: The encoder is missing, or has no such size.
-        OSError: What was written cannot be read back: the disk is full.
+        ImageError: The encoder is missing, or does not support the size.
+        OSError: The written file cannot be read back, for example because the disk is full.
     """
     height, width = size[:2]
     count = 0
@@ -134,8 +134,8 @@ def movie(path: Path, rate: float, size: tuple[int, ...]) -> Iterator[Callable[[
         writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), storable_rate(rate), (width, height))
         if not writer.isOpened():
             raise ImageError(
-                f"no overlay video of {height} x {width} pixels can be written: MPEG-4 has 2 to 8191 on a side, and "
-                "this OpenCV must have its encoder; use --overlay none"
+                f"an overlay video of {height} x {width} pixels cannot be written: MPEG-4 supports sides of 2 to 8191, "
+                "and needs an OpenCV with its encoder; use --overlay none"
             )
 
         def write(frame: np.ndarray) -> None:
@@ -147,14 +147,14 @@ def movie(path: Path, rate: float, size: tuple[int, ...]) -> Iterator[Callable[[
             yield write
         finally:
             writer.release()
-        # The writer takes no notice of what the disk says.
+        # The writer ignores write errors of the disk.
         readable = _readable_frames(part)
         if readable != count:
             raise OSError(f"{readable} of {count} frames can be read back from {path.name}; is the disk full?")
 
 
 def storable_rate(rate: float) -> float:
-    """The nearest rate that MPEG-4 stores: a fraction with terms of at most 16 bits, as OpenCV makes them."""
+    """The nearest rate that MPEG-4 can store: a fraction of 16-bit integers, as OpenCV computes it."""
     if not math.isfinite(rate) or rate <= 0:
         return FALLBACK_RATE
     rate = min(max(rate, _RATES[0]), _RATES[1])
@@ -164,9 +164,9 @@ def storable_rate(rate: float) -> float:
 
 @contextlib.contextmanager
 def plainly_named(path: Path) -> Iterator[str]:
-    """A name of a file that OpenCV takes as it is, for the length of the block.
+    """A temporary name for a file that OpenCV does not interpret.
 
-    OpenCV takes only UTF-8, says names on the terminal, reads a colon as a protocol and a "%" or digits as a series.
+    OpenCV accepts only UTF-8, prints names to the terminal, and interprets a colon as a protocol and "%" as a pattern.
     """
     name = str(path.absolute())
     if name.isascii() and name.isprintable() and "%" not in name:
@@ -193,7 +193,7 @@ def _captured(path: Path) -> Iterator[cv2.VideoCapture]:
 
 
 def _indices(capture: cv2.VideoCapture, expected: int = 0) -> Iterator[int]:
-    """Counts what can be read; what cannot is passed over while fewer than `expected` have been met."""
+    """Counts readable frames; unreadable ones are skipped until `expected` frames were seen."""
     index = failed = 0
     while True:
         if capture.grab():
@@ -206,7 +206,7 @@ def _indices(capture: cv2.VideoCapture, expected: int = 0) -> Iterator[int]:
 
 
 def _packet_times(capture: cv2.VideoCapture) -> list[float]:
-    """Seconds; of packets with one time, one."""
+    """Distinct times of the packets in seconds, sorted."""
     times = {capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 for _ in _indices(capture)}
     return sorted(time for time in times if math.isfinite(time))
 

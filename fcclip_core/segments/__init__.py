@@ -1,1 +1,1 @@
-"""What is done with the segments of a frame: finding, tracking, drawing."""
+"""Processing the segments of a frame: finding, tracking, drawing."""

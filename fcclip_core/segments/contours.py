@@ -1,7 +1,7 @@
-"""Segments as outlines and run lengths: COCO's two forms of a mask, for whoever wants no label image.
+"""Segments as polygons and run-length codes, COCO's two mask formats.
 
-Both are exact. Corners of polygons lie on the edges between pixels, not in the pixels' middles, as COCO's tools expect
-them; a hole is joined to the outline round it by a slit without width, because COCO's polygons have no holes.
+Both are exact. Polygon corners are on pixel edges, not pixel centers, as COCO's tools expect. A hole is connected to
+the outline around it by a slit of zero width, because COCO's polygons have no holes.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from fcclip_core.results import PanopticResult
 
 CONTOUR_TYPES = ("", "polygons", "rle")
-"""What can be asked for; empty: nothing."""
+"""Contour types; empty: none."""
 
 
 def check_contour_type(contour_type: str) -> None:
     """Checks that a contour type can be computed here.
 
     Raises:
-        SettingsError: It is "rle" and pycocotools, which packs the runs, does not import.
+        SettingsError: It is "rle", which needs pycocotools, and pycocotools cannot be imported.
     """
     if contour_type == "rle":
         try:
             import pycocotools.mask  # noqa: F401
         except Exception as error:  # missing, or built for another numpy
             raise SettingsError(
-                f"contours as rle need pycocotools, which does not import here ({first_line(error)}); "
-                "pip install pycocotools, or take polygons"
+                f"contours as rle need pycocotools, which cannot be imported ({first_line(error)}); "
+                "pip install pycocotools, or use polygons"
             ) from error
 
 
@@ -44,10 +44,9 @@ def polygons(result: PanopticResult) -> dict[int, list[np.ndarray]]:
         result: The frame.
 
     Returns:
-        Segment id to its polygons, one for each part that is connected (corners count), each int32 `(N, 2)`, N at least
-        4: corners (x, y) in 0..W and 0..H, the first one not repeated. The pixel in column x and row y covers x to
-        x + 1 and y to y + 1. Filled by the even-odd rule, or by pycocotools, a segment's polygons cover its pixels and
-        no other.
+        Segment id -> polygons, one per 8-connected component, each int32 `(N, 2)`, N at least 4: corners (x, y) in 0..W
+        and 0..H, without repeating the first. The pixel in column x and row y covers x to x + 1 and y to y + 1. Filled
+        by the even-odd rule, or by pycocotools, the polygons cover exactly the segment's pixels.
     """
     return {
         segment.id: _polygons(_window(result, segment.box) == segment.id, segment.box) for segment in result.segments
@@ -61,7 +60,7 @@ def run_lengths(result: PanopticResult) -> dict[int, str]:
         result: The frame.
 
     Returns:
-        Segment id to its `counts`, ASCII; with `size` = `[H, W]` pycocotools decodes them to the segment's mask.
+        Segment id -> `counts`, ASCII; with `size` = `[H, W]`, pycocotools decodes them to the segment's mask.
 
     Raises:
         SettingsError: See `check_contour_type`.
@@ -70,7 +69,7 @@ def run_lengths(result: PanopticResult) -> dict[int, str]:
     from pycocotools import mask as coco_masks
 
     height, width = result.segment_map.shape
-    # Column by column, as COCO counts; where a run begins, and what it is a run of.
+    # Column by column, as in COCO: starts of runs and their segment ids.
     pixels = result.segment_map.T.ravel()
     starts = np.flatnonzero(np.diff(pixels, prepend=pixels[0] + 1))
     ends = np.append(starts[1:], pixels.size)
@@ -79,7 +78,7 @@ def run_lengths(result: PanopticResult) -> dict[int, str]:
     found = {}
     for segment in result.segments:
         own = order[np.searchsorted(ids, segment.id) : np.searchsorted(ids, segment.id, side="right")]
-        # Ends of gaps and runs in turn, from 0; their differences are COCO's counts.
+        # Alternating ends of gaps and runs; their differences are COCO's counts.
         bounds = np.stack([starts[own], ends[own]], axis=1).ravel()
         counts = np.diff(bounds, prepend=0, append=[] if bounds[-1] == pixels.size else pixels.size)
         packed = coco_masks.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
@@ -95,7 +94,7 @@ def coco_segmentations(result: PanopticResult, contour_type: str) -> dict[int, A
         contour_type: One of `CONTOUR_TYPES`.
 
     Returns:
-        Segment id to a list of polygons `[x, y, x, y, ...]`, or to `{"size": [H, W], "counts": text}`; empty for "".
+        Segment id -> list of polygons `[x, y, x, y, ...]`, or `{"size": [H, W], "counts": text}`; empty for "".
 
     Raises:
         SettingsError: See `check_contour_type`.
@@ -115,8 +114,8 @@ def _window(result: PanopticResult, box: tuple[int, int, int, int]) -> np.ndarra
 
 
 def _polygons(mask: np.ndarray, box: tuple[int, int, int, int]) -> list[np.ndarray]:
-    # OpenCV's contours pass through the middles of pixels. In a picture of twice the size those of the outermost half
-    # pixels lie beside the edges of whole ones, and rounding puts them there.
+    # OpenCV's contours pass through pixel centers. In an image of twice the size, the centers of the outermost half
+    # pixels are next to the edges of whole pixels, and rounding moves them onto the edges.
     doubled = cv2.resize(mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     contours, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if not contours:
@@ -134,7 +133,7 @@ def _polygons(mask: np.ndarray, box: tuple[int, int, int, int]) -> list[np.ndarr
 
 
 def _corners(ring: np.ndarray) -> np.ndarray:
-    """The points at which a closed line of steps along one axis at a time turns."""
+    """The corners of a closed axis-aligned line."""
     across, down = np.diff(ring, axis=0, append=ring[:1]).T
     moves = (across != 0) | (down != 0)
     is_across = across[moves] != 0
@@ -142,7 +141,7 @@ def _corners(ring: np.ndarray) -> np.ndarray:
 
 
 def _with_hole(ring: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """One closed line round both: there and back between a corner of the hole and the nearest one of the ring."""
+    """One closed line around both, connected between a corner of the hole and the nearest corner of the ring."""
     start = int(hole[:, 0].argmin())
     at = int(((ring - hole[start]) ** 2).sum(axis=1).argmin())
     hole = np.roll(hole, -start, axis=0)

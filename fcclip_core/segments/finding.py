@@ -1,10 +1,10 @@
-"""Finding what words say in a frame that was labeled with other words.
+"""Open-vocabulary search: finds segments of a frame by words that are not in its vocabulary.
 
-Probabilities need competitors: with a vocabulary of one word, everything is that word. So what is wanted joins the
-frame's own vocabulary, distractors included, for one labeling of the network's answer, which costs no second
-inference, and a segment's score is the probability of what is wanted among all of them and void. Distractors that
-overlap with what is wanted fall away, as they do beside a vocabulary's own words. The score counts whether or not it is
-the segment's best class: a "blue cone" that is above all a "traffic cone" is still the bluest cone in sight.
+Probabilities are relative: with a vocabulary of one word, every segment has that class. The query's words are therefore
+added to the frame's vocabulary, including distractors, and the network's output is decoded once more without a second
+inference. A segment's score is the probability of the query's classes among all of these and void. Distractors that
+overlap with the query's words are removed, as in a vocabulary. The score need not be that of the segment's best class:
+a "blue cone" that is most likely a "traffic cone" is still the best match for "blue cone".
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
 from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
 _SAME_SEGMENT = 0.5
-"""Smallest intersection over union at which a segment found is one of the frame's own; two cannot both reach it."""
+"""Intersection over union above which a found segment is one of the frame's own; at most one segment can exceed it."""
 
 
 class Decoder(Protocol):
-    """What finding asks of a segmenter; see `Segmenter`."""
+    """The part of a `Segmenter` that searching needs."""
 
     def extend_vocabulary(
         self, snapshot: VocabularySnapshot, further: Sequence[VocabularyClass], without: Collection[str]
@@ -42,17 +42,17 @@ class Decoder(Protocol):
         vocabulary: VocabularySnapshot | None = None,
         settings: InferenceSettings | None = None,
     ) -> PanopticResult:
-        """See `Segmenter.label`."""
+        """See `Segmenter.decode`."""
         ...
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is looked for.
+    """A search query.
 
     Attributes:
-        words: Synonyms of what is wanted, at least one.
-        distractors: Distractors beside the frame's vocabulary; synonyms of each.
+        words: Synonyms of the object to find, at least one.
+        distractors: Distractors in addition to the frame's vocabulary; synonyms of each.
     """
 
     words: tuple[str, ...]
@@ -60,31 +60,31 @@ class Query:
 
     @classmethod
     def of(cls, words: Iterable[str], distractors: Iterable[str] = ()) -> Query:
-        """Reads words as people write them: commas separate synonyms, blanks round them do not count.
+        """Parses user input: commas separate synonyms, and surrounding blanks are ignored.
 
         Raises:
-            VocabularyError: No word, or one that is empty, too long or not printable.
+            VocabularyError: No words, or one is empty, too long or not printable.
         """
         words, distractors = (_listed(*pair) for pair in (("words", words), ("distractors", distractors)))
         wanted = tuple(dict.fromkeys(part for text in words for part in _synonyms("words", text)))
         if not wanted:
-            raise VocabularyError('words is empty; say what to look for, for example ["red mug"]')
+            raise VocabularyError('words is empty; pass what to look for, for example ["red mug"]')
         rivals = (_synonyms("distractors", text) for text in distractors)
         return cls(wanted, tuple(row for row in rivals if row))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every word that needs a text row."""
+        """All words that need a text embedding."""
         return tuple(dict.fromkeys((*self.words, *(text for row in self.distractors for text in row))))
 
 
 @dataclass(frozen=True)
 class ResolvedQuery:
-    """A query put to one vocabulary.
+    """A query resolved against a vocabulary.
 
     Attributes:
-        snapshot: The vocabulary with what the query adds.
-        wanted: Indices of the classes that are wanted; their probabilities add up.
+        snapshot: The vocabulary extended by the query.
+        wanted: Indices of the query's classes; their probabilities are added.
     """
 
     snapshot: VocabularySnapshot
@@ -93,13 +93,14 @@ class ResolvedQuery:
 
 @dataclass(frozen=True)
 class Found:
-    """A segment and how well it fits.
+    """A segment with its score for a query.
 
     Attributes:
-        segment: Its `id` is the frame's own, 0 if the frame's labels have no such segment; its class is the best one in
-            this frame, with id 0 if that is none of the frame's vocabulary, and without a name if it is a distractor.
-        score: Probability that it is what is wanted, 0..1.
-        mask: bool, the part of the frame that `segment.box` says.
+        segment: Its `id` is that of the same segment in the frame's result, 0 if there is none. Its class is the best
+            one in this frame, with id 0 if it is not in the frame's vocabulary, and without a name if it is a
+            distractor.
+        score: Probability that it matches the query, 0..1.
+        mask: bool, the segment's mask inside `segment.box`.
     """
 
     segment: Segment
@@ -108,26 +109,28 @@ class Found:
 
 
 def resolve(segmenter: Decoder, query: Query, snapshot: VocabularySnapshot) -> ResolvedQuery:
-    """Puts a query to a vocabulary.
+    """Resolves a query against a vocabulary.
 
-    A class that goes by one of the words is wanted as it is, with all its synonyms. The other words together become one
-    class; where one of them is a further synonym of a class ("girl" of "person"), it is the query's for this once.
+    A class named by one of the words is used with all its synonyms. The other words together become a new class; if one
+    of them is a secondary synonym of a class ("girl" of "person"), it belongs to the new class in this search.
 
     Raises:
-        VocabularyError: A word cannot be used.
+        VocabularyError: A word is invalid.
     """
     further, words = _further(query, snapshot)
-    kept = _that_may_compete(snapshot, further)
+    kept = _without_overlapping_distractors(snapshot, further)
     base = snapshot if len(kept) == len(snapshot.vocabulary) else snapshot.only(kept)
-    wanted = [index for index, item in enumerate(base.vocabulary.classes) if not _goes_by(item).isdisjoint(query.words)]
+    wanted = [
+        index for index, item in enumerate(base.vocabulary.classes) if not _names_of(item).isdisjoint(query.words)
+    ]
     wanted += [len(base.vocabulary)] if words else []
     return ResolvedQuery(segmenter.extend_vocabulary(base, further, frozenset(words)), tuple(wanted))
 
 
 def _further(query: Query, snapshot: VocabularySnapshot) -> tuple[list[VocabularyClass], tuple[str, ...]]:
-    """The classes that a query adds to a vocabulary, and the words of the first one, if that is what is wanted."""
+    """The classes that a query adds to a vocabulary, and the words of its new class (empty if there is none)."""
     published = [row.item for row in snapshot.published]
-    taken = frozenset().union(*map(_goes_by, published))
+    taken = frozenset().union(*map(_names_of, published))
     words = tuple(word for word in query.words if word not in taken)
     further = [VocabularyClass(words)] if words else []
     known = taken | {text for item in published for text in item.synonyms} | set(query.words)
@@ -138,8 +141,8 @@ def _further(query: Query, snapshot: VocabularySnapshot) -> tuple[list[Vocabular
     return further, words
 
 
-def _that_may_compete(snapshot: VocabularySnapshot, further: Sequence[VocabularyClass]) -> list[int]:
-    """Positions of a vocabulary's classes without the distractors that overlap with further classes."""
+def _without_overlapping_distractors(snapshot: VocabularySnapshot, further: Sequence[VocabularyClass]) -> list[int]:
+    """Indices of a vocabulary's classes without the distractors that overlap with `further` classes."""
     classes = snapshot.vocabulary.classes
     if not further or not snapshot.distractors:
         return list(range(len(classes)))
@@ -148,7 +151,7 @@ def _that_may_compete(snapshot: VocabularySnapshot, further: Sequence[Vocabulary
     return [index for index, item in enumerate(classes) if item not in fallen]
 
 
-def _goes_by(item: VocabularyClass) -> set[str]:
+def _names_of(item: VocabularyClass) -> set[str]:
     return set() if item.distractor else {item.name, item.synonyms[0]}
 
 
@@ -162,14 +165,14 @@ def find(
     """Scores every segment of a frame.
 
     Args:
-        segmenter: Labels the network's answer again, unless the query adds nothing to the vocabulary.
-        query: What is wanted.
-        encoded: The network's answer.
-        shown: The frame's own labels.
-        snapshot: The vocabulary that they were made with.
+        segmenter: Decodes the network's output again, unless the query adds nothing to the vocabulary.
+        query: The query.
+        encoded: The network's output.
+        shown: The frame's result.
+        snapshot: The vocabulary of that result.
 
     Returns:
-        The segments, best score first.
+        The segments, sorted by descending score.
     """
     resolved = resolve(segmenter, query, snapshot)
     same = resolved.snapshot is snapshot
@@ -180,7 +183,7 @@ def find(
         return []
     scores = result.probabilities()[:, resolved.wanted].sum(1)
     ids = [item.id for item in result.segments] if same else _ids_in(shown, result)
-    # Whatever the tracks voted: scores are this frame's, and so are the classes beside them.
+    # Scores and classes are those of this frame, without the votes of tracks.
     found = [
         Found(replace(segment.unvoted(), id=number), float(score), _inside_box(result, segment))
         for segment, number, score in zip(result.segments, ids, scores, strict=True)
@@ -189,7 +192,7 @@ def find(
 
 
 def _ids_in(shown: PanopticResult, result: PanopticResult) -> list[int]:
-    """For each segment of `result` the id that it has in `shown`, or 0."""
+    """For each segment of `result` its id in `shown`, or 0."""
     sizes = [max((item.id for item in one.segments), default=0) + 1 for one in (result, shown)]
     pairs = result.segment_map.astype(np.int64) * sizes[1] + shown.segment_map
     together = np.bincount(pairs.ravel(), minlength=sizes[0] * sizes[1]).reshape(sizes)
@@ -209,7 +212,7 @@ def _inside_box(result: PanopticResult, segment: Segment) -> np.ndarray:
 
 
 def _listed(what: str, texts: Iterable[str]) -> list[str]:
-    """A list of texts; one text alone would be read letter by letter."""
+    """Checks that `texts` is a list: a single string would be iterated by characters."""
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
         raise VocabularyError(f'{what} is {short(texts)}; expected a list, for example ["red mug"]')
     return list(texts)
@@ -217,7 +220,7 @@ def _listed(what: str, texts: Iterable[str]) -> list[str]:
 
 def _synonyms(what: str, text: str) -> tuple[str, ...]:
     if not isinstance(text, str):
-        raise VocabularyError(f"{what} has {short(text)}; expected text")
+        raise VocabularyError(f"{what} has {short(text)}; expected a string")
     try:
         return VocabularyClass(tuple(part.strip() for part in text.split(","))).synonyms
     except VocabularyError as error:

@@ -1,7 +1,7 @@
-"""Identities over time: the same object keeps its segment id from frame to frame, and its name.
+"""Tracking: an object keeps its segment id and its class from frame to frame.
 
-Things are matched by how their masks overlap and how alike their embeddings are, and named by all frames in which they
-were seen (`voting`); stuff needs no matching, because a frame has at most one segment of each stuff class, and no vote.
+Things are matched by mask overlap and embedding similarity, and classified by voting over all frames in which they were
+seen (`voting`). Stuff needs neither, because a frame has at most one segment per stuff class.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from fcclip_core.results import Evidence, Label, PanopticResult, Segment
 from fcclip_core.segments.voting import Votes, elect
 
 LAST_ID = 65_535
-"""Ids are 16-bit in label images, and 0 means none."""
+"""Largest id: ids are 16-bit in label images, and 0 means none."""
 
 _SIDE = 192
-"""Masks are compared on a square grid laid over the whole frame, so that frames may change their size."""
+"""Masks are compared on a square grid over the whole frame, so that the frame size may change."""
 
 _RECENT = 2
-"""Frames that a thing may be missing before its old place says nothing: then the camera has moved on."""
+"""Frames that a thing may be missing while its last mask is still used for matching; later the camera has moved."""
 
 _OVERLAP = 0.5
-"""Masks that overlap so much (intersection over union) are one thing, whatever it is called."""
+"""Intersection over union at which two masks are the same thing, regardless of class."""
 
 _TOUCH = 0.2
-"""Masks that overlap so much are one thing if class or look agree."""
+"""Intersection over union at which two masks are the same thing if class or embedding agree."""
 
 _MIN_COSINE, _MIN_COSINE_OTHER_CLASS = 0.8, 0.9
-"""Smallest cosine of two embeddings for things of one class that do not overlap, and of different classes."""
+"""Smallest cosine similarity for matching non-overlapping things of the same class, and of different classes."""
 
 _MIN_COSINE_TOUCHING = 0.5
 
 _MAX_MOTION = 0.15
-"""How far a thing may jump between two frames, as a share of the frame's sides; its own size comes on top."""
+"""Largest motion between two frames as a fraction of the frame's sides, in addition to the thing's own size."""
 
 _FRESHNESS = 0.3
-"""Weight of the newest embedding in a track's."""
+"""Weight of the newest embedding in a track's average."""
 
 Pixels = tuple[np.ndarray, ...]
 """Rows and columns of a thing's cells on the grid."""
@@ -50,7 +50,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class _Track:
-    """A thing that was seen; its class id is that of its newest frame, so that votes change no matching."""
+    """A tracked thing; its class id is that of its newest frame, so that votes do not affect matching."""
 
     id: int
     class_id: int
@@ -70,17 +70,17 @@ class _Track:
 
 
 class Tracker:
-    """Gives the segments of consecutive frames ids that persist. Belongs to one camera and one thread.
+    """Assigns persistent ids to the segments of consecutive frames. For one camera; not thread-safe.
 
-    An id is not given to another object while one of the last 65,535 that were given out.
+    An id is reused only after all 65,535 ids were assigned.
     """
 
     def __init__(self, lost_frames: int = 30, *, votes: bool = True) -> None:
-        """Starts with nothing seen.
+        """Starts without tracks.
 
         Args:
-            lost_frames: A thing that was not seen in so many frames is forgotten: should it return, it is a new one.
-            votes: Whether a thing's class and score are those of all its frames; without, each frame's own.
+            lost_frames: Number of frames after which a thing that was not seen is dropped; if it returns, it is new.
+            votes: Whether a thing's class and score are voted over all its frames, instead of each frame's own.
         """
         self.lost_frames = lost_frames
         self._votes = votes
@@ -90,14 +90,14 @@ class Tracker:
         self._next_id = 1
 
     def update(self, result: PanopticResult) -> PanopticResult:
-        """Takes the next frame and returns it with persistent ids, in the map and in the segments alike.
+        """Processes the next frame and returns it with persistent ids, both in the map and in the segments.
 
-        Things are under their voted classes, unless the result has no evidence, which holds the votes.
+        Things get their voted classes, unless the result has no evidence to vote with.
         """
         grid = _on_grid(result.segment_map)
         things = [segment for segment in result.segments if segment.is_thing]
         pixels = [np.nonzero(grid == segment.id) for segment in things]
-        # What is too small for the grid keeps its box's middle.
+        # Segments too small for the grid are represented by the center of their box.
         pixels = [
             where if len(where[0]) else _middle_of(segment, result.segment_map.shape)
             for segment, where in zip(things, pixels, strict=True)
@@ -124,10 +124,10 @@ class Tracker:
         return result.with_ids([ids[segment.id] for segment in result.segments])
 
     def _voted(self, result: PanopticResult, evidence: Evidence, tracks: Sequence[_Track]) -> PanopticResult:
-        """The result with its things, whose tracks are given in their order, under what their frames call them."""
+        """The result with the voted classes of its things; `tracks` are in the order of the things."""
         words = (result.vocabulary_version, evidence.names)
         if words != self._words:
-            # Probabilities among other words say nothing of these.
+            # Probabilities of another vocabulary are not comparable.
             for track in self._tracks:
                 track.votes = Votes()
             self._words = words
@@ -146,7 +146,7 @@ class Tracker:
         return replace(result, segments=segments)
 
     def _matched(self, things: Sequence[Segment], pixels: Sequence[Pixels], grid: np.ndarray) -> dict[int, _Track]:
-        """Index of a thing -> the track that it continues."""
+        """Index of a thing -> its matching track."""
         if not things or not self._tracks:
             return {}
         affinity = np.array([_affinities(track, things, pixels, grid) for track in self._tracks])
@@ -166,14 +166,14 @@ class Tracker:
         used = {track.id for track in self._tracks} | set(self._stuff.values())
         while self._next_id in used or self._next_id > LAST_ID:
             if self._next_id >= LAST_ID:
-                _logger.warning("all %d segment ids were given out; those of things long gone come again", LAST_ID)
+                _logger.warning("all %d segment ids were assigned; ids of dropped things are reused", LAST_ID)
             self._next_id = self._next_id % LAST_ID + 1
         self._next_id += 1
         return self._next_id - 1
 
 
 def _on_grid(segment_map: np.ndarray) -> np.ndarray:
-    """The map at the middles of the grid's cells."""
+    """The map sampled at the centers of the grid's cells."""
     rows, columns = (((np.arange(_SIDE) + 0.5) * side / _SIDE).astype(int) for side in segment_map.shape)
     return segment_map[rows[:, None], columns]
 
@@ -185,7 +185,7 @@ def _middle_of(segment: Segment, shape: tuple[int, ...]) -> Pixels:
 
 
 def _affinities(track: _Track, things: Sequence[Segment], pixels: Sequence[Pixels], grid: np.ndarray) -> np.ndarray:
-    """How well each thing continues a track: 0 where it cannot, else more than 0."""
+    """Affinity of each thing to a track: 0 if they cannot match, else above 0."""
     hits = np.bincount(grid[track.pixels], minlength=max(segment.id for segment in things) + 1)
     return np.array(
         [_affinity(track, segment, where, int(hits[segment.id])) for segment, where in zip(things, pixels, strict=True)]
@@ -209,7 +209,7 @@ def _affinity(track: _Track, segment: Segment, where: Pixels, both: int) -> floa
 
 
 def _refresh(track: _Track, segment: Segment, pixels: Pixels) -> None:
-    """Takes over what a thing is like now."""
+    """Updates a track with its segment in the newest frame."""
     mixed = (1 - _FRESHNESS) * track.embedding + _FRESHNESS * segment.embedding
     length = float(np.linalg.norm(mixed))
     track.embedding = mixed / length if length > 0 else segment.embedding

@@ -1,6 +1,6 @@
-"""Overlays: segments drawn over their photograph in class colors, with outlines, labels and a legend.
+"""Overlays: segments drawn over the image in class colors, with outlines, labels and a legend.
 
-Everything is a table look-up or one pass over the image, so the cost hardly grows with the number of segments.
+Everything is a table lookup or one pass over the image, so the cost hardly depends on the number of segments.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from fcclip_core.results import Segment
 Color = tuple[int, int, int]
 
 LABEL_LENGTH = 28
-"""Characters of a class name that are drawn; a longer one is cut and ends in dots."""
-
+"""Characters of a class name that are drawn; longer names are truncated with dots."""
 
 _SHADES = (0.0, 0.28, -0.28, 0.5, -0.45)
 _FALLBACK_FONT = "DejaVuSans.ttf"
@@ -28,11 +27,11 @@ _PLACEMENT_SIDE = 160
 
 
 class SegmentedImage(Protocol):
-    """What can be drawn: a `PanopticResult`, or a truth in the same form."""
+    """The interface of what can be drawn: a `PanopticResult`, or ground truth with the same fields."""
 
     @property
     def segment_map(self) -> np.ndarray:
-        """int32 `(H, W)`: 0 where there is no segment, else a `Segment.id`."""
+        """int32 `(H, W)`: 0 = no segment, else a `Segment.id`."""
         ...
 
     @property
@@ -50,16 +49,15 @@ def draw_overlay(
 ) -> np.ndarray:
     """Draws the segments of a frame over it.
 
-    Each segment is filled with its class's color (further segments of one class in other shades), outlined, and
-    labeled "name score" at its innermost point. Pixels without a segment stay as they are. Lines and letters grow with
-    the image. Where two labels would cover each other the smaller segment's moves up or down by at most two lines, or
-    is left out.
+    Each segment is filled with its class's color (in a different shade for each segment of a class), outlined, and
+    labeled "name score" at its innermost point. Pixels without a segment are unchanged. Lines and letters scale with
+    the image. If two labels overlap, that of the smaller segment moves up or down by at most two lines, or is omitted.
 
     Args:
         image: uint8 RGB `(H, W, 3)`.
         result: The segmentation of that image.
-        colors: `(r, g, b)`, 0..255 each, for every class id in the result.
-        alpha: Opacity of the fill, 0 (outlines only) to 1 (no photograph).
+        colors: Class id -> `(r, g, b)`, 0..255, for all classes in the result.
+        alpha: Opacity of the fill, 0 (outlines only) to 1 (opaque).
         labels: Whether to write names and scores.
 
     Returns:
@@ -87,7 +85,7 @@ def draw_overlay(
 
 
 def segment_colors(segments: Iterable[Segment], colors: Mapping[int, Color]) -> np.ndarray:
-    """Color of each segment: its class's, in another shade for each further segment of that class.
+    """Color of each segment: that of its class, in a different shade for each segment of the class.
 
     Args:
         segments: Segments of one frame.
@@ -107,7 +105,7 @@ def segment_colors(segments: Iterable[Segment], colors: Mapping[int, Color]) -> 
 
 
 def draw_legend(entries: Iterable[tuple[str, Color]], width: int, font_size: int = 16) -> np.ndarray:
-    """Draws a strip that names colors, on as many lines as the width asks for.
+    """Draws a legend, wrapped into lines of the given width.
 
     Args:
         entries: `(name, (r, g, b))` pairs, drawn in this order.
@@ -136,7 +134,7 @@ def draw_legend(entries: Iterable[tuple[str, Color]], width: int, font_size: int
 
 
 def draw_caption(text: str, width: int, font_size: int = 16) -> np.ndarray:
-    """Draws one line of text; what does not fit is cut off.
+    """Draws one line of text, truncated at the width.
 
     Args:
         text: The line.
@@ -186,13 +184,13 @@ def _font_size(shape: tuple[int, ...]) -> int:
 
 
 def _edges(ids: np.ndarray, thickness: int) -> np.ndarray:
-    """255 on pixels that have another segment within `thickness` pixels: uint8 `(H, W)`."""
+    """255 at pixels with another segment within `thickness` pixels: uint8 `(H, W)`."""
     kernel = np.ones((2 * thickness + 1, 2 * thickness + 1), np.uint8)
     return cv2.compare(cv2.dilate(ids, kernel), cv2.erode(ids, kernel), cv2.CMP_NE)
 
 
 def _draw_labels(overlay: np.ndarray, ids: np.ndarray, segments: list[Segment], shades: np.ndarray) -> None:
-    """Writes the labels in place, the largest segment's first, so that it is the small ones that give way."""
+    """Draws the labels in place, largest segments first, so that labels of small segments are moved or omitted."""
     size = _font_size(overlay.shape)
     taken: list[tuple[int, int, int, int]] = []
     points = _interior_points(ids, segments)
@@ -207,14 +205,14 @@ def _draw_labels(overlay: np.ndarray, ids: np.ndarray, segments: list[Segment], 
 
 
 def _interior_points(ids: np.ndarray, segments: list[Segment]) -> dict[int, tuple[int, int]]:
-    """The pixel of each segment that lies farthest from every border, by segment id, as `(x, y)`.
+    """Segment id -> the pixel `(x, y)` farthest from the segment's border.
 
-    One distance transform of a thinned-out map serves all segments; one too thin for that map gets the middle one of
-    its own pixels. A segment without a pixel has no point.
+    One distance transform of a downsampled map serves all segments; a segment too thin for that map gets its middle
+    pixel. Segments without pixels are omitted.
     """
     step = max(1, min(ids.shape) // _PLACEMENT_SIDE)
     small = ids[::step, ::step]
-    # The frame's border counts as an edge; otherwise labels of large segments would cling to it.
+    # The frame's border counts as an edge; otherwise labels of large segments would be at the border.
     inside = np.pad(cv2.bitwise_not(_edges(np.ascontiguousarray(small), thickness=1)), 1)
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
     points = {}
@@ -250,7 +248,7 @@ def _free_place(
 
 
 def _draw_label(overlay: np.ndarray, text: np.ndarray, box: tuple[int, int, int, int], color: np.ndarray) -> None:
-    """A plate in the segment's color with a thin rim and letters in black or white, whichever reads better."""
+    """Draws a box in the segment's color with a thin border and text in black or white, whichever has more contrast."""
     ink = (0, 0, 0) if color @ (0.299, 0.587, 0.114) > 140 else (255, 255, 255)
     left, top, right, bottom = box
     overlay[top:bottom, left:right] = color
@@ -259,7 +257,7 @@ def _draw_label(overlay: np.ndarray, text: np.ndarray, box: tuple[int, int, int,
 
 
 def _paste(image: np.ndarray, text: np.ndarray, left: int, top: int, ink: Color) -> None:
-    """Blends letters into an image in place; what sticks out of the image is cut off."""
+    """Blends text into an image in place, clipped at the image's border."""
     text = text[max(0, -top) :, max(0, -left) :]
     area = image[max(0, top) : max(0, top) + text.shape[0], max(0, left) : max(0, left) + text.shape[1]]
     weight = text[: area.shape[0], : area.shape[1], None].astype(np.float32) / 255
@@ -273,11 +271,11 @@ def _shorten(name: str) -> str:
 
 @functools.lru_cache(maxsize=512)
 def _render(text: str, size: int) -> np.ndarray:
-    """Coverage of the letters, uint8 `(h, w)`; every text of one size has the same height.
+    """Coverage of the text, uint8 `(h, w)`; all texts of one size have the same height.
 
-    OpenCV 5 carries a font with Latin, Greek, Cyrillic, Arabic (unshaped), Chinese, Japanese and Korean letters and
-    writes "?" for others. Older ones have none beyond ASCII; there Pillow writes with DejaVu Sans if the system has
-    it, else with its own Latin font, and letters that the font lacks come out as boxes.
+    OpenCV 5 includes a font with Latin, Greek, Cyrillic, Arabic (unshaped), Chinese, Japanese and Korean letters, and
+    draws "?" for others. Older versions support only ASCII; with them, Pillow draws text in DejaVu Sans if installed,
+    else in its own Latin font, with boxes for missing letters.
     """
     return _render_opencv(text, size) if hasattr(cv2, "FontFace") else _render_pillow(text, size)
 
@@ -285,7 +283,7 @@ def _render(text: str, size: int) -> np.ndarray:
 def _render_opencv(text: str, size: int) -> np.ndarray:
     font = cv2.FontFace("uni")
     width = cv2.getTextSize((0, 0), text, (0, 0), font, size)[2]
-    # OpenCV breaks the line at the canvas's edge, so the canvas is wider than the text.
+    # OpenCV wraps text at the canvas's edge, so the canvas is wider than the text.
     canvas = np.zeros((round(1.3 * size), width + 2 * size), np.uint8)
     cv2.putText(canvas, text, (0, size), 255, font, size)
     canvas.flags.writeable = False

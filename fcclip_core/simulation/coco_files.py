@@ -1,4 +1,4 @@
-"""Frames of the world as a COCO-panoptic directory with depth and camera poses; see docs/reference/world.md."""
+"""Writes frames of the world as a COCO panoptic folder with depth and camera poses; see docs/reference/world.md."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from fcclip_core.simulation.frames import Frame
 ANNOTATIONS = "panoptic.json"
 FOLDERS = ("images", "panoptic", "depth")
 DEPTH_LIMIT = 65.535
-"""Meters that 16 bits of millimeters reach; what is farther, the sky too, is 0 in a depth PNG."""
+"""Largest depth in meters that 16-bit millimeters can store; farther points and the sky are 0 in depth PNGs."""
 
 
 def make_folders(out: Path) -> None:
-    """Makes the folders that `save_frame` writes to."""
+    """Creates the folders that `save_frame` writes to."""
     for folder in FOLDERS:
         (out / folder).mkdir(parents=True, exist_ok=True)
 
 
 def save_frame(out: Path, stem: str, number: int, frame: Frame) -> dict[str, Any]:
-    """Writes a frame's three pictures.
+    """Writes a frame's three images.
 
     Args:
-        out: The directory, with its folders.
-        stem: Their name, without suffix.
+        out: The dataset folder, with subfolders.
+        stem: File name without suffix.
         number: The image's id in the annotations, from 1.
         frame: The frame.
 
@@ -48,9 +48,9 @@ def save_annotations(out: Path, records: Sequence[dict[str, Any]], description: 
     """Writes panoptic.json.
 
     Args:
-        out: The directory.
-        records: What `save_frame` returned, frame by frame.
-        description: What the pictures show.
+        out: The dataset folder.
+        records: The results of `save_frame` for all frames.
+        description: Description of the dataset.
     """
     vocabulary = names.world_vocabulary()
     document = {

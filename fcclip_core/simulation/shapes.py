@@ -1,7 +1,7 @@
-"""The shapes of things as triangle meshes, ready to be colored or patterned.
+"""The shapes of things as triangle meshes with texture coordinates.
 
-Every shape stands on z = 0, is centered on the z axis, fits a cube of about one meter, and carries texture coordinates
-in which one unit holds `PATTERN_PERIODS` stripes or checks.
+Every shape stands on z = 0, is centered on the z axis, fits into a cube of about one meter, and has texture coordinates
+in which one unit has `PATTERN_PERIODS` stripes or checks.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 PATTERN_PERIODS = 4
 
 _ROUND = 28
-"""Corners of a circle."""
+"""Number of corners of a circle."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles.
+    """A triangle mesh.
 
     Attributes:
         vertices: float64 `(V, 3)`, meters.
-        normals: float64 `(V, 3)`, unit, outwards.
+        normals: float64 `(V, 3)`, unit vectors pointing outward.
         coordinates: float64 `(V, 2)`, texture coordinates.
         faces: int32 `(F, 3)`, counter-clockwise from outside.
     """
@@ -36,11 +36,11 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Part:
-    """A mesh of a shape and how it is colored.
+    """A mesh of a shape and its coloring.
 
     Attributes:
         mesh: The surface.
-        role: "look" wears the object's look; "trim" contrasts with it; "base" is dark rubber.
+        role: "look" has the object's look; "trim" contrasts with it; "base" is dark rubber.
     """
 
     mesh: Mesh
@@ -48,11 +48,11 @@ class Part:
 
 
 def make_shape(name: str, rng: np.random.Generator) -> tuple[Part, ...]:
-    """A shape of a kind, with random proportions.
+    """Creates a shape with random proportions.
 
     Args:
         name: One of `names.SHAPES`.
-        rng: Where the proportions come from.
+        rng: Random generator of the proportions.
     """
     return _MAKERS[name](rng)
 
@@ -62,13 +62,13 @@ def slab(size: Sequence[float] | np.ndarray, scale: float | None = None) -> Mesh
 
     Args:
         size: Its extent along x, y and z in meters.
-        scale: Meters of texture to a meter of surface; None stretches the texture once over each face.
+        scale: Texture units per meter of surface; None: the texture is stretched once over each face.
     """
     half = np.asarray(size, dtype=float) / 2
     pieces = []
     for axis in range(3):
         for sign in (1.0, -1.0):
-            # The texture stands upright on the sides: its second axis is z.
+            # The texture is upright on the sides: its second axis is z.
             right, up = ((1, 2), (0, 2), (0, 1))[axis]
             corners = np.zeros((4, 3))
             corners[:, axis] = sign * half[axis]
@@ -195,16 +195,17 @@ _MAKERS = {
 
 
 def _round_solid(below: float, above: float, height: float) -> Mesh:
-    """A closed straight solid with these radii at its ends."""
+    """A closed cylinder or truncated cone with these radii at its ends."""
     corners = np.array([[0, 0], [below, 0], [above, height], [0, height]])
     return _lathe([corners[i : i + 2] for i in range(3)])
 
 
 def _lathe(pieces: Sequence[np.ndarray]) -> Mesh:
-    """Turns profiles about the z axis.
+    """Rotates profiles around the z axis.
 
     Args:
-        pieces: Each `(P, 2)`: radius and height, going up on the outside; smooth within a piece, an edge between two.
+        pieces: Each `(P, 2)`: radius and height, ascending on the outside; smooth within a piece, with an edge between
+            pieces.
     """
     around = np.linspace(0, 2 * np.pi, _ROUND + 1)
     turned = []
@@ -229,7 +230,7 @@ def _lathe(pieces: Sequence[np.ndarray]) -> Mesh:
 
 
 def _grid(positions: np.ndarray, normals: np.ndarray, coordinates: np.ndarray) -> Mesh:
-    """Joins neighboring points of `(M, N, ...)` grids; triangles without area are left out."""
+    """Triangulates `(M, N, ...)` grids; triangles without area are dropped."""
     rows, columns = positions.shape[:2]
     index = np.arange(rows * columns).reshape(rows, columns)
     a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]
@@ -264,7 +265,7 @@ def _moved(mesh: Mesh, offset: Sequence[float]) -> Mesh:
 
 
 def _outwards(mesh: Mesh) -> Mesh:
-    """Turns the normals of a flat-faced body away from its middle, and its triangles with them."""
+    """Orients the normals and triangles of a flat-faced body away from its center."""
     middle = mesh.vertices.mean(0)
     inward = np.sum(mesh.normals * (mesh.vertices - middle), 1) < 0
     normals = np.where(inward[:, None], -mesh.normals, mesh.normals)
@@ -272,7 +273,7 @@ def _outwards(mesh: Mesh) -> Mesh:
 
 
 def _facing_normals(mesh: Mesh) -> Mesh:
-    """Orders each triangle's corners counter-clockwise as seen from where its normals point."""
+    """Orders each triangle's corners counter-clockwise with respect to its normals."""
     corners = mesh.vertices[mesh.faces]
     flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     away = np.sum(flat * mesh.normals[mesh.faces].sum(1), 1) < 0

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,9 @@ LOG_EVERY = 60
 SAVE_SECONDS = 180.0
 
 _LAYER_SCALE = 0.2
+_close = partial(WindowKind, wide=False)
+_wide = partial(WindowKind, wide=True)
+_far = partial(WindowKind, wide=True, sides=(340, 600))  # shows larger parts of a frame
 
 
 @dataclass(frozen=True)
@@ -85,27 +89,9 @@ class ClipRecipe:
     decay_share: float = 0.3
     gradient_clip: float = 1.0
     phases: tuple[Phase, ...] = (
-        Phase(2000, (WindowKind(64, 96, wide=False),), all_captions=False),
-        Phase(
-            2122,
-            (
-                WindowKind(96, 48, wide=False),
-                WindowKind(160, 18, wide=True, sides=(340, 600)),
-                WindowKind(64, 96, wide=False),
-                WindowKind(192, 12, wide=True, sides=(340, 600)),
-                WindowKind(96, 48, wide=False),
-                WindowKind(160, 18, wide=True, sides=(340, 600)),
-            ),
-        ),
-        Phase(
-            0,
-            (
-                WindowKind(96, 48, wide=False),
-                WindowKind(192, 12, wide=True),
-                WindowKind(128, 28, wide=False),
-                WindowKind(224, 9, wide=True),
-            ),
-        ),
+        Phase(2000, (_close(64, 96),), all_captions=False),
+        Phase(2122, (_close(96, 48), _far(160, 18), _close(64, 96), _far(192, 12), _close(96, 48), _far(160, 18))),
+        Phase(0, (_close(96, 48), _wide(192, 12), _close(128, 28), _wide(224, 9))),
     )
     bfloat16: bool = True
 

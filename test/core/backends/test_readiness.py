@@ -274,9 +274,10 @@ def test_what_tells_its_progress_ends_when_nobody_waits_for_it() -> None:
 
 
 def test_a_process_ends_although_something_is_being_made_ready() -> None:
+    folders = [str(ROOT / part) for part in ("", "test", "test/core", "test/core/backends")]
     program = f"""
 import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "test" / "core")!r}, {str(ROOT / "test" / "core" / "backends")!r}]
+sys.path[:0] = {folders!r}
 from test_readiness import Plain, Slow, joined
 slow = Slow()
 slow.reports = True

@@ -49,7 +49,7 @@ def test_writes_a_checked_file_and_builds_what_the_backend_finds(
         (["--out", "nowhere", "--size", "64x64"], "nowhere is not a folder"),
         (["--out", ".", "--size", "64x60"], "multiples of 32"),
         (["--out", ".", "--size", "64"], "WIDTHxHEIGHT"),
-        (["--out", ".", "--camera", "0x64"], "hold no pixel"),
+        (["--out", ".", "--camera", "0x64"], "has no pixels"),
         (["--out", ".", "--size", "64x64", "--batch", "0"], "batch is 0"),
         (["--engine", "--size", "64x64", "--device", "cpu", "--backend", "tensorrt"], "TensorRT"),
     ],

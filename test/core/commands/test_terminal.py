@@ -255,7 +255,7 @@ def test_commands_work_without_home_folder_and_passwd_entry(tmp_path: Path) -> N
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     for arguments, code, said in (
         (["vocab", "check", "~words.txt"], 0, "usable: 1 classes"),
-        (["vocab", "check", "~/words.txt"], 1, "there is no home folder here"),
+        (["vocab", "check", "~/words.txt"], 1, "there is no home folder"),
         (["vocab", "convert", "~words.txt", "~nobody.yaml"], 0, "written to ~nobody.yaml"),
         (["doctor"], None, "checkpoints"),
     ):

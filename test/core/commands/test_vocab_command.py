@@ -82,7 +82,7 @@ def test_check_says_which_key_comes_twice(tmp_path: Path, capsys: pytest.Capture
     path = tmp_path / "words.yaml"
     path.write_text("classes:\n- {name: pallet}\nclasses:\n- {name: floor, stuff: true}\n")
     assert run("check", path) == 1
-    assert "line 3: the key 'classes' comes again, after line 1" in capsys.readouterr().out
+    assert "line 3: duplicate key 'classes', first in line 1" in capsys.readouterr().out
 
 
 def test_convert_writes_what_the_list_says(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def with_segment(**changes: object) -> dict:
         ),
         (
             lambda root: change(root, **with_segment(category_id="1")),
-            ["segment 7", "'category_id' is '1'", "whole number"],
+            ["segment 7", "'category_id' is '1'", "an integer"],
         ),
         (lambda root: change(root, **with_segment(id=0)), ["segment id 0", "image 139"]),
         (lambda root: (root / PNG).unlink(), ["annotation", PNG, "is missing", JSON]),
@@ -211,7 +211,7 @@ def test_bad_annotations_are_named_when_the_dataset_is_opened(tmp_path: Path, sp
         (lambda root: truncate(root / PNG), [PNG, "damaged"]),
         (lambda root: truncate(root / JPEG), [JPEG, "cannot read the image"]),
         (lambda root: save(root / PNG, COLORS[:2]), [PNG, "6 x 2", JPEG, "6 x 4"]),
-        (lambda root: save(root / PNG, COLORS[..., 0]), [PNG, "no color image"]),
+        (lambda root: save(root / PNG, COLORS[..., 0]), [PNG, "not a color image"]),
         (lambda root: save(root / PNG, colors_of([7, 8, 8, 8, 0, 0])), [PNG, "segment id 8", "139", JSON]),
     ],
 )

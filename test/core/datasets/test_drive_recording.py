@@ -78,7 +78,7 @@ def test_what_is_no_recording_is_refused_by_name(folder: Path, tmp_path: Path) -
     document = json.loads((folder / "panoptic.json").read_text())
     del document["images"][1]["pose"]
     (folder / "panoptic.json").write_text(json.dumps(document))
-    with pytest.raises(DatasetError, match=r"00001\.png; `fcclip world drive` writes recordings"):
+    with pytest.raises(DatasetError, match=r"00001\.png; create a recording with `fcclip world drive`"):
         Recording(folder)
 
 

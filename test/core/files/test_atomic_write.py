@@ -126,7 +126,7 @@ def test_without_a_home_folder_a_tilde_is_explained_and_other_names_work(monkeyp
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     assert expanded("~words.yaml") == Path("~words.yaml")
-    with pytest.raises(FcclipError, match="there is no home folder here .*; write the path in full"):
+    with pytest.raises(FcclipError, match="there is no home folder .*; use an absolute path"):
         expanded("~/words.yaml")
 
 

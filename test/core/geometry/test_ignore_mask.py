@@ -77,5 +77,5 @@ def test_files_that_will_not_do_are_named_with_the_reason(tmp_path: Path) -> Non
     with pytest.raises(ImageError, match="has no black pixel, so nothing would be labeled.*inverted"):
         IgnoreMask(saved(tmp_path / "white.png", LEFT + 1))
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ImageError, match="a pipe or a device cannot be read"):
+    with pytest.raises(ImageError, match="pipes and devices cannot be read"):
         IgnoreMask(tmp_path / "pipe.png")

@@ -21,4 +21,4 @@ def test_unreadable_sizes(text: str) -> None:
 
 def test_a_size_that_may_be_the_wrong_way_round_is_named_with_the_other() -> None:
     assert described_size(640, 480) == "images 640 wide and 480 high"
-    assert described_size(480, 640) == "images 480 wide and 640 high (upright; if they are not, write 640x480)"
+    assert described_size(480, 640) == "images 480 wide and 640 high (portrait; if this is wrong, use 640x480)"

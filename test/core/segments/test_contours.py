@@ -107,5 +107,5 @@ def test_without_pycocotools_rle_is_refused_with_what_installs_it(monkeypatch: p
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
     check_contour_type("polygons")
-    with pytest.raises(SettingsError, match="pip install pycocotools, or take polygons"):
+    with pytest.raises(SettingsError, match="pip install pycocotools, or use polygons"):
         check_contour_type("rle")

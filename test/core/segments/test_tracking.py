@@ -155,7 +155,7 @@ def test_ids_are_used_up_before_one_comes_again(caplog: pytest.LogCaptureFixture
         more = (60, 5, 80, 25)
         parts = [(floor, RED, 5, False), (LEFT, RED, 1, True), (more, BLUE, 1, True)]
         assert ids(tracker.update(scene(parts)))[more] == 3
-    assert [record.message.split(";")[0] for record in caplog.records] == ["all 65535 segment ids were given out"]
+    assert [record.message.split(";")[0] for record in caplog.records] == ["all 65535 segment ids were assigned"]
 
 
 def test_a_frame_without_anything_is_no_trouble() -> None:

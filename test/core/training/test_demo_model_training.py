@@ -270,7 +270,7 @@ def test_a_clip_training_does_not_resume_another_recipe(tmp_path: Path) -> None:
 def test_shards_refuse_what_training_must_not_see(tmp_path: Path) -> None:
     folder = write_shard(tmp_path / "scenes", ("red mug", "blue box", "grass"))
     assert len(WorldShards(folder, world_vocabulary())) == 4
-    with pytest.raises(DatasetError, match=r"shard-00000.npz shows 'red mug'.*--split train"):
+    with pytest.raises(DatasetError, match=r"shard-00000.npz contains 'red mug'.*--split train"):
         WorldShards(folder, train_vocabulary())
 
 
@@ -279,7 +279,7 @@ def test_shards_name_a_damaged_file(tmp_path: Path) -> None:
     (folder / "shard-00001.npz").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(DatasetError, match=r"shard-00001.npz is damaged"):
         WorldShards(folder, Vocabulary.from_names(NAMES, stuff=["grass"]))
-    with pytest.raises(DatasetError, match="holds no shard"):
+    with pytest.raises(DatasetError, match="has no shard"):
         WorldShards(tmp_path, Vocabulary.from_names(NAMES, stuff=["grass"]))
 
 

@@ -39,7 +39,7 @@ def test_two_workers_make_the_same_gradients_as_one(tmp_path: Path) -> None:
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
-    with pytest.raises(TrainingError, match="batch_size 2 does not divide among 3 workers"):
+    with pytest.raises(TrainingError, match="batch_size 2 is not divisible by the number of workers, 3"):
         training_case.trainer(tmp_path)
 
 

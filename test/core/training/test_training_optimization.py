@@ -82,7 +82,7 @@ def test_fresh_projections_are_xavier() -> None:
     ("make", "said"),
     [
         (lambda: TrainingConfig(steps=0), "steps is 0; it must be at least 1"),
-        (lambda: TrainingConfig(milestones=(5, 3)), "rising order"),
+        (lambda: TrainingConfig(milestones=(5, 3)), "ascending order"),
         (lambda: TrainingConfig(precision="float16"), "one of auto, float32, bfloat16"),
         (lambda: TrainingConfig(gradient_clip=0), "above 0"),
         (lambda: LossConfig(importance_ratio=1.5), "between 0 and 1"),

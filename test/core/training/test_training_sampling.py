@@ -162,5 +162,5 @@ def test_a_class_that_is_none_is_named() -> None:
         def __getitem__(self, index: int) -> PanopticSample:
             return PanopticSample("frame 7", *picture(64, 64), (TruthSegment(1, 3), TruthSegment(2, 0)))
 
-    with pytest.raises(DatasetError, match="frame 7: .* none of the dataset's 3 classes"):
+    with pytest.raises(DatasetError, match="frame 7: .* not one of the dataset's 3 classes"):
         next(iter(batches(Wrong(), training_case.CONFIG, 0)))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from fcclip_core.errors import CheckpointError
 from fcclip_core.model.config import PRESETS
 from fcclip_core.vocabulary.classes import Vocabulary
-from fcclip_core.weights import checkpoints, model_zoo
+from fcclip_core.weights import model_zoo, weight_files
 from fcclip_core.weights.checkpoints import (
     METADATA_KEY,
     Checkpoint,
@@ -317,7 +317,7 @@ def test_seeded_weights_warn_once_and_say_so(caplog: pytest.LogCaptureFixture) -
         "recipe:tiny: deterministic random weights; the labels are meaningless"
     ]
     assert checkpoint.provenance.seeded
-    assert "mean nothing" in checkpoint.provenance.describe()
+    assert "meaningless" in checkpoint.provenance.describe()
 
 
 # --- our own file -----------------------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ def test_interrupted_writing_leaves_the_old_file_and_nothing_else(
         Path(path).write_bytes(b"half")
         raise stop
 
-    monkeypatch.setattr(checkpoints, "save_file", write_half)
+    monkeypatch.setattr(weight_files, "save_file", write_half)
     with pytest.raises(KeyboardInterrupt if isinstance(stop, KeyboardInterrupt) else CheckpointError):
         save_checkpoint(target, tiny)
     assert target.read_bytes() == b"the old file"

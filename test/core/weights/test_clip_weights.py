@@ -82,11 +82,11 @@ def test_a_file_from_before_batches_were_counted_is_completed(tmp_path: Path) ->
     [
         pytest.param(
             lambda: only_clip(listed_state("rn50")),
-            "it is open_clip's RN50. Give .*open_clip's convnext_large_d_320, laion2b_s29b_b131k_ft_soup",
+            "it is open_clip's RN50. Pass .*open_clip's convnext_large_d_320, laion2b_s29b_b131k_ft_soup",
             id="RN50",
         ),
         pytest.param(
-            lambda: {"trunk.stem.0.weight": torch.ones(2)}, "holds no CLIP image tower", id="a timm file, not CLIP"
+            lambda: {"trunk.stem.0.weight": torch.ones(2)}, "contains no CLIP image tower", id="a timm file, not CLIP"
         ),
         pytest.param(
             lambda: {k: t for k, t in only_clip(listed_state("convnext_large")).items() if k.startswith("visual")},

@@ -259,7 +259,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     assert "is a device" in refused(Path("/dev/zero"))
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(tmp_path / ("n" * 300 + ".pth"))
-    with pytest.raises(CheckpointError, match="no name of a file"):
+    with pytest.raises(CheckpointError, match="not a file name"):
         load_checkpoint("a\0b.pth")
 
 
