@@ -80,7 +80,7 @@ def compile_for(
 def interpret(*test_files: str) -> None:
     """Runs the tests of files in test/core that launch kernels, in Triton's interpreter."""
     files = [str(ROOT / "test" / "core" / name) for name in test_files]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", "-k", "kernel", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "launches_kernels", *files]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
