@@ -70,4 +70,4 @@ def test_shared_arguments_take_a_programs_own_defaults(capsys: pytest.CaptureFix
     assert (args.checkpoint, args.size, args.threads, args.json) == ("demo", (320, 240), 1, None)
     with pytest.raises(SystemExit):
         parser.parse_args(["--size", "320"])
-    assert "write WIDTHxHEIGHT" in capsys.readouterr().err
+    assert "use WIDTHxHEIGHT" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from key_lists import counts, listed_state, only_clip, without_clip
 from checkout import ROOT
 from fcclip_core import cli
 from fcclip_core.errors import FcclipError
-from fcclip_core.weights import checkpoints
+from fcclip_core.weights import weight_files
 from fcclip_core.weights.checkpoints import load_checkpoint
 from fcclip_core.weights.model_zoo import PUBLISHED_MODELS
 
@@ -225,6 +225,6 @@ def test_ctrl_c_during_import_leaves_nothing(
         Path(path).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "save_file", write_half)
+    monkeypatch.setattr(weight_files, "save_file", write_half)
     assert cli.main(["weights", "import", "recipe:tiny", "-o", str(tmp_path / "own.safetensors")]) == 130
     assert list(tmp_path.iterdir()) == []

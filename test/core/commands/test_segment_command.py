@@ -317,7 +317,7 @@ def test_what_is_too_large_lies_or_lacks_data_is_named_without_a_warning(
         "bomb.png": (_png(30_000, 30_000, bytes(100)), "more than 40 million pixels"),
         "line.png": (_png(1, 400_000, bytes(800_000)), "a side may have 65500 at most"),
         "few_rows.png": (_png(10, 10, bytes(155)), "rows are missing"),
-        "lies.jpg": (jpeg[:sizes] + struct.pack(">HH", 13_000, 13_000) + jpeg[sizes + 4 :], "that is too little"),
+        "lies.jpg": (jpeg[:sizes] + struct.pack(">HH", 13_000, 13_000) + jpeg[sizes + 4 :], "too little data"),
         "cut.tif": (tiff.getvalue()[:-30], "not an image"),
         "ends.jpg": (jpeg[: len(jpeg) // 2] + b"\xff\xd9", "its data are truncated"),
         "large.bmp": (

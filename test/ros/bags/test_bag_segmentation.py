@@ -170,7 +170,7 @@ def test_damaged_and_lying_jpegs_are_left_out_and_said(tmp_path: Path) -> None:
     assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / "run_frames.jsonl").read_text().splitlines()]
     assert "its data are truncated" in lines[1]["error"]
-    assert "claims 6000 x 6000 pixels, for which that is too little" in lines[2]["error"]
+    assert "claims 6000 x 6000 pixels, but has too little data" in lines[2]["error"]
     assert "error" not in lines[0] | lines[3]
 
 

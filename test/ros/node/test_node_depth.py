@@ -167,7 +167,7 @@ BAD = {
     ),
     "no focal length": (
         {"matrix": np.zeros((3, 3))},
-        "camera_info has the focal lengths 0 and 0; the camera is not calibrated",
+        "camera_info has the focal lengths 0 and 0, so the camera is not calibrated",
     ),
     "unknown encoding": ({"encoding": "8UC1"}, "depth in the encoding '8UC1' is not supported; expected 16UC1"),
     "stamps that never match": ({"offset": -1000.0}, "no depth image has a stamp within 0.02 s of an image's"),
