@@ -14,7 +14,7 @@ interfaces := $(prefix)/build/fcclip_ros
 workers := --numprocesses auto --maxprocesses 4 --dist loadfile
 test_interfaces := vision_msgs tf2_msgs
 
-.PHONY: help setup test lint test-fast test-all demo fuzz clean
+.PHONY: help setup test lint test-fast test-all demo fuzz docs clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -24,8 +24,10 @@ setup: $(prefix)/.interfaces $(prefix)/.test_interfaces ## Make the virtual envi
 
 test: lint test-fast ## Lint and the fast tests
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, codespell and mypy
 	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(prefix)/bin/codespell
 	$(python) -m mypy
 
 test-fast: setup ## The fast tests
@@ -35,13 +37,16 @@ test-all: lint ## Lint and all tests, slow ones too
 	$(python) -m pytest --strict-skips $(workers) -m ""
 
 demo: setup ## Drive a simulated robot, label its camera, change the words twice; film and report go to demo_output/
-	$(python) -m fcclip_ros.demo
+	$(python) -m demo
 
 fuzz: setup ## Ten minutes of inputs that nobody made on purpose: messages, vocabularies, checkpoints, cache, bags
 	$(python) test/fuzz
 
+docs: setup $(prefix)/.docs ## Build the documentation into site/; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
+
 clean: ## Remove the virtual environment and everything that was built
-	rm -rf $(VENV) build install log demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build install log site demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 $(prefix)/.packages: pyproject.toml requirements.txt setup.py
 	@$(PYTHON) cmake/check_host.py
@@ -49,6 +54,10 @@ $(prefix)/.packages: pyproject.toml requirements.txt setup.py
 	$(python) -m pip install --upgrade pip
 	$(python) -m pip install --editable '.[ros,ros-build,evaluation,simulation,view,cpu,test]'
 	$(python) -m pip install --editable '.[rtx]' || echo 'TensorRT-RTX is not installed (above is why): its tests are skipped, which `make test` allows only where NVIDIA has no wheel'
+	@touch $@
+
+$(prefix)/.docs: $(prefix)/.packages
+	$(python) -m pip install --editable '.[docs]'
 	@touch $@
 
 # The generated interfaces go into the virtual environment, where the ROS wheels are. AMENT_PREFIX_PATH is that

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What only a GPU can tell, in one run: that its paths give the right answers, and then how fast they are.
 
-`gpu.sh` beside this file prepares a bare machine and runs this. Parts run in order of importance, in a process beside
-this one; one that fails is recorded and the next begins, one for which no time is left is skipped and said, one that
-hangs or takes its process with it is recorded too and the rest runs in a new process. Results are written after each.
+`gpu.sh` beside this file prepares a bare machine and runs this. Parts run in order of importance, in a process of their
+own. One that fails is recorded and the next begins; one for which no time is left is recorded as skipped; one that
+hangs or crashes its process is recorded too, and the rest runs in a new process. Results are written after each.
 """
 
 from __future__ import annotations
@@ -20,54 +20,49 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "test")]
-
-from benchmarks import machine, product  # noqa: E402
-from benchmarks.against_published import read_image, reference_words  # noqa: E402
-from benchmarks.clocks import DeviceTrace  # noqa: E402
-from benchmarks.kernel_profile import profile  # noqa: E402
-from benchmarks.rates import machine_rates, median_seconds, wait  # noqa: E402
-from benchmarks.training_step import measure  # noqa: E402
-from benchmarks.work import gflop_by_stage  # noqa: E402
-from fcclip_core import InferenceSettings, load_checkpoint  # noqa: E402
-from fcclip_core.backends.compiled import CompiledBackend  # noqa: E402
-from fcclip_core.backends.eager import EagerBackend  # noqa: E402
-from fcclip_core.backends.interface import Network  # noqa: E402
-from fcclip_core.checkpoints import load_model  # noqa: E402
-from fcclip_core.device_labels import PlainLabeler, Words, create_labeler  # noqa: E402
-from fcclip_core.device_postprocess import DeviceMerger, FrameTaps, owned_pixels  # noqa: E402
-from fcclip_core.device_preprocess import DevicePreprocessor  # noqa: E402
-from fcclip_core.errors import BackendError  # noqa: E402
-from fcclip_core.export.check import TOLERANCES, Differences, Reference  # noqa: E402
-from fcclip_core.model.classification import TextClassifier  # noqa: E402
-from fcclip_core.model.config import PRESETS  # noqa: E402
-from fcclip_core.model.deformable_attention import Sampler, sample_by_grid, sample_by_index, set_sampler  # noqa: E402
-from fcclip_core.model.fcclip import FCCLIP, ModelOutput  # noqa: E402
-from fcclip_core.model.precision import exact_products, in_precision  # noqa: E402
-from fcclip_core.postprocess import MaskResizer, panoptic_segments  # noqa: E402
-from fcclip_core.preprocess import FrameGeometry, preprocess  # noqa: E402
-from fcclip_core.stage_clock import StageClock  # noqa: E402
-from fcclip_core.whole_file import whole_file  # noqa: E402
-from oracle import pipeline  # noqa: E402
+from benchmarks.lib import machine, product
+from benchmarks.lib.arguments import make_parser
+from benchmarks.lib.clocks import DeviceTrace, clocks, medians, network_places
+from benchmarks.lib.kernel_profile import profile
+from benchmarks.lib.rates import PRECISIONS as TYPES
+from benchmarks.lib.rates import machine_rates, median_seconds, timed, wait
+from benchmarks.lib.report import print_table, write_record
+from benchmarks.lib.work import gflop_by_stage
+from benchmarks.speed.against_published import read_image, reference_words
+from benchmarks.speed.training_step import measure
+from fcclip_core import InferenceSettings, load_checkpoint
+from fcclip_core.backends.compiled import CompiledBackend
+from fcclip_core.backends.eager import EagerBackend
+from fcclip_core.backends.interface import Network
+from fcclip_core.errors import BackendError
+from fcclip_core.export.check import TOLERANCES, Differences, Reference
+from fcclip_core.inference.classification import TextClassifier, Words
+from fcclip_core.inference.decoder import EagerDecoder, UndecodedFrame, create_decoder
+from fcclip_core.inference.mask_resize import MaskResizer
+from fcclip_core.inference.ownership import FrameTaps, owned_pixels
+from fcclip_core.inference.postprocess import ClassifiedMasks, panoptic_segments
+from fcclip_core.inference.postprocess_gpu import DeviceMerger
+from fcclip_core.inference.preprocess import FrameGeometry, preprocess
+from fcclip_core.inference.preprocess_gpu import DevicePreprocessor
+from fcclip_core.inference.stage_clock import StageClock
+from fcclip_core.model.deformable_attention import Sampler, sample_by_grid, sample_by_index, set_sampler
+from fcclip_core.model.fcclip import FCCLIP, ModelOutput
+from fcclip_core.model.precision import exact_products, in_precision
+from fcclip_core.weights.checkpoints import load_model
+from oracle import pipeline
 
 _BEGUN = "begun"
 _PREPARATION_S = 180.0
-"""Time that a process has to load the model, and to end."""
+"""Seconds that a process has to load the model, and to end."""
 _UNUSABLE = 3
-"""Exit status of a process whose GPU answers no more."""
-
-TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Exit status of a process whose GPU no longer responds."""
 
 
 class NoTime(Exception):
@@ -83,9 +78,9 @@ class Run:
         settings: Size and thresholds.
         image: uint8 RGB `(H, W, 3)`.
         model: The network, seeded weights.
-        words: What to look for.
+        words: The vocabulary.
         state: The network's weights by their published names.
-        is_dry: Only see that everything runs: no GPU, small sizes, numbers mean nothing.
+        is_dry: Only check that everything runs: no GPU, small sizes, numbers mean nothing.
         deadline: `time.monotonic()` at which to be done.
         out: Where results go.
         found: The record so far.
@@ -105,6 +100,10 @@ class Run:
     found: dict[str, Any] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     reference: ModelOutput | None = None
+
+    def __post_init__(self) -> None:
+        """Seeds the numbers that parts draw."""
+        self.generator = torch.Generator(self.device).manual_seed(0)
 
     @property
     def on_gpu(self) -> bool:
@@ -126,8 +125,12 @@ class Run:
         tensor = preprocess(self.image, self.settings, self.device)[0]
         return torch.cat([tensor.roll(37 * index, -1) for index in range(batch)])
 
+    def random(self, *shape: int) -> torch.Tensor:
+        """Normally distributed numbers on the device; a run draws the same ones each time."""
+        return torch.randn(*shape, generator=self.generator, device=self.device)
+
     def classifier(self) -> TextClassifier:
-        """The words, on the device."""
+        """The vocabulary, on the device."""
         self.model.to(self.device)
         seen = torch.tensor(self.words.seen)
         return TextClassifier.build(self.model, self.words.rows, self.words.synonym_counts, seen)
@@ -148,7 +151,7 @@ class Run:
         )
 
     def part(self, name: str, needs_s: float, work: Callable[[Run], None]) -> None:
-        """Runs a part, if so much time is left, and writes what there is."""
+        """Runs a part, if `needs_s` seconds are left, and writes the record."""
         left = self.deadline - time.monotonic()
         record: dict[str, Any] = {"status": _BEGUN}
         self.found.setdefault("parts", {})[name] = record
@@ -171,16 +174,16 @@ class Run:
         self.write()
 
     def answers_still(self) -> bool:
-        """Whether the device can be used after all that was done to it."""
+        """Whether the device still works after what the parts did to it."""
         try:
             wait(self.device)
         except RuntimeError as error:
-            print(f"  the GPU answers no more: {error}", flush=True)
+            print(f"  the GPU no longer responds: {error}", flush=True)
             return False
         return True
 
     def write(self) -> None:
-        """Writes what there is."""
+        """Writes the record so far."""
         write_record(self.out, self.found | {"wrong": self.wrong})
 
 
@@ -190,7 +193,12 @@ def main() -> int:
     Returns:
         0, or 1 if an answer was wrong or a part failed; 2 without a GPU.
     """
-    args = parse_arguments()
+    parser = make_parser(__doc__, preset=None, shorter_side=None)
+    parser.add_argument("--budget", type=float, default=540, help="seconds for everything")
+    parser.add_argument("--parts", nargs="+", help="only these")
+    parser.add_argument("--dry-run", action="store_true", help="tiny model on the CPU: check that everything runs")
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
     if not torch.cuda.is_available() and not args.dry_run:
         print("torch finds no GPU here; --dry-run shows on a CPU that the program works", file=sys.stderr)
         return 2
@@ -201,7 +209,7 @@ def main() -> int:
 
 
 def supervise(args: argparse.Namespace, out: Path) -> int:
-    """Has the parts run by other processes, one after the other: a new one takes over what a broken one left."""
+    """Runs the parts in other processes, one after the other: a new one continues after one that broke."""
     deadline = time.monotonic() + args.budget
     chosen = {
         part.name: part
@@ -211,10 +219,9 @@ def supervise(args: argparse.Namespace, out: Path) -> int:
     write_record(out, {})
     while left := [name for name in chosen if name not in read_record(out).get("parts", {})]:
         budget = deadline - time.monotonic()
-        command = [sys.executable, sys.argv[0], "--work", "--budget", str(budget), "--json", str(out), "--parts", *left]
-        command += ["--dry-run"] if args.dry_run else []
-        command += ["--preset", args.preset] if args.preset else []
-        command += ["--shorter-side", str(args.shorter_side)] if args.shorter_side else []
+        # The command line of this process, whose options the later ones override.
+        command = [sys.executable, *sys.orig_argv[1:], "--work", "--budget", str(budget), "--json", str(out)]
+        command += ["--parts", *left]
         limits = {name: part.limit_s(dry=args.dry_run) for name, part in chosen.items()}
         reason = watch(command, out, limits, deadline)
         found = read_record(out)
@@ -228,7 +235,7 @@ def supervise(args: argparse.Namespace, out: Path) -> int:
             print(f"no part could begin: {reason}", file=sys.stderr)
             return 1
     found = read_record(out)
-    print_table(found)
+    show(found)
     if found["wrong"]:
         print(f"WRONG: {', '.join(found['wrong'])}", file=sys.stderr)
     return 1 if found["wrong"] else 0
@@ -267,7 +274,7 @@ def work(args: argparse.Namespace) -> int:
     """Runs parts, and goes on with the record that another process began.
 
     Returns:
-        0, or `_UNUSABLE` if the GPU answers no more: what an illegal access leaves behind fails everything after it.
+        0, or `_UNUSABLE` if the GPU no longer responds: after an illegal access everything fails.
     """
     run = prepare(args, time.monotonic() + args.budget)
     print(machine.headline(run.found["machine"]))
@@ -284,29 +291,10 @@ def read_record(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def write_record(path: Path, found: Mapping[str, Any]) -> None:
-    """Writes what was found so far, whole or not at all."""
-    with whole_file(path) as file:
-        file.write_text(json.dumps(found, indent=1) + "\n")
-
-
 def current_part(found: Mapping[str, Any]) -> str:
     """The part that was begun and is not done; empty if there is none."""
     parts = found.get("parts", {})
     return next((name for name, record in parts.items() if record["status"] == _BEGUN), "")
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="model, seeded weights; None: convnext_large")
-    parser.add_argument("--shorter-side", type=int, help="test-time size in pixels; None: 800")
-    parser.add_argument("--budget", type=float, default=540, help="seconds, all in all")
-    parser.add_argument("--parts", nargs="+", help="only these")
-    parser.add_argument("--dry-run", action="store_true", help="tiny model on the CPU: see that everything runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here, after each part")
-    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
 
 
 def prepare(args: argparse.Namespace, deadline: float) -> Run:
@@ -367,17 +355,13 @@ def check_kernels(run: Run) -> None:
     config, (height, width) = run.model.config, run.geometry.padded
     shapes = [(height // stride, width // stride) for stride in (32, 16, 8)]
     tokens = sum(h * w for h, w in shapes)
-    generator = torch.Generator(run.device).manual_seed(0)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, device=run.device)
-
+    normal = run.random
     heads, channels = config.num_heads, config.hidden_dim // config.num_heads
     value = normal(1, tokens, heads, channels)
     grid = (1, tokens, heads, len(shapes), config.encoder_points)
     # Around the token itself, some of them over the border, as in the network.
-    centres = torch.rand(1, tokens, 1, 1, 1, 2, generator=generator, device=run.device)
-    locations = centres + normal(*grid, 2) * 0.05
+    centers = torch.rand(1, tokens, 1, 1, 1, 2, generator=run.generator, device=run.device)
+    locations = centers + normal(*grid, 2) * 0.05
     weights = normal(*grid).flatten(3).softmax(-1).unflatten(3, grid[3:])
     exact = sample_by_grid(value.double(), shapes, locations.double(), weights.double())
     times = run.found.setdefault("sampling_ms", {})
@@ -395,11 +379,11 @@ def check_kernels(run: Run) -> None:
     probs = (normal(queries, len(run.words.seen) + 1) * 2).softmax(-1)
     embeddings, is_thing = normal(queries, config.embed_dim), torch.tensor(run.words.is_thing, device=run.device)
     resizer = MaskResizer(run.geometry, mask_size, run.device)
-    scores, kept = probs.max(-1).values, torch.rand(queries, generator=generator, device=run.device) < 0.6
+    scores, kept = probs.max(-1).values, torch.rand(queries, generator=run.generator, device=run.device) < 0.6
     plain = owned_pixels(logits, scores, kept, resizer)
     merging = run.found.setdefault("merging_ms", {})
     if run.on_gpu:
-        from fcclip_core.ownership_triton import owned_pixels_by_triton
+        from fcclip_core.inference.ownership_triton import owned_pixels_by_triton
 
         taps = FrameTaps.of(run.geometry, mask_size, run.device)
         kernel = owned_pixels_by_triton(logits, scores, kept, taps)
@@ -408,15 +392,13 @@ def check_kernels(run: Run) -> None:
         merging["owners, kernel"] = 1e3 * run.seconds(lambda: owned_pixels_by_triton(logits, scores, kept, taps))
     merging["owners, bands"] = 1e3 * run.seconds(lambda: owned_pixels(logits, scores, kept, resizer))
     merger = DeviceMerger(run.device)
-    expected = panoptic_segments(logits, probs, is_thing, resizer, run.settings)
-    merged = merger(logits, probs, embeddings, is_thing, run.geometry, run.settings)
-    run.verdict("merged pixels that differ", float((merged.segment_map != expected.segment_map).mean()), 1e-3)
-    merging["device"] = 1e3 * run.seconds(
-        lambda: merger(logits, probs, embeddings, is_thing, run.geometry, run.settings)
-    )
-    merging["panoptic_segments"] = 1e3 * run.seconds(
-        lambda: panoptic_segments(logits, probs, is_thing, resizer, run.settings)
-    )
+    masks = ClassifiedMasks(logits, probs, embeddings, is_thing, run.geometry, run.settings)
+    merge = functools.partial(merger, masks)
+    merge_plainly = functools.partial(panoptic_segments, logits, probs, is_thing, resizer, run.settings)
+    differ = merge().segment_map != merge_plainly().segment_map
+    run.verdict("merged pixels that differ", float(differ.mean()), 1e-3)
+    merging["device"] = 1e3 * run.seconds(merge)
+    merging["panoptic_segments"] = 1e3 * run.seconds(merge_plainly)
 
 
 def check_network_kernels(run: Run) -> None:
@@ -426,11 +408,7 @@ def check_network_kernels(run: Run) -> None:
     from fcclip_core.kernels.attention_triton import attend_in_parts
     from fcclip_core.kernels.depthwise_triton import depthwise_norm
 
-    generator = torch.Generator(run.device).manual_seed(0)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, device=run.device)
-
+    normal = run.random
     (height, width), times = run.geometry.padded, run.found.setdefault("network_kernels_ms", {})
     for side, channels in ((4, 192), (8, 384), (16, 768), (32, 1536)):
         x, weight = normal(1, height // side, width // side, channels).bfloat16(), normal(channels, 1, 7, 7) / 7
@@ -472,7 +450,7 @@ def check_frames(run: Run) -> None:
 
 
 def compute_reference(run: Run) -> None:
-    """Eager float32 without TF32, which every other way is held against; itself against the CPU, at a small size."""
+    """Eager float32 without TF32, which every other way is compared with; itself against the CPU, at a small size."""
     run.reference = exact_answer(run)
     with exact_products():
         if run.on_gpu:
@@ -509,7 +487,7 @@ def time_published(run: Run) -> None:
             with trace.stage("total"):
                 pipeline.segment(state, run.model.config, run.image, words, run.settings, trace)
             traces.append(trace)
-    stages = {name: 1e3 * median(trace.wall[name] for trace in traces[1:]) for name in traces[0].wall}
+    stages = {name: 1e3 * seconds for name, seconds in medians(traces[1:])["wall"].items()}
     parts = ("backbone", "pixel decoder", "mask decoder")
     # Semantic and instance results are not part of what our ways are timed for.
     total = stages["total"] - stages["semantic"] - stages["instances"]
@@ -522,25 +500,17 @@ def time_published(run: Run) -> None:
     print(f"  frame {total:.2f} ms")
 
 
-def eager(run: Run, precision: str, sampler: Sampler) -> Callable[[], Network]:
+def eager(run: Run, precision: str, sampler: Sampler) -> Network:
     """The modules as they are, in a precision, with a form of deformable attention."""
-
-    def make() -> Network:
-        return UncompiledNetwork(run.model, run.device, TYPES[precision], sampler)
-
-    return make
+    return UncompiledNetwork(run.model, run.device, TYPES[precision], sampler)
 
 
-def compiled(run: Run, precision: str, compiler: str | None = "inductor") -> Callable[[], Network]:
+def compiled(run: Run, precision: str, compiler: str | None = "inductor") -> CompiledBackend:
     """The `compiled` backend; without a compiler it is a CUDA graph of the modules as they are."""
     if run.is_dry:
         # Traces the network as Inductor would, and makes no kernels.
         compiler = compiler and "eager"
-
-    def make() -> Network:
-        return CompiledBackend(run.model, run.device, dtype=TYPES[precision], compiler=compiler)
-
-    return make
+    return CompiledBackend(run.model, run.device, dtype=TYPES[precision], compiler=compiler)
 
 
 class UncompiledNetwork:
@@ -560,24 +530,17 @@ class UncompiledNetwork:
         output = self.network(image.to(self.dtype).contiguous(memory_format=torch.channels_last))
         return ModelOutput(*(x.float() if x.is_floating_point() else x for x in vars(output).values()))
 
-    @torch.inference_mode()
-    def stages(self, image: torch.Tensor) -> dict[str, Callable[[], Any]]:
-        """The stages of `FCCLIP.forward`, each on what the one before it gave."""
-        image = image.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        network = self.network
-        features = network.backbone(image)
-        pixels = network.pixel_decoder(features)
-        masks = network.mask_decoder(pixels).mask_logits
-        small = F.interpolate(masks, size=features.res5.shape[-2:], mode="bilinear", align_corners=False) > 0
-        return {
-            "backbone": lambda: network.backbone(image),
-            "pixel decoder": lambda: network.pixel_decoder(features),
-            "mask decoder": lambda: network.mask_decoder(pixels),
-            "mask embedding": lambda: network.backbone.embed_masks(features.res5, small),
-        }
+    def stages_ms(self, image: torch.Tensor, repeat: int) -> dict[str, float]:
+        """Median milliseconds of the stages of `FCCLIP.forward`."""
+        traces = []
+        for _ in range(repeat):
+            traces.append(DeviceTrace(keep=False, device=self.device))
+            with clocks(network_places(self.network), traces[-1]):
+                self(image)
+        return {stage: 1e3 * seconds for stage, seconds in medians(traces)["wall"].items()}
 
 
-def time_way(run: Run, name: str, precision: str, make: Callable[[], Network]) -> None:
+def time_way(run: Run, name: str, precision: str, make: Callable[[Run], Network]) -> None:
     """One way of running the network: is it right, how long does the network take, how long a whole frame.
 
     Args:
@@ -590,10 +553,9 @@ def time_way(run: Run, name: str, precision: str, make: Callable[[], Network]) -
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     image = run.input()
-    began = time.monotonic()
-    way = make()
-    output = way(image)
-    ready = time.monotonic() - began
+    way, created = timed(make, run)
+    output, first = timed(way, image)
+    ready = created + first
     record: dict[str, Any] = {"precision": precision, "description": way.description, "ready_s": round(ready, 1)}
     run.found.setdefault("ways", {})[name] = record
     if run.reference is not None:
@@ -607,9 +569,7 @@ def time_way(run: Run, name: str, precision: str, make: Callable[[], Network]) -
     run.verdict(f"{name}, the same image again", repeated.mask, 1e-3)
     record["network_ms"] = 1e3 * run.seconds(lambda: way(image))
     if isinstance(way, UncompiledNetwork):
-        with torch.inference_mode():
-            stages = way.stages(image)
-            record["stages_ms"] = {stage: 1e3 * run.seconds(work) for stage, work in stages.items()}
+        record["stages_ms"] = way.stages_ms(image, run.repeat)
     record["frame_ms"] = 1e3 * run.seconds(frame(run, way))
     if run.on_gpu:
         record["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
@@ -620,20 +580,20 @@ def time_way(run: Run, name: str, precision: str, make: Callable[[], Network]) -
 def frame(run: Run, way: Network) -> Callable[[], Any]:
     """A whole frame, from the camera's bytes to segments on the host."""
     prepare_frame = DevicePreprocessor(run.device)
-    label = create_labeler(run.device) if run.on_gpu else PlainLabeler(DeviceMerger(run.device))
+    label = create_decoder(run.device) if run.on_gpu else EagerDecoder(DeviceMerger(run.device))
     words = Words(run.classifier(), torch.tensor(run.words.is_thing, device=run.device))
 
     @torch.inference_mode()
     def run_frame() -> Any:
         tensor, geometry = prepare_frame(run.image, run.settings)
-        return label(way(tensor), words, geometry, run.settings, StageClock(run.device))()
+        return label(UndecodedFrame(way(tensor), words, geometry, run.settings), StageClock(run.device))()
 
     return run_frame
 
 
 def check_capture(run: Run) -> None:
     """The captured network against itself uncaptured, with the convolutions that cuDNN chose for both."""
-    way, image = CompiledBackend(run.model, run.device, dtype=torch.bfloat16, compiler=None), run.input()
+    way, image = compiled(run, "bf16", None), run.input()
     captured = Reference.of(way(image))
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
@@ -646,7 +606,7 @@ def check_capture(run: Run) -> None:
 
 def profile_network(run: Run) -> None:
     """Which kernels the compiled network is made of."""
-    way, image = compiled(run, "bf16")(), run.input()
+    way, image = compiled(run, "bf16"), run.input()
     for _ in range(2):
         way(image)
     run.found["profile"] = found = profile(lambda: way(image), run.device)
@@ -654,7 +614,7 @@ def profile_network(run: Run) -> None:
 
 
 def use_product(run: Run) -> None:
-    """The public face, with the bundled model and with a large one."""
+    """The public API, with the bundled model and with a large one."""
     small = replace(run.settings, shorter_side=96) if run.is_dry else InferenceSettings()
     chosen = {"demo": small, f"recipe:{run.model.config.name}": run.settings}
     for checkpoint, settings in chosen.items():
@@ -691,7 +651,7 @@ def time_training(run: Run) -> None:
 
 def time_pieces(run: Run) -> None:
     """Where the backbone's time goes: the depthwise convolution and the two products of a block of each stage."""
-    trunk = run.model.backbone.trunk if hasattr(run.model.backbone, "trunk") else None
+    trunk: Any = getattr(run.model.backbone, "trunk", None)
     if trunk is None:
         raise NoTime("only for ConvNeXt")
     height, width = run.geometry.padded
@@ -719,7 +679,7 @@ def time_pieces(run: Run) -> None:
 def time_batch(run: Run) -> None:
     """Four cameras at once."""
     images = run.input(4)
-    way = compiled(run, "bf16")()
+    way = compiled(run, "bf16")
     seconds = run.seconds(lambda: way(images))
     run.found["batch_of_4"] = {"network_ms": 1e3 * seconds, "ms_an_image": 250 * seconds}
     print(f"  {1e3 * seconds:.2f} ms, {250 * seconds:.2f} an image")
@@ -745,7 +705,7 @@ def time_tensorrt(run: Run) -> None:
         run,
         f"{title} fp16",
         "fp16",
-        lambda: GraphBackend(run.model, run.device, TensorRt(run.device, "fp16"), answers, builds=True),
+        lambda run: GraphBackend(run.model, run.device, TensorRt(run.device, "fp16"), answers, builds=True),
     )
 
 
@@ -765,7 +725,7 @@ def fastest_sampler(run: Run) -> Sampler:
     """Triton's on a GPU."""
     if not run.on_gpu:
         return sample_by_index
-    from fcclip_core.model.deformable_triton import sample_by_triton
+    from fcclip_core.kernels.deformable_triton import sample_by_triton
 
     return sample_by_triton
 
@@ -781,17 +741,17 @@ def share(run: Run, milliseconds: float, precision: str) -> float | None:
     return sum(run.found["gflop"].values()) * 1e9 / (milliseconds * 1e-3) / limit if limit else None
 
 
-def print_table(found: Mapping[str, Any]) -> None:
-    """A row a way."""
+def show(found: Mapping[str, Any]) -> None:
+    """Prints a row for each way."""
     ways = found.get("ways", {})
     published = ways.get("published fp32", {}).get("frame_ms")
-    title = f"{found['preset']}, input {found['input'][0]}x{found['input'][1]}, milliseconds"
-    table = Table("way", "network", "frame", "times published", "share of matmul", "GiB", title=title)
+    columns = dict.fromkeys(("way", "network", "frame", "times published", "share of matmul", "GiB"), ".3g")
+    rows = []
     for name, way in ways.items():
         faster = published / way["frame_ms"] if published and "frame_ms" in way else None
         cells = (way.get("network_ms"), way.get("frame_ms"), faster, way.get("share_of_matmul"), way.get("peak_gib"))
-        table.add_row(name, *("-" if cell is None else f"{cell:.3g}" for cell in cells))
-    Console(highlight=False, width=120).print(table)
+        rows.append((name, *cells))
+    print_table(columns, rows, f"{found['preset']}, input {found['input'][0]}x{found['input'][1]}, milliseconds")
     if found["dry_run"]:
         print("dry run: nothing was measured, everything ran")
 
@@ -817,11 +777,9 @@ class Part:
         return 300.0 if dry else 2 * self.needs_s + 30
 
 
-def _way(
-    name: str, needs_s: float, make: Callable[[Run], Callable[[], Network]], *, like_another: bool = False
-) -> Part:
+def _way(name: str, needs_s: float, make: Callable[[Run], Network], *, like_another: bool = False) -> Part:
     """The part that times a way; the last word of its name is the precision."""
-    return Part(name, needs_s, lambda run: time_way(run, name, name.split()[-1], make(run)), like_another)
+    return Part(name, needs_s, lambda run: time_way(run, name, name.split()[-1], make), like_another)
 
 
 PARTS = (

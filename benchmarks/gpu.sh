@@ -46,7 +46,7 @@ if ! $dry; then
 fi
 
 # What is measured last must not cost what was measured before: gpu.py writes after each part, and knows the time.
-timeout -k 10 "$(left)" "$python" benchmarks/gpu.py --budget "$(($(left) - 15))" ${out:+--json "$out"} ${options[@]+"${options[@]}"} || status=$?
+timeout -k 10 "$(left)" "$python" -m benchmarks.gpu --budget "$(($(left) - 15))" ${out:+--json "$out"} ${options[@]+"${options[@]}"} || status=$?
 
 # In a process of its own: a kernel that reads where it must not takes its process's GPU with it.
 if ! $dry && (($(left) <= 30)); then
@@ -55,8 +55,8 @@ elif ! $dry; then
   if "$python" -c 'import pytest' 2>/dev/null; then
     limit=$(($(left) - 10))
     timeout -k 10 "$((limit < 90 ? limit : 90))" "$python" -m pytest -q -p no:cacheprovider -m "" -k "not compiles_for" \
-      test/core/test_deformable_triton.py test/core/test_gpu_network.py test/core/test_device_preprocess.py \
-      test/core/test_device_postprocess.py test/core/test_device_labels.py || ((status)) || status=1
+      test/core/kernels/test_deformable_triton.py test/core/kernels/test_gpu_network.py test/core/inference/test_preprocess_gpu.py \
+      test/core/inference/test_postprocess_gpu.py test/core/inference/test_decoder.py || ((status)) || status=1
   else
     echo "pytest is not installed: the kernels' own tests are left out" >&2
   fi

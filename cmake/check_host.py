@@ -17,7 +17,7 @@ def missing():
     if sys.platform != "linux" or platform.machine() != "x86_64":
         yield (
             f"Linux on x86-64, for which ROS 2 comes as wheels; this is {platform.system()} on {platform.machine()}: "
-            "use a ROS 2 installation and colcon instead, docs/development.md says how"
+            "use a ROS 2 installation and colcon instead, docs/how-to/install.md says how"
         )
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         yield (

@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fcclip_core.checkpoints import load_checkpoint
     from fcclip_core.results import Instances, PanopticResult, Prediction, Segment
     from fcclip_core.segmenter import Segmenter
     from fcclip_core.settings import InferenceSettings
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.classes import Vocabulary
+    from fcclip_core.weights.checkpoints import load_checkpoint
 
 __all__ = [
     "InferenceSettings",
@@ -30,8 +30,8 @@ _HOMES = {
     "Prediction": "results",
     "Segment": "results",
     "Segmenter": "segmenter",
-    "Vocabulary": "vocabulary",
-    "load_checkpoint": "checkpoints",
+    "Vocabulary": "vocabulary.classes",
+    "load_checkpoint": "weights.checkpoints",
 }
 
 

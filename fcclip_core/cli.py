@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from fcclip_core.commands import doctor, evaluate, export, segment, train, view, vocab, weights, world
-from fcclip_core.errors import FcclipError, first_line
-from fcclip_core.interruption import exit_status, interruptible
-from fcclip_core.plain_text import printable
-from fcclip_core.resources import config_path
+from fcclip_core.commands.interruption import exit_status, interruptible
+from fcclip_core.errors import FcclipError
+from fcclip_core.files.resources import config_path
+from fcclip_core.quoting import first_line, printable
 
 COMMANDS = (segment, view, weights, vocab, train, evaluate, export, world, doctor)
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             verbose = args.verbose
             if verbose:
                 logging.basicConfig(level=logging.INFO)
-            code = args.run(args)
+            code = int(args.run(args))
             _flush_output()
             return code
     except KeyboardInterrupt as error:
@@ -95,7 +95,7 @@ def _flush_output() -> None:
 
 
 def _finish_output() -> None:
-    """Writes out what is left; what cannot be written is dropped, or Python would complain of it once more at exit."""
+    """Flushes the output; what cannot be written is dropped, or Python would report it again at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

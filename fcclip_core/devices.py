@@ -10,7 +10,8 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 
-from fcclip_core.errors import DeviceLostError, SettingsError, first_line
+from fcclip_core.errors import DeviceLostError, SettingsError
+from fcclip_core.quoting import first_line
 
 
 class _OnDevice(Protocol):
@@ -71,7 +72,7 @@ def fault(device: torch.device) -> str:
 def watched(device: torch.device) -> Iterator[None]:
     """Where what fails inside failed because the device is lost, it says so instead.
 
-    Kernels run behind the calls that launch them, so the error of one is met anywhere, by whoever waits first.
+    Kernels run behind the calls that launch them, so an error is raised at the next synchronization, anywhere.
 
     Raises:
         DeviceLostError: The device answers no more.
@@ -125,7 +126,7 @@ def watches_device(
 
 
 def free_memory(device: torch.device) -> None:
-    """Gives back what nobody needs any more, and what torch keeps of a GPU's memory for later; a lost GPU keeps it."""
+    """Collects garbage and empties torch's cache of GPU memory; a lost GPU is left alone."""
     gc.collect()
     if device.type == "cuda":
         with contextlib.suppress(RuntimeError):

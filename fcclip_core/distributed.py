@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fcclip_core.devices import watched
-from fcclip_core.errors import FcclipError, first_line
+from fcclip_core.errors import FcclipError
+from fcclip_core.quoting import first_line
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables that `torchrun` sets for each process."""
@@ -19,7 +20,7 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @contextlib.contextmanager
 def workers(device: torch.device) -> Iterator[torch.device]:
-    """Joins the processes that `torchrun` started, for the length of the block; a process alone joins nobody.
+    """Joins the processes that `torchrun` started, for the length of the block; does nothing in a single process.
 
     Args:
         device: Where this process should compute. "cuda" without a number becomes the process's own GPU.
@@ -73,7 +74,7 @@ def is_first() -> bool:
 
 
 def sum_over_workers(values: Tensor) -> Tensor:
-    """Sum of each number over all processes; `values` itself is left alone."""
+    """Sum of each number over all processes; `values` is not changed."""
     if world_size() == 1:
         return values
     values = values.clone()

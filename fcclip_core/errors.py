@@ -2,34 +2,7 @@
 
 from __future__ import annotations
 
-from fcclip_core.plain_text import printable
-
-
-def first_line(said: object) -> str:
-    """The beginning of what a library or a program said; the rest is a trace, or pages of advice."""
-    return str(said).strip().partition("\n")[0][:300]
-
-
-def shown(value: object, length: int = 60) -> str:
-    """A value that somebody else chose, as a message quotes it: on one line, printable, cut where it goes on."""
-    text = value if isinstance(value, str) else _described(value)
-    quoted = ascii(text[:length]) if not text[:length].isprintable() else repr(text[:length])
-    return (quoted if isinstance(value, str) else quoted[1:-1]) + ("..." if len(text) > length else "")
-
-
-def spelled(name: object, length: int = 200) -> str:
-    """A name that somebody else chose, as a list of names has it: as it is, unless it is overlong or unprintable."""
-    is_plain = isinstance(name, str) and len(name) <= length and name.isprintable()
-    return str(name) if is_plain else shown(name, length)
-
-
-def _described(value: object) -> str:
-    """Numbers and the like as they are; of what may be nested without end, only what it is."""
-    if value is None or isinstance(value, bool | float):
-        return str(value)
-    if isinstance(value, int):
-        return str(value) if value.bit_length() <= 64 else f"a whole number of {value.bit_length()} bits"
-    return f"a {type(value).__name__}"
+from fcclip_core.quoting import printable
 
 
 class FcclipError(Exception):
@@ -45,7 +18,7 @@ class CheckpointError(FcclipError):
 
 
 class VocabularyError(FcclipError, ValueError):
-    """A vocabulary is empty, contradictory, or does not fit what the segmenter already promised."""
+    """A vocabulary is empty, contradictory, or contradicts class ids that were assigned before."""
 
 
 class YamlError(FcclipError, ValueError):

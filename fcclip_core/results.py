@@ -12,8 +12,9 @@ import torch
 
 from fcclip_core.devices import undisturbed, watched
 from fcclip_core.errors import FcclipError, ImageError
-from fcclip_core.postprocess import KEPT_SIZES, MaskResizer, instance_masks, semantic_classes
-from fcclip_core.preprocess import FrameGeometry
+from fcclip_core.inference.mask_resize import KEPT_SIZES, MaskResizer
+from fcclip_core.inference.postprocess import instance_masks, semantic_classes
+from fcclip_core.inference.preprocess import FrameGeometry
 
 _BAND = 1 << 14
 """Pixels at a time; what is needed for them stays in the processor's cache."""
@@ -72,7 +73,7 @@ class Segment:
         return self.frame_label.score if self.frame_label else self.score
 
     def voted(self, label: Label) -> Segment:
-        """The same segment under what its track's frames call it; what this frame says is kept beside."""
+        """The same segment with its track's label; this frame's own label is kept in `frame_label`."""
         own = self.frame_label or Label(self.class_id, self.name, self.score)
         return replace(self, **vars(label), frame_label=own)
 
@@ -119,7 +120,7 @@ class Instances:
     is_thing: np.ndarray
 
     def without_pixels(self, ignored: np.ndarray) -> Instances:
-        """The same instances without some pixels, bool `(H, W)`; those with no other pixels are left out."""
+        """The same instances without some pixels, bool `(H, W)`; instances without other pixels are dropped."""
         masks = self.masks & ~ignored
         kept = masks.any(axis=(1, 2))
         return Instances(
@@ -202,7 +203,8 @@ class Evidence:
         """See `PanopticResult.semantic_map`."""
         with undisturbed():
             classes = semantic_classes(self.mask_logits, self.class_probs, self._resizer())
-        return np.array(self.class_ids, np.int32)[classes]
+        ids: np.ndarray = np.array(self.class_ids, np.int32)[classes]
+        return ids
 
     def instances(self) -> Instances:
         """See `PanopticResult.instances`."""
@@ -226,7 +228,7 @@ class Evidence:
         """See `PanopticResult.probabilities`."""
         device = self.class_probs.device
         # On a GPU the next image may be in the queue already. What is read here was ready before there was a result, so
-        # it need not wait for that image: it goes past it on a stream of its own.
+        # it need not wait for that image: it runs on a second stream.
         with watched(device), torch.cuda.stream(_side_stream(device)):
             queries = torch.from_numpy(self.queries).to(device)
             return self.class_probs[queries, :-1].cpu().numpy()
@@ -248,7 +250,7 @@ class Evidence:
 
 @functools.cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """Beside the stream that images go through, and before it where both want the GPU; None on a processor."""
+    """A second CUDA stream with a higher priority; None on a CPU."""
     return torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
 
 
@@ -259,12 +261,12 @@ def _resizer(geometry: FrameGeometry, mask_size: tuple[int, int], device: torch.
 
 @dataclass(frozen=True)
 class PanopticResult:
-    """One frame, labelled with exactly one vocabulary. It is data: it can be copied, pickled and sent elsewhere.
+    """One frame, labeled with exactly one vocabulary. It is data: it can be copied, pickled and sent elsewhere.
 
     Attributes:
         segment_map: int32 `(H, W)`: 0 where there is no segment, else a `Segment.id`.
         segments: The segments, in the order of their ids.
-        vocabulary_version: Version of the vocabulary that the frame was labelled with.
+        vocabulary_version: Version of the vocabulary that the frame was labeled with.
         timings: Seconds per stage, in order: preprocess, model, classify, merge.
         evidence: What `semantic_map`, `instances` and `probabilities` are made from, by far the largest part (67 MB for
             250 queries at 800 x 1333 pixels); `dataclasses.replace(result, evidence=None)` does without them.
@@ -291,7 +293,7 @@ class PanopticResult:
         """Semantic segmentation as the paper evaluates it: int32 `(H, W)` of stable class ids.
 
         Every pixel gets the class with the largest sum over all queries of class probability times mask probability; no
-        pixel is left unlabeled, but for those that a distractor wins or that are ignored (0). Computed when asked for.
+        pixel stays unlabeled, except those that a distractor wins or that are ignored (0). Computed on request.
 
         Raises:
             FcclipError: The result has no evidence, here and below.
@@ -302,9 +304,9 @@ class PanopticResult:
         return classes
 
     def instances(self) -> Instances:
-        """The `top_k_instances` best (query, class) pairs whose class is a thing. Computed when asked for.
+        """The `top_k_instances` best (query, class) pairs whose class is a thing. Computed on request.
 
-        Ignored pixels are in no mask; instances that have no other pixels are left out.
+        Ignored pixels are in no mask; instances without other pixels are dropped.
         """
         found = self._needed().instances()
         return found if self.ignored is None else found.without_pixels(self.ignored)
@@ -312,8 +314,8 @@ class PanopticResult:
     def probabilities(self) -> np.ndarray:
         """Probability of every class for each segment, after the ensemble: float32 `(S, C)`.
 
-        Segments and classes are in their order, distractors among them; what is missing to 1 is void's. Computed when
-        asked for.
+        Segments and classes are in their order, distractors among them; what is missing to 1 is void's. Computed on
+        request.
         """
         return self._needed().probabilities()
 
@@ -375,7 +377,7 @@ class PanopticResult:
         rows = max(_BAND // pixels.shape[1], 1)
         for top in range(0, pixels.shape[0], rows):
             band = slice(top, top + rows)
-            # Every id is in the table; with another mode numpy would go through a buffer of its own.
+            # Every id is in the table; other modes make numpy copy.
             np.take(table, self.segment_map[band], out=pixels[band], mode="clip")
 
     def _per_segment(self, values: Sequence[float], dtype: type) -> np.ndarray:
@@ -385,7 +387,7 @@ class PanopticResult:
 
 
 def _remaining(segment: Segment, lost: np.ndarray, segment_map: np.ndarray) -> Segment:
-    """A segment that lost so many pixels, measured in the map that is left."""
+    """The segment after some of its pixels were removed, measured in the remaining map."""
     if not lost[segment.id]:
         return segment
     left, top, right, bottom = segment.box

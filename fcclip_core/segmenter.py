@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,100 +15,26 @@ from torch import Tensor
 
 from fcclip_core.backends import FallbackBackend, create_backend
 from fcclip_core.backends.interface import Progress as BuildProgress
-from fcclip_core.cache_folder import cache_folder
-from fcclip_core.checkpoints import Checkpoint, load_checkpoint, load_model
-from fcclip_core.class_ids import ClassIds
-from fcclip_core.device_labels import Words, create_labeler
-from fcclip_core.device_preprocess import create_preprocessor
 from fcclip_core.devices import resolve_device, watched, watches_device
 from fcclip_core.errors import ImageError, SettingsError, VocabularyError
-from fcclip_core.model.classification import MAX_LOGIT_SCALE, MaskProbabilities, TextClassifier, classify
-from fcclip_core.model.config import PUBLISHED
+from fcclip_core.files.cache_folder import cache_folder
+from fcclip_core.inference.classification import MAX_LOGIT_SCALE, MaskProbabilities, classify
+from fcclip_core.inference.decoder import UndecodedFrame, create_decoder
+from fcclip_core.inference.mask_resize import MaskResizer
+from fcclip_core.inference.postprocess import MergedFrame
+from fcclip_core.inference.preprocess import FrameGeometry
+from fcclip_core.inference.preprocess_gpu import create_preprocessor
+from fcclip_core.inference.stage_clock import StageClock
 from fcclip_core.model.fcclip import ModelOutput
-from fcclip_core.model_zoo import AUTO, EVERYDAY
-from fcclip_core.postprocess import MaskResizer, MergedFrame
-from fcclip_core.preprocess import FrameGeometry
 from fcclip_core.quoting import short
 from fcclip_core.results import Evidence, PanopticResult, Prediction, Segment
-from fcclip_core.settings import InferenceSettings
-from fcclip_core.stage_clock import StageClock
-from fcclip_core.text import Progress, TextEncoder, TextRows
-from fcclip_core.vocabulary import Vocabulary, VocabularyClass, checked_names, require_vocabulary
-
-_UNREACHED = 2.0
-"""No score reaches it."""
-
-
-@dataclass(frozen=True)
-class ResolvedClass:
-    """A class with what was resolved for it.
-
-    Attributes:
-        item: The class.
-        id: Its stable id, from 1.
-        color: (r, g, b), 0..255.
-        seen: Whether the ensemble treats it as seen in training.
-    """
-
-    item: VocabularyClass
-    id: int
-    color: tuple[int, int, int]
-    seen: bool
-
-
-@dataclass(frozen=True)
-class VocabularySnapshot:
-    """A vocabulary made ready: what one frame is labelled with, all or nothing.
-
-    Attributes:
-        version: Grows by one with every `Segmenter.set_vocabulary`; 0 for a vocabulary that never came into force.
-        vocabulary: The classes.
-        class_ids: Stable id of each class, from 1; 0 for distractors.
-        colors: (r, g, b) of each class, 0..255.
-        seen: Whether the ensemble treats each class as seen in training.
-        words: Text rows, temperatures, thing flags and smallest scores, on the device.
-    """
-
-    version: int
-    vocabulary: Vocabulary
-    class_ids: tuple[int, ...]
-    colors: tuple[tuple[int, int, int], ...]
-    seen: tuple[bool, ...]
-    words: Words
-
-    @property
-    def classifier(self) -> TextClassifier:
-        """Text rows and temperatures."""
-        return self.words.classifier
-
-    @functools.cached_property
-    def published(self) -> tuple[ResolvedClass, ...]:
-        """The classes that frames are labeled with: all but distractors, in their order."""
-        return tuple(row for row in self._rows() if not row.item.distractor)
-
-    @functools.cached_property
-    def distractors(self) -> tuple[ResolvedClass, ...]:
-        """The classes that compete and are never published, with id 0."""
-        return tuple(row for row in self._rows() if row.item.distractor)
-
-    def only(self, classes: Sequence[int]) -> VocabularySnapshot:
-        """Some of the classes; their ids, colors and text rows stay what they are.
-
-        Args:
-            classes: Their positions, 0..C-1, in rising order, at least one.
-        """
-        return VocabularySnapshot(
-            version=self.version,
-            vocabulary=replace(self.vocabulary, classes=tuple(self.vocabulary.classes[index] for index in classes)),
-            class_ids=tuple(self.class_ids[index] for index in classes),
-            colors=tuple(self.colors[index] for index in classes),
-            seen=tuple(self.seen[index] for index in classes),
-            words=self.words.only(classes),
-        )
-
-    def _rows(self) -> Iterator[ResolvedClass]:
-        columns = (self.vocabulary.classes, self.class_ids, self.colors, self.seen)
-        return map(ResolvedClass, *columns)
+from fcclip_core.settings import AUTO, PUBLISHED, InferenceSettings
+from fcclip_core.vocabulary.class_ids import ClassIds
+from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass, checked_names, require_vocabulary
+from fcclip_core.vocabulary.snapshot import SnapshotBuilder, TextEmbeddings, VocabularySnapshot
+from fcclip_core.vocabulary.text_embeddings import Progress, TextEncoder, TextRows
+from fcclip_core.weights.checkpoints import Checkpoint, load_checkpoint, load_model
+from fcclip_core.weights.model_zoo import EVERYDAY
 
 
 @dataclass(frozen=True)
@@ -132,26 +57,11 @@ class EncodedImage:
         return MaskResizer(self.geometry, (logits.shape[-2], logits.shape[-1]), logits.device)
 
 
-@dataclass(frozen=True)
-class TextEmbeddings:
-    """Names in CLIP's joint space, where the embeddings of segments lie too.
-
-    Attributes:
-        rows: float32 `(N, D)`, unit vectors.
-        logit_scale: A softmax over names takes this times the cosines, as the out-of-vocabulary classifier does.
-        model: Identity of the text tower: rows of different models do not compare.
-    """
-
-    rows: np.ndarray
-    logit_scale: float
-    model: str
-
-
 class Segmenter:
     """FC-CLIP with a current vocabulary.
 
     Image and words are separate: the network sees the image alone, `set_vocabulary` may be called from any thread at
-    any time, and a frame is labelled with exactly one vocabulary, the one in force when the frame began.
+    any time, and a frame is labeled with exactly one vocabulary: the one that was active when the frame began.
 
     Attributes:
         config: Shape of the network.
@@ -190,10 +100,13 @@ class Segmenter:
             width=checkpoint.config.embed_dim,
         )
         self._class_ids = ClassIds()
+        self._snapshots = SnapshotBuilder(
+            self._model, self._rows_of, checkpoint.train_vocabulary, self._class_ids, self._backend.device
+        )
         self._snapshot: VocabularySnapshot | None = None
         self._writer = threading.Lock()
         self._preprocess = create_preprocessor(self._backend.device)
-        self._labeler = create_labeler(self._backend.device)
+        self._decoder = create_decoder(self._backend.device)
 
     @classmethod
     def from_checkpoint(
@@ -232,14 +145,14 @@ class Segmenter:
 
     @property
     def vocabulary(self) -> VocabularySnapshot | None:
-        """The vocabulary in force, or None before the first `set_vocabulary`."""
+        """The active vocabulary, or None before the first `set_vocabulary`."""
         return self._snapshot
 
     def default_background(self) -> Vocabulary | None:
         """What should compete with short lists of words (`Vocabulary.with_background`), for this checkpoint.
 
         Its training vocabulary, which the in-vocabulary classifier knows, and, if its CLIP was trained at web scale,
-        everyday things and surfaces besides. None for seeded weights, which know no words.
+        everyday things and surfaces too. None for seeded weights, whose text embeddings mean nothing.
         """
         if self.provenance.seeded:
             return None
@@ -254,22 +167,22 @@ class Segmenter:
 
     @property
     def computes_beside(self) -> bool:
-        """Whether `encode` and `start_labeling` return before a GPU has done what they launched."""
+        """Whether `encode` and `start_decoding` return before a GPU has done what they launched."""
         return self.device.type == "cuda"
 
     @property
     def backend_description(self) -> str:
-        """What runs where, for people."""
+        """Human-readable: the backend, its precision and its device."""
         return self._backend.description
 
     @property
-    def backend_problem(self) -> str:
+    def backend_warning(self) -> str:
         """Which backend should run and does not any more, and why; empty while nothing is wrong."""
         return self._backend.problem
 
     @watches_device
     def prepare(self, height: int, width: int, batch: int = 1, progress: BuildProgress | None = None) -> None:
-        """Makes ready what the first images of a size would have to wait for; may take minutes.
+        """Builds whatever the first images of a size need; may take minutes.
 
         Args:
             height: Of the images to come, in pixels, as the camera gives them.
@@ -280,26 +193,26 @@ class Segmenter:
         _limit_threads(self._settings)
         self._backend.prepare(batch, *self.padded_size(height, width), progress)
 
-    def prepare_beside(self, height: int, width: int, batches: int = 1, *, asked: bool = True) -> None:
-        """Makes images of a size ready, alone and together, while others are segmented; returns at once.
+    def prepare_beside(self, height: int, width: int, batches: int = 1, *, requested: bool = True) -> None:
+        """Builds whatever images of a size need, single ones and batches, in the background; returns at once.
 
         Args:
             height: Of the images to come, in pixels, as the camera gives them.
             width: Likewise.
             batches: Images that come together at most.
-            asked: Build whatever they need. If not: what is built for those who ask alone is left, such as engines.
+            requested: Whether the user asked for this size; expensive builds, such as engines, are made only then.
         """
         _limit_threads(self._settings)
-        self._backend.prepare_beside(batches, *self.padded_size(height, width), asked=asked)
+        self._backend.prepare_beside(batches, *self.padded_size(height, width), requested=requested)
 
     def close(self, timeout: float | None = None) -> bool:
-        """Makes nothing ready beside any more; images can be segmented as before.
+        """Stops the builds in the background; images can be segmented as before.
 
         Args:
-            timeout: Seconds to wait for what is being made; None: as long as it takes.
+            timeout: Seconds to wait for the build in progress; None: no limit.
 
         Returns:
-            False if it is still being made.
+            False if a build is still in progress.
         """
         return self._backend.close(timeout)
 
@@ -310,11 +223,11 @@ class Segmenter:
         text_embeddings: np.ndarray | Tensor | None = None,
         progress: Progress | None = None,
     ) -> VocabularySnapshot:
-        """Makes a vocabulary ready without putting it into force; pass the snapshot to `__call__` for single frames.
+        """Prepares a vocabulary without activating it; pass the snapshot to `__call__` for single frames.
 
         Args:
-            vocabulary: Classes; names that were in force before have their ids, others such that are free. Those are
-                not promised to them before `activate`.
+            vocabulary: Classes; names that were active before keep their ids, new names get free ids, which `activate`
+                makes permanent.
             text_embeddings: float32 `(total synonyms, D)` unit rows; skips the text tower.
             progress: Called with (names encoded, names to encode) while new words are encoded.
 
@@ -322,20 +235,7 @@ class Segmenter:
             VocabularyError: Ids contradict earlier ones, or the rows do not fit.
         """
         require_vocabulary("the vocabulary", vocabulary)
-        rows = self._text_rows(vocabulary, text_embeddings, progress)
-        seen = vocabulary.seen_mask(frozenset(self.train_vocabulary.synonyms))
-        margin = torch.tensor([item.margin for item in vocabulary.classes])
-        classifier = TextClassifier.build(
-            self._model, rows, vocabulary.synonym_counts, torch.from_numpy(seen), self.device, margin
-        )
-        return VocabularySnapshot(
-            version=0,
-            vocabulary=vocabulary,
-            class_ids=self._class_ids.look_up(vocabulary),
-            colors=vocabulary.colors,
-            seen=tuple(bool(flag) for flag in seen),
-            words=self._words(classifier, vocabulary),
-        )
+        return self._snapshots.prepare(vocabulary, text_embeddings, progress)
 
     def set_vocabulary(
         self,
@@ -343,7 +243,7 @@ class Segmenter:
         text_embeddings: np.ndarray | Tensor | None = None,
         progress: Progress | None = None,
     ) -> VocabularySnapshot:
-        """Puts a vocabulary into force, atomically, from the next frame on; may run beside `__call__`.
+        """Activates a vocabulary, atomically, from the next frame on; may run in parallel with `__call__`.
 
         Args:
             vocabulary: The classes.
@@ -351,24 +251,24 @@ class Segmenter:
             progress: Called with (names encoded, names to encode) while new words are encoded.
 
         Returns:
-            The vocabulary in force, with its version and class ids.
+            The active vocabulary, with its version and class ids.
 
         Raises:
-            VocabularyError: See `prepare_vocabulary`; the vocabulary in force stays.
+            VocabularyError: See `prepare_vocabulary`; the active vocabulary stays.
         """
         return self.activate(self.prepare_vocabulary(vocabulary, text_embeddings, progress))
 
     def activate(self, prepared: VocabularySnapshot) -> VocabularySnapshot:
-        """Puts a vocabulary that was made ready into force, atomically, from the next frame on; takes no time.
+        """Activates a prepared vocabulary, atomically, from the next frame on; takes no time.
 
         Args:
             prepared: From `prepare_vocabulary`.
 
         Returns:
-            The vocabulary in force, with its version, and with class ids that are its classes' from now on.
+            The active vocabulary, with its version and permanent class ids.
 
         Raises:
-            VocabularyError: An id that it asks for was given to another name meanwhile.
+            VocabularyError: An id that it requests was assigned to another name in the meantime.
         """
         with self._writer:
             version = self._snapshot.version + 1 if self._snapshot else 1
@@ -376,12 +276,12 @@ class Segmenter:
             return self._snapshot
 
     def unknown_words(self, words: Sequence[str]) -> list[str]:
-        """Those words, each once, that were not encoded yet: what needs one of them has to wait for it."""
+        """The words that are not encoded yet, each once."""
         return self._text.unknown(words)
 
     @watches_device
     def learn_words(self, words: Sequence[str]) -> None:
-        """Encodes words; what needs them later has not to wait. May run beside `__call__`.
+        """Encodes words for later use; may run in parallel with `__call__`.
 
         Raises:
             CheckpointError: The text tower gives no usable numbers.
@@ -392,37 +292,19 @@ class Segmenter:
     def extend_vocabulary(
         self, snapshot: VocabularySnapshot, further: Sequence[VocabularyClass], without: Collection[str] = ()
     ) -> VocabularySnapshot:
-        """Adds classes to a vocabulary that was made ready, for single frames; no id is promised to them.
+        """Adds classes to a prepared vocabulary, for single frames; no ids are assigned to them.
 
-        Segments of all classes are published then, distractors' and those below a minimum score too: whoever asks for
-        more than the vocabulary has wants to see what it is.
+        Segments of all classes are published then, also those of distractors and those below a minimum score.
 
         Args:
-            snapshot: What competes with them.
-            further: Their ids are 0, whatever they ask for.
-            without: Synonyms that the vocabulary's own classes are to do without. First ones stay.
+            snapshot: The classes that compete with them.
+            further: The added classes; their ids are 0.
+            without: Synonyms to remove from the vocabulary's own classes; first synonyms stay.
 
         Raises:
             VocabularyError: A name is taken.
         """
-        own, added = snapshot.vocabulary.classes, tuple(further)
-        if not added and snapshot.words.minimum_scores is None:
-            return snapshot
-        kept = [index == 0 or text not in without for item in own for index, text in enumerate(item.synonyms)]
-        extended = Vocabulary((*own, *added))
-        names = [text for item in added for text in item.synonyms]
-        seen = extended.seen_mask(frozenset(self.train_vocabulary.synonyms))[len(own) :]
-        rows = self._rows_of(names) if names else torch.zeros(0, self.config.embed_dim)
-        counts = extended.synonym_counts[len(own) :]
-        classifier = snapshot.classifier.extended(kept, rows, counts, torch.from_numpy(seen))
-        return VocabularySnapshot(
-            version=0,
-            vocabulary=extended,
-            class_ids=(*snapshot.class_ids, *(0 for _ in added)),
-            colors=(*snapshot.colors, *extended.colors[len(own) :]),
-            seen=(*snapshot.seen, *map(bool, seen)),
-            words=replace(self._words(classifier, extended), minimum_scores=None),
-        )
+        return self._snapshots.extend(snapshot, further, without)
 
     @watches_device
     def embed_text(self, names: Sequence[str], progress: Progress | None = None) -> TextEmbeddings:
@@ -449,15 +331,15 @@ class Segmenter:
 
         Args:
             image: uint8 RGB `(H, W, 3)`, any size.
-            vocabulary: A prepared vocabulary for this frame alone; None takes the one in force.
+            vocabulary: A prepared vocabulary for this frame alone; None takes the active one.
 
         Raises:
             ImageError: Not such an image.
-            VocabularyError: No vocabulary is in force.
+            VocabularyError: No vocabulary is active.
         """
-        # Both are read once: a frame is labelled with one vocabulary and one set of settings.
+        # Both are read once: one vocabulary and one set of settings per frame.
         snapshot, settings = self._require(vocabulary), self._settings
-        return self.label(self.encode(image, settings), snapshot, settings)
+        return self.decode(self.encode(image, settings), snapshot, settings)
 
     def encode(self, image: np.ndarray, settings: InferenceSettings | None = None) -> EncodedImage:
         """Runs the network alone, at the size that `settings` say; `image` and errors as `__call__`."""
@@ -487,7 +369,7 @@ class Segmenter:
         """(height, width) at which the network sees an image under the present settings; equal ones fit one batch."""
         return FrameGeometry.of(height, width, self._settings).padded
 
-    def label(
+    def decode(
         self,
         encoded: EncodedImage,
         vocabulary: VocabularySnapshot | None = None,
@@ -497,25 +379,25 @@ class Segmenter:
 
         Args:
             encoded: From `encode`.
-            vocabulary: A prepared vocabulary; None takes the one in force.
+            vocabulary: A prepared vocabulary; None takes the active one.
             settings: Ensemble and thresholds; None takes the segmenter's. The network's input size is already decided.
 
         Raises:
-            VocabularyError: No vocabulary is in force.
+            VocabularyError: No vocabulary is active.
         """
-        return self.start_labeling(encoded, vocabulary, settings)()
+        return self.start_decoding(encoded, vocabulary, settings)()
 
     @watches_device
-    def start_labeling(
+    def start_decoding(
         self,
         encoded: EncodedImage,
         vocabulary: VocabularySnapshot | None = None,
         settings: InferenceSettings | None = None,
     ) -> Callable[[], PanopticResult]:
-        """`label` in two steps: on a GPU, the next image can be encoded while this one is computed.
+        """`decode` in two steps: on a GPU, the next image can be encoded while this one is computed.
 
         Args:
-            encoded: As for `label`, like the others.
+            encoded: As for `decode`, like the others.
             vocabulary: Likewise.
             settings: Likewise.
 
@@ -523,12 +405,12 @@ class Segmenter:
             What waits for the result; to be called once.
 
         Raises:
-            VocabularyError: No vocabulary is in force.
+            VocabularyError: No vocabulary is active.
         """
         snapshot, used = self._require(vocabulary), self._frame_settings(settings)
         output, geometry = encoded.output, encoded.geometry
         clock = StageClock(self.device)
-        wait = self._labeler(output, snapshot.words, geometry, used, clock)
+        wait = self._decoder(UndecodedFrame(output, snapshot.words, geometry, used), clock)
 
         def finish() -> PanopticResult:
             with watched(self.device):
@@ -612,29 +494,9 @@ class Segmenter:
             settings = replace(settings, shorter_side=min(self.config.shorter_side, settings.max_size))
         return settings
 
-    def _words(self, classifier: TextClassifier, vocabulary: Vocabulary) -> Words:
-        things = torch.tensor(vocabulary.things, device=self.device)
-        minimum = [_UNREACHED if item.distractor else item.minimum_score for item in vocabulary.classes]
-        return Words(classifier, things, torch.tensor(minimum, device=self.device) if any(minimum) else None)
-
     def _rows_of(self, names: Sequence[str], progress: Progress | None = None) -> Tensor:
         _limit_threads(self._settings)
         return self._text.rows(names, progress)
-
-    def _text_rows(
-        self, vocabulary: Vocabulary, given: np.ndarray | Tensor | None, progress: Progress | None
-    ) -> Tensor:
-        if given is None:
-            return self._rows_of(vocabulary.synonyms, progress)
-        rows = torch.as_tensor(given, dtype=torch.float32)
-        expected = (len(vocabulary.synonyms), self.config.embed_dim)
-        if tuple(rows.shape) != expected:
-            raise VocabularyError(
-                f"text_embeddings has shape {tuple(rows.shape)}; expected {expected}: one row a synonym, class by class"
-            )
-        if not torch.allclose(rows.norm(dim=-1), torch.ones(len(rows)), atol=1e-3):
-            raise VocabularyError("text_embeddings holds rows that are not of unit length; divide each by its L2 norm")
-        return rows
 
 
 def _require_settings(settings: InferenceSettings) -> None:
@@ -643,13 +505,13 @@ def _require_settings(settings: InferenceSettings) -> None:
 
 
 def _limit_threads(settings: InferenceSettings) -> None:
-    """Sets torch's number of threads, which holds for the thread that sets it: whoever computes has to."""
+    """Sets torch's number of threads, which holds only for the calling thread."""
     if settings.num_threads and torch.get_num_threads() != settings.num_threads:
         torch.set_num_threads(settings.num_threads)
 
 
 def _image_of(output: ModelOutput, index: int) -> ModelOutput:
-    """The answer for one image of a batch, as a batch of one, in memory of its own: keeping it keeps no other."""
+    """The answer for one image of a batch, as a batch of one; a copy, so that it does not keep the batch alive."""
     if len(output.mask_logits) == 1:
         return output
     one = slice(index, index + 1)

@@ -1,46 +1,164 @@
-"""Inference settings: what may change between two frames without touching the weights."""
+"""Every setting of the model, once: default, range, unit and help. Command line, ROS parameters and docs follow."""
 
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
 from numbers import Real
 from typing import Any, SupportsIndex
 
 from fcclip_core.errors import SettingsError
 from fcclip_core.quoting import short
 
+AUTO = "auto"
+"""The choice that depends on what there is: the checkpoint, the device, the backend."""
+
+EMPTY = '""'
+"""How an empty choice is written."""
+
 ENSEMBLES = ("geometric", "arithmetic", "in_vocabulary", "out_of_vocabulary")
+
+PUBLISHED, BEST_CELL = VANISHED_MASKS = ("published", "best_cell")
+"""What masks that vanish at stride 32 are pooled over: nothing, as in the published code, or one cell each."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a setting beside its name, its type and its default.
+
+    Attributes:
+        help: A sentence without its full stop.
+        limits: Smallest and largest value of a number.
+        unit: Of a number, such as "pixels".
+        zero: What 0 means, if it means something else than a small number; then it need not lie within the limits.
+        none: What None means, where it is allowed.
+        choices: The texts that it may be.
+    """
+
+    help: str
+    limits: tuple[float, float] | None = None
+    unit: str = ""
+    zero: str = ""
+    none: str = ""
+    choices: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """The help, and what special values mean."""
+        unit = f", in {self.unit}" if self.unit else ""
+        special = f"; 0: {self.zero}" if self.zero else f"; {AUTO}: {self.none}" if self.none else ""
+        return f"{self.help}{unit}{special}"
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """The limits, widened to 0 where that has a meaning of its own."""
+        return (min(self.limits[0], 0), self.limits[1]) if self.limits and self.zero else self.limits
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, for an error message."""
+        if self.choices:
+            return f"one of {', '.join(choice or EMPTY for choice in self.choices)}"
+        if self.limits is None:
+            return ""
+        low, high = self.limits
+        unit = f" {self.unit}" if self.unit else ""
+        zero = f", or 0 for {self.zero}" if self.zero and low > 0 else f" (0: {self.zero})" if self.zero else ""
+        return f"between {low:g} and {high:g}{unit}{zero}"
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value of the right type may be taken."""
+        if self.choices and value not in self.choices:
+            return False
+        return self.limits is None or self.limits[0] <= value <= self.limits[1] or bool(self.zero and value == 0)
+
+
+def setting(default: Any, help: str, **about: Any) -> Any:
+    """A dataclass field that is a setting; see `About`."""
+    return field(default=default, metadata={"about": About(help, **about)})
+
+
+def settings_of(kind: type) -> Mapping[str, tuple[Field[Any], About]]:
+    """The settings of a dataclass in their order: name -> field, and what is known of it."""
+    return {item.name: (item, item.metadata["about"]) for item in fields(kind) if "about" in item.metadata}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model runs, and where; fixed while it is loaded."""
+
+    checkpoint: str = setting(
+        AUTO,
+        "Weights: a file, a bundled name, or recipe:NAME (deterministic random weights, whose labels mean nothing); "
+        "auto: the best published model that was imported on this machine, else demo",
+    )
+    device: str = setting(AUTO, "Device that runs the model: auto, cpu, cuda or cuda:N")
+    backend: str = setting(AUTO, "Backend that runs the model: auto, or one that `fcclip doctor` lists")
+    precision: str = setting(
+        AUTO,
+        "Number format in which the backend computes; auto: the fastest that passes validation",
+        choices=(AUTO, "fp32", "fp16", "bf16"),
+    )
+    vanished_masks: str = setting(
+        PUBLISHED,
+        "What masks that vanish at stride 32 are pooled over: nothing (published), or the one cell where the mask "
+        "logit is largest (best_cell)",
+        choices=VANISHED_MASKS,
+    )
+
+
+@dataclass(frozen=True)
+class WordSettings:
+    """Which classes there are, and which of them are published."""
+
+    vocabulary: str = setting(
+        AUTO,
+        "Classes: a bundled vocabulary, a .yaml or .txt file, or names, with semicolons between classes and commas "
+        'between synonyms ("person; pallet, wooden pallet")',
+    )
+    stuff: str = setting("", "Names of classes that are stuff, not countable things")
+    background: str = setting(
+        AUTO,
+        "Hidden competitors, as far as they do not overlap with the classes: a bundled vocabulary, a file, or names; "
+        "auto: those that suit the checkpoint; none: nothing",
+    )
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """Test-time settings; the defaults are the published ones.
+    """Test-time settings, which may change between two frames; the defaults are the published ones."""
 
-    Attributes:
-        shorter_side: Length in pixels to which the shorter image side is resized; 0 follows the model's preset.
-        max_size: Upper limit in pixels of the longer side after resizing.
-        alpha: Weight of the out-of-vocabulary classifier for seen classes (equation 7), 0..1.
-        beta: Weight of the out-of-vocabulary classifier for unseen classes (equation 7), 0..1.
-        ensemble: One of `ENSEMBLES`; the paper's Table 8 compares the first two.
-        object_mask_threshold: Queries whose best class scores this or less are dropped, 0..1.
-        overlap_threshold: A mask keeps its segment if it owns at least this share of its own pixels, 0..1.
-        valid_mask_only: Ensemble only where a mask survives at stride 32; None follows the model's preset, and is False
-            where the network was built to pool other masks over their best cell.
-        top_k_instances: Instances returned by `PanopticResult.instances`.
-        num_threads: CPU threads used by torch; 0 leaves torch's own choice.
-    """
-
-    shorter_side: int = 800
-    max_size: int = 1333
-    alpha: float = 0.4
-    beta: float = 0.8
-    ensemble: str = "geometric"
-    object_mask_threshold: float = 0.0
-    overlap_threshold: float = 0.8
-    valid_mask_only: bool | None = None
-    top_k_instances: int = 100
-    num_threads: int = 0
+    shorter_side: int = setting(
+        800,
+        "Length to which the shorter image side is resized",
+        unit="pixels",
+        limits=(32, 4096),
+        zero="the model's own",
+    )
+    max_size: int = setting(
+        1333, "Upper limit of the longer image side after resizing", unit="pixels", limits=(32, 8192)
+    )
+    alpha: float = setting(
+        0.4, "Weight of the out-of-vocabulary classifier for seen classes (equation 7)", limits=(0.0, 1.0)
+    )
+    beta: float = setting(
+        0.8, "Weight of the out-of-vocabulary classifier for unseen classes (equation 7)", limits=(0.0, 1.0)
+    )
+    ensemble: str = setting("geometric", "How the two classifiers are joined (Table 8)", choices=ENSEMBLES)
+    object_mask_threshold: float = setting(
+        0.0, "Object queries whose best class scores this or less are dropped", limits=(0.0, 1.0)
+    )
+    overlap_threshold: float = setting(
+        0.8, "Share of its own pixels that a mask must win to become a segment", limits=(0.0, 1.0)
+    )
+    valid_mask_only: bool | None = setting(
+        None,
+        "Join the classifiers only for masks that survive at stride 32",
+        none="as the model's preset says, but false with vanished_masks best_cell",
+    )
+    top_k_instances: int = setting(100, "Instances kept per image", limits=(1, 10_000))
+    num_threads: int = setting(0, "CPU threads of torch", limits=(0, 1024), zero="torch's choice")
 
     def __post_init__(self) -> None:
         """Checks every type and range.
@@ -48,19 +166,15 @@ class InferenceSettings:
         Raises:
             SettingsError: Naming the setting, its value and what it must be.
         """
-        for setting in fields(self):
-            self._require_type(setting.name, setting.default)
-        for name in ("alpha", "beta", "object_mask_threshold", "overlap_threshold"):
-            self._require(name, 0.0 <= getattr(self, name) <= 1.0, "between 0 and 1")
+        for name, (item, about) in settings_of(type(self)).items():
+            self._require_type(name, item.default)
+            value = getattr(self, name)
+            self._require(name, value is None or about.allows(value), about.expected)
         self._require(
-            "shorter_side",
-            self.shorter_side == 0 or 32 <= self.shorter_side <= 4096,
-            "between 32 and 4096 pixels, or 0 for the model's own",
+            "max_size",
+            self.shorter_side <= self.max_size,
+            f"between shorter_side, {self.shorter_side}, and 8192 pixels",
         )
-        self._require("max_size", self.shorter_side <= self.max_size <= 8192, "between shorter_side and 8192 pixels")
-        self._require("ensemble", self.ensemble in ENSEMBLES, f"one of {', '.join(ENSEMBLES)}")
-        self._require("top_k_instances", 1 <= self.top_k_instances <= 10_000, "between 1 and 10000")
-        self._require("num_threads", 0 <= self.num_threads <= 1024, "between 0 (torch's choice) and 1024")
 
     def _require_type(self, name: str, default: Any) -> None:
         """Numbers of other libraries, such as numpy's, become Python's own."""
@@ -84,4 +198,4 @@ class InferenceSettings:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Names of all settings, in order of declaration."""
-        return tuple(field.name for field in fields(cls))
+        return tuple(settings_of(cls))

@@ -11,7 +11,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from fcclip_core.errors import FcclipError
-from fcclip_core.plain_text import printable
+from fcclip_core.quoting import printable
 
 
 class Terminal(Console):
@@ -30,11 +30,11 @@ class Terminal(Console):
         super().__init__(file=file, soft_wrap=soft_wrap, quiet=quiet, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As Rich's, with text that obeys nobody and takes the room that it is shown in."""
+        """As Rich's, without markup or control characters, wrapped to the terminal's width."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As Rich's, with text that obeys nobody."""
+        """As Rich's, without markup or control characters."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
@@ -56,7 +56,7 @@ class _Notes(_Stream):
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(text)
+            return int(self._stream.write(text))
         except OSError:
             return len(text)
 
@@ -72,7 +72,7 @@ class _Answer(_Stream):
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(text)
+            return int(self._stream.write(text))
         except BrokenPipeError:
             raise
         except OSError as error:

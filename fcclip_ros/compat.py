@@ -1,4 +1,4 @@
-"""What differs between ROS 2 installations (distributions, wheels), handled in one place."""
+"""Differences between ROS 2 distributions and installations."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ RCLError = rclpy_implementation.RCLError
 
 
 def optional_module(name: str) -> ModuleType | None:
-    """Imports a module that not every install has, such as `vision_msgs.msg`; None where it does not import."""
+    """Imports an optional module such as `vision_msgs.msg`; None if it cannot be imported."""
     try:
         return importlib.import_module(name)
-    except Exception:  # A broken install raises anything; missing and broken are the same to the caller.
+    except Exception:  # A broken installation may raise anything; it is treated like a missing one.
         return None
 
 
 async def result_of(future: Future, executor: Executor | None) -> Any:
-    """Waits for another thread's work from inside a callback, while the executor serves its other callbacks.
+    """Awaits the result of another thread in a callback, while the executor serves other callbacks.
 
-    The callback must be in a reentrant group: to a mutually exclusive one it counts as running all the while.
+    The callback must be in a reentrant group: a mutually exclusive group would be blocked until it returns.
     """
     done = ExecutorFuture(executor=executor)
 
-    def tell(_: Future) -> None:
+    def wake(_: Future) -> None:
         done.set_result(None)
         if executor is not None:
-            # Up to Jazzy a coroutine is looked at again only when something else wakes the executor.
+            # Up to Jazzy a coroutine is only resumed when something else wakes the executor.
             executor.wake()
 
-    future.add_done_callback(tell)
+    future.add_done_callback(wake)
     await done
     try:
         return future.result()
     finally:
-        del future  # an error would know this call, and the call the error: a circle that keeps a frame alive
+        del future  # breaks the reference cycle through the traceback, which would keep a frame alive
 
 
 def run_transitions_in(node: LifecycleNode, submit: Callable[..., Future], refused: Callable[[str], None]) -> None:
-    """Moves a node's transitions, where they are asked for by service, from the executor into a thread.
+    """Runs the transitions that are requested by service in a thread instead of the executor.
 
-    So the node answers (`ros2 lifecycle get`, parameters, diagnostics) while it loads weights. A transition that the
-    present state does not have is answered with success = false; rclpy up to Jazzy raises in the executor instead
+    The node stays responsive (`ros2 lifecycle get`, parameters, diagnostics) while it loads the model. A transition
+    that is invalid in the current state returns success = false; rclpy up to Jazzy raises in the executor instead
     (ros2/rclpy issue 1209), which would end the node.
 
     Args:
-        node: The node; nothing changes if its rclpy keeps the service elsewhere.
-        submit: Runs a function in that thread, one after the other, and returns its future.
-        refused: Told why a transition was not possible.
+        node: The node; nothing is changed if its rclpy keeps the service elsewhere.
+        submit: Runs a function in the thread, in order of submission, and returns its future.
+        refused: Called with the reason why a transition failed.
     """
     service = getattr(node, "_service_change_state", None)
     if service is None:
@@ -81,10 +81,10 @@ def run_transitions_in(node: LifecycleNode, submit: Callable[..., Future], refus
 
 
 def destroy_state_machine(node: LifecycleNode) -> None:
-    """What rclpy's `destroy_node` leaves of a lifecycle node.
+    """Destroys the state machine of a lifecycle node, which rclpy's `destroy_node` does not.
 
-    The state machine holds the node's handle, and with it the DDS participant, for as long as anything holds the node
-    object: an executor that ended with a timer's callback still in its list does.
+    It holds the node's handle, and with it the DDS participant, as long as the node object is referenced, for example
+    by an executor that was shut down with a timer callback in its list.
     """
     machine = getattr(node, "_state_machine", None)
     if machine is not None and hasattr(machine, "destroy_when_not_in_use"):
@@ -92,5 +92,5 @@ def destroy_state_machine(node: LifecycleNode) -> None:
 
 
 def given_parameters(node: Node) -> Mapping[str, Parameter]:
-    """The parameters given at start (command line, files), declared or not; empty where rclpy does not tell."""
+    """The parameter overrides (command line, files), declared or not; empty if rclpy does not expose them."""
     return dict(getattr(node, "_parameter_overrides", {}))

@@ -1,4 +1,4 @@
-"""The node `fcclip`: camera topics in, panoptic labels out. Wiring only."""
+"""The node `fcclip`: open-vocabulary panoptic segmentation of camera topics."""
 
 from __future__ import annotations
 
@@ -20,46 +20,56 @@ from std_srvs.srv import SetBool
 
 import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
-from fcclip_core.background import background_from
-from fcclip_core.camera_size import described_size
 from fcclip_core.devices import free_memory
-from fcclip_core.doubts import doubts, summary
 from fcclip_core.errors import DeviceLostError, FcclipError, SettingsError
-from fcclip_core.plain_text import printable
-from fcclip_core.segmenter import ResolvedClass, Segmenter, VocabularySnapshot
-from fcclip_core.vocabulary import Vocabulary
-from fcclip_ros import parameters
-from fcclip_ros.camera import Camera
+from fcclip_core.images.camera_size import described_size
+from fcclip_core.quoting import printable
+from fcclip_core.segmenter import Segmenter
+from fcclip_core.vocabulary.background import background_from
+from fcclip_core.vocabulary.classes import Vocabulary
+from fcclip_core.vocabulary.doubts import doubts, summary
+from fcclip_core.vocabulary.snapshot import ResolvedClass, VocabularySnapshot
 from fcclip_ros.compat import RCLError, destroy_state_machine, given_parameters, result_of, run_transitions_in
-from fcclip_ros.deadlines import Deadlines
-from fcclip_ros.diagnostics import DiagnosticsPublisher, NodeState
-from fcclip_ros.find import Access, FindServices
-from fcclip_ros.frame_statistics import Report
-from fcclip_ros.guarded import GuardedNode, describe, guarded_transition
-from fcclip_ros.images import cv_bridge
-from fcclip_ros.messages import class_messages, fill_segment_image, vocabulary_from_message, vocabulary_message
-from fcclip_ros.parameters import NodeParameters
-from fcclip_ros.pipeline import LabelledFrame, Pipeline, WordOptions
+from fcclip_ros.conversions.frame import LabeledFrame
+from fcclip_ros.conversions.images import cv_bridge
+from fcclip_ros.conversions.messages import (
+    class_messages,
+    fill_segment_image,
+    vocabulary_from_message,
+    vocabulary_message,
+)
+from fcclip_ros.declarations import declare, unknown_parameters
+from fcclip_ros.node import parameters
+from fcclip_ros.node.camera import Camera
+from fcclip_ros.node.deadlines import Deadlines
+from fcclip_ros.node.diagnostics import DiagnosticsPublisher, NodeState
+from fcclip_ros.node.find import Access, FindServices
+from fcclip_ros.node.frame_statistics import Report
+from fcclip_ros.node.parameters import NodeParameters
+from fcclip_ros.node.pipeline import Pipeline, VocabularyOptions
+from fcclip_ros.node.wait_for import WaitForAction
+from fcclip_ros.node.word_queue import Superseded
+from fcclip_ros.node.worker import Worker
+from fcclip_ros.process.guarded import GuardedNode, describe, guarded_transition
+from fcclip_ros.process.runner import run_process
 from fcclip_ros.qos import IMAGE_REQUESTS, REQUESTS
-from fcclip_ros.runner import run_process
-from fcclip_ros.wait_for import WaitForAction
-from fcclip_ros.word_queue import Superseded
-from fcclip_ros.worker import Worker
 
 _SHUTDOWN_PATIENCE = 1.0
-"""Seconds that the end of the process waits for the model."""
+"""Seconds that a shutdown waits for the model."""
 
 _CLEANUP_PATIENCE = 60.0
-"""Seconds that cleaning up waits for the model."""
+"""Seconds that a cleanup waits for the model."""
 
-_NOT_CONFIGURED = "the node is not configured; see its log or /diagnostics, then: ros2 lifecycle set NODE configure"
+_NOT_CONFIGURED = (
+    "the node is not configured; check its log or /diagnostics, then run: ros2 lifecycle set NODE configure"
+)
 
 
 class Perception(GuardedNode, LifecycleNode):
-    """Labels the frames of one camera or several with vocabularies that may change at any time.
+    """Labels the frames of one or several cameras; vocabularies may change at any time.
 
-    Configuring loads the weights, activating subscribes. The executor's thread takes messages and answers services;
-    transitions, words and frames each have a thread of their own, so that nothing keeps it waiting.
+    `configure` loads the model, `activate` subscribes. The executor receives messages and serves requests; transitions,
+    text encoding and inference run on threads of their own, so that nothing blocks it.
     """
 
     def __init__(
@@ -68,18 +78,17 @@ class Perception(GuardedNode, LifecycleNode):
         stop: threading.Event | None = None,
         **options: Any,
     ) -> None:
-        """Declares parameters and makes publishers and services; loads nothing.
+        """Declares parameters and creates publishers and services; loads nothing.
 
         Args:
-            load_segmenter: Makes the segmenter, called as `Segmenter.from_checkpoint`.
-            stop: Is set when the process should end by itself, with `exit_status`.
-            **options: For rclpy's LifecycleNode.
+            load_segmenter: Creates the segmenter, with the signature of `Segmenter.from_checkpoint`.
+            stop: Set by the node to end the process with `exit_status`.
+            **options: Options of rclpy's LifecycleNode.
 
         Raises:
-            SettingsError: The cameras' names do not do.
+            SettingsError: A camera name is invalid.
         """
         super().__init__("fcclip", **options)
-        self.exit_status = 0
         self._stop = stop or threading.Event()
         self._load_segmenter = load_segmenter
         self._pipeline: Pipeline | None = None
@@ -88,19 +97,20 @@ class Perception(GuardedNode, LifecycleNode):
         self._lifecycle = "unconfigured"
         self._active = False
         self._problem = ""
-        self._given: Vocabulary | None = None
-        """The words that the parameter vocabulary gave last, as far as they came into force."""
+        self._requested_vocabulary: Vocabulary | None = None
+        """The vocabulary of the parameter that was requested last; None if it was rejected."""
         self._transitions: Worker[None] = Worker("transitions")
 
-        parameters.declare(self)
-        for complaint in parameters.unknown_parameters(given_parameters(self), self.has_parameter):
-            self.get_logger().warning(complaint)
+        declare(self, parameters.PARAMETERS)
+        given = given_parameters(self)
+        for warning in unknown_parameters(given, self.has_parameter, parameters.PARAMETERS):
+            self.get_logger().warning(warning)
         self.add_on_set_parameters_callback(self._on_parameters)
 
         names = parameters.camera_names(self.get_parameter("cameras").value)
         self._cameras = tuple(Camera(self, name, self._on_image) for name in names)
         self._diagnostics = DiagnosticsPublisher(self, self._describe)
-        # Reentrant, because these callbacks wait for other threads without holding up the executor.
+        # Reentrant: the callbacks await other threads without blocking the executor.
         group = ReentrantCallbackGroup()
         self.create_service(
             srv.SegmentImage,
@@ -109,7 +119,7 @@ class Perception(GuardedNode, LifecycleNode):
             qos_profile=IMAGE_REQUESTS,
             callback_group=group,
         )
-        # For all cameras, and for each one that has a name.
+        # For all cameras (None), and for each named camera.
         for camera in (None, *(camera for camera in self._cameras if camera.name)):
             for service, name, callback in (
                 (srv.SetVocabulary, "set_vocabulary", self._on_set_vocabulary),
@@ -122,56 +132,56 @@ class Perception(GuardedNode, LifecycleNode):
                 )
         self._deadlines = Deadlines()
         access = Access(
-            self._configured, self._camera_called, self._refusal, lambda: self._embedding_type, self._deadlines
+            self._configured, self._camera_by_name, self._reject, lambda: self._embedding_type, self._deadlines
         )
         self._find = FindServices(self, access)
         self._wait_for = WaitForAction(self, access)
         run_transitions_in(self, self._transitions.submit, lambda reason: self.get_logger().error(reason))
 
     def begin(self) -> None:
-        """Starts by itself, if the parameter autostart says so."""
+        """Configures and activates the node if the parameter autostart is true."""
         if self.get_parameter("autostart").value:
             self._transitions.submit(self._autostart)
 
     def finish(self, patience: float = _SHUTDOWN_PATIENCE + 0.5) -> bool:
-        """Shuts down from whatever state the node is in.
+        """Shuts down from any lifecycle state.
 
         Args:
-            patience: Seconds to wait for it.
+            patience: Seconds to wait.
 
         Returns:
-            False if a thread still works.
+            False if a thread is still running.
         """
-        if self._lifecycle == "configuring":  # Nobody waits for weights that nobody will use.
+        if self._lifecycle == "configuring":  # Loading the model may take long and cannot be interrupted.
             return False
         try:
             self._transitions.submit(self._shut_down).result(patience)
         except (TimeoutError, FutureTimeoutError):
             return False
         except Exception as error:
-            self.callback_failed("shutting down", error)
+            self.callback_failed("shutdown", error)
             return False
         return self._transitions.stop(patience / 10) and self._pipeline is None
 
     def destroy_node(self) -> None:
-        """As rclpy's, which leaves action servers and state machines; what is left keeps the node in the ROS graph."""
+        """As rclpy's, and destroys the action server and state machine, which would keep the node in the ROS graph."""
         self._deadlines.close()
         self._wait_for.destroy()
         super().destroy_node()
         destroy_state_machine(self)
 
     def callback_failed(self, what: str, error: Exception) -> None:
-        """Counts it, besides saying it."""
+        """Logs and counts an error."""
         super().callback_failed(what, error)
         for camera in self._cameras:
             camera.statistics.error(f"{what} failed: {describe(error)}")
         self._end_if_lost(error)
 
-    # Lifecycle, on the transitions' thread
+    # Lifecycle, on the transitions thread
 
     @guarded_transition
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Loads the weights and the vocabulary; on failure the node stays unconfigured and says why."""
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn | None:
+        """Loads the model and the vocabulary; on failure the node stays unconfigured and logs the reason."""
         self._lifecycle, self._problem = "configuring", ""
         try:
             self._configuration = NodeParameters.from_values(parameters.values_of(self))
@@ -182,78 +192,73 @@ class Perception(GuardedNode, LifecycleNode):
             for camera in self._cameras:
                 camera.statistics.error(self._problem)
             name = self.get_fully_qualified_name()
-            self.get_logger().error(f"{self._problem}; put that right, then: ros2 lifecycle set {name} configure")
+            self.get_logger().error(f"{self._problem}; fix this, then run: ros2 lifecycle set {name} configure")
             if not isinstance(error, FcclipError):
                 self.get_logger().error(printable(traceback.format_exc()))
             self._end_if_lost(error)
             return TransitionCallbackReturn.FAILURE
         self._lifecycle = "inactive"
-        return TransitionCallbackReturn.SUCCESS
+        return None
 
     @guarded_transition
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def on_activate(self, state: LifecycleState) -> None:
         """Subscribes to the cameras."""
         super().on_activate(state)
         self._active, self._lifecycle = True, "active"
         assert self._pipeline is not None  # Only a configured node is activated.
         for camera in self._cameras:
             camera.start(self._configuration, self._pipeline.segmenter)
-        return TransitionCallbackReturn.SUCCESS
 
     @guarded_transition
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribes; the weights and the vocabulary stay."""
+    def on_deactivate(self, state: LifecycleState) -> None:
+        """Unsubscribes; the model and the vocabulary stay loaded."""
         self._stop_stream()
         super().on_deactivate(state)
         self._lifecycle = "inactive"
-        return TransitionCallbackReturn.SUCCESS
 
     @guarded_transition
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Lets go of the weights."""
+    def on_cleanup(self, state: LifecycleState) -> None:
+        """Unloads the model."""
         self._unload(_CLEANUP_PATIENCE)
         self._lifecycle = "unconfigured"
-        return TransitionCallbackReturn.SUCCESS
 
     @guarded_transition
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stops for good."""
+    def on_shutdown(self, state: LifecycleState) -> None:
+        """Unsubscribes and unloads the model."""
         self._stop_stream()
         super().on_shutdown(state)
         self._unload(_SHUTDOWN_PATIENCE)
         self._lifecycle = "finalized"
-        return TransitionCallbackReturn.SUCCESS
 
     @guarded_transition
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Goes back to unconfigured after a transition that raised."""
+    def on_error(self, state: LifecycleState) -> None:
+        """Returns to unconfigured after a transition that raised."""
         self._stop_stream()
         super().on_deactivate(state)
         self._unload(_CLEANUP_PATIENCE)
         self._lifecycle = "unconfigured"
-        return TransitionCallbackReturn.SUCCESS
 
     def _autostart(self) -> None:
         try:
             if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
                 self.trigger_activate()
         except RCLError as error:
-            self.get_logger().error(f"cannot start by itself: {error}")
-        except Exception as error:  # Nobody waits for this function's outcome.
-            self.callback_failed("starting", error)
+            self.get_logger().error(f"autostart failed: {error}")
+        except Exception as error:  # The future of this task is not checked.
+            self.callback_failed("autostart", error)
 
     def _shut_down(self) -> None:
         if self._lifecycle != "finalized":
             self.trigger_shutdown()
 
     def _load(self, configuration: NodeParameters) -> None:
-        # Before the model, which takes longer to load.
+        # Before the model, so that errors are reported early.
         vocabulary = configuration.load_words() if configuration.has_own_words else None
         ignore_masks = configuration.load_ignore_masks()
         if not configuration.checkpoint:
             raise SettingsError(
-                "the parameter checkpoint is empty; set it to auto, a weights file, a bundled name or recipe:NAME "
-                "(`fcclip weights list` shows what there is)"
+                "the parameter checkpoint is empty; set it to auto, a checkpoint file, a bundled name or recipe:NAME "
+                "(see `fcclip weights list`)"
             )
         self._settings = configuration.settings
         source = configuration.train_vocabulary
@@ -269,7 +274,7 @@ class Perception(GuardedNode, LifecycleNode):
         )
         if configuration.camera_size:
             width, height = configuration.camera_size
-            self.get_logger().info(f"making ready for {described_size(width, height)}")
+            self.get_logger().info(f"preparing for {described_size(width, height)}")
             segmenter.prepare(height, width)
         for camera, ignore_mask in zip(self._cameras, ignore_masks, strict=True):
             camera.configure(configuration, ignore_mask)
@@ -283,23 +288,23 @@ class Perception(GuardedNode, LifecycleNode):
         self._pipeline.max_image_pixels = configuration.max_image_pixels
         self.get_logger().info(
             printable(
-                f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: {self._pipeline.backend}"
+                f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: "
+                f"{segmenter.backend_description}"
             )
         )
-        # Looked for here, because the search takes too long for a frame to wait for it.
-        self.get_logger().info(
-            f"colours are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}"
-        )
+        # Loaded here, because it takes too long for the first frame to wait for it.
+        self.get_logger().info(f"images are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}")
         if vocabulary is None:
             vocabulary = configuration.load_words(segmenter.train_vocabulary)
-        self._say_doubts(doubts(vocabulary, configuration.stuff))
-        background = background_from(configuration.background, segmenter)
-        self._pipeline.word_options = WordOptions(configuration.stuff, configuration.publish_only, background)
+        self._log_doubts(doubts(vocabulary, configuration.stuff))
+        background = background_from(configuration.background, segmenter.default_background)
+        self._pipeline.vocabulary_options = VocabularyOptions(
+            configuration.stuff, configuration.publish_only, background
+        )
         self._pipeline.set_vocabulary(vocabulary).result()
-        self._given = vocabulary
+        self._requested_vocabulary = vocabulary
         if configuration.camera_size:
-            most_together = min(configuration.max_batch, len(self._cameras))
-            segmenter.prepare_beside(height, width, most_together)
+            segmenter.prepare_beside(height, width, min(configuration.max_batch, len(self._cameras)))
 
     def _stop_stream(self) -> None:
         self._active = False
@@ -309,7 +314,7 @@ class Perception(GuardedNode, LifecycleNode):
                 self._pipeline.discard_frame(camera)
 
     def _unload(self, patience: float) -> None:
-        pipeline, self._vocabulary, self._given, self._distractors = self._pipeline, None, None, ()
+        pipeline, self._vocabulary, self._requested_vocabulary, self._distractors = self._pipeline, None, None, ()
         for camera in self._cameras:
             camera.vocabulary, camera.distractors = None, ()
         if pipeline is None:
@@ -317,17 +322,17 @@ class Perception(GuardedNode, LifecycleNode):
         if pipeline.close(patience):
             device = pipeline.segmenter.device
             self._pipeline = pipeline = None
-            # Threads and callbacks refer to each other; without this the weights would stay for a while.
+            # Threads and callbacks form reference cycles, which would keep the model in memory for a while.
             free_memory(device)
         else:
-            self.get_logger().warning(f"the model still works on a frame or a vocabulary after {patience:.0f} s")
+            self.get_logger().warning(f"the model is still processing a frame or a vocabulary after {patience:.0f} s")
 
     # Frames and services, in the executor
 
     def _on_image(self, camera: Camera, message: Any) -> None:
         pipeline = self._pipeline
         if pipeline is not None and self._active and camera.enabled:
-            pipeline.put(camera, message)
+            pipeline.enqueue_frame(camera, message)
 
     async def _on_set_vocabulary(
         self, camera: Camera | None, request: srv.SetVocabulary.Request, response: srv.SetVocabulary.Response
@@ -336,12 +341,12 @@ class Perception(GuardedNode, LifecycleNode):
             vocabulary = vocabulary_from_message(request.classes)
             snapshot = await result_of(self._configured().set_vocabulary(vocabulary, camera), self.executor)
         except Exception as error:
-            response.message = self._refusal("vocabulary not changed", error, camera)
-            in_force = self._vocabulary_of(camera)
-            response.version = in_force.version if in_force else 0
+            response.message = self._reject("set_vocabulary: request rejected", error, camera)
+            active = self._vocabulary_of(camera)
+            response.version = active.version if active else 0
             return response
         response.success = True
-        response.message = self._say_doubts(doubts(vocabulary))
+        response.message = self._log_doubts(doubts(vocabulary))
         response.version = snapshot.version
         response.ids = array("H", snapshot.class_ids[: len(vocabulary)])
         return response
@@ -356,7 +361,7 @@ class Perception(GuardedNode, LifecycleNode):
     async def _on_segment_image(
         self, request: srv.SegmentImage.Request, response: srv.SegmentImage.Response
     ) -> srv.SegmentImage.Response:
-        def fill(frame: LabelledFrame) -> None:
+        def fill(frame: LabeledFrame) -> None:
             stamp = self.get_clock().now().to_msg()
             vocabulary = self._vocabulary if frame.snapshot.version else None
             contour_type = self._cameras[0].outputs.contour_type
@@ -366,7 +371,7 @@ class Perception(GuardedNode, LifecycleNode):
             vocabulary = vocabulary_from_message(request.classes) if request.classes else None
             await result_of(self._configured().segment(request.image, vocabulary, fill), self.executor)
         except Exception as error:
-            response.message = self._refusal("image not segmented", error)
+            response.message = self._reject("segment_image: request rejected", error)
             return response
         response.success = True
         response.message = summary(doubts(vocabulary)) if vocabulary else ""
@@ -380,61 +385,60 @@ class Perception(GuardedNode, LifecycleNode):
             if not request.data and self._pipeline is not None:
                 self._pipeline.discard_frame(changed)
         response.success = True
-        response.message = "inference runs" if request.data else "inference is stopped; frames are ignored"
+        response.message = "inference is enabled" if request.data else "inference is disabled; frames are ignored"
         return response
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         values, before = {change.name: change.value for change in changes}, parameters.values_of(self)
         try:
             changed = parameters.check_change(before, values, self._lifecycle)
-            trained_on = None if self._pipeline is None else self._pipeline.segmenter.train_vocabulary
+            trained_on = self._pipeline.segmenter.train_vocabulary if self._pipeline else None
             readable = changed.has_own_words or trained_on is not None
             vocabulary = changed.load_words(trained_on) if "vocabulary" in values and readable else None
-            background = None if self._pipeline is None else self._pipeline.word_options.background
-            options = WordOptions(changed.stuff, changed.publish_only, background)
+            background = self._pipeline.vocabulary_options.background if self._pipeline else None
+            options = VocabularyOptions(changed.stuff, changed.publish_only, background)
             if vocabulary is not None:
                 options.apply(vocabulary)
         except FcclipError as error:
             return SetParametersResult(successful=False, reason=printable(error))
         for camera in self._cameras:
-            camera.tune(changed)
+            camera.apply_parameters(changed)
         pipeline, reason = self._pipeline, ""
         if pipeline is not None:
             pipeline.max_image_pixels = changed.max_image_pixels
             if changed.settings != self._settings:
-                pipeline.settings = self._settings = changed.settings
-            reason = self._change_words(pipeline, vocabulary, options)
-        if reason:  # rclpy drops the reason of a change that is made where another callback follows.
+                pipeline.segmenter.settings = self._settings = changed.settings
+            reason = self._change_vocabulary(pipeline, vocabulary, options)
+        if reason:  # rclpy drops the reason of a successful change if another callback follows.
             self.get_logger().info(reason)
         return SetParametersResult(successful=True, reason=reason)
 
-    def _change_words(self, pipeline: Pipeline, vocabulary: Vocabulary | None, options: WordOptions) -> str:
-        """Applies what differs of the parameters about words; returns what there is to say about it.
+    def _change_vocabulary(self, pipeline: Pipeline, vocabulary: Vocabulary | None, options: VocabularyOptions) -> str:
+        """Applies changed vocabulary parameters; returns a message for the user.
 
         Args:
-            pipeline: The threads.
-            vocabulary: What the parameter gives; None if it was not set.
-            options: What the other parameters hold now.
+            pipeline: The pipeline.
+            vocabulary: The new value of the parameter vocabulary; None if it was not set.
+            options: The values of the other parameters.
         """
-        differ = options != pipeline.word_options
-        if vocabulary is not None and vocabulary != self._given:
-            self._given = vocabulary
-            pipeline.word_options = options
+        if vocabulary is not None and vocabulary != self._requested_vocabulary:
+            self._requested_vocabulary = vocabulary
+            pipeline.vocabulary_options = options
             pipeline.set_vocabulary(vocabulary).add_done_callback(self._check_vocabulary)
-            said = self._say_doubts(doubts(vocabulary, options.stuff))
-            ready = f"{len(vocabulary)} classes are made ready; ~/vocabulary and the log say when they are active"
-            return f"{ready}; {said}" if said else ready
-        said = ""
-        if differ:
+            warnings = self._log_doubts(doubts(vocabulary, options.stuff))
+            text = f"{len(vocabulary)} classes are being encoded; see ~/vocabulary or the log for their activation"
+            return f"{text}; {warnings}" if warnings else text
+        warnings = ""
+        if options != pipeline.vocabulary_options:
             pipeline.change_options(options).add_done_callback(self._check_options)
-            current = pipeline.given_words
-            said = self._say_doubts(doubts(current, options.stuff)) if current else ""
+            current = pipeline.requested_vocabulary
+            warnings = self._log_doubts(doubts(current, options.stuff)) if current else ""
         if vocabulary is None:
-            return said
+            return warnings
         active = self._vocabulary
         return (
-            f"vocabulary is what it was, so the active words (version {active.version if active else 0}) stay, whoever "
-            "gave them; ~/set_vocabulary replaces them"
+            f"vocabulary is unchanged; the active vocabulary (version {active.version if active else 0}) stays, "
+            "whether it was set by parameter or by service; use ~/set_vocabulary to replace it"
         )
 
     def _configured(self) -> Pipeline:
@@ -442,44 +446,42 @@ class Perception(GuardedNode, LifecycleNode):
             raise FcclipError(_NOT_CONFIGURED)
         return self._pipeline
 
-    def _camera_called(self, name: str) -> Camera:
-        """The camera of that name; the first one for an empty name."""
+    def _camera_by_name(self, name: str) -> Camera:
+        """The camera of that name, the first one for an empty name; FcclipError for an unknown name."""
         for camera in self._cameras:
             if name in ("", camera.name):
                 return camera
         names = ", ".join(camera.name for camera in self._cameras)
-        advice = (
-            f"the parameter cameras has {names}" if names else "the node has one, without a name: leave camera empty"
-        )
-        raise FcclipError(f"there is no camera {name!r}; {advice}")
+        expected = f"one of the parameter cameras: {names}" if names else "an empty name: the node has one camera"
+        raise FcclipError(f"there is no camera {name!r}; expected {expected}")
 
     @property
     def _embedding_type(self) -> str:
-        # One for all cameras.
+        # The same for all cameras.
         return self._cameras[0].outputs.embedding_type
 
     def _vocabulary_of(self, camera: Camera | None) -> msg.Vocabulary | None:
-        """What is in force for a camera; None asks for what was last given to all."""
+        """The active vocabulary of a camera; None: the latest one for all cameras."""
         return camera.vocabulary if camera else self._vocabulary
 
-    def _say_doubts(self, found: Sequence[str]) -> str:
-        """Logs what is doubtful in a vocabulary, and returns it for an answer."""
+    def _log_doubts(self, found: Sequence[str]) -> str:
+        """Logs warnings about a vocabulary, and returns them for the response."""
         if found:
             self.get_logger().warning(printable(f"vocabulary: {summary(found)}"))
         return summary(found)
 
-    def _refusal(self, what: str, error: BaseException, camera: Camera | None = None) -> str:
-        """Counts and logs a request that cannot be served, and returns what to answer."""
+    def _reject(self, what: str, error: BaseException, camera: Camera | None = None) -> str:
+        """Counts and logs a rejected request, and returns the reason for the response."""
         if isinstance(error, CancelledError):
             reason = "the node is being shut down or cleaned up"
         else:
             reason = printable(describe(error))
         if isinstance(error, Superseded):
-            # Neither the node's fault nor the request's: not counted as refused.
+            # Neither the node nor the request is at fault: not counted as a rejected request.
             self.get_logger().info(f"{what}: {reason}")
             return reason
-        for concerned in (camera,) if camera else self._cameras:
-            concerned.statistics.refused(f"{what}: {reason}")
+        for affected in (camera,) if camera else self._cameras:
+            affected.statistics.refused(f"{what}: {reason}")
         self.get_logger().warning(f"{what}: {reason}")
         self._end_if_lost(error)
         return reason
@@ -490,14 +492,15 @@ class Perception(GuardedNode, LifecycleNode):
 
     def _state_of(self, camera: Camera, image_rate: float) -> NodeState:
         pipeline, vocabulary = self._pipeline, camera.vocabulary
+        segmenter = pipeline.segmenter if pipeline else None
         return NodeState(
             lifecycle=self._lifecycle,
             enabled=camera.enabled,
             checkpoint=self.get_parameter("checkpoint").value,
-            device=pipeline.device if pipeline else "",
-            backend=pipeline.backend if pipeline else "",
-            backend_wanted=self.get_parameter("backend").value,
-            backend_problem=pipeline.backend_problem if pipeline else "",
+            device=str(segmenter.device) if segmenter else "",
+            backend=segmenter.backend_description if segmenter else "",
+            backend_requested=self.get_parameter("backend").value,
+            backend_warning=segmenter.backend_warning if segmenter else "",
             image_input=camera.input.describe(),
             image_problem=camera.input.problem,
             depth=camera.depth.state(image_rate),
@@ -512,44 +515,44 @@ class Perception(GuardedNode, LifecycleNode):
     # On any thread
 
     def _end_if_lost(self, error: BaseException) -> None:
-        """Ends the process if the device is lost to it: whoever starts it again has a node that works."""
+        """Ends the process if its device is lost, so that a respawned node works again."""
         if not isinstance(error, DeviceLostError) or self.exit_status:
             return
         self.exit_status = 1
         self._problem = str(error)
-        self.get_logger().fatal(f"the node ends: {error}")
+        self.get_logger().fatal(f"shutting down: {error}")
         self._stop.set()
         self._diagnostics.publish()
 
     # On the pipeline's threads
 
     def _announce(self, snapshot: VocabularySnapshot) -> None:
-        # The message of a camera that has no words of its own, where there is one.
-        given = (camera.vocabulary for camera in self._cameras)
-        same = (message for message in given if message and message.version == snapshot.version)
+        # Reuses the message of a camera that has this vocabulary, if there is one.
+        messages = (camera.vocabulary for camera in self._cameras)
+        same = (message for message in messages if message and message.version == snapshot.version)
         self._vocabulary = next(same, None) or vocabulary_message(snapshot, self.get_clock().now().to_msg())
         self._distractors = snapshot.distractors
-        beside = f", beside {len(snapshot.distractors)} distractors" if snapshot.distractors else ""
-        self.get_logger().info(f"{len(snapshot.published)} classes are active, version {snapshot.version}{beside}")
+        more = f", with {len(snapshot.distractors)} distractors" if snapshot.distractors else ""
+        self.get_logger().info(f"{len(snapshot.published)} classes are active, version {snapshot.version}{more}")
 
     def _check_vocabulary(self, change: Future[VocabularySnapshot]) -> None:
         if change.cancelled() or (error := change.exception()) is None:
             return
         if not isinstance(error, Superseded):
-            self._given = None  # Setting the parameter again tries again.
-        self._refusal("vocabulary not changed, although the parameter says so", error)
+            self._requested_vocabulary = None  # Setting the parameter to the same value retries.
+        self._reject("vocabulary not changed to the value of the parameter", error)
 
     def _check_options(self, change: Future[list[VocabularySnapshot]]) -> None:
         if change.cancelled():
             return
         if (error := change.exception()) is not None:
-            self._refusal("stuff and publish_only not applied, although the parameters say so", error)
+            self._reject("parameters stuff and publish_only not applied", error)
         elif not change.result():
             self.get_logger().info("the parameters stuff and publish_only change no active class")
 
 
 def main(args: Sequence[str] | None = None, load_segmenter: Callable[..., Segmenter] | None = None) -> NoReturn:
-    """Runs the node until SIGINT or SIGTERM, or until its device is lost; then the exit status is 1."""
+    """Runs the node until SIGINT or SIGTERM, or until its device is lost, with exit status 1."""
     run_process(lambda stop: Perception(load_segmenter or Segmenter.from_checkpoint, stop), args)
 
 

@@ -1,4 +1,4 @@
-"""Quality of service, all profiles in one place."""
+"""QoS profiles."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def _reliable(depth: int, durability: DurabilityPolicy = DurabilityPolicy.VOLATI
 
 
 OUTPUT = _reliable(1)
-"""What belongs to one frame: only the newest counts, and it should arrive."""
+"""Outputs of a frame: only the latest one is relevant, and it should arrive."""
 
 LATCHED = _reliable(1, DurabilityPolicy.TRANSIENT_LOCAL)
-"""What stays true until it is published again: whoever comes later gets it too."""
+"""State that late-joining subscribers receive too, such as the vocabulary."""
 
 REQUESTS = _reliable(4000)
-"""Requests that wait to be looked at: one beyond these is never answered."""
+"""Services and actions: a request that does not fit into the queue is never answered."""
 
 IMAGE_REQUESTS = _reliable(32)
-"""Likewise, of requests that carry an image of many megabytes each."""
+"""Services whose requests contain images of many megabytes."""
 
 DIAGNOSTICS = _reliable(10)
 
 TRANSFORMS = _reliable(100)
-"""What tf2's broadcasters use on /tf."""
+"""As used by tf2's broadcasters on /tf."""
 
 RELIABILITIES = ("auto", "reliable", "best_effort")
 
@@ -39,38 +39,34 @@ RELIABILITIES = ("auto", "reliable", "best_effort")
 def image_profile(
     reliability: ReliabilityPolicy, durability: DurabilityPolicy = DurabilityPolicy.VOLATILE
 ) -> QoSProfile:
-    """Profile of a camera topic, for its publisher or subscriber: the newest frame alone."""
+    """Profile of a camera topic, for publishers and subscriptions: only the latest frame."""
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability, durability=durability)
 
 
 def choose_durability(offered: Iterable[DurabilityPolicy]) -> DurabilityPolicy:
-    """The durability to subscribe with, so that every publisher is heard.
+    """The durability of a subscription that is compatible with every publisher.
 
     Args:
-        offered: What each publisher of the topic offers.
+        offered: Durability of each publisher of the topic.
 
     Returns:
-        TRANSIENT_LOCAL, with which a latched message from before arrives, if every publisher offers it and there is
-        one. Else VOLATILE, which any publisher can serve.
+        TRANSIENT_LOCAL, to receive latched messages, if there is a publisher and all offer it; otherwise VOLATILE,
+        which is compatible with any publisher.
     """
-    offered = list(offered)
-    everybody = bool(offered) and all(policy == DurabilityPolicy.TRANSIENT_LOCAL for policy in offered)
-    return DurabilityPolicy.TRANSIENT_LOCAL if everybody else DurabilityPolicy.VOLATILE
+    latched = set(offered) == {DurabilityPolicy.TRANSIENT_LOCAL}
+    return DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
 
 
-def choose_reliability(wanted: str, offered: Iterable[ReliabilityPolicy]) -> ReliabilityPolicy:
-    """The reliability to subscribe with, so that every publisher is heard.
+def choose_reliability(requested: str, offered: Iterable[ReliabilityPolicy]) -> ReliabilityPolicy:
+    """The reliability of a subscription that is compatible with every publisher, unless it is set explicitly.
 
     Args:
-        wanted: One of `RELIABILITIES`; "auto" follows the publishers, as rosbag2 does.
-        offered: What each publisher of the topic offers.
+        requested: One of `RELIABILITIES`; "auto" matches the publishers, as rosbag2 does.
+        offered: Reliability of each publisher of the topic.
 
     Returns:
-        RELIABLE if that is wanted, or if every publisher offers it and there is one. Else BEST_EFFORT, which any
-        publisher can serve.
+        RELIABLE if requested, or for "auto" if there is a publisher and all offer it; otherwise BEST_EFFORT, which is
+        compatible with any publisher.
     """
-    if wanted == "auto":
-        offered = list(offered)
-        everybody = bool(offered) and all(policy == ReliabilityPolicy.RELIABLE for policy in offered)
-        return ReliabilityPolicy.RELIABLE if everybody else ReliabilityPolicy.BEST_EFFORT
-    return ReliabilityPolicy.RELIABLE if wanted == "reliable" else ReliabilityPolicy.BEST_EFFORT
+    reliable = set(offered) == {ReliabilityPolicy.RELIABLE} if requested == "auto" else requested == "reliable"
+    return ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT

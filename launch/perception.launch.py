@@ -1,4 +1,4 @@
-"""Starts the perception node on one camera topic or several, and on request sources of images in the cameras' stead."""
+"""Starts the perception node for one or several cameras, optionally with image sources instead of cameras, and RViz."""
 
 import os
 
@@ -12,17 +12,17 @@ from launch_ros.actions import Node
 CONFIG = os.path.join(get_package_share_directory("fcclip_ros"), "config")
 LAYOUT = os.path.join(CONFIG, "fcclip.rviz")
 
-# What the simulated camera publishes beside image, depth and camera_info.
+# Topics of the simulated camera in addition to image, depth and camera_info.
 SIMULATED = ("pose", "truth/panoptic", "truth/segments", "truth/vocabulary")
 
-# Parameters of the node: left empty, the value in params_file holds.
+# Parameters of the node; if empty, the value in params_file is used.
 PARAMETERS = {
-    "use_sim_time": "Take the time from /clock",
-    "autostart": "Configure and activate at once; otherwise wait for lifecycle requests",
-    "use_depth": "Read DEPTH_TOPIC, registered to the images, and camera_info; say where segments are",
-    "image_transport": "raw, or compressed: read sensor_msgs/CompressedImage at IMAGE_TOPIC/compressed",
-    "cameras": 'Names of several cameras, such as "[front, left]"; each has topics of its own below ~/NAME/',
-    "checkpoint": "Weights: a file, a bundled name, recipe:NAME for seeded weights, or auto: the best that there is",
+    "use_sim_time": "Use the time of /clock",
+    "autostart": "Configure and activate at startup; otherwise wait for lifecycle transitions",
+    "use_depth": "Use DEPTH_TOPIC, registered to the images, and camera_info for 3D outputs",
+    "image_transport": "raw, or compressed: subscribe to sensor_msgs/CompressedImage on IMAGE_TOPIC/compressed",
+    "cameras": 'Names of several cameras, such as "[front, left]"; the topics of each are in ~/NAME/',
+    "checkpoint": "Weights: a file, a bundled name, recipe:NAME (seeded random weights), or auto: the best available",
     "vocabulary": "Classes: a file, a bundled name, auto, or a list such as \"['person', 'pallet, wooden pallet']\"",
 }
 
@@ -30,21 +30,21 @@ PARAMETERS = {
 ARGUMENTS = {
     "namespace": ("", "Namespace of the node and its topics"),
     "params_file": (os.path.join(CONFIG, "perception.yaml"), "Parameter file of the node"),
-    "image_topic": ("", "Topic of the camera's images; of several a list, in their order (empty: image, NAME/image)"),
-    "depth_topic": ("", "Topic of the camera's depth, for use_depth; of several a list (empty: depth, NAME/depth)"),
-    "source": ("", "Photographs, a video, a bag or a webcam's number to publish there; empty: a camera does"),
-    "sim": ("false", "Start a simulated camera with depth there; a recorded drive where nothing can be rendered"),
+    "image_topic": ("", "Image topic of the camera; a list for several, in order (empty: image, NAME/image)"),
+    "depth_topic": ("", "Depth topic of the camera, for use_depth; a list for several (empty: depth, NAME/depth)"),
+    "source": ("", "Images, a video, a bag or the number of a webcam to publish there (empty: there is a camera)"),
+    "sim": ("false", "Publish a simulated camera with depth there; a recorded drive if rendering is not possible"),
     "rate": ("10.0", "Frames per second of the source or the simulated camera"),
-    "rviz": ("false", "Start RViz2 with config/fcclip.rviz, a window for each camera"),
-    "fixed_frame": ("", "RViz's fixed frame (empty: camera_optical_frame, as the simulated camera's)"),
-    "respawn": ("false", "Start the node again when it ends, as it does when its GPU is lost to the process"),
-    "respawn_delay": ("5.0", "Seconds until then"),
+    "rviz": ("false", "Start RViz2 with config/fcclip.rviz, one window per camera"),
+    "fixed_frame": ("", "Fixed frame of RViz (empty: camera_optical_frame, the frame of the simulated camera)"),
+    "respawn": ("false", "Restart the node when it exits, for example after the loss of its GPU"),
+    "respawn_delay": ("5.0", "Seconds before a restart"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
 
 
 def declared_arguments() -> list[DeclareLaunchArgument]:
-    """Declares every argument."""
+    """Declares the launch arguments."""
     arguments = {**ARGUMENTS, **{name: ("", f"{text} (empty: as in params_file)") for name, text in PARAMETERS.items()}}
     return [
         DeclareLaunchArgument(name, default_value=default, description=text)
@@ -53,33 +53,33 @@ def declared_arguments() -> list[DeclareLaunchArgument]:
 
 
 def large_image_transport() -> list[SetEnvironmentVariable]:
-    """Gives Fast DDS room for whole images in shared memory, unless the user has a profile of their own."""
+    """Configures Fast DDS with enough shared memory for images, unless the user has set a profile."""
     profile = os.path.join(CONFIG, "fastdds.xml")
-    # Fast DDS 3 reads the second name, earlier ones the first.
+    # Fast DDS 3 uses the second name, earlier versions the first.
     names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
     return [SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=profile)) for name in names]
 
 
 def camera_topics(cameras: list[str], kind: str, given: str) -> dict[str, str]:
-    """Pairs the name that the node gives to a topic of each camera with the topic it is to read.
+    """Maps the node's name of a topic of each camera to the actual topic.
 
     Args:
-        cameras: The cameras' names; none for a single camera.
+        cameras: Names of the cameras; empty for a single camera.
         kind: image or depth.
         given: The argument image_topic or depth_topic.
 
     Raises:
-        ValueError: Cameras and topics are not equally many.
+        ValueError: The number of topics is not the number of cameras.
     """
     names = [f"{name}/{kind}" for name in cameras] or [kind]
     topics = yaml.safe_load(given) if given.lstrip().startswith("[") else [given] if given else names
     if len(topics) != len(names):
-        raise ValueError(f"{kind}_topic has {len(topics)} topics for {len(names)} cameras; give one for each, in order")
+        raise ValueError(f"{kind}_topic has {len(topics)} topics for {len(names)} cameras; give one per camera")
     return dict(zip(names, topics, strict=True))
 
 
 def remappings(name: str, topic: str) -> list[tuple[str, str]]:
-    """Lets what a node calls `name`, and what comes with it, be `topic` and what comes with that."""
+    """Remaps `name` with its compressed topic and camera_info to `topic`."""
     return [
         (name, topic),
         (f"{name}/compressed", f"{topic}/compressed"),
@@ -88,18 +88,18 @@ def remappings(name: str, topic: str) -> list[tuple[str, str]]:
 
 
 def own_name(program: str, name: str) -> str:
-    """Names the node of a program that belongs to the camera with the topic `name`, such as left/image."""
+    """Returns the node name of a program for the camera with the topic `name`, such as left/image."""
     return "_".join([program, *name.split("/")[:-1]])
 
 
 def rviz_window(name: str, topic: str, fixed_frame: str, common: dict) -> Node:
-    """Describes RViz, with what it shows of the node `fcclip` moved to the camera's own topics.
+    """Returns an RViz node for a camera, with the topics of the layout remapped to those of the camera.
 
     Args:
-        name: What the node calls the camera's images: image, or CAMERA/image.
-        topic: What they are called outside.
-        fixed_frame: Instead of the layout's, unless empty.
-        common: What all nodes are started with.
+        name: The node's name of the image topic: image, or CAMERA/image.
+        topic: The actual topic.
+        fixed_frame: Fixed frame; empty for that of the layout.
+        common: Common arguments of all nodes.
     """
     with open(LAYOUT, encoding="utf-8") as file:
         displays = yaml.safe_load(file)["Visualization Manager"]["Displays"]
@@ -116,14 +116,14 @@ def rviz_window(name: str, topic: str, fixed_frame: str, common: dict) -> Node:
 
 
 def sim_camera(image: tuple[str, str], depth: tuple[str, str], seed: int, rate: float, common: dict) -> Node:
-    """Describes the simulated camera that stands in for one of the node's cameras.
+    """Returns a simulated camera that replaces one of the node's cameras.
 
     Args:
-        image: What the node calls the camera's images, image or CAMERA/image, and what they are called outside.
-        depth: Likewise for depth.
-        seed: Where it drives.
+        image: The node's name of the image topic (image, or CAMERA/image), and the actual topic.
+        depth: The node's name of the depth topic, and the actual topic.
+        seed: Seed of the scene and trajectory.
         rate: Frames per second.
-        common: What all nodes are started with.
+        common: Common arguments of all nodes.
     """
     camera = os.path.dirname(image[0])
     own = [(name, f"{camera}/{name}") for name in SIMULATED] if camera else []
@@ -140,7 +140,7 @@ def sim_camera(image: tuple[str, str], depth: tuple[str, str], seed: int, rate: 
 
 
 def nodes(context: LaunchContext) -> list[Node]:
-    """Describes the nodes; called when the arguments' values are known."""
+    """Returns the nodes to start; called when the values of the arguments are known."""
     given = context.launch_configurations
     parameters = {name: yaml.safe_load(given[name]) for name in PARAMETERS if given[name]}
     cameras = parameters.get("cameras", [])
@@ -150,8 +150,8 @@ def nodes(context: LaunchContext) -> list[Node]:
         "namespace": given["namespace"],
         "ros_arguments": ["--log-level", given["log_level"]],
         "output": "screen",
-        # Seconds until SIGTERM after a SIGINT that launch takes the nodes to have had too, from the terminal. They end
-        # within three seconds of either; both together do no harm.
+        # Seconds between SIGINT and SIGTERM: launch does not forward SIGINT to nodes that should have received it from
+        # the terminal. Nodes exit within three seconds of either signal; receiving both is harmless.
         "sigterm_timeout": "1",
     }
     started = [
@@ -173,7 +173,7 @@ def nodes(context: LaunchContext) -> list[Node]:
     compressed = parameters.get("image_transport") == "compressed"
     simulated = yaml.safe_load(given["sim"])
     if simulated and (given["source"] or compressed):
-        raise ValueError("sim:=true goes with neither source nor image_transport:=compressed; leave those out")
+        raise ValueError("sim:=true cannot be combined with source or image_transport:=compressed; remove those")
     if simulated:
         pairs = zip(topics.items(), depth_topics.items(), strict=True)
         started += [sim_camera(*pair, seed, float(given["rate"]), common) for seed, pair in enumerate(pairs)]
@@ -193,5 +193,5 @@ def nodes(context: LaunchContext) -> list[Node]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declares the arguments and starts the nodes with them."""
+    """Declares the arguments and starts the nodes."""
     return LaunchDescription([*declared_arguments(), *large_image_transport(), OpaqueFunction(function=nodes)])

@@ -89,7 +89,7 @@ def test_make_test_is_strict() -> None:
 def test_tests_of_kernels_are_collected_where_they_run(interpreted: str, collected: str) -> None:
     """Both in one process, and one of them would be skipped, as if it had not run."""
     pytest.importorskip("triton")
-    files = ("core/test_deformable_triton.py", "core/test_interpreted_kernels.py")
+    files = ("core/kernels/test_deformable_triton.py", "core/kernels/test_interpreted_kernels.py")
     found = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", *files],
         cwd=HERE,

@@ -24,14 +24,14 @@ from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
-from fcclip_core import jetson
+from checkout import ROOT
+from fcclip_core.backends import jetson
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ElementTree.parse(ROOT / "package.xml").getroot()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CMAKE = (ROOT / "CMakeLists.txt").read_text()
@@ -144,7 +144,7 @@ def test_versions_for_jetsons_fit_and_keep_what_is_installed() -> None:
 
 
 def test_the_sequence_for_jetsons_is_documented_as_it_is_meant() -> None:
-    text = (ROOT / "docs" / "deployment.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "jetson.md").read_text()
     assert jetson.TORCH_WHEEL in text
     assert "BUILD_VERSION=0.20.0" in text
     assert "-c constraints-jetson.txt -r requirements.txt" in text
@@ -173,6 +173,15 @@ def test_ros_commands_are_executable() -> None:
     assert os.access(ROOT / "cmake" / "entry_point.in", os.X_OK)
 
 
+def test_the_interfaces_alone_can_be_imported(tmp_path: Path) -> None:
+    """Built with FCCLIP_INSTALL_PYTHON=OFF, the package is its __init__.py and what rosidl generates."""
+    (tmp_path / "fcclip_ros" / "msg").mkdir(parents=True)
+    (tmp_path / "fcclip_ros" / "msg" / "__init__.py").touch()
+    shutil.copy(ROOT / "fcclip_ros" / "__init__.py", tmp_path / "fcclip_ros")
+    command = [sys.executable, "-S", "-c", "import fcclip_ros.msg"]  # without site-packages
+    subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path, check=True)
+
+
 class TestConfigPath:
     """config_path, loaded from a copy that lies as each kind of installation lays it."""
 
@@ -191,9 +200,9 @@ class TestConfigPath:
         self.copy(checkout)
         (checkout / "config").mkdir()
         (checkout / "package.xml").touch()
-        (installed / "fcclip_core").mkdir(parents=True)
-        link = installed / "fcclip_core" / "resources.py"
-        link.symlink_to(checkout / "fcclip_core" / "resources.py")
+        (installed / "fcclip_core" / "files").mkdir(parents=True)
+        link = installed / "fcclip_core" / "files" / "resources.py"
+        link.symlink_to(checkout / "fcclip_core" / "files" / "resources.py")
         assert load_file(link).config_path("a.yaml") == checkout / "config" / "a.yaml"
 
     def test_a_folder_called_config_beside_an_installed_package_is_not_ours(self, tmp_path: Path) -> None:
@@ -208,8 +217,9 @@ class TestConfigPath:
 
     @staticmethod
     def copy(folder: Path) -> ModuleType:
-        (folder / "fcclip_core").mkdir(parents=True)
-        return load_file(Path(shutil.copy(ROOT / "fcclip_core" / "resources.py", folder / "fcclip_core")))
+        place = folder / "fcclip_core" / "files"
+        place.mkdir(parents=True)
+        return load_file(Path(shutil.copy(ROOT / "fcclip_core" / "files" / "resources.py", place)))
 
 
 class TestCheckHost:

@@ -1,4 +1,4 @@
-"""Ways to run the network, behind one interface: a normalised image in, a `ModelOutput` out."""
+"""Backends that run the network, behind one interface: normalized image in, `ModelOutput` out."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fcclip_core.backends.onnxruntime import OnnxRuntime
 from fcclip_core.backends.openvino import OpenVino
 from fcclip_core.backends.reference import CheckedBackend, EagerAnswers
 from fcclip_core.backends.tensorrt import TensorRt
-from fcclip_core.cache_folder import guard_compilers
 from fcclip_core.errors import SettingsError
 from fcclip_core.export.built_files import BuiltFiles
-from fcclip_core.export.form import PRECISIONS, precision_of
+from fcclip_core.export.input_spec import PRECISIONS, precision_of
+from fcclip_core.files.cache_folder import guard_compilers
 from fcclip_core.model.fcclip import FCCLIP
 
 __all__ = ["BACKENDS", "LIBRARIES", "Backend", "FallbackBackend", "create_backend", "create_graph_backend"]
@@ -33,44 +33,44 @@ LIBRARIES: dict[str, Callable[[torch.device, str], Library]] = {
     "onnxruntime": OnnxRuntime,
     "tensorrt": TensorRt,
 }
-"""Backends that run an exported graph: name -> makes the library for a device and a precision ("auto" leaves it)."""
+"""Backends that run an exported graph: name -> constructor of the library, given device and precision (or "auto")."""
 
 _ORDER = {"cuda": ("tensorrt", "compiled", "eager"), "cpu": ("onednn", "eager")}
-"""Type of device -> backends, the fastest first; the last one runs everywhere."""
+"""Device type -> backends, fastest first; the last one always works."""
 
 _NOTHING_TO_BUILD = ("onednn", "eager")
-"""Backends that run images of any form at once."""
+"""Backends that run images of any shape without preparation."""
 
 _GRAPH_LIBRARY = {"cuda": "tensorrt", "cpu": "openvino"}
-"""Type of device -> the fastest of `LIBRARIES`."""
+"""Device type -> the fastest of `LIBRARIES`."""
 
 _CHECKED_SIZE = (256, 320)
-"""Where one code serves all sizes, a small picture tells as much as a large one."""
+"""Height and width of the validation image of backends that run the same code for all sizes."""
 
 
 def create_backend(
     name: str, model: FCCLIP, device: torch.device, *, precision: str = "auto", cache_dir: Path | None = None
 ) -> FallbackBackend:
-    """Builds a backend, and has the next ones of the device's order ready for when it fails.
+    """Creates a backend, with the device's other backends as fallback.
 
     Args:
-        name: One of `BACKENDS`. `auto` takes the fastest that is ready for each form of image, and makes nobody wait:
-            forms that recur are compiled beside the images, and of exported graphs those are taken that are there. A
-            backend that is named builds what it lacks when the first image of a form comes; batches are made ready
-            beside. `eager`, the reference, has nothing to fall back to.
+        name: One of `BACKENDS`. `auto` runs each image on the fastest backend that is ready for its shape and never
+            blocks: recurring shapes are compiled in the background, and only graphs that are already built are used. A
+            backend requested by name builds what it needs when the first image of a shape arrives; batch shapes are
+            prepared in the background. `eager`, the reference, has no fallback.
         model: The network; it is not copied, and eager PyTorch moves it to `device`.
-        device: Where images will be and outputs shall be.
-        precision: "auto" leaves it to the backend, or a key of `PRECISIONS`. Eager PyTorch is always fp32.
-        cache_dir: Where built graphs are kept; None takes the program's cache.
+        device: Device of images and outputs.
+        precision: "auto" (the backend chooses) or a key of `PRECISIONS`. Eager PyTorch always runs in fp32.
+        cache_dir: Where to keep built graphs; None: the program's cache.
 
     Raises:
-        SettingsError: No such backend or precision.
+        SettingsError: Unknown backend or precision.
     """
     if name not in BACKENDS:
         raise SettingsError(f"backend is {name!r}; it must be one of {', '.join(BACKENDS)}")
     if precision not in ("auto", *PRECISIONS):
         raise SettingsError(f"precision is {precision!r}; it must be auto or one of {', '.join(PRECISIONS)}")
-    if device.type == "cuda":  # kernels of Triton's run below every backend there
+    if device.type == "cuda":  # every backend may run Triton kernels there
         guard_compilers()
     answers = _answers(model, device, cache_dir)
 
@@ -92,8 +92,8 @@ def create_backend(
         Candidate(
             other,
             functools.partial(make, other),
-            wanted=other == name,
-            waits=other == name or other in _NOTHING_TO_BUILD,
+            requested=other == name,
+            blocking=other == name or other in _NOTHING_TO_BUILD,
         )
         for other in names
     ]
@@ -103,29 +103,29 @@ def create_backend(
 def create_graph_backend(
     name: str, model: FCCLIP, device: torch.device, *, precision: str = "auto", cache_dir: Path | None = None
 ) -> GraphBackend:
-    """Builds one of the backends that run an exported graph, without any to fall back to.
+    """Creates a backend that runs an exported graph, without fallback.
 
     Args:
         name: Key of `LIBRARIES`, or `auto` for the fastest on `device`.
         model: The network.
-        device: Where images will be.
+        device: Device of images and outputs.
         precision: "auto" or a key of `PRECISIONS`.
         cache_dir: As for `create_backend`.
 
     Raises:
-        SettingsError: No such backend.
-        BackendError: It cannot be had on this machine.
+        SettingsError: Unknown backend.
+        BackendError: It is not available on this machine.
     """
     if name == "auto":
         name = _GRAPH_LIBRARY[device.type]
     if name not in LIBRARIES:
-        raise SettingsError(f"{name!r} runs no exported graph; choose one of {', '.join(LIBRARIES)}")
+        raise SettingsError(f"backend {name!r} does not run exported graphs; choose one of {', '.join(LIBRARIES)}")
     answers = _answers(model, device, cache_dir)
     return GraphBackend(model, device, _library(name, device, precision, answers), answers, builds=True)
 
 
 def _library(name: str, device: torch.device, precision: str, answers: EagerAnswers) -> Library:
-    if name == "tensorrt":  # which keeps more than its engines
+    if name == "tensorrt":  # also keeps timing or kernel caches
         return TensorRt(device, precision, answers.files)
     return LIBRARIES[name](device, precision)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fcclip_core.backends.interface import Progress
+from fcclip_core.backends.interface import ReadyBackend
 from fcclip_core.model.deformable_attention import sample_by_grid, sample_by_index, set_sampler
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 
 
-class EagerBackend:
-    """Runs the modules as they are, channels last in memory, without gradients."""
+class EagerBackend(ReadyBackend):
+    """Runs the modules unchanged, channels last in memory, without gradients."""
 
     def __init__(self, model: FCCLIP, device: torch.device) -> None:
         """Moves `model` to `device`, where it stays; the model is not copied."""
@@ -22,14 +22,5 @@ class EagerBackend:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> ModelOutput:
-        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32."""
+        """`image` float32 `(B, 3, h, w)`, normalized and padded to multiples of 32."""
         return self._model(image.contiguous(memory_format=torch.channels_last))
-
-    def lacks(self, batch: int, height: int, width: int) -> str:
-        """Nothing."""
-        return ""
-
-    def prepare(
-        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
-    ) -> None:
-        """Nothing has to be made ready."""

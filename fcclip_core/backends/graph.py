@@ -1,4 +1,4 @@
-"""The network as an exported graph that a runtime library runs: one runner for each form of image."""
+"""The network as an exported graph that a runtime library runs: one runner per image shape."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fcclip_core.backends.interface import FormDeclined, Progress
+from fcclip_core.backends.interface import Progress, UnsupportedInputShape
 from fcclip_core.backends.reference import EagerAnswers
 from fcclip_core.devices import free_memory
 from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import Key
 from fcclip_core.export.check import check, check_picture
-from fcclip_core.export.form import Form
-from fcclip_core.export.graph import export_onnx
+from fcclip_core.export.input_spec import InputSpec
+from fcclip_core.export.onnx_export import export_onnx
 from fcclip_core.model.deformable_attention import Sampler
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 from fcclip_core.model.precision import movable_copy
@@ -27,13 +27,13 @@ from fcclip_core.model.precision import movable_copy
 _logger = logging.getLogger(__name__)
 
 RUNNERS = 4
-"""Sizes of images whose graphs are held in memory at a time, and that graphs are built for without being asked."""
+"""Image sizes whose graphs are in memory at a time; also the number of sizes built automatically."""
 
 Exporter = Callable[[Sampler], bytes]
-"""Writes the network as an ONNX file with the form of deformable attention that is given; see `export_onnx`."""
+"""Exports the network as an ONNX file with the given implementation of deformable attention; see `export_onnx`."""
 
 Runner = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
-"""`image` float32 `(B, 3, h, w)` of the form that it was built for -> the graph's outputs, in memory of their own."""
+"""`image` float32 `(B, 3, h, w)` of the shape that it was built for -> the graph's outputs, not overwritten later."""
 
 
 class Library(Protocol):
@@ -41,138 +41,138 @@ class Library(Protocol):
 
     @property
     def name(self) -> str:
-        """With version and precision, for people."""
+        """Human-readable name with version and precision."""
         ...
 
     @property
     def precision(self) -> str:
-        """Of the graphs that it is to be given."""
+        """Precision of the graphs that it takes, a key of `PRECISIONS`."""
         ...
 
     @property
     def suffix(self) -> str:
-        """Ending of the files that it builds."""
+        """Suffix of the files that it builds."""
         ...
 
     @property
     def key(self) -> Key:
-        """What a built file depends on beside network and form: library, version, device."""
+        """What a built file depends on besides network and shape: library, version, device."""
         ...
 
     def build(self, export: Exporter, progress: Progress) -> bytes:
-        """Makes of the network what `load` takes; may take minutes.
+        """Builds what `load` takes; may take minutes.
 
         Args:
-            export: Writes the graph, in the form that this library runs fastest.
-            progress: Told how far it is.
+            export: Exports the graph with the deformable attention that this library runs fastest.
+            progress: Receives the progress.
 
         Raises:
-            BackendError: It cannot.
+            BackendError: The graph cannot be built.
         """
         ...
 
-    def load(self, built: bytes, form: Form) -> Runner:
-        """Makes a built graph ready to run.
+    def load(self, built: bytes, spec: InputSpec) -> Runner:
+        """Loads a built graph.
 
         Raises:
-            BackendError: It cannot be loaded here.
+            BackendError: It cannot be loaded on this machine.
         """
         ...
 
 
 class GraphBackend:
-    """Runs a graph for each form of image.
+    """Runs one graph per image shape.
 
-    A graph has one shape. Unasked, graphs are built for up to `RUNNERS` sizes (`builds`), or none: a folder of
-    photographs of all sizes would otherwise build one graph a photograph. What was asked for before and is kept on disk
-    is loaded, and built again if it is out of date. Images are never padded further than `preprocess` does, because
-    padding takes part in the picture and changes the answer.
+    Graphs are built automatically for up to `RUNNERS` sizes (`builds`), or for none: a folder of photographs of all
+    sizes would otherwise build one graph per photograph. Graphs kept on disk are loaded, and rebuilt if they are out of
+    date. Images are never padded further than `preprocess` does, because the network sees the padding and its output
+    would change.
     """
 
     def __init__(
         self, model: FCCLIP, device: torch.device, library: Library, answers: EagerAnswers, *, builds: bool
     ) -> None:
-        """Prepares nothing yet.
+        """Loads nothing yet.
 
         Args:
-            model: The network; it stays where it is.
-            device: Where images are expected and outputs lie.
-            library: What runs the graphs.
-            answers: What graphs are held against, and where they are kept.
-            builds: Build graphs that nobody asked for; else only `prepare` builds, when it is asked to.
+            model: The network; it is not moved.
+            device: Device of images and outputs.
+            library: Runs the graphs.
+            answers: Reference outputs to validate graphs against, and the folder that keeps graphs.
+            builds: Build graphs when images arrive; otherwise only a requested `prepare` builds.
         """
         self.device = device
         self._library = library
         self._answers = answers
         self._builds = builds
         self._model = model
-        self._runners: OrderedDict[Form, Runner] = OrderedDict()
-        self._ready: tuple[Form, ...] = ()  # read without a lock
-        self._built: set[tuple[int, int]] = set()  # sizes, unasked
+        self._runners: OrderedDict[InputSpec, Runner] = OrderedDict()
+        self._ready: tuple[InputSpec, ...] = ()  # read without a lock
+        self._built: set[tuple[int, int]] = set()  # sizes built without request
         self._running = threading.RLock()
-        self._loading = threading.RLock()  # of its own, so that images run meanwhile
+        self._loading = threading.RLock()  # separate, so that images run while a graph loads
 
     @property
     def description(self) -> str:
-        """What runs where, and which forms are ready, for people."""
+        """Human-readable: the library, the device and the shapes that are ready."""
         ready = ", ".join(map(str, self._ready))
         return f"{self._library.name} on {self.device}" + (f", ready for {ready}" if ready else "")
 
     @property
     def precision(self) -> str:
-        """Of its graphs, a key of `PRECISIONS`."""
+        """Precision of the graphs, a key of `PRECISIONS`."""
         return self._library.precision
 
     def __call__(self, image: Tensor) -> ModelOutput:
-        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32.
+        """`image` float32 `(B, 3, h, w)`, normalized and padded to multiples of 32.
 
         Raises:
-            FormDeclined: There is no graph for this form of image, and none may be built.
-            BackendError: The graph cannot be built, fails its check, or cannot be run.
+            UnsupportedInputShape: There is no graph for this shape, and it is not built automatically.
+            BackendError: The graph cannot be built, fails validation, or cannot be run.
         """
-        form = Form.of(image, self._library.precision)
+        spec = InputSpec.of(image, self._library.precision)
         while True:
             with self._running:
-                if form in self._runners:
-                    self._runners.move_to_end(form)
-                    return ModelOutput(*self._runners[form](image))
-            self.prepare(form.batch, form.height, form.width, asked=False)
+                if spec in self._runners:
+                    self._runners.move_to_end(spec)
+                    return ModelOutput(*self._runners[spec](image))
+            self.prepare(spec.batch, spec.height, spec.width, requested=False)
 
     def lacks(self, batch: int, height: int, width: int) -> str:
-        """A graph in memory, or one on disk that is up to date; see `Backend`."""
-        form = Form(batch, height, width, self._library.precision)
-        return "" if form in self._ready or self._is_kept(form, current=True) else self._lacking(form)
+        """Whether a graph is missing, both in memory and up to date on disk; see `Backend`."""
+        spec = InputSpec(batch, height, width, self._library.precision)
+        return "" if spec in self._ready or self._is_kept(spec, current=True) else self._lacking(spec)
 
     def prepare(
-        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, requested: bool = True
     ) -> None:
-        """Makes the graph for images of one form ready, and builds it if need be; see `Backend`."""
-        form = Form(batch, height, width, self._library.precision)
+        """Loads the graph for images of one shape, building it if needed; see `Backend`."""
+        spec = InputSpec(batch, height, width, self._library.precision)
         with self._loading:
-            if form in self._ready:
+            if spec in self._ready:
                 return
-            if not asked and not self._is_kept(form):
+            if not requested and not self._is_kept(spec):
                 sizes = self._built | {(height, width)}
                 if not self._builds or len(sizes) > RUNNERS:
-                    raise FormDeclined(self._lacking(form))
+                    raise UnsupportedInputShape(self._lacking(spec))
                 self._built = sizes
-            self._keep(form, self._load(form, progress or log_progress()))
+            self._keep(spec, self._load(spec, progress or log_progress()))
 
-    def _is_kept(self, form: Form, *, current: bool = False) -> bool:
-        """Whether somebody wanted this graph before, and, if need be, whether it can be used as it is."""
+    def _is_kept(self, spec: InputSpec, *, current: bool = False) -> bool:
+        """Whether this graph is on disk, and with `current` whether it is up to date."""
         files = self._answers.files
-        if files.is_empty():  # names have the weights' hash in them, which takes a second for a large model
+        if files.is_empty():  # file names contain the weights' hash, which takes a second for a large model
             return False
-        name, key = self._file(form)
+        name, key = self._file(spec)
         return files.is_current(name, key) if current else files.holds(name)
 
-    def _lacking(self, form: Form) -> str:
-        command = f"fcclip export CHECKPOINT --size {form.width}x{form.height} --batch {form.batch} --precision "
-        return f"no graph for {form} is there; `{command}{form.precision} --engine` makes it"
+    def _lacking(self, spec: InputSpec) -> str:
+        command = f"fcclip export CHECKPOINT --size {spec.width}x{spec.height} --batch {spec.batch} --precision "
+        return f"no graph for {spec}; build it with `{command}{spec.precision} --engine`"
 
-    def _keep(self, form: Form, runner: Runner) -> None:
+    def _keep(self, spec: InputSpec, runner: Runner) -> None:
         with self._running:
-            self._runners[form] = runner
+            self._runners[spec] = runner
             newest_first = dict.fromkeys((one.height, one.width) for one in reversed(self._runners))
             oldest = list(newest_first)[RUNNERS:]
             for dropped in [one for one in self._runners if (one.height, one.width) in oldest]:
@@ -180,57 +180,57 @@ class GraphBackend:
                 _logger.info("%s: dropped the graph for %s from memory", self._library.name, dropped)
             self._ready = tuple(self._runners)
 
-    def _load(self, form: Form, progress: Progress) -> Runner:
-        """Loads the graph for `form`, built before or now, and checks it against eager."""
+    def _load(self, spec: InputSpec, progress: Progress) -> Runner:
+        """Loads the graph for `spec`, building it if needed, and validates it against eager PyTorch."""
         began = time.monotonic()
-        what = f"{self._library.name} for {form}"
-        reference = self._answers.to_picture(form)
-        free_memory(self.device)  # libraries do not get what torch keeps
+        what = f"{self._library.name} for {spec}"
+        reference = self._answers.to_picture(spec)
+        free_memory(self.device)  # libraries cannot use memory that torch caches
 
         def export(sampler: Sampler) -> bytes:
             progress(f"{what}: exporting the network", 0, 1)
-            onnx = export_onnx(movable_copy(self._model).to(self.device), form, sampler)
+            onnx = export_onnx(movable_copy(self._model).to(self.device), spec, sampler)
             free_memory(self.device)
             progress(f"{what}: exporting the network", 1, 1)
             return onnx
 
         def load(built: bytes) -> Runner:
-            runner = self._library.load(built, form)
-            output = ModelOutput(*runner(check_picture(form).to(self.device)))
-            differences = check(self._library.name, reference, output, form.precision)
+            runner = self._library.load(built, spec)
+            output = ModelOutput(*runner(check_picture(spec).to(self.device)))
+            differences = check(self._library.name, reference, output, spec.precision)
             _logger.info("%s differs from eager PyTorch by %s", what, differences)
             return runner
 
-        runner = self._answers.files.get(*self._file(form), lambda: self._library.build(export, progress), load)
+        runner = self._answers.files.get(*self._file(spec), lambda: self._library.build(export, progress), load)
         _logger.info("%s is ready after %.1f s", what, time.monotonic() - began)
         return runner
 
-    def _file(self, form: Form) -> tuple[str, Key]:
-        """Name and key of the built graph: the name tells apart what may lie side by side, the key what may not."""
+    def _file(self, spec: InputSpec) -> tuple[str, Key]:
+        """Name and key of the built graph; files with different names coexist, a different key replaces the file."""
         return (
-            f"{self._answers.name}-{form}{self._library.suffix}",
-            {**self._answers.key(form), **self._library.key},
+            f"{self._answers.name}-{spec}{self._library.suffix}",
+            {**self._answers.key(spec), **self._library.key},
         )
 
 
-def check_device(library: str, device: torch.device, wanted: str) -> None:
-    """Refuses a device that a library does not run on.
+def check_device(library: str, device: torch.device, expected: str) -> None:
+    """Checks the type of a device.
 
     Raises:
-        BackendError: `device` is not of type `wanted`, "cpu" or "cuda".
+        BackendError: `device` is not of type `expected`, "cpu" or "cuda".
     """
-    if device.type != wanted:
-        raise BackendError(f"{library} runs on {wanted} here, but the device is {device}")
+    if device.type != expected:
+        raise BackendError(f"{library} runs on {expected} only, but the device is {device}")
 
 
 def log_progress() -> Progress:
-    """Says every tenth of what is being done."""
-    said: dict[str, int] = {}
+    """Creates a callback that logs the progress of each task in steps of 10 %."""
+    logged: dict[str, int] = {}
 
     def report(what: str, done: int, total: int) -> None:
         tenth = 10 * done // max(total, 1)
-        if said.get(what) != tenth:
-            said[what] = tenth
+        if logged.get(what) != tenth:
+            logged[what] = tenth
             _logger.info("%s: %d %%", what, 10 * tenth)
 
     return report

@@ -1,4 +1,4 @@
-"""What every backend is."""
+"""The interface of all backends."""
 
 from __future__ import annotations
 
@@ -12,66 +12,79 @@ from fcclip_core.errors import BackendError
 from fcclip_core.model.fcclip import ModelOutput
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, units done, units in all)."""
+"""Called with (name of the task, units done, total units)."""
 
 
-class FormDeclined(BackendError):
-    """The backend works, but leaves images of this form to another one."""
+class UnsupportedInputShape(BackendError):
+    """The backend works, but does not run images of this shape."""
 
 
 class Network(Protocol):
     """Runs the network on one device.
 
     Attributes:
-        device: Where images are expected and outputs lie.
+        device: Device of images and outputs.
     """
 
     device: torch.device
 
     @property
     def description(self) -> str:
-        """What runs where, for people."""
+        """Human-readable description of the backend and device."""
         ...
 
     def __call__(self, image: Tensor) -> ModelOutput:
-        """`image` float32 `(B, 3, h, w)`, normalised and padded to multiples of 32, on `device`.
+        """`image` float32 `(B, 3, h, w)`, normalized and padded to multiples of 32, on `device`.
 
         Raises:
-            FormDeclined: It leaves such images to another backend.
-            BackendError: It turns out not to work here, and would not if it were tried again.
-            Exception: Whatever torch or a library raises; it may pass, as a want of memory does.
+            UnsupportedInputShape: It does not run images of this shape.
+            BackendError: It does not work on this machine; retrying would not help.
+            Exception: Any error of torch or a library; it may be temporary, for example a lack of memory.
         """
         ...
 
 
 class Backend(Network, Protocol):
-    """A network that can be made ready before the first image comes, and while images of other forms run."""
+    """A network that can be prepared before the first image arrives and while images of other shapes run."""
 
     def lacks(self, batch: int, height: int, width: int) -> str:
-        """What images of a form would have to wait for longer than a stream can; empty if there is nothing.
+        """What is missing to run images of a shape without a long delay; empty if nothing is.
 
         Args:
-            batch: Images at a time.
+            batch: Images per batch.
             height: Pixels, padding included; divisible by 32.
             width: Pixels, padding included; divisible by 32.
         """
         ...
 
     def prepare(
-        self, batch: int, height: int, width: int, progress: Progress | None = None, *, asked: bool = True
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, requested: bool = True
     ) -> None:
-        """Does beforehand what the first image of a form would have to wait for, which may take minutes.
+        """Builds everything that the first image of a shape needs, which may take minutes.
 
         Args:
-            batch: Images at a time.
+            batch: Images per batch.
             height: Pixels, padding included; divisible by 32.
             width: Pixels, padding included; divisible by 32.
-            progress: Told how far it is; what it raises ends the work.
-            asked: Whether somebody asked for this form; if not, what is built for those who ask alone is not.
+            progress: Receives the progress; an exception from it stops the work.
+            requested: Whether the user requested this shape; some builds are done on request only.
 
         Raises:
-            SettingsError: No images can have such a form.
-            FormDeclined: Nobody asked for it.
-            BackendError: It turns out not to work here.
+            SettingsError: Invalid shape.
+            UnsupportedInputShape: The shape is built on request only and was not requested.
+            BackendError: The backend does not work on this machine.
         """
         ...
+
+
+class ReadyBackend:
+    """The part of a `Backend` that runs images of any shape without preparation."""
+
+    def lacks(self, batch: int, height: int, width: int) -> str:
+        """Nothing is missing."""
+        return ""
+
+    def prepare(
+        self, batch: int, height: int, width: int, progress: Progress | None = None, *, requested: bool = True
+    ) -> None:
+        """Does nothing."""

@@ -1,70 +1,42 @@
-"""ONNX Runtime on the processor."""
+"""ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+import numpy as np
 import torch
-from torch import Tensor
 
-from fcclip_core.backends.graph import Exporter, Runner, check_device
-from fcclip_core.backends.interface import Progress
+from fcclip_core.backends.processor_library import ProcessorLibrary
 from fcclip_core.errors import BackendError
-from fcclip_core.export.form import Form
-from fcclip_core.export.graph import INPUT, OUTPUTS
-from fcclip_core.model.deformable_attention import sample_by_gather
+from fcclip_core.export.onnx_export import INPUT, OUTPUTS
 
 
-class OnnxRuntime:
-    """Runs graphs in float32 (or float16, which it computes in float32 where it has no other way)."""
+class OnnxRuntime(ProcessorLibrary):
+    """Runs graphs in float32, or in float16, which it computes in float32 where it has no float16 kernel."""
 
-    suffix = ".graph"
+    title, package = "ONNX Runtime", "onnxruntime"
+    errors = Exception  # its exceptions have no common base class
 
     def __init__(self, device: torch.device, precision: str) -> None:
-        """Looks for the library.
+        """Imports the library.
 
         Args:
             device: Must be the CPU.
-            precision: "auto" (float32), or a key of `PRECISIONS` but bf16.
+            precision: "auto" (float32), or a key of `PRECISIONS` except bf16.
 
         Raises:
-            BackendError: The library is missing, or cannot run this.
+            BackendError: The library is not installed or does not support the device or precision.
         """
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise BackendError(f"ONNX Runtime cannot be imported ({error}); pip install onnxruntime") from error
-        check_device("ONNX Runtime", device, "cpu")
+        super().__init__(device)
         if precision == "bf16":
-            raise BackendError("ONNX Runtime cannot run bf16 graphs on the processor; choose fp32, or openvino")
-        self._library = onnxruntime
+            raise BackendError("ONNX Runtime cannot run bf16 graphs on the CPU; choose fp32, or openvino")
         self.precision = "fp32" if precision == "auto" else precision
-        self.name = f"ONNX Runtime {onnxruntime.__version__} {self.precision}"
-        self.key = {"file": "ONNX"}
+        self.name = f"ONNX Runtime {self._library.__version__} {self.precision}"
 
-    def build(self, export: Exporter, progress: Progress) -> bytes:
-        """The graph itself: the library optimises it when it loads it."""
-        return export(sample_by_gather)
-
-    def load(self, built: bytes, form: Form) -> Runner:
-        """Makes a session with as many threads as torch has.
-
-        Raises:
-            BackendError: The library refuses the graph.
-        """
+    def _compile(self, graph: bytes) -> Callable[[np.ndarray], Iterable[np.ndarray]]:
         options = self._library.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # it warns of every node that it cannot fold
-        try:
-            session = self._library.InferenceSession(built, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common base of their own
-            raise BackendError(f"ONNX Runtime refuses the graph for {form}: {error}") from error
-
-        def run(image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            masks, in_vocab, out_vocab, survives = session.run(OUTPUTS, {INPUT: image.contiguous().numpy()})
-            return (
-                torch.from_numpy(masks),
-                torch.from_numpy(in_vocab),
-                torch.from_numpy(out_vocab),
-                torch.from_numpy(survives),
-            )
-
-        return run
+        options.log_severity_level = 3  # otherwise it warns of every node that it cannot fold
+        session = self._library.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return lambda image: session.run(OUTPUTS, {INPUT: image})

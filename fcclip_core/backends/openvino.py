@@ -1,77 +1,57 @@
-"""OpenVINO on the processor: bfloat16 where the processor computes in it, else float32."""
+"""OpenVINO on the CPU: bfloat16 if the processor supports it, else float32."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable, Iterable
 
-from fcclip_core.backends.graph import Exporter, Runner, check_device
-from fcclip_core.backends.interface import Progress
+import numpy as np
+import torch
+
+from fcclip_core.backends.processor_library import ProcessorLibrary
 from fcclip_core.errors import BackendError
-from fcclip_core.export.form import Form
-from fcclip_core.export.graph import INPUT, OUTPUTS
-from fcclip_core.model.deformable_attention import sample_by_gather
+from fcclip_core.export.onnx_export import INPUT, OUTPUTS
 
 _DEVICE = "CPU"
 _PRECISIONS = ("fp32", "bf16")
 
 
-class OpenVino:
-    """Runs graphs as they are: what they hold in float32 is computed in float32."""
+class OpenVino(ProcessorLibrary):
+    """Runs graphs in the types that they declare: float32 parts are computed in float32."""
 
-    suffix = ".graph"
+    title, package = "OpenVINO", "openvino"
 
     def __init__(self, device: torch.device, precision: str) -> None:
-        """Looks for the library.
+        """Imports the library.
 
         Args:
             device: Must be the CPU.
-            precision: "auto" (bf16 if the processor has it, else fp32), "fp32" or "bf16".
+            precision: "auto" (bf16 if the processor supports it, else fp32), "fp32" or "bf16".
 
         Raises:
-            BackendError: The library is missing, or cannot run this.
+            BackendError: The library is not installed or does not support the device or precision.
         """
-        try:
-            import openvino
-        except ImportError as error:
-            raise BackendError(f"OpenVINO cannot be imported ({error}); pip install openvino") from error
-        check_device("OpenVINO", device, "cpu")
-        self._core = openvino.Core()
+        super().__init__(device)
+        self._core = self._library.Core()
         if precision == "auto":
             has_bf16 = "BF16" in self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
             precision = "bf16" if has_bf16 else "fp32"
         if precision not in _PRECISIONS:
             choice = " or ".join(_PRECISIONS)
-            raise BackendError(f"OpenVINO does not compute in {precision} on a processor; choose {choice}")
+            raise BackendError(f"OpenVINO does not support {precision} on the CPU; choose {choice}")
         self.precision = precision
-        self.name = f"OpenVINO {openvino.__version__.split('-')[0]} {precision}"
-        self.key = {"file": "ONNX"}
+        self.name = f"OpenVINO {self._library.__version__.split('-')[0]} {precision}"
 
-    def build(self, export: Exporter, progress: Progress) -> bytes:
-        """The graph itself: the library compiles it in seconds, for this processor, when it loads it."""
-        return export(sample_by_gather)
-
-    def load(self, built: bytes, form: Form) -> Runner:
-        """Compiles the graph for as many threads as torch has.
-
-        Raises:
-            BackendError: The library refuses the graph.
-        """
+    def _compile(self, graph: bytes) -> Callable[[np.ndarray], Iterable[np.ndarray]]:
         options = {
             "PERFORMANCE_HINT": "LATENCY",
-            # "As the graph has it". The hint bf16 would shorten everything, sampling coordinates too, which is far off.
+            # Keeps the graph's types. The hint bf16 would also shorten sampling coordinates, with large errors.
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        try:
-            compiled = self._core.compile_model(self._core.read_model(built), _DEVICE, options)
-        except RuntimeError as error:
-            raise BackendError(f"OpenVINO refuses the graph for {form}: {error}") from error
-        request = compiled.create_infer_request()
+        request = self._core.compile_model(self._core.read_model(graph), _DEVICE, options).create_infer_request()
 
-        def run(image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            found = request.infer({INPUT: image.contiguous().numpy()}, share_inputs=True)
-            masks, in_vocab, out_vocab, survives = (torch.from_numpy(found[name]) for name in OUTPUTS)
-            return masks, in_vocab, out_vocab, survives
+        def infer(image: np.ndarray) -> list[np.ndarray]:
+            found = request.infer({INPUT: image}, share_inputs=True)
+            return [found[name] for name in OUTPUTS]
 
-        return run
+        return infer

@@ -1,4 +1,4 @@
-"""Making backends ready beside a stream: for the forms of image that recur, or that somebody expects."""
+"""Prepares backends in the background, for image shapes that recur or that the user expects."""
 
 from __future__ import annotations
 
@@ -16,111 +16,111 @@ from fcclip_core.backends.interface import Progress
 _logger = logging.getLogger(__name__)
 
 RECURS = 8
-"""Images of a form after which it counts as one that recurs: a folder of photographs is over by then."""
+"""Number of images after which a shape counts as recurring; photographs of mixed sizes rarely reach it."""
 
 LARGEST_BATCH = 4
-"""Images of the largest batch that is made ready: each has memory of its own, and larger ones can be put together."""
+"""Largest batch size that is prepared: each takes its own memory, and larger batches can be split."""
 
 Shape = tuple[int, int, int]
 """(batch, height, width) of images, padding included."""
 
 Prepare = Callable[[Shape, bool, Progress], object]
-"""Makes a form ready; takes the form, whether it was asked for, and what is told the progress and may end it."""
+"""Prepares a shape; arguments: the shape, whether it was requested, and a progress callback that may stop it."""
 
 
 class Abandoned(Exception):
-    """Nobody waits for what is being made ready any more."""
+    """Preparation was cancelled."""
 
 
 class Preparations:
-    """Makes forms ready one after the other, on a thread that lives as long as there are any.
+    """Prepares shapes one after the other, on a thread that ends when its queue is empty.
 
-    At the end of the process the thread finishes what it is at, unless that ends when it reports progress.
+    At the end of the process, the thread finishes its current task or stops it at the next progress report.
     """
 
     def __init__(self, prepare: Prepare) -> None:
-        """Begins nothing.
+        """Starts no thread yet.
 
         Args:
-            prepare: Called on the thread; whatever it raises is logged, and larger batches of that size are given up.
+            prepare: Called on the thread; exceptions are logged, and larger batches of that size are dropped.
         """
         self._prepare = prepare
         self._lock = threading.Lock()
-        self._met: Counter[Shape] = Counter()
+        self._counts: Counter[Shape] = Counter()
         self._sizes: set[tuple[int, int]] = set()
-        self._taken: set[tuple[Shape, bool]] = set()
-        self._waiting: deque[tuple[Shape, bool]] = deque()
+        self._accepted: set[tuple[Shape, bool]] = set()
+        self._queue: deque[tuple[Shape, bool]] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def meet(self, shape: Shape) -> None:
-        """Counts an image of a form that is not ready, and makes the form ready once it recurs."""
+    def count(self, shape: Shape) -> None:
+        """Counts an image of a shape that is not ready, and prepares the shape once it recurs."""
         with self._lock:
-            self._met[shape] += 1
-            recurs = self._met[shape] == RECURS
+            self._counts[shape] += 1
+            recurs = self._counts[shape] == RECURS
         if recurs:
-            self.expect(shape, asked=False)
+            self.request(shape, requested=False)
 
-    def expect(self, shape: Shape, *, asked: bool) -> None:
-        """Makes a form ready as soon as those before it are; returns at once.
+    def request(self, shape: Shape, *, requested: bool) -> None:
+        """Adds a shape to the queue; returns at once.
 
         Args:
-            shape: The form.
-            asked: Whether somebody asked for it; unasked, no more than `MAX_SIZES` sizes are made ready.
+            shape: The shape.
+            requested: Whether the user requested it; others are limited to `MAX_SIZES` sizes.
         """
         with self._lock:
             sizes = self._sizes | {shape[1:]}
-            if self._closed or (shape, asked) in self._taken or (not asked and len(sizes) > MAX_SIZES):
+            if self._closed or (shape, requested) in self._accepted or (not requested and len(sizes) > MAX_SIZES):
                 return
             self._sizes = sizes
-            self._taken.add((shape, asked))
-            self._waiting.append((shape, asked))
+            self._accepted.add((shape, requested))
+            self._queue.append((shape, requested))
             if self._thread is None:
-                threads = torch.get_num_threads()  # holds for the thread that sets it
+                threads = torch.get_num_threads()  # a per-thread setting
                 self._thread = threading.Thread(target=self._work, args=(threads,), name="preparation")
                 self._thread.start()
 
     def close(self, timeout: float | None = None) -> bool:
-        """Makes nothing ready any more.
+        """Stops preparing.
 
         Args:
-            timeout: Seconds to wait for what is being made; None: as long as it takes.
+            timeout: Seconds to wait for the current task; None: no limit.
 
         Returns:
-            False if it is still being made.
+            False if the task is still running.
         """
         with self._lock:
             self._closed = True
-            self._waiting.clear()
+            self._queue.clear()
             thread = self._thread
         if thread is not None:
             thread.join(timeout)
         return thread is None or not thread.is_alive()
 
     def _work(self, threads: int) -> None:
-        if torch.get_num_threads() != threads:  # asked first, because a thread's first question sets it to a default
+        if torch.get_num_threads() != threads:  # read first: a thread's first read resets the number to a default
             torch.set_num_threads(threads)
         while (work := self._next()) is not None:
-            shape, asked = work
+            shape, requested = work
             try:
-                self._prepare(shape, asked, self._progress())
+                self._prepare(shape, requested, self._progress())
             except Abandoned:
-                _logger.info("%s is not made ready any more", _named(shape))
+                _logger.info("preparing %s was cancelled", _named(shape))
             except Exception as error:
-                _logger.warning("%s cannot be made ready: %s", _named(shape), error)
-                self._give_up(shape)
+                _logger.warning("%s cannot be prepared: %s", _named(shape), error)
+                self._drop_larger(shape)
 
     def _next(self) -> tuple[Shape, bool] | None:
         with self._lock:
-            if self._waiting and not self._is_over():
-                return self._waiting.popleft()
+            if self._queue and not self._is_over():
+                return self._queue.popleft()
             self._thread = None
             return None
 
-    def _give_up(self, shape: Shape) -> None:
-        """Larger batches of a size would not fit either."""
+    def _drop_larger(self, shape: Shape) -> None:
+        """Drops larger batches of the same size, which would not fit either."""
         with self._lock:
-            self._waiting = deque(work for work in self._waiting if work[0][1:] != shape[1:] or work[0][0] < shape[0])
+            self._queue = deque(work for work in self._queue if work[0][1:] != shape[1:] or work[0][0] < shape[0])
 
     def _progress(self) -> Progress:
         log = log_progress()
@@ -133,7 +133,7 @@ class Preparations:
         return report
 
     def _is_over(self) -> bool:
-        # The interpreter waits for this thread once the main one has ended.
+        # The interpreter waits for this thread after the main thread has ended.
         return self._closed or not threading.main_thread().is_alive()
 
 

@@ -1,6 +1,6 @@
-"""ONNX graphs into TensorRT's engines.
+"""Builds TensorRT engines from ONNX graphs.
 
-Networks are strongly typed: every number has the type that the graph gives it, and no builder flag chooses another.
+Networks are strongly typed: every tensor has the type that the graph declares, and no builder flag changes it.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from typing import Any
 
 from fcclip_core.backends.interface import Progress
 from fcclip_core.backends.tensorrt_library import log_of, start
-from fcclip_core.errors import BackendError, first_line
+from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import KeptFile
+from fcclip_core.quoting import first_line
 
 _logger = logging.getLogger(__name__)
 
 
 class EngineBuilder:
-    """ONNX -> engine; TensorRT-RTX does this on machines without a GPU, too."""
+    """ONNX -> engine; TensorRT-RTX can do this on machines without a GPU."""
 
     def __init__(self, module: ModuleType, title: str, timings: KeptFile | None = None) -> None:
         """Starts nothing yet.
 
         Args:
             module: `tensorrt` or `tensorrt_rtx`.
-            title: Its name for people.
-            timings: Where TensorRT keeps what it measured of layers, so that it need not measure them for the next size
-                again; None: nothing is measured (TensorRT-RTX), or nothing is to be kept.
+            title: Its name for messages.
+            timings: TensorRT's timing cache, so that layers are not measured again for the next size; None: nothing is
+                measured (TensorRT-RTX) or kept.
         """
         self._trt = module
         self._title = title
@@ -38,12 +39,12 @@ class EngineBuilder:
 
         Args:
             onnx: The graph.
-            precision: In fp32, products are computed in float32, too, and not in TF32.
-            progress: Told how far it is.
+            precision: With fp32, TF32 is disabled for matrix products.
+            progress: Receives the progress.
 
         Raises:
-            BackendError: The library does not start, an operation is not supported, or building fails, for want of
-                memory for example.
+            BackendError: The library does not start, an operation is not supported, or building fails, for example for
+                lack of memory.
         """
         trt = self._trt
         builder = start(trt, self._title, trt.Builder)
@@ -52,32 +53,32 @@ class EngineBuilder:
         parser = trt.OnnxParser(network, log)
         if not parser.parse(onnx):
             errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
-            raise BackendError(f"{self._title} does not take the graph: {'; '.join(errors[:3])}")
+            raise BackendError(f"{self._title} cannot parse the graph: {'; '.join(errors[:3])}")
         config = builder.create_builder_config()
         if precision == "fp32" and hasattr(trt.BuilderFlag, "TF32"):
             config.clear_flag(trt.BuilderFlag.TF32)
         monitor = _make_monitor(trt, f"building {self._title} engine", progress)
         config.progress_monitor = monitor
-        measured = self._attach_timings(config)  # must outlive the build
+        timings = self._attach_timings(config)  # must outlive the build
         engine = builder.build_serialized_network(network, config)
         if monitor.stopped_by is not None:
-            raise monitor.let_go()
+            raise monitor.take_error()
         if engine is None:
             raise BackendError(f"{self._title} cannot build the engine: {log.last_error()}")
-        if measured is not None:
+        if timings is not None:
             self._keep_timings(config)
         return bytes(engine)
 
     def _attach_timings(self, config: Any) -> Any | None:
-        """Gives `config` the timing cache of earlier builds, or an empty one; None: it gets none, and measures anew."""
+        """Gives `config` the timing cache of earlier builds, or an empty one; returns None if that fails."""
         if self._timings is None:
             return None
         try:
-            for content in (self._timings.read(), b""):  # a cache that the library refuses is begun again
+            for content in (self._timings.read(), b""):  # an empty cache if the library rejects the kept one
                 cache = config.create_timing_cache(content)
                 if cache is not None and config.set_timing_cache(cache, False):
                     return cache
-            _logger.warning("%s takes no timing cache: every build measures all layers", self._title)
+            _logger.warning("%s accepts no timing cache: every build measures all layers", self._title)
         except Exception as error:
             _logger.warning("%s builds without its timing cache: %s", self._title, first_line(error))
         return None
@@ -87,13 +88,13 @@ class EngineBuilder:
         try:
             self._timings.write(bytes(config.get_timing_cache().serialize()))
         except Exception as error:
-            _logger.warning("%s's timing cache cannot be kept: %s", self._title, first_line(error))
+            _logger.warning("the timing cache of %s cannot be kept: %s", self._title, first_line(error))
 
 
 def _make_monitor(trt: Any, what: str, progress: Progress) -> Any:
-    """Reports the steps of TensorRT's outermost phases.
+    """Creates a progress monitor that reports the steps of TensorRT's outermost phases.
 
-    An exception must not pass through TensorRT, which would end the process: it stops the build and is kept.
+    An exception must not propagate through TensorRT, which would abort the process: it stops the build and is stored.
     """
 
     class Monitor(trt.IProgressMonitor):
@@ -117,15 +118,15 @@ def _make_monitor(trt: Any, what: str, progress: Progress) -> Any:
                 self._report(phase_name, self._steps[phase_name])
                 del self._steps[phase_name]
 
-        def let_go(self) -> BaseException | None:
-            # An error that is raised by one who still holds it keeps the whole graph alive, in a circle.
+        def take_error(self) -> BaseException | None:
+            # Raising an error that is still referenced here would keep the whole graph alive in a reference cycle.
             error, self.stopped_by = self.stopped_by, None
             return error
 
         def _report(self, phase: str, done: int) -> None:
             try:
                 progress(f"{what}: {phase}", done, self._steps[phase])
-            except BaseException as error:  # Ctrl-C, too
+            except BaseException as error:  # including Ctrl-C
                 self.stopped_by = error
 
     return Monitor()

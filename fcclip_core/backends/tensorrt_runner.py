@@ -1,4 +1,4 @@
-"""TensorRT's engines on the GPU: one launch of a CUDA graph a frame, and kernels that are compiled once for good."""
+"""Runs TensorRT engines: one CUDA graph launch per frame, and kernels that are compiled once and kept."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcclip_core.errors import BackendError, first_line
+from fcclip_core.errors import BackendError
 from fcclip_core.export.built_files import KeptFile
-from fcclip_core.export.graph import INPUT, OUTPUTS
+from fcclip_core.export.onnx_export import INPUT, OUTPUTS
 from fcclip_core.kernels.cuda_graph import capturing
+from fcclip_core.quoting import first_line
 
 _logger = logging.getLogger(__name__)
 
 _TYPES = (torch.float32, torch.float32, torch.float32, torch.bool)
-"""Of `OUTPUTS`."""
+"""Types of `OUTPUTS`."""
 
 
 class EngineRunner:
-    """Runs one engine on a stream and in buffers of its own.
+    """Runs one engine with its own stream and buffers.
 
-    Addresses never change, so that the engine is captured once, after a first run, and replayed for each frame. Results
-    are copied out: they belong to the caller, and no later frame overwrites them.
+    Addresses never change, so the engine is captured once, after a first run, and replayed for each frame. Results are
+    copied out, so later frames do not overwrite them.
     """
 
     def __init__(self, engine: Any, device: torch.device, log: Any, kernels: KeptFile | None = None) -> None:
-        """Runs the engine once, and captures it if that is possible.
+        """Runs the engine once, and captures it if possible.
 
         Args:
-            engine: TensorRT's `ICudaEngine`, of fixed shapes.
-            device: Where it was made ready and images lie.
-            log: The library's log, which has its reasons.
-            kernels: Where TensorRT-RTX keeps the kernels that it compiles on this GPU; None: it keeps none.
+            engine: TensorRT's `ICudaEngine` with fixed shapes.
+            device: Device of engine and images.
+            log: The library's log, which has the reasons of failures.
+            kernels: Cache of the kernels that TensorRT-RTX compiles on this GPU; None: not kept.
 
         Raises:
-            BackendError: It cannot be made ready, for want of memory for example.
-            RuntimeError: It does not run.
+            BackendError: The engine cannot be prepared, for example for lack of memory.
+            RuntimeError: The engine cannot be run.
         """
         cache = _RuntimeCache(engine, kernels) if kernels else None
         self._needed = (engine, cache)  # must outlive the context
@@ -45,10 +46,10 @@ class EngineRunner:
         self._log = log
         context = cache.create_context() if cache else engine.create_execution_context()
         if context is None:
-            raise BackendError(f"the engine cannot be made ready to run: {log.last_error()}")
+            raise BackendError(f"the engine cannot be prepared to run: {log.last_error()}")
         self._context: Any = context
         self._stream = torch.cuda.Stream(device)
-        # Written for the life of the engine, whether or not it was made in inference mode.
+        # Written for the life of the engine, also outside of inference mode.
         with torch.inference_mode(False):
             self._image = torch.zeros(tuple(engine.get_tensor_shape(INPUT)), device=device)
             self._outputs = [
@@ -65,14 +66,14 @@ class EngineRunner:
         self._graph = self._capture()
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`image` float32 of the engine's shape -> the graph's outputs, in memory of their own.
+        """`image` float32 of the engine's shape -> the graph's outputs, not overwritten later.
 
         Raises:
             RuntimeError: The engine cannot be run.
         """
         masks, in_vocab, out_vocab, survives = results = tuple(map(torch.empty_like, self._outputs))
         current = torch.cuda.current_stream(self._device)
-        # All that touches the buffers runs on one stream, whichever stream the next frame comes from.
+        # Everything that accesses the buffers runs on one stream, whatever stream the next frame comes from.
         self._stream.wait_stream(current)
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             self._image.copy_(image)
@@ -91,12 +92,12 @@ class EngineRunner:
             raise RuntimeError(f"the engine cannot be run: {self._log.last_error()}")
 
     def _capture(self) -> torch.cuda.CUDAGraph | None:
-        """The engine as a CUDA graph; None if it cannot be captured, and the log says so."""
+        """The engine as a CUDA graph; None, with a log message, if it cannot be captured."""
         try:
-            # TensorRT-RTX knows beforehand; a capture that fails leaves errors behind.
-            asked = getattr(self._context, "is_stream_capturable", None)
-            if asked is not None and not asked(self._stream.cuda_stream):
-                raise RuntimeError("the library does not capture this engine")
+            # TensorRT-RTX can tell in advance; a failed capture leaves errors behind.
+            is_capturable = getattr(self._context, "is_stream_capturable", None)
+            if is_capturable is not None and not is_capturable(self._stream.cuda_stream):
+                raise RuntimeError("the library cannot capture this engine")
             graph = torch.cuda.CUDAGraph()
             with capturing(graph, self._stream):
                 self._execute()
@@ -108,10 +109,10 @@ class EngineRunner:
 
 
 class _RuntimeCache:
-    """The kernels that TensorRT-RTX compiles for one engine, from process to process.
+    """The kernels that TensorRT-RTX compiles for one engine, kept between processes.
 
-    They are compiled on the machine that runs them, when an engine is made ready and when it runs first. Whatever fails
-    here costs compiling them again.
+    They are compiled on the machine that runs them, when an engine is prepared and first run. If anything fails here,
+    they are only compiled again.
     """
 
     def __init__(self, engine: Any, kept: KeptFile) -> None:
@@ -122,22 +123,22 @@ class _RuntimeCache:
         self._cache: Any | None = None
 
     def create_context(self) -> Any | None:
-        """An execution context that takes kernels from the cache and adds to it; None: there is not enough memory."""
+        """Creates an execution context that reads and fills the cache; None if there is not enough memory."""
         try:
             config = self._engine.create_runtime_config()
             cache = config.create_runtime_cache()
             if self._before and not cache.deserialize(self._before):
-                _logger.info("%s holds kernels for something else: they are compiled again", self._kept.name)
+                _logger.info("%s does not fit this engine: compiling kernels again", self._kept.name)
             if not config.set_runtime_cache(cache):
-                raise RuntimeError("the library refuses it")
+                raise RuntimeError("the library rejects it")
         except Exception as error:
-            _logger.warning("kernels are compiled without the runtime cache: %s", first_line(error))
+            _logger.warning("compiling kernels without the runtime cache: %s", first_line(error))
             return self._engine.create_execution_context()
         self._config, self._cache = config, cache
         return self._engine.create_execution_context(runtime_config=config)
 
     def keep(self) -> None:
-        """Keeps the kernels, if some were compiled."""
+        """Keeps the kernels if new ones were compiled."""
         if self._cache is None:
             return
         try:

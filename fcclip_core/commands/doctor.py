@@ -1,4 +1,4 @@
-"""`fcclip doctor`: what hardware, backends, ROS and weights were found, and what installs the rest."""
+"""`fcclip doctor`: which hardware, backends, ROS and weights this machine has, and how to install the rest."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import argparse
 import itertools
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fcclip_core.commands.installation import Finding
 
 
 def add_parser(subparsers: Any) -> None:
     """Registers the command."""
     parser = subparsers.add_parser(
         "doctor",
-        help="say what this machine has, and what installs the rest",
+        help="check the installation: what this machine has, and how to install the rest",
         description="Exit code 0 if the model can run here (and, where ROS 2 is installed, the node too), else 1.",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -21,12 +24,12 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Looks and prints.
+    """Checks and prints.
 
     Returns:
-        0 if nothing stands in the way, else 1.
+        0 if the model can run here, else 1.
     """
-    from fcclip_core.installation import can_run, examine
+    from fcclip_core.commands.installation import can_run, examine
 
     findings = examine()
     ready = can_run(findings)
@@ -37,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if ready else 1
 
 
-def _show(findings: list, ready: bool) -> None:
+def _show(findings: list[Finding], ready: bool) -> None:
     from rich.text import Text
 
     from fcclip_core.terminal import Terminal

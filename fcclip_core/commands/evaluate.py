@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands.inference_arguments import add_model_arguments, settings_from, vocabulary_from
-from fcclip_core.commands.progress import progress_bar
+from fcclip_core.commands.progress_bar import progress_bar
 from fcclip_core.errors import FcclipError, SettingsError
-from fcclip_core.json_files import write_json
-from fcclip_core.paths import expanded, refuse_overwriting
+from fcclip_core.files.atomic_write import require_writable
+from fcclip_core.files.json_files import write_json
+from fcclip_core.files.paths import expanded, refuse_overwriting
 from fcclip_core.settings import ENSEMBLES, InferenceSettings
-from fcclip_core.whole_file import require_writable
 
 if TYPE_CHECKING:
     import torch
 
-    from fcclip_core.datasets.catalogue import DatasetWords
+    from fcclip_core.datasets.catalog import DatasetWords
     from fcclip_core.datasets.records import Dataset
     from fcclip_core.terminal import Terminal
 
 WORLD = "world"
-WORLD_TITLE = "the simulated world, rendered as it goes"
+WORLD_TITLE = "the simulated world, rendered on the fly"
 WORLD_SIZE = (320, 240)
 SWEEP_GRID = "0,0.2,0.4,0.6,0.8,1"
 CLIP_SIZES = "224,448,672,896,1120"
@@ -34,13 +34,13 @@ CLIP_SIZES = "224,448,672,896,1120"
 
 def add_parser(subparsers: Any) -> None:
     """Registers the command, a subcommand a dataset."""
-    from fcclip_core.datasets.catalogue import DATASETS
+    from fcclip_core.datasets.catalog import DATASETS
 
     parser = subparsers.add_parser(
         "evaluate",
         help="measure a checkpoint on a dataset or in the simulated world",
-        description="PQ, SQ, RQ, AP, mIoU, recall, grounding (Table 7) and images per second, beside the paper's "
-        "numbers. Start it with torchrun to share the images among processes.",
+        description="PQ, SQ, RQ, AP, mIoU, recall, grounding (Table 7) and images per second, next to the "
+        "paper's numbers. Start it with torchrun to share the images among processes.",
     )
     targets = parser.add_subparsers(metavar="DATASET", required=True)
     titles = {name: entry.title for name, entry in DATASETS.items()} | {WORLD: WORLD_TITLE}
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             vanished_masks=args.vanished_masks,
             settings=settings,
         )
-        with console.status("reading the words"):
+        with console.status("encoding the vocabulary"):
             snapshot = segmenter.set_vocabulary(vocabulary)
         with _progress(console, "images", _share(dataset, args.limit)) as advance:
             evaluation = evaluate(
@@ -131,10 +131,10 @@ def run_clip_masks(args: argparse.Namespace) -> int:
     sizes = _whole_numbers("--sizes", args.sizes)
     with _prepared(args) as (dataset, words, device, console):
         vocabulary = words.vocabulary
-        from fcclip_core.checkpoints import load_checkpoint, load_model
         from fcclip_core.distributed import is_first
         from fcclip_core.evaluation.clip_masks import name_masks
         from fcclip_core.segmenter import Segmenter
+        from fcclip_core.weights.checkpoints import load_checkpoint, load_model
 
         checkpoint = load_checkpoint(args.checkpoint)
         snapshot = Segmenter(checkpoint, device=str(device)).set_vocabulary(vocabulary)
@@ -164,7 +164,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other scenes (default: 0)")
         parser.add_argument("--views", type=int, default=1, metavar="K", help="pictures of each scene (default: 1)")
     else:
-        from fcclip_core.datasets.catalogue import DATASETS
+        from fcclip_core.datasets.catalog import DATASETS
 
         split = DATASETS[name].split
         parser.add_argument("--data", type=expanded, required=True, metavar="DIR", help="the dataset's root folder")
@@ -229,14 +229,14 @@ def _prepared(args: argparse.Namespace) -> Iterator[tuple[Dataset, DatasetWords,
 
 
 def _open(args: argparse.Namespace) -> tuple[Dataset, DatasetWords]:
-    from fcclip_core.datasets.catalogue import DATASETS, DatasetWords, dataset_words
+    from fcclip_core.datasets.catalog import DATASETS, DatasetWords, dataset_words
 
     given = None if args.vocabulary is None else vocabulary_from(args.vocabulary)
     if args.dataset == WORLD:
-        from fcclip_core.class_matching import match_in_order
         from fcclip_core.datasets.world import WorldScenes
         from fcclip_core.simulation.dataset import WorldPlan
         from fcclip_core.simulation.names import world_vocabulary
+        from fcclip_core.vocabulary.class_matching import match_in_order
 
         scenes = WorldScenes(WorldPlan(args.scenes, args.seed, "all", WORLD_SIZE, args.views))
         if given is None:
@@ -284,7 +284,7 @@ def _whole_numbers(option: str, text: str) -> list[int]:
 def _paper_name(dataset: str) -> str:
     if dataset == WORLD:
         return ""
-    from fcclip_core.datasets.catalogue import DATASETS
+    from fcclip_core.datasets.catalog import DATASETS
 
     return DATASETS[dataset].paper
 

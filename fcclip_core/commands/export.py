@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from fcclip_core.camera_size import described_size, parse_size
 from fcclip_core.commands.inference_arguments import add_vanished_masks_argument
 from fcclip_core.errors import BackendError, SettingsError
-from fcclip_core.paths import expanded
+from fcclip_core.files.paths import expanded
+from fcclip_core.images.camera_size import described_size, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fcclip_core.backends.interface import Progress
-    from fcclip_core.export.form import Form
+    from fcclip_core.export.input_spec import InputSpec
     from fcclip_core.model.config import ModelConfig
     from fcclip_core.model.fcclip import FCCLIP
     from fcclip_core.terminal import Terminal
@@ -29,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
         "export",
         help="write ONNX files; build the engines that TensorRT and others run here",
         description="The graph has no words in it: image -> mask logits at 1/4 of its size, two embeddings for each "
-        "mask, and whether it survives at stride 32. Every size, batch and precision is a graph of its own.",
+        "mask, and whether it survives at stride 32. Each size, batch and precision needs its own graph.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="weights: a file, a bundled name, or recipe:NAME")
     parser.add_argument("--out", type=expanded, metavar="DIR", help="write NAME-BATCHxHEIGHTxWIDTH-PRECISION.onnx here")
@@ -52,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--shorter-side", type=int, metavar="N", help="with --camera, as `fcclip segment` has it")
     parser.add_argument("--max-size", type=int, metavar="N", help="with --camera, as `fcclip segment` has it")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time (default: 1)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images per batch (default: 1)")
     parser.add_argument(
         "--precision",
         choices=PRECISION_NAMES,
@@ -83,9 +83,9 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("no size: give --size WIDTHxHEIGHT of the network's input, or --camera WIDTHxHEIGHT")
     if args.out and not args.out.is_dir():
         raise SettingsError(f"{args.out} is not a folder; make it first, or choose another")
-    from fcclip_core.checkpoints import load_checkpoint, load_model
     from fcclip_core.commands.progress_bar import progress_bar, reporter
     from fcclip_core.terminal import Terminal
+    from fcclip_core.weights.checkpoints import load_checkpoint, load_model
 
     console = Terminal(stderr=True, soft_wrap=True)
     model = load_model(load_checkpoint(args.checkpoint), args.vanished_masks)
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _sizes(args: argparse.Namespace, config: ModelConfig) -> Iterator[tuple[int, int]]:
     """Heights and widths of the network's input."""
-    from fcclip_core.preprocess import FrameGeometry
+    from fcclip_core.inference.preprocess import FrameGeometry
     from fcclip_core.settings import InferenceSettings
 
     for width, height in map(parse_size, args.size):
@@ -141,18 +141,18 @@ def _write_graphs(
     console: Terminal,
     progress: Progress,
 ) -> None:
-    from fcclip_core.export.form import Form
-    from fcclip_core.export.graph import export_onnx
-    from fcclip_core.whole_file import whole_file
+    from fcclip_core.export.input_spec import InputSpec
+    from fcclip_core.export.onnx_export import export_onnx
+    from fcclip_core.files.atomic_write import atomic_write
 
     for height, width in sizes:
-        form = Form(args.batch, height, width, precision)
-        path = args.out / f"{model.config.name}-{form}.onnx"
+        spec = InputSpec(args.batch, height, width, precision)
+        path = args.out / f"{model.config.name}-{spec}.onnx"
         progress(f"writing {path.name}", 0, 1)
-        onnx = export_onnx(model, form)
-        found = "not checked" if args.no_check else _check(model, onnx, form)
+        onnx = export_onnx(model, spec)
+        found = "not checked" if args.no_check else _check(model, onnx, spec)
         try:
-            with whole_file(path) as part:
+            with atomic_write(path) as part:
                 part.write_bytes(onnx)
         except OSError as error:
             raise SettingsError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -160,8 +160,8 @@ def _write_graphs(
         console.print(f"{path}: {len(onnx) / 1e6:,.0f} MB, {found}; vanished masks: {model.vanished_masks}")
 
 
-def _check(model: FCCLIP, onnx: bytes, form: Form) -> str:
-    """Runs a graph on the processor and holds it against eager PyTorch; says with what, and how far they differ.
+def _check(model: FCCLIP, onnx: bytes, spec: InputSpec) -> str:
+    """Runs a graph on the CPU and compares it with eager PyTorch; says with which runtime and how far they differ.
 
     Raises:
         BackendError: It is too far from it.
@@ -173,16 +173,16 @@ def _check(model: FCCLIP, onnx: bytes, form: Form) -> str:
     from fcclip_core.export.check import Reference, check, check_picture
     from fcclip_core.model.fcclip import ModelOutput
 
-    cpu, picture = torch.device("cpu"), check_picture(form)
+    cpu, picture = torch.device("cpu"), check_picture(spec)
     missing = []
     for name in ("onnxruntime", "openvino"):
         try:
-            library = LIBRARIES[name](cpu, form.precision)
+            library = LIBRARIES[name](cpu, spec.precision)
         except BackendError as error:
             missing.append(str(error))
             continue
-        runner = library.load(library.build(lambda _: onnx, lambda *_: None), form)
+        runner = library.load(library.build(lambda _: onnx, lambda *_: None), spec)
         reference = Reference.of(EagerBackend(model, cpu)(picture))
-        differences = check(library.name, reference, ModelOutput(*runner(picture)), form.precision)
+        differences = check(library.name, reference, ModelOutput(*runner(picture)), spec.precision)
         return f"run by {library.name}: differs from eager PyTorch by {differences}"
     return f"not checked: {'; '.join(missing)}"

@@ -3,95 +3,61 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from dataclasses import Field
+from typing import TYPE_CHECKING, Any
 
 from fcclip_core.errors import VocabularyError
-from fcclip_core.model.config import PUBLISHED, VANISHED_MASKS
-from fcclip_core.settings import ENSEMBLES, InferenceSettings
+from fcclip_core.settings import About, InferenceSettings, ModelSettings, WordSettings, settings_of
 
 if TYPE_CHECKING:
     from fcclip_core.segmenter import Segmenter
-    from fcclip_core.vocabulary import Vocabulary
-
-_SETTING_HELP: dict[str, str] = {
-    "shorter_side": "pixels to which the shorter image side is resized (default: as the model's preset says)",
-    "max_size": "limit in pixels of the longer side after resizing",
-    "alpha": "weight of the out-of-vocabulary classifier for classes seen in training, 0 to 1",
-    "beta": "weight of the out-of-vocabulary classifier for unseen classes, 0 to 1",
-    "ensemble": "how the two classifiers are joined",
-    "object_mask_threshold": "masks whose best class scores this or less are dropped, 0 to 1",
-    "overlap_threshold": "share of its own pixels that a mask must win to become a segment, 0 to 1",
-    "valid_mask_only": "ensemble only masks that survive at stride 32 (default: as the model's preset says; all masks "
-    "with --vanished-masks best_cell)",
-    "top_k_instances": "instances kept per image",
-    "num_threads": "CPU threads; 0 leaves torch's own choice",
-}
+    from fcclip_core.vocabulary.classes import Vocabulary
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, backend: str = "auto") -> None:
-    """Adds --checkpoint, --device, --backend (by default `backend`), --precision and how masks become segments."""
-    parser.add_argument(
-        "--checkpoint",
-        default="auto",
-        help="weights: a file, a bundled name, recipe:NAME (seeded, labels mean nothing), or auto (default): the best "
-        "published model that was imported here, else demo",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument(
-        "--backend", default=backend, help="auto, or one that `fcclip doctor` lists (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "fp16", "bf16"),
-        default="auto",
-        help="what the backend computes in (default: auto, the fastest of it that keeps the answer)",
-    )
-    add_vanished_masks_argument(parser)
+    """Adds an option for each of `ModelSettings`, by default `backend`, and of `InferenceSettings`."""
+    for name, setting in settings_of(ModelSettings).items():
+        _add(parser, name, setting, default=backend if name == "backend" else setting[0].default)
     group = parser.add_argument_group("inference settings (defaults are the published ones)")
-    defaults = InferenceSettings()
-    for name in InferenceSettings.names():
-        default, option = getattr(defaults, name), f"--{name.replace('_', '-')}"
-        if name == "valid_mask_only":
-            group.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=_SETTING_HELP[name])
-            continue
-        if name == "shorter_side":
-            group.add_argument(option, type=int, metavar="N", help=_SETTING_HELP[name])
-            continue
-        group.add_argument(
-            option,
-            type=type(default),
-            choices=ENSEMBLES if name == "ensemble" else None,
-            metavar=None if name == "ensemble" else "N",
-            help=f"{_SETTING_HELP[name]} (default: {default})",
-        )
+    for name, (item, about) in settings_of(InferenceSettings).items():
+        if item.default is None:
+            text = f"{about.sentence.replace('auto: ', 'default: ')}"
+            group.add_argument(_option(name), action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:  # What is not given follows the others, or the model's preset.
+            shown = "" if name == "shorter_side" else str(item.default)
+            _add(group, name, (item, about), default=None, shown=shown)
 
 
 def add_vanished_masks_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --vanished-masks."""
-    parser.add_argument(
-        "--vanished-masks",
-        choices=VANISHED_MASKS,
-        default=PUBLISHED,
-        help="what masks that vanish at stride 32 are pooled over: nothing, or the cell where they come closest to "
-        "being there (default: %(default)s)",
-    )
+    setting = settings_of(ModelSettings)["vanished_masks"]
+    _add(parser, "vanished_masks", setting, default=setting[0].default)
 
 
 def add_vocabulary_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --vocab, --stuff and --background."""
+    words = settings_of(WordSettings)
+    parser.add_argument("--vocab", required=True, help=words["vocabulary"][1].sentence)
+    for name in ("stuff", "background"):
+        _add(parser, name, words[name], default=words[name][0].default)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _add(parser: Any, name: str, setting: tuple[Field[Any], About], default: Any, shown: str = "") -> None:
+    """Adds one option; its type is that of the setting's default, its range is checked by the settings themselves."""
+    item, about = setting
+    span = f", {about.span[0]:g} to {about.span[1]:g}" if about.span else ""
+    shown = f" (default: {shown or default})" if shown or default else ""
     parser.add_argument(
-        "--vocab",
-        required=True,
-        help='words, ";" between classes and "," between synonyms: "person; pallet, wooden pallet"; '
-        "or a .yaml or .txt file; or the name of a bundled vocabulary",
-    )
-    parser.add_argument("--stuff", default="", help='classes that are stuff, not countable things: "floor; wall"')
-    parser.add_argument(
-        "--background",
-        default="auto",
-        metavar="auto|none|WORDS",
-        help="what competes with the words, unseen, as far as it does not overlap with them: as for --vocab; auto "
-        "(default): what suits the checkpoint; none: nothing",
+        _option(name),
+        type=type(item.default),
+        default=default,
+        choices=about.choices or None,
+        metavar=None if about.choices else "N" if about.limits else name.upper(),
+        help=f"{about.sentence}{span}{shown}".replace("%", "%%"),
     )
 
 
@@ -118,7 +84,7 @@ def vocabulary_from(text: str, stuff: str = "") -> Vocabulary:
     Raises:
         VocabularyError: No words, an unreadable file, or a stuff name that is no class.
     """
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.classes import Vocabulary
 
     if not text.strip(" ;,"):
         raise VocabularyError('--vocab names no class; write for example --vocab "person; pallet, wooden pallet"')
@@ -138,9 +104,9 @@ def with_background(vocabulary: Vocabulary, text: str, segmenter: Segmenter) -> 
     Raises:
         VocabularyError: No words, or an unreadable file.
     """
-    from fcclip_core.background import background_from
+    from fcclip_core.vocabulary.background import background_from
 
-    return vocabulary.with_background(background_from(split_classes(text), segmenter))
+    return vocabulary.with_background(background_from(split_classes(text), segmenter.default_background))
 
 
 def split_classes(text: str) -> list[str]:

@@ -1,31 +1,36 @@
-"""Bars for commands that take a while."""
+"""Progress bars of commands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 
 def progress_bar(console: Console) -> Progress:
-    """An empty display of bars, to be used in a `with`."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=console,
+    """A bar with count, elapsed and remaining time; nothing on a quiet console. Descriptions are not markup."""
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
     )
+    return progress.Progress(*columns, console=console, disable=console.quiet)
 
 
 def reporter(bar: Progress) -> Callable[[str, int, int], None]:
-    """One bar for each thing that is being done: call with (what, units done, units in all)."""
+    """Shows one bar in per cent for each activity: call with (what is being done, units done, units in all)."""
     tasks: dict[str, TaskID] = {}
 
     def report(what: str, done: int, total: int) -> None:
         if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
-        bar.update(tasks[what], completed=done)
+            tasks[what] = bar.add_task(what, total=100)
+        bar.update(tasks[what], completed=100 * done // max(total, 1))
 
     return report

@@ -1,4 +1,4 @@
-"""`fcclip segment`: images, folders, videos and bags in; label images, overlays, JSON and labelled bags out."""
+"""`fcclip segment`: images, folders, videos and bags in; label images, overlays, JSON and labeled bags out."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from fcclip_core.commands.inference_arguments import (
     vocabulary_from,
     with_background,
 )
-from fcclip_core.commands.progress import progress_bar
+from fcclip_core.commands.progress_bar import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.commands.segment_jobs import Job, find_jobs, left_out, listed
-from fcclip_core.errors import DeviceLostError, FcclipError, ImageError, first_line
-from fcclip_core.image_limits import MAX_PIXELS
-from fcclip_core.json_files import json_line, write_json
-from fcclip_core.paths import expanded, refuse_overwriting
-from fcclip_core.plain_text import printable
-from fcclip_core.whole_file import whole_file, whole_folder, write_whole
+from fcclip_core.errors import DeviceLostError, FcclipError, ImageError
+from fcclip_core.files.atomic_write import atomic_folder, atomic_write, write_atomically
+from fcclip_core.files.json_files import json_line, write_json
+from fcclip_core.files.paths import expanded, refuse_overwriting
+from fcclip_core.images.image_limits import MAX_PIXELS
+from fcclip_core.quoting import first_line, printable
 
 if TYPE_CHECKING:
     import numpy as np
     from rich.progress import Progress, TaskID
 
-    from fcclip_core.ignore_mask import IgnoreMask
+    from fcclip_core.geometry.ignore_mask import IgnoreMask
     from fcclip_core.results import PanopticResult
-    from fcclip_core.segmenter import Segmenter, VocabularySnapshot
+    from fcclip_core.segmenter import Segmenter
     from fcclip_core.terminal import Terminal
+    from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
 _JPEG_QUALITY = 92
 _LABEL_IMAGE = re.compile(r"\d{6,}\.png")
@@ -66,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
         type=int,
         default=MAX_PIXELS,
         metavar="N",
-        help="pixels of a picture at most; larger JPEGs are decoded and labelled at a half, a quarter or an eighth of "
+        help="pixels of a picture at most; larger JPEGs are decoded and labeled at a half, a quarter or an eighth of "
         "their size, other pictures are skipped (default: %(default)s)",
     )
     parser.add_argument(
@@ -83,7 +84,7 @@ def add_parser(subparsers: Any) -> None:
         "pycocotools",
     )
     parser.add_argument("--topic", default="", help="image topic of a bag (default: the only one)")
-    parser.add_argument("--with-input", action="store_true", help="copy what a bag holds into the labelled one")
+    parser.add_argument("--with-input", action="store_true", help="copy what a bag holds into the labeled one")
     add_vocabulary_arguments(parser)
     add_model_arguments(parser)
     parser.set_defaults(run=run)
@@ -106,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
         raise FcclipError(f"--opacity is {args.opacity}; it must be between 0 and 1")
     if args.max_image_pixels < 1:
         raise FcclipError(f"--max-image-pixels is {args.max_image_pixels}; it must be at least 1")
-    from fcclip_core.contours import check_contour_type
-    from fcclip_core.ignore_mask import IgnoreMask
+    from fcclip_core.geometry.ignore_mask import IgnoreMask
+    from fcclip_core.segments.contours import check_contour_type
 
     check_contour_type(args.contours)
     ignore_mask = IgnoreMask(expanded(args.ignore_mask)) if args.ignore_mask else None
@@ -122,9 +123,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.text import Text
 
     from fcclip_core.devices import watched
-    from fcclip_core.doubts import doubts, summary
     from fcclip_core.segmenter import Segmenter
     from fcclip_core.terminal import Terminal
+    from fcclip_core.vocabulary.doubts import doubts, summary
 
     console = Terminal(stderr=True, soft_wrap=True)
     for line in left_out(inputs):
@@ -172,7 +173,7 @@ class BagOptions:
 
     Attributes:
         topic: Image topic; empty for the only one.
-        with_input: Whether the labelled bag holds the other one's messages, too.
+        with_input: Whether the labeled bag holds the other one's messages, too.
     """
 
     topic: str = ""
@@ -217,7 +218,7 @@ class ResultWriter:
         """
         import numpy as np
 
-        from fcclip_core.image_files import encode_image, read_photograph
+        from fcclip_core.images.image_files import encode_image, read_photograph
 
         photograph = read_photograph(job.source, self.max_pixels)
         image = photograph.pixels
@@ -234,14 +235,14 @@ class ResultWriter:
             contents[files["overlay"]] = encode_image(drawn, f".{self.overlay}", quality=_JPEG_QUALITY)
         self._forget(job)
         for name, content in contents.items():
-            write_whole(self.out / name, content)
+            write_atomically(self.out / name, content)
         about = {"image": str(job.source), "height": height, "width": width, "files": files}
         about["reduced_by"] = photograph.reduced_by
         self._describe(job, about, describe(result, self.contours))
         notes = [_FIRST_PICTURE] if photograph.first_of_several else []
         if photograph.reduced_by > 1:
             limit = f"it has more than {self.max_pixels / 1e6:g} million pixels (--max-image-pixels)"
-            notes.append(f"labelled at 1/{photograph.reduced_by} of its size, because {limit}")
+            notes.append(f"labeled at 1/{photograph.reduced_by} of its size, because {limit}")
         return notes
 
     def video(self, job: Job, advance: Callable[[int, int], None]) -> list[str]:
@@ -258,7 +259,7 @@ class ResultWriter:
             ImageError: It cannot be read, or MPEG-4 cannot hold its overlay.
             OSError: A result cannot be written.
         """
-        from fcclip_core.video_files import VideoFile, movie
+        from fcclip_core.images.video_files import VideoFile, movie
 
         video = VideoFile.open(job.source, self.max_pixels)
         frames = video.frames()
@@ -301,10 +302,10 @@ class ResultWriter:
         """
         import numpy as np
 
-        from fcclip_core.image_files import write_image
-        from fcclip_core.video_files import FALLBACK_RATE, movie
+        from fcclip_core.images.image_files import write_image
+        from fcclip_core.images.video_files import FALLBACK_RATE, movie
 
-        bags = ros_module("fcclip_ros.bags", "labelling a bag")
+        bags = ros_module("fcclip_ros.bags.bag_segmentation", "labeling a bag")
         source = bags.BagImages(job.source, options.topic, option="--topic", max_pixels=self.max_pixels)
         count, rate = source.count_and_rate()
         files = {"bag": f"{job.stem}_bag", "frames": f"{job.stem}_frames.jsonl", "labels": f"{job.stem}_labels"}
@@ -313,8 +314,8 @@ class ResultWriter:
         with contextlib.ExitStack() as overlay:
             # Nothing of an earlier run is replaced before all is written; then the overlay, which may fail without it.
             with contextlib.ExitStack() as stack:
-                pictures = stack.enter_context(whole_folder(self.out / files["labels"]))
-                labelled = stack.enter_context(bags.LabelBag(self.out / files["bag"]))
+                pictures = stack.enter_context(atomic_folder(self.out / files["labels"]))
+                labeled = stack.enter_context(bags.LabelBag(self.out / files["bag"]))
                 write = stack.enter_context(self._lines(job, files["frames"]))
                 for index, frame in enumerate(source.frames()):
                     if isinstance(frame, ImageError):
@@ -323,7 +324,7 @@ class ResultWriter:
                         advance(index + 1, count)
                         continue
                     result = self._label(frame.image)
-                    labelled.write(frame, result, self.snapshot, self.contours)
+                    labeled.write(frame, result, self.snapshot, self.contours)
                     picture = f"{index:06}.png"
                     write_image(pictures / picture, result.segment_map.astype(np.uint16))
                     first = frame.nanoseconds if first is None else first
@@ -341,8 +342,8 @@ class ResultWriter:
                     left_out = "".join(f"; {text}" for text in source.left_out)
                     raise ImageError(f"none of its {count} images can be read{left_out}")
                 if options.with_input:
-                    labelled.copy(job.source, source.leave_out)
-                labelled.finish()
+                    labeled.copy(job.source, source.leave_out)
+                labeled.finish()
             # Of an earlier run, and of other labels.
             (self.out / f"{job.stem}_overlay.mp4").unlink(missing_ok=True)
         about = {"recording": str(job.source), "topic": options.topic, "frames": count, "unreadable": unreadable}
@@ -352,7 +353,7 @@ class ResultWriter:
     @contextlib.contextmanager
     def _lines(self, job: Job, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         """A file of JSON lines being written; yields the function that takes them."""
-        with whole_file(self.out / name) as part:
+        with atomic_write(self.out / name) as part:
             with part.open("wb") as file:
 
                 def write(values: dict[str, Any]) -> None:
@@ -373,7 +374,7 @@ class ResultWriter:
         return self.segmenter(image).without_pixels(ignored)
 
     def _draw(self, image: np.ndarray, result: PanopticResult) -> np.ndarray:
-        from fcclip_core.visualization import draw_overlay
+        from fcclip_core.segments.visualization import draw_overlay
 
         colors = {row.id: row.color for row in self.snapshot.published}
         return draw_overlay(image, result, colors, self.opacity)
@@ -412,7 +413,7 @@ def describe(result: PanopticResult, contours: str = "") -> dict[str, Any]:
         result: The result.
         contours: What else is said of a segment's pixels, under `segmentation`; one of `contours.CONTOUR_TYPES`.
     """
-    from fcclip_core.contours import coco_segmentations
+    from fcclip_core.segments.contours import coco_segmentations
 
     pixels = coco_segmentations(result, contours)
     return {

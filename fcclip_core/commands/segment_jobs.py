@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fcclip_core.bag_paths import is_bag
 from fcclip_core.errors import FcclipError
+from fcclip_core.files.bag_paths import is_bag
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({

@@ -1,6 +1,6 @@
 """`fcclip train`: trains FC-CLIP. Every recipe resumes when the same command is run again.
 
-A recipe is a subcommand of its own; recipes of other modules are added in `add_parser`.
+Each recipe is a subcommand; recipes of other modules are added in `add_parser`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from fcclip_core.commands import train_world
 from fcclip_core.commands.inference_arguments import vocabulary_from
 from fcclip_core.errors import TrainingError
-from fcclip_core.paths import expanded
+from fcclip_core.files.paths import expanded
 
 if TYPE_CHECKING:
-    from fcclip_core.checkpoints import Checkpoint
     from fcclip_core.training.config import TrainingConfig
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.classes import Vocabulary
+    from fcclip_core.weights.checkpoints import Checkpoint
 
 TRAINED_ON = {
     "coco": ("train2017", "COCO panoptic, or your own labels in its format"),
@@ -60,7 +60,7 @@ def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> 
     parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="for states, log and checkpoints")
     parser.add_argument("--split", default=split, help=f"part of the dataset (default: {split})")
     parser.add_argument(
-        "--vocabulary", metavar="V", help="names of the dataset's classes, in its order (default: see docs/training.md)"
+        "--vocabulary", metavar="V", help="names of the dataset's classes, in its order (see docs/how-to/training.md)"
     )
     parser.add_argument("--preset", default="convnext_large", help="model to train (default: convnext_large)")
     parser.add_argument(
@@ -93,7 +93,7 @@ def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> 
 def run(args: argparse.Namespace) -> int:
     """Trains on a panoptic dataset."""
     from fcclip_core import distributed
-    from fcclip_core.datasets.catalogue import DATASETS, dataset_words
+    from fcclip_core.datasets.catalog import DATASETS, dataset_words
     from fcclip_core.devices import resolve_device
     from fcclip_core.terminal import Terminal
     from fcclip_core.training.trainer import Trainer
@@ -138,10 +138,10 @@ def config_from(args: argparse.Namespace) -> TrainingConfig:
 
 
 def _starting_point(args: argparse.Namespace, vocabulary: Vocabulary) -> Checkpoint:
-    from fcclip_core.checkpoints import Provenance, Source, join_clip, load_checkpoint
-    from fcclip_core.clip_weights import load_clip
     from fcclip_core.model.config import PRESETS
     from fcclip_core.training.initialization import fresh_weights
+    from fcclip_core.weights.checkpoints import Provenance, Source, join_clip, load_checkpoint
+    from fcclip_core.weights.clip_weights import load_clip
 
     if args.checkpoint is not None:
         return load_checkpoint(args.checkpoint, args.clip, train_vocabulary=vocabulary)

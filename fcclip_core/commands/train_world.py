@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcclip_core.paths import expanded
+from fcclip_core.files.paths import expanded
 
 if TYPE_CHECKING:
     from fcclip_core.datasets.world_shards import WorldShards
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.classes import Vocabulary
 
 DEMO_FILE = "demo.safetensors"
 
@@ -53,7 +53,7 @@ def run_clip(args: argparse.Namespace) -> int:
     from fcclip_core.devices import resolve_device
     from fcclip_core.simulation.names import world_vocabulary
     from fcclip_core.terminal import Terminal
-    from fcclip_core.training.world_clip import CLIP_FILE, ClipRecipe, ClipTraining, export_clip
+    from fcclip_core.training.demo_model.clip import CLIP_FILE, ClipRecipe, ClipTraining, export_clip
 
     vocabulary = world_vocabulary()
     shards = _shards(args.scenes, vocabulary)
@@ -76,12 +76,12 @@ def run_world(args: argparse.Namespace) -> int:
         FcclipError: Shards or CLIP are missing or damaged, or the output folder holds another run.
     """
     from fcclip_core import distributed
-    from fcclip_core.checkpoints import save_checkpoint
     from fcclip_core.devices import resolve_device
     from fcclip_core.simulation.names import train_vocabulary
     from fcclip_core.terminal import Terminal
+    from fcclip_core.training.demo_model.recipe import DEFAULT_STEPS, starting_point, world_config
     from fcclip_core.training.trainer import Trainer
-    from fcclip_core.training.world import DEFAULT_STEPS, starting_point, world_config
+    from fcclip_core.weights.checkpoints import save_checkpoint
 
     shards = _shards(args.scenes, train_vocabulary())
     steps = DEFAULT_STEPS if args.steps is None else args.steps

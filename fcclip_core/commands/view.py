@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fcclip_core.commands.progress import progress_bar
+from fcclip_core.commands.progress_bar import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.errors import FcclipError
-from fcclip_core.paths import expanded, refuse_overwriting
-from fcclip_core.whole_file import whole_file
+from fcclip_core.files.atomic_write import atomic_write
+from fcclip_core.files.paths import expanded, refuse_overwriting
 
 if TYPE_CHECKING:
     import rerun
@@ -38,16 +38,18 @@ def add_parser(subparsers: Any) -> None:
     """Registers the command."""
     parser = subparsers.add_parser(
         "view",
-        help="look at a running node or at ROS 2 bags: images, labels, labelled cloud and boxes, in Rerun",
+        help="look at a running node or at ROS 2 bags: images, labels, labeled cloud and boxes, in Rerun",
         description="Without BAG the topics of a running node are shown until Ctrl-C. With BAG, what was recorded; "
-        "labels and camera may lie in different bags. Where frames were labelled without depth, but depth and "
+        "labels and camera may lie in different bags. Where frames were labeled without depth, but depth and "
         "camera_info were recorded, cloud and boxes are worked out from those. Needs rerun-sdk.",
     )
     parser.add_argument("bags", nargs="*", type=expanded, metavar="BAG", help="mcap, sqlite3 (default: a running node)")
     parser.add_argument("--node", default="/fcclip", metavar="NAME", help="whose labels (default: /fcclip)")
     parser.add_argument("--camera", action="append", default=[], metavar="NAME", help="of several; may be repeated")
     parser.add_argument("--image", action="append", default=[], metavar="TOPIC", help="images; one for each camera")
-    parser.add_argument("--depth", action="append", default=[], metavar="TOPIC", help="depth in a bag, likewise")
+    parser.add_argument(
+        "--depth", action="append", default=[], metavar="TOPIC", help="depth topic of a bag; may be repeated"
+    )
     parser.add_argument("--point-step", type=int, default=1, metavar="N", help="every Nth row and column of clouds")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--save", type=expanded, metavar="FILE.rrd", help="write a recording, open no viewer")
@@ -80,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     with _recording(args.save, args.connect) as recording:
         scene = ros_module("fcclip_ros.view.scene", "looking at topics").Scene(recording, args.point_step)
         if not args.bags:
-            return ros_module("fcclip_ros.view.live", "looking at a running node").show(scene, wanted)
+            return int(ros_module("fcclip_ros.view.live", "looking at a running node").show(scene, wanted))
         _show_bags(args.bags, scene, wanted)
     return 0
 
@@ -134,7 +136,7 @@ def _saved(recording: rerun.RecordingStream, path: Path) -> Iterator[None]:
     """
     if not path.parent.is_dir():
         raise FcclipError(f"--save {path}: there is no folder {path.parent}")
-    with whole_file(path) as part, tempfile.TemporaryDirectory() as folder:
+    with atomic_write(path) as part, tempfile.TemporaryDirectory() as folder:
         # Rerun says in its log alone that a disk is full, and may then wait for ever. So it writes to a pipe.
         pipe = Path(folder) / path.name
         os.mkfifo(pipe)
@@ -179,10 +181,10 @@ class _Copy(threading.Thread):
 
 
 def _check_viewer(url: str) -> None:
-    """Somebody must listen: Rerun itself would try for a while, and say so in its log only.
+    """Checks that a viewer listens; Rerun itself would retry for a while and only log that.
 
     Raises:
-        FcclipError: Nobody does, or this is no URL of a viewer.
+        FcclipError: No viewer listens, or the URL is not a viewer's.
     """
     parts = urlsplit(url)
     with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""`fcclip vocab`: what a vocabulary holds, what is wrong with it, and the paper's lists as YAML."""
+"""`fcclip vocab`: lists, shows, checks and converts vocabularies."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.errors import FcclipError, VocabularyError
-from fcclip_core.model_zoo import TRAINED_ON
-from fcclip_core.paths import expanded, refuse_overwriting
-from fcclip_core.whole_file import whole_file
+from fcclip_core.files.atomic_write import atomic_write
+from fcclip_core.files.paths import expanded, refuse_overwriting
+from fcclip_core.weights.model_zoo import TRAINED_ON
 
 if TYPE_CHECKING:
     from fcclip_core.segmenter import Segmenter
-    from fcclip_core.vocabulary import Vocabulary, VocabularyClass
+    from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
 
 
 def add_parser(subparsers: Any) -> None:
@@ -32,21 +32,21 @@ def add_parser(subparsers: Any) -> None:
         "--background",
         default="none",
         metavar="auto|none|WORDS",
-        help="also what competes with the classes, and what falls away for which word; auto: what suits --checkpoint",
+        help="also list the hidden competitors, and those dropped because they overlap; auto: as suits --checkpoint",
     )
     show.add_argument(
         "--checkpoint",
         metavar="NAME|FILE",
-        help="weights whose text tower says how near a competitor's nearest word is (default with --background auto: "
-        "auto)",
+        help="weights whose text tower measures the cosine of each competitor to its nearest word (default with "
+        "--background auto: auto)",
     )
 
     check = _add_action(
-        actions, "check", check_file, "say what is wrong or doubtful in a vocabulary; exit code 1 if wrong"
+        actions, "check", check_file, "report errors and warnings of a vocabulary; exit code 1 on an error"
     )
     check.add_argument("vocabulary", metavar="NAME|FILE", help="a bundled name, or a .yaml or .txt file")
 
-    check.add_argument("--stuff", default="", help='classes that are to be stuff besides, as in "floor; wall"')
+    check.add_argument("--stuff", default="", help='names of further stuff classes: "floor; wall"')
 
     convert = _add_action(actions, "convert", convert_list, "turn one of the paper's `id:name,synonym` lists into YAML")
     convert.add_argument("source", metavar="FILE.txt")
@@ -59,8 +59,8 @@ def add_parser(subparsers: Any) -> None:
 
 def list_bundled(args: argparse.Namespace) -> int:
     """Prints one line for each bundled vocabulary."""
-    from fcclip_core.vocabulary import Vocabulary
-    from fcclip_core.vocabulary_sources import bundled_vocabularies
+    from fcclip_core.vocabulary.classes import Vocabulary
+    from fcclip_core.vocabulary.sources import bundled_vocabularies
 
     found = [(name, Vocabulary.load(name)) for name in bundled_vocabularies()]
     _print_table(
@@ -82,8 +82,8 @@ def list_bundled(args: argparse.Namespace) -> int:
 
 def show_classes(args: argparse.Namespace) -> int:
     """Prints one line for each class: the id it gets in a new segmenter, names, kind, and whether it counts as seen."""
-    from fcclip_core.class_ids import ClassIds
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.class_ids import ClassIds
+    from fcclip_core.vocabulary.classes import Vocabulary
 
     vocabulary = Vocabulary.load(args.vocabulary)
     seen = vocabulary.seen_mask(frozenset(Vocabulary.load(args.train).synonyms))
@@ -106,21 +106,21 @@ def show_classes(args: argparse.Namespace) -> int:
 
 
 def _show_background(vocabulary: Vocabulary, args: argparse.Namespace) -> None:
-    """Prints what competes, the nearest first, and what fell away."""
-    from fcclip_core.background import background_from
+    """Prints the competitors, the nearest first, and the classes that were dropped."""
     from fcclip_core.commands.inference_arguments import split_classes
     from fcclip_core.segmenter import Segmenter
+    from fcclip_core.vocabulary.background import background_from
 
     words, segmenter = split_classes(args.background), None
     if args.checkpoint or words == ["auto"]:
         segmenter = Segmenter.from_checkpoint(args.checkpoint or "auto", backend="eager")
-    others = background_from(words, segmenter)
+    others = background_from(words, segmenter.default_background if segmenter else None)
     if others is None:
-        _say("nothing competes: the weights are seeded and know no words")
+        _say("no competitors: the weights are seeded, their text embeddings mean nothing")
         return
     background = vocabulary.background(others)
     near = nearest_words(segmenter, vocabulary, background.competing) if segmenter else {}
-    _say(f"{len(background.competing)} classes compete, unseen:")
+    _say(f"{len(background.competing)} hidden competitors:")
     _print_table(
         ("name", "synonyms", "nearest word", "cosine"),
         (
@@ -128,7 +128,7 @@ def _show_background(vocabulary: Vocabulary, args: argparse.Namespace) -> None:
             for item in sorted(background.competing, key=lambda item: near.get(item.name, ("", ""))[1], reverse=True)
         ),
     )
-    _say(f"{len(background.fallen)} classes fall away:")
+    _say(f"{len(background.fallen)} classes dropped because they overlap:")
     _print_table(("name", "for the word"), ((item.name, word) for item, word in background.fallen))
 
 
@@ -148,21 +148,21 @@ def nearest_words(
 
 
 def check_file(args: argparse.Namespace) -> int:
-    """Prints what is wrong or doubtful.
+    """Prints errors and warnings.
 
     Returns:
         0 for a usable vocabulary, 1 otherwise.
     """
-    from fcclip_core.doubts import doubts
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.classes import Vocabulary
+    from fcclip_core.vocabulary.doubts import doubts
 
     try:
         vocabulary = Vocabulary.load(args.vocabulary)
     except VocabularyError as error:
-        _say(f"wrong: {error}")
+        _say(f"error: {error}")
         return 1
     for doubt in doubts(vocabulary, [part.strip() for part in args.stuff.split(";") if part.strip()]):
-        _say(f"doubtful: {doubt}")
+        _say(f"warning: {doubt}")
     things = sum(vocabulary.things)
     _say(
         f"usable: {len(vocabulary)} classes ({things} things, {len(vocabulary) - things} stuff), "
@@ -177,8 +177,8 @@ def convert_list(args: argparse.Namespace) -> int:
     Raises:
         FcclipError: The source is no vocabulary, or the target exists or cannot be written.
     """
-    from fcclip_core.class_matching import match_in_order
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.class_matching import match_in_order
+    from fcclip_core.vocabulary.classes import Vocabulary
 
     target = args.target
     if target.suffix.lower() not in (".yaml", ".yml"):
@@ -194,7 +194,7 @@ def convert_list(args: argparse.Namespace) -> int:
         vocabulary = replace(vocabulary, classes=tuple(replace(own, is_thing=like.is_thing) for own, like in paired))
         matched = f"; things and stuff as in {args.like}, {matching.how}"
     try:
-        with whole_file(target) as part:
+        with atomic_write(target) as part:
             part.write_text(vocabulary.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise FcclipError(f"cannot write {target}: {error.strerror or error}") from error
@@ -205,7 +205,7 @@ def convert_list(args: argparse.Namespace) -> int:
 def _add_action(
     actions: Any, name: str, run: Callable[[argparse.Namespace], int], help_text: str
 ) -> argparse.ArgumentParser:
-    parser = actions.add_parser(name, help=help_text, description=help_text)
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=help_text, description=help_text)
     parser.set_defaults(run=run)
     return parser
 

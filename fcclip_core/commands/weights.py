@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands.inference_arguments import vocabulary_from
 from fcclip_core.errors import CheckpointError
-from fcclip_core.paths import expanded, refuse_overwriting
+from fcclip_core.files.paths import expanded, refuse_overwriting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fcclip_core.checkpoints import Checkpoint
     from fcclip_core.model.config import ModelConfig
-    from fcclip_core.vocabulary import Vocabulary
-    from fcclip_core.weight_files import WeightFile
+    from fcclip_core.vocabulary.classes import Vocabulary
+    from fcclip_core.weights.checkpoints import Checkpoint
+    from fcclip_core.weights.weight_files import WeightFile
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("weights", help="list published models, import them, inspect a file")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
-    listing = actions.add_parser("list", help="every published model: accuracy, origin, licence")
+    listing = actions.add_parser("list", help="every published model: accuracy, origin, license")
     listing.set_defaults(run=run_list)
 
     importing = actions.add_parser(
@@ -51,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
         type=expanded,
         help="CLIP's weights as open_clip saves them, if SRC has none (default: open_clip's cache or download)",
     )
-    importing.add_argument("--preset", help="fail unless SRC fits this preset (default: recognise it)")
+    importing.add_argument("--preset", help="fail unless SRC fits this preset (default: recognize it)")
     importing.add_argument(
         "--train-vocabulary",
         metavar="V",
@@ -74,8 +74,8 @@ def run_list(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from fcclip_core.model.config import PRESETS
-    from fcclip_core.model_zoo import AUTHORS, PUBLISHED_MODELS, RECIPE_PREFIX, bundled_checkpoints
     from fcclip_core.terminal import Terminal
+    from fcclip_core.weights.model_zoo import AUTHORS, PUBLISHED_MODELS, RECIPE_PREFIX, bundled_checkpoints
 
     console = Terminal(soft_wrap=True)
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title="Published results, per cent", title_style="")
@@ -89,10 +89,10 @@ def run_list(args: argparse.Namespace) -> int:
         console.print(
             f"\n{model.preset}: {model.name}"
             f"\n  file     {model.file_name or '(named by the download)'} from {model.url}"
-            f"\n  licence  {model.licence}"
-            f"\n  CLIP     open_clip {model.clip}, {model.clip_licence}"
+            f"\n  license  {model.license}"
+            f"\n  CLIP     open_clip {model.clip}, {model.clip_license}"
         )
-    console.print(f"\nNumbers, files and licence: {AUTHORS}. Then: fcclip weights import FILE")
+    console.print(f"\nNumbers, files and license: {AUTHORS}. Then: fcclip weights import FILE")
     console.print(f"Bundled: {', '.join(bundled_checkpoints()) or 'none'}")
     console.print(
         f"Seeded (any size, no download, labels mean nothing): {', '.join(RECIPE_PREFIX + n for n in PRESETS)}"
@@ -102,10 +102,10 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_import(args: argparse.Namespace) -> int:
     """Joins, checks and writes."""
-    from fcclip_core.checkpoints import load_checkpoint, save_checkpoint
     from fcclip_core.commands.progress_bar import progress_bar, reporter
-    from fcclip_core.model_zoo import remember_import
     from fcclip_core.terminal import Terminal
+    from fcclip_core.weights.checkpoints import load_checkpoint, save_checkpoint
+    from fcclip_core.weights.model_zoo import remember_import
 
     console = Terminal(stderr=True, soft_wrap=True)
     if args.output is not None and args.output.suffix != ".safetensors":
@@ -135,12 +135,12 @@ def run_import(args: argparse.Namespace) -> int:
 
 
 def _usual_place(preset: str) -> Path:
-    """Where a model is written that nobody gave a place.
+    """The default place for a model.
 
     Raises:
         CheckpointError: There is no such place.
     """
-    from fcclip_core.model_zoo import models_folder
+    from fcclip_core.weights.model_zoo import models_folder
 
     folder = models_folder()
     if folder is None:
@@ -156,7 +156,7 @@ def _usual_place(preset: str) -> Path:
 
 def _is_published(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint is, by all signs, one of the published models, and not made or trained here."""
-    from fcclip_core.model_zoo import PUBLISHED_MODELS
+    from fcclip_core.weights.model_zoo import PUBLISHED_MODELS
 
     about = checkpoint.provenance
     is_known = checkpoint.config.name in {model.preset for model in PUBLISHED_MODELS}
@@ -167,9 +167,9 @@ def run_inspect(args: argparse.Namespace) -> int:
     """Prints what a file holds; a file that does not pass the checks is an error."""
     from rich.table import Table
 
-    from fcclip_core.checkpoints import METADATA_KEY, check_published, holds_clip, load_checkpoint
     from fcclip_core.terminal import Terminal
-    from fcclip_core.weight_files import read_weight_file
+    from fcclip_core.weights.checkpoints import METADATA_KEY, check_published, holds_clip, load_checkpoint
+    from fcclip_core.weights.weight_files import read_weight_file
 
     console = Terminal(soft_wrap=True)
     file = read_weight_file(args.file)
@@ -194,7 +194,7 @@ def run_inspect(args: argparse.Namespace) -> int:
 
 def _score_rows() -> Iterable[tuple[str, ...]]:
     """One row per dataset and measure, one column per published model."""
-    from fcclip_core.model_zoo import PUBLISHED_MODELS
+    from fcclip_core.weights.model_zoo import PUBLISHED_MODELS
 
     datasets = {
         "ADE20K": "ade20k",
@@ -215,8 +215,8 @@ def _score_rows() -> Iterable[tuple[str, ...]]:
 
 
 def _part_rows(file: WeightFile) -> Iterable[tuple[str, str, str]]:
-    """Parameters of each part and of all, running statistics and the training loss's buffer left out."""
-    from fcclip_core.model.published_layout import PARTS, is_parameter, part_of
+    """Parameters of each part and of all, without running statistics and the training loss's buffer."""
+    from fcclip_core.weights.published_layout import PARTS, is_parameter, part_of
 
     counts, types = Counter[str](), dict[str, set[str]]()
     for key, tensor in file.tensors.items():
@@ -253,7 +253,7 @@ def _vocabulary(text: str | None) -> Vocabulary | None:
 
 
 def _default_vocabulary() -> Vocabulary:
-    from fcclip_core.model_zoo import TRAINED_ON
-    from fcclip_core.vocabulary import Vocabulary
+    from fcclip_core.vocabulary.classes import Vocabulary
+    from fcclip_core.weights.model_zoo import TRAINED_ON
 
     return Vocabulary.load(TRAINED_ON)

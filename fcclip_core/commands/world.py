@@ -6,9 +6,9 @@ import argparse
 import os
 from typing import Any
 
-from fcclip_core.camera_size import parse_size
 from fcclip_core.errors import FcclipError, SettingsError
-from fcclip_core.paths import expanded
+from fcclip_core.files.paths import expanded
+from fcclip_core.images.camera_size import parse_size
 
 
 def add_parser(subparsers: Any) -> None:
@@ -22,13 +22,7 @@ def add_parser(subparsers: Any) -> None:
     )
     render.add_argument("out", metavar="OUT", type=expanded, help="folder to write to, made if need be")
     render.add_argument("--scenes", type=int, required=True, metavar="N", help="how many scenes")
-    render.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other scenes (default: 0)")
-    render.add_argument(
-        "--split", choices=("train", "all"), default="all", help="train leaves the held-out classes out (default: all)"
-    )
-    render.add_argument(
-        "--size", type=_size, default=(320, 240), metavar="WxH", help="of the pictures (default: 320x240)"
-    )
+    _add_common(render)
     render.add_argument("--views", type=int, default=4, metavar="K", help="pictures of each scene (default: 4)")
     render.add_argument("--shards", action="store_true", help="write .npz shards instead of a COCO directory")
     render.add_argument(
@@ -43,17 +37,21 @@ def add_parser(subparsers: Any) -> None:
     drive.add_argument("out", metavar="OUT", type=expanded, help="empty folder to write to, made if need be")
     drive.add_argument("--frames", type=int, default=60, metavar="N", help="how many (default: 60)")
     drive.add_argument("--rate", type=float, default=5.0, metavar="HZ", help="frames a second (default: 5)")
-    drive.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, another drive (default: 0)")
-    drive.add_argument(
-        "--split", choices=("train", "all"), default="all", help="train leaves the held-out classes out (default: all)"
-    )
+    _add_common(drive)
     drive.add_argument(
         "--kind", choices=("room", "table", "yard"), default="room", help="where the robot drives (default: room)"
     )
-    drive.add_argument(
-        "--size", type=_size, default=(320, 240), metavar="WxH", help="of the pictures (default: 320x240)"
-    )
     drive.set_defaults(run=run_drive)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other scenes (default: 0)")
+    parser.add_argument(
+        "--split", choices=("train", "all"), default="all", help="train leaves the held-out classes out (default: all)"
+    )
+    parser.add_argument(
+        "--size", type=_size, default=(320, 240), metavar="WxH", help="of the images (default: 320x240)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,15 +60,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FcclipError: A value out of range, no GL library, nowhere to write, or a folder with something else in it.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from fcclip_core.commands.progress_bar import progress_bar
     from fcclip_core.simulation.dataset import WorldPlan, write_coco, write_shards
     from fcclip_core.terminal import Terminal
 
     plan = WorldPlan(args.scenes, args.seed, args.split, args.size, args.views)
     out = args.out
-    columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Terminal(stderr=True)) as progress:
+    with progress_bar(Terminal(stderr=True)) as progress:
         task = progress.add_task("frames", total=plan.frames)
         write = write_shards if args.shards else write_coco
         try:
@@ -86,13 +82,12 @@ def run_drive(args: argparse.Namespace) -> int:
     Raises:
         FcclipError: No GL library, nowhere to write, or a folder with something in it.
     """
-    from rich.progress import Progress
-
-    from fcclip_core.simulation.recording import record_drive
+    from fcclip_core.commands.progress_bar import progress_bar
+    from fcclip_core.datasets.drive_recording import record_drive
     from fcclip_core.terminal import Terminal
 
     out = args.out
-    with Progress(console=Terminal(stderr=True)) as progress:
+    with progress_bar(Terminal(stderr=True)) as progress:
         task = progress.add_task("frames", total=args.frames)
         try:
             record_drive(

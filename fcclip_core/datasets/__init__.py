@@ -1,1 +1,1 @@
-"""Readers of published dataset formats; nothing is copied or converted. One file a format."""
+"""Readers of published dataset formats, without copying or converting files. One module per format."""

@@ -12,7 +12,7 @@ _SHORT_SPLIT = {"training": "train", "validation": "val"}
 
 
 def ade20k_panoptic(root: Path, split: str = "validation") -> CocoPanoptic:
-    """ADEChallengeData2016 with the panoptic files that Mask2Former's and FC-CLIP's script prepares.
+    """ADEChallengeData2016 with the panoptic files prepared by Mask2Former's and FC-CLIP's script.
 
     `ade20k_panoptic_{train,val}.json`, `ade20k_panoptic_{train,val}/*.png`, `images/{training,validation}/*.jpg`.
 
@@ -26,7 +26,7 @@ def ade20k_panoptic(root: Path, split: str = "validation") -> CocoPanoptic:
 
 
 def ade20k_150(root: Path, split: str = "validation") -> SemanticPng:
-    """ADEChallengeData2016 as downloaded: `images/SPLIT/*.jpg`, `annotations/SPLIT/*.png`, 0 = unlabelled, 1..150.
+    """ADEChallengeData2016 as downloaded: `images/SPLIT/*.jpg`, `annotations/SPLIT/*.png`, 0 = unlabeled, 1..150.
 
     Raises:
         DatasetError: See `pairs_by_stem`.
@@ -36,7 +36,7 @@ def ade20k_150(root: Path, split: str = "validation") -> SemanticPng:
 
 
 def ade20k_847(root: Path, split: str = "validation") -> SemanticPng:
-    """ADE20K_2021_17_01 as FC-CLIP's script prepares it, classes 0..846, 65535 = ignore.
+    """ADE20K_2021_17_01 as prepared by FC-CLIP's script: classes 0..846, 65535 = ignore.
 
     `images_detectron2/SPLIT/*.jpg` and 16-bit `annotations_detectron2/SPLIT/*.tif`.
 

@@ -13,7 +13,7 @@ _LABELS, _IMAGE = "_gtFine_labelTrainIds.png", "_leftImg8bit.png"
 
 
 def cityscapes_panoptic(root: Path, split: str = "val") -> CocoPanoptic:
-    """Cityscapes with the panoptic files that cityscapesScripts' createPanopticImgs.py writes.
+    """Cityscapes with the panoptic files of cityscapesScripts' createPanopticImgs.py.
 
     `gtFine/cityscapes_panoptic_SPLIT.json`, `gtFine/cityscapes_panoptic_SPLIT/*.png`, `leftImg8bit/SPLIT/CITY/*.png`.
 
@@ -22,7 +22,7 @@ def cityscapes_panoptic(root: Path, split: str = "val") -> CocoPanoptic:
     """
     stem = f"cityscapes_panoptic_{split}"
     folder = root / "gtFine"
-    # The JSON's own image names carry "_gtFine_" and no city: no file is called so.
+    # The image names in the JSON contain "_gtFine_" and no city, so they do not exist as files.
     return CocoPanoptic(
         "cityscapes",
         folder / f"{stem}.json",
@@ -33,7 +33,7 @@ def cityscapes_panoptic(root: Path, split: str = "val") -> CocoPanoptic:
 
 
 def cityscapes_semantic(root: Path, split: str = "val") -> SemanticPng:
-    """Cityscapes with the label images that cityscapesScripts' createTrainIdLabelImgs.py writes: 0..18, 255 = ignore.
+    """Cityscapes with the label images of cityscapesScripts' createTrainIdLabelImgs.py: 0..18, 255 = ignore.
 
     `gtFine/SPLIT/CITY/*_gtFine_labelTrainIds.png`, `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png`.
 
@@ -53,6 +53,7 @@ def cityscapes_semantic(root: Path, split: str = "val") -> SemanticPng:
             pairs.append(FilePair(stem, images / (stem + _IMAGE), labels / name))
     if not pairs:
         raise DatasetError(
-            f"{root / 'gtFine' / split} holds no *{_LABELS}; cityscapesScripts' createTrainIdLabelImgs.py writes them"
+            f"{root / 'gtFine' / split} has no *{_LABELS}; create them with cityscapesScripts' "
+            "createTrainIdLabelImgs.py"
         )
     return SemanticPng("cityscapes_semantic", pairs, LabelValues(19))

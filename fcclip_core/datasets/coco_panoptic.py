@@ -1,6 +1,6 @@
-"""The COCO panoptic format: a JSON file, a folder of PNGs whose colours are segment ids, a folder of images.
+"""The COCO panoptic format: a JSON file, a folder of PNGs with segment ids as colors, and a folder of images.
 
-COCO, ADE20K, Cityscapes, Mapillary Vistas and the simulated world are published in it, in different folders.
+COCO, ADE20K, Cityscapes, Mapillary Vistas and the simulated world use it, with different folder layouts.
 """
 
 from __future__ import annotations
@@ -12,27 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from fcclip_core.datasets.annotation_files import (
-    names_in,
-    read_json,
-    read_labels,
-    read_photograph,
-    require_same_size,
-)
+from fcclip_core.datasets.annotation_files import names_in, read_json, read_labels, read_photograph, require_same_size
 from fcclip_core.datasets.records import ClassList, PanopticSample, TruthSegment
 from fcclip_core.errors import DatasetError
 
 ImagePath = Callable[[str], str]
-"""From a record's image id or file name to the image's path below the image folder."""
+"""Image id -> path of the image below the image folder."""
 
 
 @dataclass(frozen=True)
 class SegmentRecord:
-    """A segment as the JSON has it.
+    """A segment in the JSON file.
 
     Attributes:
-        id: Its colour in the PNG: red + 256 green + 65536 blue.
-        class_index: Position of its category in the JSON's list.
+        id: Its color in the PNG: red + 256 green + 65536 blue.
+        class_index: Index of its category in the JSON's list.
         is_crowd: Whether it is a group of objects.
     """
 
@@ -54,8 +48,8 @@ class ImageRecord:
 class CocoPanoptic:
     """A dataset in the COCO panoptic format.
 
-    The JSON is checked in full when the dataset is opened, so that a bad record is named before hours of work; images
-    and PNGs are read one by one.
+    The whole JSON is validated when the dataset is opened, so an invalid record is reported before hours of work.
+    Images and PNGs are read one by one.
     """
 
     def __init__(
@@ -64,15 +58,15 @@ class CocoPanoptic:
         """Opens the dataset.
 
         Args:
-            name: What the dataset is called on the command line.
+            name: The dataset's name on the command line.
             annotations: The JSON file.
             png_folder: Folder of the PNGs.
             image_folder: Folder of the images.
-            image_path: From an annotation's image id to the image's path below `image_folder`, for datasets whose JSON
-                does not name it; None takes the `file_name` of the JSON's `images`.
+            image_path: Returns an image's path below `image_folder`, for datasets whose JSON does not contain it; None:
+                the `file_name` in the JSON's `images`.
 
         Raises:
-            DatasetError: A file is missing, or the JSON contradicts itself; names the file and the record.
+            DatasetError: A file is missing, or the JSON is inconsistent; names the file and the record.
         """
         self.name = name
         self._annotations, self._png_folder, self._image_folder = annotations, png_folder, image_folder
@@ -83,7 +77,7 @@ class CocoPanoptic:
         except DatasetError as error:
             raise DatasetError(f"{annotations}: {error}") from error
         if not self._records:
-            raise DatasetError(f"{annotations} annotates no image; the dataset is empty")
+            raise DatasetError(f"{annotations} has no annotated image; the dataset is empty")
         self._require_files()
 
     def __len__(self) -> int:
@@ -91,38 +85,36 @@ class CocoPanoptic:
         return len(self._records)
 
     def class_indices(self, index: int) -> tuple[int, ...]:
-        """Classes of the segments of the image at `index`, crowds left out, without reading the image."""
+        """Classes of the segments of the image at `index`, without crowds and without reading the image."""
         return tuple(segment.class_index for segment in self._records[index].segments if not segment.is_crowd)
 
     def __getitem__(self, index: int) -> PanopticSample:
-        """Reads the image at `index` and its truth; segments without a pixel are left out.
+        """Reads the image at `index` and its ground truth; segments without pixels are dropped.
 
         Raises:
-            DatasetError: A file is missing or damaged, sizes differ, or the PNG holds an id that the JSON does not.
+            DatasetError: A file is missing or damaged, sizes differ, or the PNG has an id that is not in the JSON.
         """
         record = self._records[index]
         image_path, png_path = self._image_folder / record.image, self._png_folder / record.annotation
         image, colors = read_photograph(image_path), read_labels(png_path)
         require_same_size(image, image_path, colors, png_path)
         if colors.ndim != 3 or colors.dtype != np.uint8:
-            raise DatasetError(
-                f"{png_path} is no colour image; a panoptic PNG holds segment ids in red, green and blue"
-            )
+            raise DatasetError(f"{png_path} is not a color image; panoptic PNGs encode segment ids as RGB colors")
         segment_map, segments = self._segments(record, colors, png_path)
         return PanopticSample(record.name, image, segment_map, segments)
 
     def _segments(
         self, record: ImageRecord, colors: np.ndarray, png_path: Path
     ) -> tuple[np.ndarray, tuple[TruthSegment, ...]]:
-        """Numbers the segments that have pixels 1, 2, ..., in the order of the JSON."""
+        """Numbers the segments with pixels 1, 2, ..., in the order of the JSON."""
         channels = colors[..., :3].astype(np.int32)
         ids = channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
         present, inverse = np.unique(ids, return_inverse=True)
         unknown = set(present.tolist()) - {0, *(segment.id for segment in record.segments)}
         if unknown:
             raise DatasetError(
-                f"{png_path} holds segment id {min(unknown)}, which record {record.name!r} in {self._annotations} does "
-                "not list"
+                f"{png_path} has segment id {min(unknown)}, which is missing in record {record.name!r} of "
+                f"{self._annotations}"
             )
         found = set(present.tolist())
         kept = [segment for segment in record.segments if segment.id in found]
@@ -133,7 +125,7 @@ class CocoPanoptic:
         )
 
     def _require_files(self) -> None:
-        """Looks for every file at once; folders are listed, which is quicker than asking for each."""
+        """Checks that all files exist, by listing folders, which is faster than checking single files."""
         for folder, paths, what in (
             (self._png_folder, [record.annotation for record in self._records], "annotation"),
             (self._image_folder, [record.image for record in self._records], "image"),
@@ -155,7 +147,7 @@ class CocoPanoptic:
 def coco_panoptic(root: Path, split: str = "val2017") -> CocoPanoptic:
     """COCO's own layout.
 
-    `annotations/panoptic_SPLIT.json`, `panoptic_SPLIT/*.png`, `SPLIT/*.jpg`; the PNGs may also lie in
+    `annotations/panoptic_SPLIT.json`, `panoptic_SPLIT/*.png`, `SPLIT/*.jpg`; the PNGs may also be in
     `annotations/panoptic_SPLIT`, where COCO's archive unpacks them.
 
     Raises:
@@ -168,9 +160,9 @@ def coco_panoptic(root: Path, split: str = "val2017") -> CocoPanoptic:
 
 
 def panoptic_folder(root: Path, split: str = "") -> CocoPanoptic:
-    """The plain layout: what `fcclip world render` writes, and the simplest one for a folder of one's own.
+    """The layout of `fcclip world render`, also the simplest one for a user's own dataset.
 
-    `panoptic.json`, `panoptic/*.png`, `images/*`; a split is a folder of that name with these in it.
+    `panoptic.json`, `panoptic/*.png`, `images/*`; a split is a subfolder with these.
 
     Raises:
         DatasetError: See `CocoPanoptic`.
@@ -180,10 +172,10 @@ def panoptic_folder(root: Path, split: str = "") -> CocoPanoptic:
 
 
 def _categories(document: Any) -> tuple[dict[int, int], ClassList]:
-    """Category id -> position, and the classes."""
+    """Category id -> index, and the classes."""
     entries = _field(document, "categories", list, "the file")
     if not entries:
-        raise DatasetError("'categories' is empty; expected one entry a class")
+        raise DatasetError("'categories' is empty; expected one entry per class")
     index_of: dict[int, int] = {}
     for position, entry in enumerate(entries):
         number = _field(entry, "id", int, f"category {position + 1}")
@@ -227,16 +219,16 @@ def _segment_records(entries: Sequence[Any], index_of: Mapping[int, int], where:
 
 
 def _field(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """A field of a JSON object, which must be there and of its kind."""
+    """A required field of a JSON object, checked by type."""
     if not isinstance(entry, dict) or key not in entry:
         raise DatasetError(f"{where} has no {key!r}")
     if not isinstance(entry[key], kind):
-        raise DatasetError(f"{where}: {key!r} is {str(entry[key])[:40]!r}, which is no {_kind_name(kind)}")
+        raise DatasetError(f"{where}: {key!r} is {str(entry[key])[:40]!r}; expected {_kind_name(kind)}")
     return entry[key]
 
 
 def _flag(entry: Any, key: str, where: str) -> bool:
-    """A field that is 0 or 1; a text "0" would count as true."""
+    """A field that is 0 or 1; a string "0" would be truthy."""
     value = _field(entry, key, object, where)
     if not isinstance(value, int) or value not in (0, 1):
         raise DatasetError(f"{where}: {key!r} is {str(value)[:40]!r} of type {type(value).__name__}; expected 0 or 1")
@@ -244,5 +236,5 @@ def _flag(entry: Any, key: str, where: str) -> bool:
 
 
 def _kind_name(kind: type | tuple[type, ...]) -> str:
-    names = {list: "list", int: "whole number", str: "text"}
+    names = {list: "a list", int: "an integer", str: "a string"}
     return " or ".join(names[item] for item in (kind if isinstance(kind, tuple) else (kind,)))

@@ -25,7 +25,7 @@ def mapillary_panoptic(root: Path, split: str = "validation") -> CocoPanoptic:
 
 
 def mapillary_semantic(root: Path, split: str = "validation") -> SemanticPng:
-    """`SPLIT/labels/*.png` with classes 0..64, 65 = unlabelled, and `SPLIT/images/*.jpg`.
+    """`SPLIT/labels/*.png` with classes 0..64, 65 = unlabeled, and `SPLIT/images/*.jpg`.
 
     Raises:
         DatasetError: See `pairs_by_stem`.

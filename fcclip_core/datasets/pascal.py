@@ -9,7 +9,7 @@ from fcclip_core.errors import DatasetError
 
 
 def pascal_voc_20(root: Path, split: str = "val") -> SemanticPng:
-    """VOC2012 as downloaded, the 20 objects: background (0) and borders (255) are ignored, 1..20 are the classes.
+    """VOC2012 as downloaded, 20 object classes 1..20; background (0) and borders (255) are ignored.
 
     `ImageSets/Segmentation/SPLIT.txt`, `JPEGImages/*.jpg`, `SegmentationClass/*.png`.
 
@@ -29,7 +29,7 @@ def pascal_voc_21(root: Path, split: str = "val") -> SemanticPng:
 
 
 def pascal_context_59(root: Path, split: str = "validation") -> SemanticPng:
-    """PASCAL Context as FC-CLIP's script prepares it: classes 0..58, 255 = ignore.
+    """PASCAL Context as prepared by FC-CLIP's script: classes 0..58, 255 = ignore.
 
     `images/SPLIT/*.jpg`, `annotations_ctx59/SPLIT/*.png`.
 
@@ -57,5 +57,5 @@ def _voc_pairs(root: Path, split: str) -> list[FilePair]:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"cannot read {listing}: {getattr(error, 'strerror', None) or error}") from error
     if not stems:
-        raise DatasetError(f"{listing} names no image; the dataset is empty")
+        raise DatasetError(f"{listing} lists no image; the dataset is empty")
     return named_pairs(stems, root / "JPEGImages", root / "SegmentationClass", ".png")

@@ -1,24 +1,25 @@
-"""What every dataset reader gives: images with their truth, and the classes that the truth speaks of."""
+"""The types that all dataset readers return: images with ground truth, and class lists."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 IGNORE = -1
-"""Class of pixels that are not evaluated. The files' own values (255, 65535, 65) are classes elsewhere."""
+"""Class of pixels that are not evaluated. The files' own values (255, 65535, 65) are classes in other datasets."""
 
 
 @dataclass(frozen=True)
 class TruthSegment:
-    """One segment of the truth.
+    """One ground-truth segment.
 
     Attributes:
         id: Value of the segment's pixels in `PanopticSample.segment_map`, from 1.
-        class_index: Position of the class in `ClassList`, from 0.
-        is_crowd: A region of many objects that nobody told apart: neither trained on nor counted as missed.
+        class_index: Index of the class in `ClassList`, from 0.
+        is_crowd: A region of many objects without individual labels: neither trained on nor counted as missed.
     """
 
     id: int
@@ -28,12 +29,12 @@ class TruthSegment:
 
 @dataclass(frozen=True)
 class PanopticSample:
-    """An image with panoptic truth.
+    """An image with panoptic ground truth.
 
     Attributes:
         name: The record's name in its dataset, for errors and results.
-        image: uint8 RGB `(H, W, 3)`, upright.
-        segment_map: int32 `(H, W)`: 0 where there is no truth, else a `TruthSegment.id`.
+        image: uint8 RGB `(H, W, 3)`, with the EXIF orientation applied.
+        segment_map: int32 `(H, W)`: 0 for unlabeled pixels, else a `TruthSegment.id`.
         segments: The segments in the order of their ids, 1, 2, ...; each has at least one pixel.
     """
 
@@ -43,7 +44,7 @@ class PanopticSample:
     segments: tuple[TruthSegment, ...]
 
     def class_map(self) -> np.ndarray:
-        """Class of each pixel: int32 `(H, W)`, 0..C-1, `IGNORE` where there is no truth."""
+        """Class of each pixel: int32 `(H, W)`, 0..C-1, `IGNORE` for unlabeled pixels."""
         table = np.array([IGNORE, *(segment.class_index for segment in self.segments)], np.int32)
         return table[self.segment_map]
 
@@ -54,7 +55,7 @@ class SemanticSample:
 
     Attributes:
         name: The record's name in its dataset.
-        image: uint8 RGB `(H, W, 3)`, upright.
+        image: uint8 RGB `(H, W, 3)`, with the EXIF orientation applied.
         labels: int32 `(H, W)`, 0..C-1 or `IGNORE`.
     """
 
@@ -63,18 +64,18 @@ class SemanticSample:
     labels: np.ndarray
 
     def class_map(self) -> np.ndarray:
-        """`labels`; panoptic samples answer the same call."""
+        """Returns `labels`, for a common interface with panoptic samples."""
         return self.labels
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """The classes of a dataset, in the order that the truth's class indices count.
+    """The classes of a dataset, in the order of class indices.
 
     Attributes:
-        names: The dataset's own names; empty where its files hold none.
-        things: Whether each class is a countable object; its length is the number of classes.
-        ids: The dataset's own ids; empty where its files hold none.
+        names: The dataset's own names; empty if its files have none.
+        things: Whether each class is a thing; its length is the number of classes.
+        ids: The dataset's own ids; empty if its files have none.
     """
 
     names: tuple[str, ...]
@@ -86,15 +87,22 @@ class ClassList:
         return len(self.things)
 
 
+def renumbered(segment_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+    """A segment map with `ids` replaced by 1, 2, ... in their order, and all other ids by 0: int32 `(H, W)`."""
+    table = np.zeros(max(int(segment_map.max(initial=0)), *ids, 0) + 1, np.int32)
+    table[list(ids)] = np.arange(1, len(ids) + 1)
+    return table[segment_map]
+
+
 Sample = PanopticSample | SemanticSample
 
 
 class Dataset(Protocol):
-    """Samples by index, each read from disk when asked for.
+    """Samples by index, read from disk on access.
 
     Attributes:
         name: The dataset's name on the command line.
-        classes: What the truth's class indices mean.
+        classes: The classes that class indices refer to.
     """
 
     name: str
@@ -108,6 +116,6 @@ class Dataset(Protocol):
         """Reads the sample at `index`, 0..len-1.
 
         Raises:
-            DatasetError: Naming the file and the record.
+            DatasetError: The sample is invalid; names the file and the record.
         """
         ...

@@ -1,4 +1,4 @@
-"""Semantic segmentation as most datasets publish it: an image of class numbers beside each photograph."""
+"""The usual format of semantic segmentation datasets: a label image for each photograph."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True)
 class LabelValues:
-    """What the numbers in an annotation mean: values `first`, `first + 1`, ... are the classes 0, 1, ...
+    """The meaning of annotation values: `first`, `first + 1`, ... are the classes 0, 1, ...
 
     Attributes:
         classes: Number of classes.
@@ -30,21 +30,21 @@ class LabelValues:
     ignored: frozenset[int] = frozenset({255})
 
     def to_classes(self, labels: np.ndarray, where: Path) -> np.ndarray:
-        """Classes of stored values: int32 `(H, W)`, 0..C-1 or `IGNORE`.
+        """Converts stored values to classes: int32 `(H, W)`, 0..C-1 or `IGNORE`.
 
         Raises:
-            DatasetError: A value is neither a class nor ignored, or the annotation is a colour image.
+            DatasetError: A value is neither a class nor ignored, or the annotation is a color image.
         """
         if labels.ndim != 2 or labels.dtype.kind not in "ui":
-            raise DatasetError(f"{where} is a colour image; expected one class number a pixel")
+            raise DatasetError(f"{where} is a color image; expected one class number per pixel")
         present, inverse = np.unique(labels, return_inverse=True)
         table = present.astype(np.int32) - self.first
         ignored = np.isin(present, list(self.ignored))
         unknown = present[~ignored & ((table < 0) | (table >= self.classes))]
         if len(unknown):
             raise DatasetError(
-                f"{where} holds the unknown class number {unknown[0]}; expected {self.first} to "
-                f"{self.first + self.classes - 1}, or {', '.join(map(str, sorted(self.ignored)))} for pixels to ignore"
+                f"{where} has the unknown class number {unknown[0]}; expected {self.first} to "
+                f"{self.first + self.classes - 1}, or {', '.join(map(str, sorted(self.ignored)))} for ignored pixels"
             )
         table[ignored] = IGNORE
         return table[inverse].reshape(labels.shape)
@@ -60,18 +60,18 @@ class FilePair:
 
 
 class SemanticPng:
-    """A dataset of images and class-number images."""
+    """A dataset of images and label images."""
 
     def __init__(self, name: str, pairs: Sequence[FilePair], values: LabelValues) -> None:
         """Opens the dataset; files are read one by one.
 
         Raises:
-            DatasetError: There is no pair.
+            DatasetError: There are no pairs.
         """
         if not pairs:
-            raise DatasetError(f"the dataset {name} is empty: no annotation was found")
+            raise DatasetError(f"the dataset {name} is empty: no annotations were found")
         self.name = name
-        # Semantic inference makes no difference between things and stuff.
+        # Semantic evaluation does not distinguish things and stuff.
         self.classes = ClassList(names=(), things=(False,) * values.classes)
         self._pairs, self._values = tuple(pairs), values
 
@@ -92,12 +92,12 @@ class SemanticPng:
 
 
 def pairs_by_stem(images: Path, annotations: Path, suffix: str) -> list[FilePair]:
-    """Pairs every annotation with the image of the same name but for its ending.
+    """Pairs each annotation with the image of the same stem.
 
     Args:
         images: Folder of the images.
         annotations: Folder of the annotations.
-        suffix: Their ending, for example ".png".
+        suffix: Suffix of the annotations, for example ".png".
 
     Raises:
         DatasetError: A folder is missing, or an annotation has no image.
@@ -107,10 +107,10 @@ def pairs_by_stem(images: Path, annotations: Path, suffix: str) -> list[FilePair
 
 
 def named_pairs(stems: Iterable[str], images: Path, annotations: Path, suffix: str) -> list[FilePair]:
-    """Pairs images and annotations of the given names.
+    """Pairs images and annotations of the given stems.
 
     Raises:
-        DatasetError: A folder is missing, or a name has no image or no annotation.
+        DatasetError: A folder is missing, or a stem has no image or no annotation.
     """
     image_of = {Path(name).stem: name for name in names_in(images) if Path(name).suffix.lower() in IMAGE_SUFFIXES}
     annotated = set(names_in(annotations))

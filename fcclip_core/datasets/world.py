@@ -1,12 +1,10 @@
-"""The simulated world as a dataset that is rendered when it is read."""
+"""The simulated world as a dataset that is rendered on access."""
 
 from __future__ import annotations
 
 from functools import cached_property
 
-import numpy as np
-
-from fcclip_core.datasets.records import ClassList, PanopticSample, TruthSegment
+from fcclip_core.datasets.records import ClassList, PanopticSample, TruthSegment, renumbered
 from fcclip_core.simulation.cameras import Camera, random_cameras
 from fcclip_core.simulation.dataset import SCENES_PER_SEED, WorldPlan
 from fcclip_core.simulation.names import world_vocabulary
@@ -15,7 +13,7 @@ from fcclip_core.simulation.rooms import Scene, make_scene
 
 
 class WorldScenes:
-    """Scenes of a plan, one sample a view. Read it from one thread: a GL context belongs to the thread that made it."""
+    """Scenes of a plan, one sample per view. Not thread-safe: a GL context belongs to the thread that created it."""
 
     name = "world"
 
@@ -35,25 +33,22 @@ class WorldScenes:
         """Renders the view at `index`.
 
         Raises:
-            SimulationError: Nothing can be rendered here; says what to install.
+            SimulationError: Rendering does not work on this machine; says what to install.
         """
         number, view = divmod(index, self._plan.views)
         scene, cameras = self._scene(number)
         frame = self._renderer.render(scene, cameras[view], self._plan.size)
-        # The world's ids may have gaps where an object is hidden.
-        table = np.zeros(max((segment.id for segment in frame.segments), default=0) + 1, np.int32)
-        table[[segment.id for segment in frame.segments]] = np.arange(1, len(frame.segments) + 1)
-        segments = (
-            TruthSegment(place, self._index_of[segment.name]) for place, segment in enumerate(frame.segments, 1)
-        )
-        return PanopticSample(f"scene {number} view {view}", frame.image, table[frame.segment_map], tuple(segments))
+        # The world's ids have gaps where an object is hidden.
+        segment_map = renumbered(frame.segment_map, [segment.id for segment in frame.segments])
+        segments = (TruthSegment(id_, self._index_of[item.name]) for id_, item in enumerate(frame.segments, 1))
+        return PanopticSample(f"scene {number} view {view}", frame.image, segment_map, tuple(segments))
 
     @cached_property
     def _renderer(self) -> Renderer:
         return Renderer()
 
     def _scene(self, number: int) -> tuple[Scene, list[Camera]]:
-        """The scene and its cameras; the one in use is kept, so that its views share what was uploaded for it."""
+        """The scene and its cameras; the last scene is cached, so that its views share the uploaded data."""
         if self._current is None or self._current[0] != number:
             made = make_scene(self._plan.seed * SCENES_PER_SEED + number, self._plan.split)
             self._current = (number, made, random_cameras(made, self._plan.views))

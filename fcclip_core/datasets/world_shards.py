@@ -1,4 +1,4 @@
-"""The simulated world as `fcclip world render --shards` writes it: .npz files of about 64 frames, kept in memory."""
+"""Shards of the simulated world from `fcclip world render --shards`: .npz files of about 64 frames, kept in memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fcclip_core.datasets.records import ClassList, PanopticSample, TruthSegment
+from fcclip_core.datasets.records import ClassList, PanopticSample, TruthSegment, renumbered
 from fcclip_core.errors import DatasetError
-from fcclip_core.vocabulary import Vocabulary
+from fcclip_core.vocabulary.classes import Vocabulary
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """One file: frames `(F, H, W, 3)`, segment ids `(F, H, W)`, and each frame's `(id, class index)` pairs."""
+    """One shard: images `(F, H, W, 3)`, segment ids `(F, H, W)`, and each frame's `(id, class index)` pairs."""
 
     images: np.ndarray
     maps: np.ndarray
@@ -24,10 +24,10 @@ class _Shard:
 
 
 class WorldShards:
-    """Frames of all shards in a folder; about 0.4 MB of memory for one of 320 x 240 pixels.
+    """Frames of all shards in a folder; a frame of 320 x 240 pixels takes about 0.4 MB of memory.
 
     Attributes:
-        name: What the dataset is called.
+        name: The dataset's name.
         classes: The classes of the vocabulary, in its order.
     """
 
@@ -43,17 +43,17 @@ class WorldShards:
         """Reads the shards.
 
         Args:
-            folder: Where they lie.
-            vocabulary: Its classes number the truth's, by name.
-            limit: Read no more than this many shards.
-            advance: Called with (shards read, shards in all).
+            folder: Folder of the shards.
+            vocabulary: Defines the class indices; classes are matched by name.
+            limit: Largest number of shards to read.
+            advance: Called with (shards read, total shards).
 
         Raises:
-            DatasetError: There is no shard, one is damaged, or one holds a class that the vocabulary has not.
+            DatasetError: There is no shard, or one is damaged or has a class that is not in the vocabulary.
         """
         paths = sorted(folder.glob("shard-*.npz"))[:limit]
         if not paths:
-            raise DatasetError(f"{folder} holds no shard-*.npz; `fcclip world render {folder} --shards` writes them")
+            raise DatasetError(f"{folder} has no shard-*.npz; create them with `fcclip world render {folder} --shards`")
         self.classes = ClassList(vocabulary.names, vocabulary.things)
         self._shards = []
         for index, path in enumerate(paths):
@@ -68,12 +68,9 @@ class WorldShards:
     def __getitem__(self, index: int) -> PanopticSample:
         """The frame at `index`, 0..len-1."""
         shard, frame = self._places[index]
-        segments = shard.segments[frame]
-        table = np.zeros(int(shard.maps[frame].max()) + 1, np.int32)
-        for number, (value, _) in enumerate(segments, 1):
-            table[value] = number
-        numbered = tuple(TruthSegment(number, index) for number, (_, index) in enumerate(segments, 1))
-        return PanopticSample(f"world {index}", shard.images[frame], table[shard.maps[frame]], numbered)
+        ids, classes = zip(*shard.segments[frame], strict=True) if shard.segments[frame] else ((), ())
+        segments = tuple(TruthSegment(number, item) for number, item in enumerate(classes, 1))
+        return PanopticSample(f"world {index}", shard.images[frame], renumbered(shard.maps[frame], ids), segments)
 
 
 def _read(path: Path, vocabulary: Vocabulary) -> _Shard:
@@ -83,13 +80,13 @@ def _read(path: Path, vocabulary: Vocabulary) -> _Shard:
             rows = np.stack([file[f"segment_{what}"] for what in ("frame", "id", "class")], -1).astype(int)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DatasetError(
-            f"{path} is damaged or no shard of the world ({error}); remove it and render again"
+            f"{path} is damaged or not a shard of the world ({error}); remove it and render again"
         ) from error
     number_of = {name: number for number, name in enumerate(vocabulary.names)}
     unknown = {names[index] for index in rows[:, 2]} - set(number_of)
     if unknown:
         raise DatasetError(
-            f"{path} shows {min(unknown)!r}, which is none of the {len(vocabulary)} classes to be trained; render the "
+            f"{path} contains {min(unknown)!r}, which is not one of the {len(vocabulary)} training classes; render the "
             "scenes with --split train"
         )
     segments: list[list[tuple[int, int]]] = [[] for _ in images]

@@ -1,1 +1,1 @@
-"""What the paper measures (section 4), and the loop that measures it."""
+"""The paper's metrics (section 4) and the evaluation loop."""

@@ -1,4 +1,4 @@
-"""CLIP as a mask classifier (Tables 9 and 10): CLIP alone names the masks of the truth, at several input sizes."""
+"""CLIP as a mask classifier (Tables 9 and 10): CLIP alone classifies ground-truth masks, at several input sizes."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcclip_core.datasets.records import Dataset, PanopticSample
+from fcclip_core.datasets.records import Dataset, PanopticSample, renumbered
 from fcclip_core.distributed import rank, sum_over_workers, world_size
 from fcclip_core.errors import DatasetError
-from fcclip_core.evaluation.averages import class_groups
+from fcclip_core.evaluation.averages import class_groups, group_ratios
 from fcclip_core.evaluation.panoptic import PanopticQuality
 from fcclip_core.evaluation.scoreboard import Scores
+from fcclip_core.inference.preprocess import SIZE_DIVISOR, FrameGeometry, preprocess
 from fcclip_core.model.backbone import ImageTower
-from fcclip_core.preprocess import SIZE_DIVISOR, FrameGeometry, preprocess
-from fcclip_core.segmenter import VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
+from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
 _LARGEST_SIDE = 8192
 
 
 @dataclass
 class NamedMasks:
-    """What CLIP called the truth's masks at one input size.
+    """Counts of CLIP's classification of ground-truth masks at one input size.
 
     Attributes:
-        right: int64 `(C,)`, segments that got their own name.
+        right: int64 `(C,)`, correctly classified segments.
         total: int64 `(C,)`, segments.
-        quality: Panoptic quality of the truth's masks under CLIP's names.
+        quality: Panoptic quality of the ground-truth masks with CLIP's classes.
     """
 
     right: np.ndarray
@@ -40,15 +40,11 @@ class NamedMasks:
     quality: PanopticQuality
 
     def scores(self, things: Sequence[bool], seen: Sequence[bool]) -> Scores:
-        """Share of segments named right, in per cent (`accuracy.all` and so on), and `pq.all` and so on."""
+        """Percentage of correctly classified segments (`accuracy.all`, ...), and panoptic quality (`pq.all`, ...)."""
         groups = class_groups(things, seen)
-        accuracy = {
-            f"accuracy.{name}": 100 * float(self.right[members].sum() / total)
-            if (total := self.total[members].sum())
-            else None
-            for name, members in groups.items()
-        }
-        return accuracy | {name: value for name, value in self.quality.scores(groups).items() if name.startswith("pq.")}
+        accuracy = group_ratios("accuracy", self.right, self.total, groups)
+        percent = {name: None if value is None else 100 * value for name, value in accuracy.items()}
+        return percent | {name: value for name, value in self.quality.scores(groups).items() if name.startswith("pq.")}
 
 
 def name_masks(
@@ -60,21 +56,21 @@ def name_masks(
     limit: int | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[int, NamedMasks]:
-    """Names every truth segment, crowds apart, by the text row next to its pooled CLIP feature.
+    """Classifies every ground-truth segment except crowds by the text embedding nearest to its pooled CLIP feature.
 
     Args:
-        dataset: Images with panoptic truth.
+        dataset: Images with panoptic ground truth.
         tower: CLIP's image tower, on the snapshot's device.
         snapshot: The vocabulary, in the dataset's order.
-        sizes: Lengths in pixels of the shorter image side.
-        limit: Number of images, from the first; None takes all.
+        sizes: Lengths of the shorter image side in pixels.
+        limit: Evaluate only the first images; None: all.
         advance: Called after each image of this process.
 
     Returns:
         Input size -> counts over all processes.
 
     Raises:
-        DatasetError: The dataset has no panoptic truth, or a sample cannot be read.
+        DatasetError: The dataset has no panoptic ground truth, or a sample cannot be read.
     """
     count = len(snapshot.class_ids)
     counted = {
@@ -83,7 +79,7 @@ def name_masks(
     for number in range(rank(), len(dataset) if limit is None else min(limit, len(dataset)), world_size()):
         sample = dataset[number]
         if not isinstance(sample, PanopticSample):
-            raise DatasetError(f"{dataset.name} has no segments; CLIP names masks of panoptic datasets only")
+            raise DatasetError(f"{dataset.name} has no segments; classifying masks by CLIP needs a panoptic dataset")
         sample = _without_crowds(sample)
         if sample.segments:
             for size in sizes:
@@ -97,16 +93,16 @@ def name_masks(
 def masks_on_grid(
     segment_map: np.ndarray, segments: int, geometry: FrameGeometry, stride: int = SIZE_DIVISOR
 ) -> Tensor:
-    """The truth's masks on the grid of CLIP's last features.
+    """Ground-truth masks on the grid of CLIP's last features.
 
-    A cell belongs to a mask that covers more than half of it. A mask too small for that takes the cells that it covers
-    most: left empty it could not be named at all.
+    A cell belongs to a mask that covers more than half of it. A mask too small for that gets the cells that it covers
+    most, because an empty mask cannot be classified.
 
     Args:
         segment_map: int32 `(H, W)`, 0 = none, else 1..S.
         segments: S.
-        geometry: The sizes that the image passes through.
-        stride: Pixels a cell; divides 32.
+        geometry: Sizes of the image.
+        stride: Pixels per cell; divides 32.
 
     Returns:
         bool `(S, h/stride, w/stride)`.
@@ -124,7 +120,7 @@ def masks_on_grid(
 
 @torch.inference_mode()
 def _names(sample: PanopticSample, tower: ImageTower, snapshot: VocabularySnapshot, size: int) -> list[int]:
-    """The class that CLIP gives to each segment."""
+    """CLIP's class index for each segment."""
     classifier = snapshot.classifier
     settings = InferenceSettings(shorter_side=size, max_size=min(4 * size, _LARGEST_SIDE))
     image, geometry = preprocess(sample.image, settings, classifier.rows.device)
@@ -143,12 +139,11 @@ def _count(counted: NamedMasks, sample: PanopticSample, names: Sequence[int]) ->
 
 
 def _without_crowds(sample: PanopticSample) -> PanopticSample:
-    """The sample with crowds turned into pixels without truth, and the others numbered anew."""
+    """The sample with crowds turned into unlabeled pixels and the other segments renumbered."""
     kept = [segment for segment in sample.segments if not segment.is_crowd]
-    table = np.zeros(len(sample.segments) + 1, np.int32)
-    table[[segment.id for segment in kept]] = np.arange(1, len(kept) + 1)
     segments = tuple(replace(segment, id=number) for number, segment in enumerate(kept, 1))
-    return replace(sample, segment_map=table[sample.segment_map], segments=segments)
+    segment_map = renumbered(sample.segment_map, [segment.id for segment in kept])
+    return replace(sample, segment_map=segment_map, segments=segments)
 
 
 def _sum_over_workers(named: NamedMasks) -> None:

@@ -1,4 +1,4 @@
-"""Mask average precision by COCO's own evaluation (pycocotools)."""
+"""Mask average precision, computed by pycocotools."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fcclip_core.evaluation.averages import group_means
 
 
 class InstanceAP:
-    """Keeps masks as run lengths; truth are the thing segments of the panoptic annotation."""
+    """Collects masks as run-length codes; the ground truth are the thing segments of the panoptic annotation."""
 
     def __init__(self, things: Sequence[bool]) -> None:
-        """Starts with no image; `things` has C flags."""
+        """Starts without images; `things` has C flags."""
         self._things = tuple(things)
         self._images: list[dict[str, Any]] = []
         self._truth: list[dict[str, Any]] = []
@@ -32,8 +32,8 @@ class InstanceAP:
         """Adds an image.
 
         Args:
-            image_id: A number that no other image of any process has.
-            truth: The image with its truth.
+            image_id: A number that is unique over all processes.
+            truth: The image with its ground truth.
             masks: bool `(N, H, W)`.
             classes: int `(N,)`, 0..C-1.
             scores: float `(N,)`.
@@ -50,13 +50,13 @@ class InstanceAP:
         )
 
     def merge(self, other: InstanceAP) -> None:
-        """Adds what another process saw."""
+        """Adds the images of another process."""
         self._images += other._images
         self._truth += other._truth
         self._found += other._found
 
     def per_class(self) -> np.ndarray:
-        """AP of each class in per cent (IoU 0.5 to 0.95, 100 detections an image), NaN without truth; `(C,)`."""
+        """AP of each class in per cent (IoU 0.5 to 0.95, 100 detections per image), `(C,)`; NaN if it never occurs."""
         result = np.full(len(self._things), np.nan)
         if not self._truth:
             return result
@@ -65,7 +65,7 @@ class InstanceAP:
             result[sorted({record["category_id"] for record in self._truth if not record["iscrowd"]})] = 0.0
             return result
         precision = self._precision(things)
-        # An absent class has -1 everywhere.
+        # pycocotools gives -1 for absent classes.
         measured = (precision > -1).any((0, 1))
         result[things[measured]] = 100 * precision[..., measured].mean((0, 1))
         return result
@@ -77,7 +77,7 @@ class InstanceAP:
 
     def _precision(self, things: np.ndarray) -> np.ndarray:
         """The precision table `(IoU thresholds, recalls, things)`, all areas, 100 detections."""
-        # pycocotools reports on standard output.
+        # pycocotools prints to standard output.
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO()
             truth.dataset = {

@@ -1,4 +1,4 @@
-"""How many pixels each truth segment shares with each predicted one."""
+"""Intersections of ground-truth and predicted segments in pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fcclip_core.segmenter import EncodedImage
 
 
 def segment_overlaps(truth: PanopticSample, predicted_map: np.ndarray, predicted: int) -> np.ndarray:
-    """Shared pixels of truth and predicted segments.
+    """Intersections of ground-truth and predicted segments.
 
     Args:
         truth: T segments.
@@ -18,7 +18,7 @@ def segment_overlaps(truth: PanopticSample, predicted_map: np.ndarray, predicted
         predicted: P.
 
     Returns:
-        int64 `(T+1, P+1)`; row 0 are pixels without truth, column 0 pixels without a prediction.
+        int64 `(T+1, P+1)`; row 0 counts unlabeled pixels, column 0 pixels without a prediction.
     """
     rows, columns = len(truth.segments) + 1, predicted + 1
     pairs = truth.segment_map.astype(np.int64) * columns + predicted_map
@@ -26,10 +26,10 @@ def segment_overlaps(truth: PanopticSample, predicted_map: np.ndarray, predicted
 
 
 def mask_overlaps(truth: PanopticSample, encoded: EncodedImage) -> np.ndarray:
-    """Shared pixels of truth segments and the mask of every object query, at the image's size.
+    """Intersections of ground-truth segments and the masks of all object queries, at image size.
 
     Returns:
-        int64 `(T+1, Q+1)` as `segment_overlaps`; masks overlap each other, column 0 is not used and 0.
+        int64 `(T+1, Q+1)` as `segment_overlaps`; the masks may overlap, and column 0 is always 0.
     """
     logits = encoded.output.mask_logits[0]
     truth_map = torch.from_numpy(truth.segment_map).to(logits.device, torch.int64)
@@ -43,7 +43,7 @@ def mask_overlaps(truth: PanopticSample, encoded: EncodedImage) -> np.ndarray:
 
 
 def pairwise_iou(overlaps: np.ndarray, truth_areas: np.ndarray) -> np.ndarray:
-    """Intersection over union of segments, pixels without truth not counted.
+    """Intersection over union of segments, ignoring unlabeled pixels.
 
     Args:
         overlaps: `(T+1, P+1)`.

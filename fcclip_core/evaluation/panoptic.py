@@ -1,7 +1,7 @@
 """Panoptic quality (Kirillov et al. 2019), by the rules of COCO's panopticapi.
 
-torchmetrics computes the same where everything is labelled; it takes pixels that nobody predicted out of the union and
-knows no crowds, so the paper's numbers need this one.
+torchmetrics gives the same result only if every pixel is labeled: it excludes unpredicted pixels from the union and
+does not support crowds, so the paper's numbers need this implementation.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ MATCH_IOU = 0.5
 
 
 class PanopticQuality:
-    """Sums over images: truth and prediction match where they have one class and their IoU exceeds one half."""
+    """Sums over images: a prediction matches ground truth of the same class if their IoU exceeds one half."""
 
     def __init__(self, classes: int) -> None:
-        """Starts with no image; `classes` is C."""
+        """Starts without images; `classes` is C."""
         self.iou = np.zeros(classes)
         self.matched, self.invented, self.missed = (np.zeros(classes, np.int64) for _ in range(3))
 
@@ -29,8 +29,8 @@ class PanopticQuality:
         """Adds an image.
 
         Args:
-            truth: Image with its truth. Pixels without truth forgive what is predicted on them, and so does the last
-                crowd of each class, of its own class; panopticapi keeps no other.
+            truth: Image with ground truth. Predictions that lie mostly on unlabeled pixels, or on the last crowd of
+                their class, are not false positives; panopticapi keeps only one crowd per class.
             predicted_map: int32 `(H, W)`, 0 = none, else 1..P.
             predicted_classes: Class of each predicted segment, P of them, 0..C-1.
         """
@@ -45,9 +45,9 @@ class PanopticQuality:
         iou = pairwise_iou(overlaps, overlaps.sum(1))
         match = same_class & ~crowd[:, None] & (iou > MATCH_IOU)
 
-        forgiving = crowd & _is_last(np.where(crowd, truth_classes, -1))
-        forgiven = overlaps[0, 1:] + (shared * (same_class & forgiving[:, None])).sum(0)
-        invented = ~match.any(0) & (areas > 0) & (forgiven <= 0.5 * areas)
+        last_crowd = crowd & _is_last(np.where(crowd, truth_classes, -1))
+        ignored = overlaps[0, 1:] + (shared * (same_class & last_crowd[:, None])).sum(0)
+        invented = ~match.any(0) & (areas > 0) & (ignored <= 0.5 * areas)
         missed = ~match.any(1) & ~crowd
         hits, _ = np.nonzero(match)
         np.add.at(self.iou, truth_classes[hits], iou[match])
@@ -56,7 +56,7 @@ class PanopticQuality:
         np.add.at(self.missed, truth_classes[missed], 1)
 
     def merge(self, other: PanopticQuality) -> None:
-        """Adds what another process counted."""
+        """Adds the counts of another process."""
         self.iou += other.iou
         self.matched += other.matched
         self.invented += other.invented
@@ -79,6 +79,6 @@ class PanopticQuality:
 
 
 def _is_last(values: np.ndarray) -> np.ndarray:
-    """Whether no equal value follows, bool `(N,)`."""
+    """Whether each value is the last one of its kind, bool `(N,)`."""
     last = {int(value): position for position, value in enumerate(values)}
     return np.array([last[int(value)] == position for position, value in enumerate(values)], bool)

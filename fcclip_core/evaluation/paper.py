@@ -1,21 +1,21 @@
-"""The authors' numbers for a dataset, under the names of our own measures."""
+"""The published results for a dataset, under the names of our metrics."""
 
 from __future__ import annotations
 
-from fcclip_core.model_zoo import PUBLISHED_MODELS, PublishedModel, Scores
+from fcclip_core.weights.model_zoo import PUBLISHED_MODELS, PublishedModel, Scores
 
 
 def published_model(preset: str) -> PublishedModel:
-    """The published model of a preset; the paper's main one for presets that were never published."""
+    """The published model of a preset; the paper's main model for unpublished presets."""
     return next((model for model in PUBLISHED_MODELS if model.preset == preset), PUBLISHED_MODELS[0])
 
 
 def paper_scores(model: PublishedModel, dataset: str) -> dict[str, float]:
-    """Measure -> per cent, what the authors report.
+    """Metric -> published result in per cent.
 
     Args:
         model: A published model.
-        dataset: Name of the dataset's scores in `PublishedModel`; "" where the paper has none.
+        dataset: Name of the dataset's scores in `PublishedModel`; "" if the paper has none.
     """
     scores: Scores | None = getattr(model, dataset) if dataset else None
     if scores is None:

@@ -24,7 +24,7 @@ MEASURES = {
     "segment_recall": "recall@0.5, segments",
 }
 SHARES = ("recall", "segment_recall")
-"""Measures between 0 and 1; the others are in per cent."""
+"""Metrics between 0 and 1; the others are in per cent."""
 UNITS = {
     "pq, sq, rq, ap, miou, grounding": "per cent",
     "recall, segment_recall": "share, 0 to 1",
@@ -39,14 +39,14 @@ def document(
     settings: InferenceSettings,
     paper: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Everything that was measured: each score under its flat name, and all of them nested under "details".
+    """The JSON document of an evaluation: each score under its flat name, and all of them nested under "details".
 
     Args:
-        evaluation: What was counted.
+        evaluation: The counts.
         class_names: C names.
-        about: What was run: dataset, checkpoint and so on.
-        settings: Of the main result.
-        paper: The authors' numbers under our names.
+        about: Description of the run: dataset, checkpoint and so on.
+        settings: Settings of the main result.
+        paper: The published results under our names.
     """
     scores = evaluation.scores()
     return {
@@ -62,7 +62,7 @@ def document(
 
 
 def score_table(scores: Scores, paper: Mapping[str, float], paper_name: str, title: str) -> Table:
-    """A row a measure, a column a group of classes, the authors' number beside ours."""
+    """One row per metric, one column per group of classes, and a column with the published results."""
     table = Table(*("", *GROUPS), box=SIMPLE, title=title, title_style="")
     if paper:
         table.add_column(paper_name)
@@ -79,7 +79,7 @@ def score_table(scores: Scores, paper: Mapping[str, float], paper_name: str, tit
 
 
 def forms_table(forms: Mapping[str, Scores], title: str) -> Table:
-    """A row a way to label, the main measures of all, seen and unseen classes in columns."""
+    """One row per variant, with columns for the main metrics of all, seen and unseen classes."""
     shown = [
         f"{measure}.{group}"
         for measure in ("pq", "miou")
@@ -97,8 +97,8 @@ def forms_table(forms: Mapping[str, Scores], title: str) -> Table:
 
 
 def sizes_table(scores: Mapping[str, Scores], title: str) -> Table:
-    """A row an input size: per cent of the truth's masks named right, by groups of classes, and PQ."""
-    caption = "per cent of the truth's masks that CLIP names right, by shorter image side"
+    """One row per input size: percentage of correctly classified masks by group of classes, and PQ."""
+    caption = "per cent of ground-truth masks that CLIP classifies correctly, by shorter image side"
     table = Table("side", *GROUPS, "PQ", box=SIMPLE, title=title, title_style="", caption=caption, caption_style="")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -109,7 +109,7 @@ def sizes_table(scores: Mapping[str, Scores], title: str) -> Table:
 
 
 def class_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """A row a class, from the document's `details.per_class`."""
+    """One row per class, from the document's `details.per_class`."""
     rows = list(rows)
     measures = [name for name in ("pq", "sq", "rq", "ap", "iou") if name in rows[0]]
     table = Table("class", "", *(name.upper() for name in measures), box=SIMPLE)

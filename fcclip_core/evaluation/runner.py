@@ -1,4 +1,4 @@
-"""The evaluation loop: every image goes through the network once, however many ways it is labelled."""
+"""The evaluation loop: each image runs through the network once, for any number of decoding variants."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from fcclip_core.evaluation.overlaps import mask_overlaps, segment_overlaps
 from fcclip_core.evaluation.recall import MaskRecall
 from fcclip_core.evaluation.scoreboard import Scoreboard, Scores
 from fcclip_core.quoting import short
-from fcclip_core.segmenter import EncodedImage, Segmenter, VocabularySnapshot
+from fcclip_core.segmenter import EncodedImage, Segmenter
 from fcclip_core.settings import InferenceSettings
+from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
 
 @dataclass
 class Evaluation:
-    """What was counted so far.
+    """Counts so far.
 
     Attributes:
         things: Whether each class is a thing.
-        seen: Whether each class counts as seen.
-        main: With the segmenter's own settings.
-        grounding: The same, each image's vocabulary being the classes that it holds (Table 7).
-        forms: With other settings, by name.
-        mask_recall: Of the masks of all object queries.
-        segment_recall: Of the segments of `main`.
+        seen: Whether each class is a seen class.
+        main: Results with the segmenter's own settings.
+        grounding: Results with each image's vocabulary restricted to the classes that it contains (Table 7).
+        forms: Results with other settings, by name.
+        mask_recall: Recall of the masks of all object queries.
+        segment_recall: Recall of the segments of `main`.
         images: Number of images.
-        seconds: Time from image to segments, metrics and reading left out.
-        timed: Images in `seconds`; the first of each process warms up and is left out.
-        panoptic: Whether the truth is panoptic.
+        seconds: Time from image to segments, without metrics and reading files.
+        timed: Images in `seconds`; the first one of each process is a warm-up.
+        panoptic: Whether the ground truth is panoptic.
     """
 
     things: tuple[bool, ...]
@@ -52,7 +53,7 @@ class Evaluation:
     panoptic: bool = False
 
     def merge(self, other: Evaluation) -> None:
-        """Adds what another process counted."""
+        """Adds the counts of another process."""
         self.main.merge(other.main)
         self.grounding.merge(other.grounding)
         for name, board in self.forms.items():
@@ -65,7 +66,7 @@ class Evaluation:
         self.panoptic |= other.panoptic
 
     def scores(self) -> Scores:
-        """Every measure by its name; PQ, AP and IoU in per cent, recall 0..1, `fps` images a second of one process."""
+        """All metrics by name; PQ, AP and IoU in per cent, recall 0..1, `fps` in images per second and process."""
         scores = dict(self.main.scores())
         if self.panoptic:
             groups = class_groups(self.things, self.seen)
@@ -89,25 +90,25 @@ def evaluate(
     """Runs a dataset through a segmenter.
 
     Args:
-        dataset: Images with truth.
-        segmenter: With its settings.
-        snapshot: The vocabulary, class by class in the dataset's order.
+        dataset: Images with ground truth.
+        segmenter: The segmenter with its settings.
+        snapshot: The vocabulary, in the order of the dataset's classes.
         things: Whether each class is a thing.
-        forms: Further settings to label with, by name; the input size is the segmenter's.
-        limit: Number of images, from the first; None takes all.
+        forms: More settings to evaluate, by name; the input size is always the segmenter's.
+        limit: Evaluate only the first images; None: all.
         advance: Called after each image of this process.
 
     Returns:
-        What all processes counted, in the first of them; None in the others.
+        The counts of all processes in the first process; None in the others.
 
     Raises:
         DatasetError: A sample cannot be read.
-        VocabularyError: A class is a distractor: the dataset's classes are the whole world, and all of them count.
+        VocabularyError: A class is a distractor, although every class of a dataset is evaluated.
     """
     if snapshot.distractors:
         name = short(snapshot.distractors[0].item.name)
         raise VocabularyError(
-            f"the class {name} is a distractor, but every class of a dataset counts; evaluate with a vocabulary without"
+            f"the class {name} is a distractor, but all classes of a dataset are evaluated; use a vocabulary without it"
         )
     forms = dict(forms or {})
 
@@ -129,7 +130,7 @@ def evaluate(
         encoded = segmenter.encode(sample.image)
         _count(total, number, sample, segmenter, snapshot, encoded)
         for name, settings in forms.items():
-            total.forms[name].update(number, sample, segmenter.label(encoded, snapshot, settings))
+            total.forms[name].update(number, sample, segmenter.decode(encoded, snapshot, settings))
         advance()
     return _gathered(total)
 
@@ -142,8 +143,8 @@ def _count(
     snapshot: VocabularySnapshot,
     encoded: EncodedImage,
 ) -> None:
-    """Labels an image with the whole vocabulary and with its own, and counts both."""
-    result = segmenter.label(encoded, snapshot)
+    """Decodes an image with the whole vocabulary and with only its own classes, and counts both."""
+    result = segmenter.decode(encoded, snapshot)
     total.main.update(number, sample, result)
     if total.images:
         total.seconds += sum(result.timings.values())
@@ -152,7 +153,7 @@ def _count(
     class_map = sample.class_map()
     present = np.unique(class_map[class_map >= 0]).tolist()
     if present:
-        total.grounding.update(number, sample, segmenter.label(encoded, snapshot.only(present)))
+        total.grounding.update(number, sample, segmenter.decode(encoded, snapshot.only(present)))
     if isinstance(sample, PanopticSample):
         total.panoptic = True
         total.mask_recall.update(sample, mask_overlaps(sample, encoded))
@@ -160,7 +161,7 @@ def _count(
 
 
 def _gathered(part: Evaluation) -> Evaluation | None:
-    """Joins the parts of all processes in the first one."""
+    """Merges the counts of all processes in the first one."""
     if world_size() == 1:
         return part
     parts: list[Any] | None = [None] * world_size() if is_first() else None

@@ -1,4 +1,4 @@
-"""All measures of one way to label images, kept together."""
+"""All metrics of one decoding variant."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Scores = dict[str, "float | None"]
 
 
 class Scoreboard:
-    """Semantic IoU always; panoptic quality and, if asked for, instance AP where the truth is panoptic."""
+    """Semantic IoU; with panoptic ground truth also panoptic quality and, on request, instance AP."""
 
     def __init__(
         self, class_ids: Sequence[int], things: Sequence[bool], seen: Sequence[bool], *, instances: bool = False
     ) -> None:
-        """Starts with no image.
+        """Starts without images.
 
         Args:
-            class_ids: The segmenter's ids of the dataset's classes, C of them, in the dataset's order.
+            class_ids: The segmenter's ids of the dataset's C classes, in the dataset's order.
             things: Whether each class is a thing.
-            seen: Whether each class counts as seen.
-            instances: Whether to measure AP; it keeps every image's masks as run lengths.
+            seen: Whether each class is a seen class.
+            instances: Whether to compute AP, which stores all masks as run-length codes.
         """
         self._index_of = np.full(max(class_ids) + 1, -1, np.int64)
         self._index_of[list(class_ids)] = np.arange(len(class_ids))
@@ -39,7 +39,7 @@ class Scoreboard:
         self._instances = InstanceAP(things) if instances else None
 
     def update(self, number: int, sample: Sample, result: PanopticResult) -> None:
-        """Adds an image; `number` is its place in the dataset."""
+        """Adds an image; `number` is its index in the dataset."""
         self._semantic.update(sample.class_map(), self._index_of[result.semantic_map()])
         if isinstance(sample, SemanticSample):
             return
@@ -53,7 +53,7 @@ class Scoreboard:
             self._instances.update(number, sample, found.masks, self._index_of[found.class_ids], found.scores)
 
     def merge(self, other: Scoreboard) -> None:
-        """Adds what another process counted."""
+        """Adds the counts of another process."""
         self._semantic.merge(other._semantic)
         if other._panoptic is not None and self._panoptic is None:
             self._panoptic = other._panoptic
@@ -63,7 +63,7 @@ class Scoreboard:
             self._instances.merge(other._instances)
 
     def scores(self) -> Scores:
-        """`pq.all`, `ap.seen`, `miou.unseen` and so on, in per cent; what was not measured is left out."""
+        """`pq.all`, `ap.seen`, `miou.unseen`, ... in per cent, for the metrics that were computed."""
         scores: Scores = {}
         if self._panoptic is not None:
             scores |= self._panoptic.scores(self._groups)
@@ -72,7 +72,7 @@ class Scoreboard:
         return scores | self._semantic.scores(self._groups)
 
     def per_class(self) -> dict[str, list[float | None]]:
-        """`pq`, `sq`, `rq`, `ap`, `iou` of each class in per cent, None where there is no number."""
+        """`pq`, `sq`, `rq`, `ap`, `iou` of each class in per cent; None if undefined."""
         columns = {"iou": self._semantic.per_class()}
         if self._panoptic is not None:
             columns |= dict(zip(("pq", "sq", "rq"), self._panoptic.per_class(), strict=True))

@@ -13,10 +13,10 @@ from fcclip_core.evaluation.averages import group_means
 
 
 class SemanticIoU:
-    """Sums over images; the mean is over the classes that occur in the truth, as in the paper's evaluation."""
+    """Sums over images; the mean is over the classes that occur in the ground truth, as in the paper's evaluation."""
 
     def __init__(self, classes: int) -> None:
-        """Starts with no image; `classes` is C."""
+        """Starts without images; `classes` is C."""
         self.confusion = np.zeros((classes, classes), np.int64)
 
     def update(self, truth: np.ndarray, predicted: np.ndarray) -> None:
@@ -36,11 +36,11 @@ class SemanticIoU:
         self.confusion += counts.numpy()
 
     def merge(self, other: SemanticIoU) -> None:
-        """Adds what another process counted."""
+        """Adds the counts of another process."""
         self.confusion += other.confusion
 
     def per_class(self) -> np.ndarray:
-        """IoU of each class in per cent, float64 `(C,)`; NaN for classes that the truth does not hold."""
+        """IoU of each class in per cent, float64 `(C,)`; NaN for classes without ground truth."""
         right, truth, predicted = np.diag(self.confusion), self.confusion.sum(1), self.confusion.sum(0)
         iou = np.full(len(right), np.nan)
         np.divide(100 * right, truth + predicted - right, out=iou, where=truth > 0)

@@ -1,1 +1,1 @@
-"""The network as a file: an ONNX graph of fixed shape and precision, and what is built from it and checked."""
+"""Exports the network as an ONNX graph of fixed shape and precision; keeps and validates files built from it."""

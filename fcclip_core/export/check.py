@@ -1,7 +1,7 @@
-"""Is it the same network? What a runtime makes of a graph is held against eager PyTorch before its answers are used.
+"""Validates a runtime's output against eager PyTorch before it is used.
 
-Runtimes have given wrong answers without a word (NVIDIA/TensorRT issue 4813), so every one that is loaded sees one test
-picture first. Eager's answer to it is kept beside the graph: the check costs one run, not two.
+Runtimes have silently returned wrong results (NVIDIA/TensorRT issue 4813), so every loaded graph first runs on a test
+image. Eager PyTorch's output is kept next to the graph, so validation costs one run, not two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fcclip_core.errors import BackendError
-from fcclip_core.export.form import Form
+from fcclip_core.export.input_spec import InputSpec
 from fcclip_core.model.fcclip import ModelOutput
 
 _MASK_STEP = 4
@@ -23,15 +23,15 @@ _MASK_STEP = 4
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a runtime may be from eager float32 on the test picture.
+    """Allowed differences between a runtime and eager float32 on the test image.
 
-    Masked attention is a hard test at 0: a pixel that rounding puts on the other side changes its query visibly. So
-    errors are means over the picture and medians over the queries.
+    Masked attention is a threshold at 0: a pixel that rounding moves across it changes its query visibly. Errors are
+    therefore means over the image and medians over the queries.
 
     Attributes:
-        mask: Mean difference of mask logits, in units of their standard deviation.
-        sign: Share of mask pixels that are inside for one and outside for the other.
-        embedding: Length of the difference of two embeddings over the embedding's length, median of the queries.
+        mask: Mean absolute difference of mask logits, in units of their standard deviation.
+        sign: Fraction of mask pixels that are inside in one output and outside in the other.
+        embedding: Relative length of the difference of two embeddings, median over the queries.
     """
 
     mask: float
@@ -48,7 +48,7 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Reference:
-    """What eager PyTorch answers to the test picture.
+    """Eager PyTorch's output for the test image.
 
     Attributes:
         mask_logits: `(B, Q, h, w)`, every `_MASK_STEP`-th row and column.
@@ -74,28 +74,28 @@ class Reference:
         """Reads what `to_bytes` wrote.
 
         Raises:
-            BackendError: It was written by something else.
+            BackendError: The content is invalid.
         """
         try:
             return cls(**load(content))
         except (SafetensorError, TypeError) as error:
-            raise BackendError(f"not a record of answers to the test picture: {error}") from error
+            raise BackendError(f"not a reference output for the test image: {error}") from error
 
     def to_bytes(self) -> bytes:
         """As safetensors."""
         return save(dict(vars(self)))
 
 
-def check_picture(form: Form) -> Tensor:
-    """A picture with smooth areas, edges and fine detail, another one for each of the batch.
+def check_picture(spec: InputSpec) -> Tensor:
+    """Test images with smooth areas, edges and fine detail, a different one for each position in the batch.
 
     Returns:
-        float32 `(B, 3, h, w)`, in the range of normalised images.
+        float32 `(B, 3, h, w)`, in the range of normalized images.
     """
-    y = torch.linspace(0, 1, form.height)[:, None]
-    x = torch.linspace(0, 1, form.width)[None]
+    y = torch.linspace(0, 1, spec.height)[:, None]
+    x = torch.linspace(0, 1, spec.width)[None]
     pictures = []
-    for index in range(form.batch):
+    for index in range(spec.batch):
         waves = [torch.sin(9 * x * (c + 1) + 7 * y + index) * torch.cos(5 * y * (3 - c) - 4 * x) for c in range(3)]
         disc = ((x - 0.3 - 0.1 * index) ** 2 + (y - 0.6) ** 2 < 0.04).float()
         stripes = (torch.sin(160 * (x + 0.5 * y)) > 0).float() * (x > 0.6).float() * (y < 0.5).float()
@@ -105,7 +105,7 @@ def check_picture(form: Form) -> Tensor:
 
 @dataclass(frozen=True)
 class Differences:
-    """How far two answers are apart; the fields are those of `Tolerance`."""
+    """Differences of two outputs; fields as in `Tolerance`."""
 
     mask: float
     sign: float
@@ -132,16 +132,16 @@ class Differences:
 
 
 def check(name: str, reference: Reference, output: ModelOutput, precision: str) -> Differences:
-    """Refuses an answer to the test picture that is too far from eager's.
+    """Checks an output for the test image against eager PyTorch's.
 
     Args:
-        name: Who answered, for the message.
-        reference: Eager's answer.
-        output: The answer to check.
+        name: The runtime's name for the message.
+        reference: Eager PyTorch's output.
+        output: The output to check.
         precision: Key of `TOLERANCES`.
 
     Raises:
-        BackendError: The shapes differ, there are NaN, or a difference is above its tolerance.
+        BackendError: The shapes differ, there are NaN, or a difference exceeds its tolerance.
     """
     expected = reference.mask_logits.shape[:2]
     if output.mask_logits.shape[:2] != expected:
@@ -150,8 +150,8 @@ def check(name: str, reference: Reference, output: ModelOutput, precision: str) 
     # Written so that NaN fails.
     if not all(getattr(differences, field) <= limit for field, limit in vars(limits).items()):
         raise BackendError(
-            f"{name} does not give eager PyTorch's answer to the test picture: {differences}; allowed in {precision} "
-            f"are mask {limits.mask:g}, sign {limits.sign:g}, embedding {limits.embedding:g}"
+            f"output mismatch between {name} and eager PyTorch on the test image: {differences}; allowed in "
+            f"{precision}: mask {limits.mask:g}, sign {limits.sign:g}, embedding {limits.embedding:g}"
         )
     return differences
 

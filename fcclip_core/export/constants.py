@@ -1,6 +1,6 @@
-"""Capture with constant folding: what does not depend on the image is computed once.
+"""Graph capture with constant folding: everything that does not depend on the image is computed once.
 
-Position embeddings, pixel centres, the first queries' mask embeddings and slices of stacked weights are such things.
+Examples are position embeddings, pixel centers, the mask embeddings of the initial queries and slices of weights.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, fx, nn
 @torch.inference_mode(False)
 @torch.no_grad()
 def capture(module: nn.Module, image: Tensor) -> fx.GraphModule:
-    """`module` as a graph for inputs of one shape; what does not depend on the input is computed once, here.
+    """Captures `module` as a graph for inputs of one shape, with constants folded.
 
     Args:
-        module: Takes a tensor, and gives one or a tuple of them. Its weights are shared.
-        image: Of the shape, type and layout in memory that inputs will have.
+        module: Takes a tensor and returns a tensor or a tuple of tensors. Its weights are shared.
+        image: An input with the shape, type and memory layout of later inputs.
 
     Raises:
         RuntimeError: torch cannot capture it.
@@ -29,9 +29,9 @@ def capture(module: nn.Module, image: Tensor) -> fx.GraphModule:
 
 
 def fold_constants(module: fx.GraphModule) -> fx.GraphModule:
-    """Replaces, in place, every tensor that follows from weights and literals alone by a buffer that holds it.
+    """Replaces, in place, every tensor that depends only on weights and literals by a buffer.
 
-    Calls of modules are removed: in a graph from `torch.export` they only check the shapes of inputs.
+    Module calls are removed: in a graph from `torch.export` they only check input shapes.
     """
     graph, known = module.graph, dict[fx.Node, Any]()
     for node in list(graph.nodes):

@@ -1,8 +1,8 @@
-"""Deformable attention as TensorRT's own plugin: one node of the graph for each sampling sum.
+"""Deformable attention as TensorRT's plugin: one graph node per sampling sum.
 
-Full TensorRT brings `MultiscaleDeformableAttnPlugin_TRT`: version 1 to 10.10, version 2 beside it from 10.11, with the
-same inputs and output. Values, coordinates and weights must be of one type, so all of them are float32 here, whatever
-the network's precision: half a float16 step near 1 is already a fifteenth of a pixel on a map 270 pixels wide.
+Full TensorRT includes `MultiscaleDeformableAttnPlugin_TRT`: version 1 up to TensorRT 10.10, since 10.11 also version 2,
+with the same inputs and output. Values, coordinates and weights must have one type, so all are float32, independent of
+the network's precision: half a float16 step near 1 is a fifteenth of a pixel on a map 270 pixels wide.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.onnx import register_custom_op_symbolic, symbolic_helper
 
-from fcclip_core.export.graph import OPSET
+from fcclip_core.export.onnx_export import OPSET
 from fcclip_core.model.deformable_attention import Sampler, sample_by_grid
 
 PLUGIN = "MultiscaleDeformableAttnPlugin_TRT"
@@ -22,15 +22,15 @@ PLUGIN_VERSIONS = ("2", "1")
 """In order of preference."""
 
 DOMAIN = "trt"
-"""Of the nodes; TensorRT's parser looks at their name, version and namespace alone."""
+"""Domain of the nodes; TensorRT's parser only reads their name, version and namespace."""
 
 
 def plugin_sampler(version: str) -> Sampler:
-    """The sampling sum that `export_onnx` writes as one plugin node.
+    """Creates the sampler that `export_onnx` exports as one plugin node.
 
     The node reads values `(B, N, heads, C)`, shapes (H, W) of the levels int32 `(levels, 2)`, the first token of each
     level int32 `(levels,)`, locations `(B, Q, heads, levels, points, 2)` and weights `(B, Q, heads, levels, points)`,
-    and writes `(B, Q, heads, C)`; float32 but for the two.
+    and writes `(B, Q, heads, C)`; all but the int32 inputs are float32.
 
     Args:
         version: One of `PLUGIN_VERSIONS`.
@@ -46,7 +46,7 @@ def plugin_sampler(version: str) -> Sampler:
     return sample_by_plugin
 
 
-# An operator of its own is opaque to torch.export, so that it is still one node when the graph is written.
+# A custom operator is opaque to torch.export, so it stays one node in the exported graph.
 @torch.library.custom_op("fcclip::sample_by_plugin", mutates_args=())
 def _plugin(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor, version: str) -> Tensor:
     shapes = list(zip(sides[::2], sides[1::2], strict=True))

@@ -1,4 +1,4 @@
-"""What a graph follows from, in short: the weights, and the code that turns them into a graph."""
+"""Hashes of everything a graph depends on: the weights, and the code that builds the graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from torch import nn
 
 _DIGEST_SIZE = 16
 _PACKAGE = Path(__file__).parents[1]
-_SOURCES = ("model/*.py", "export/graph.py", "export/constants.py", "export/deformable_plugin.py", "export/check.py")
+_SOURCES = (
+    "model/*.py",
+    "export/onnx_export.py",
+    "export/constants.py",
+    "export/deformable_plugin.py",
+    "export/check.py",
+)
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -27,7 +33,7 @@ def weights_digest(model: nn.Module) -> str:
 
 @functools.cache
 def code_digest() -> str:
-    """Hash of the code that makes a graph of a network: ours, and the versions of the libraries under it."""
+    """Hash of the code that builds a graph: our sources and the versions of the libraries they use."""
     digest = blake2b(digest_size=_DIGEST_SIZE)
     for pattern in _SOURCES:
         for path in sorted(_PACKAGE.glob(pattern)):

@@ -1,1 +1,1 @@
-"""Depth and segments -> points and places, in the camera's optical frame: x right, y down, z forward, metres."""
+"""Depth and segments -> 3D points and positions, in the camera's optical frame: x right, y down, z forward, meters."""

@@ -1,4 +1,4 @@
-"""Pinhole cameras: from a calibration to the ray of every pixel."""
+"""Pinhole cameras: from a calibration to the ray of each pixel."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fcclip_core.errors import DepthError
 
 _POLYNOMIAL_MODELS = ("plumb_bob", "rational_polynomial")
 _COEFFICIENTS = (0, 4, 5, 8, 12, 14)
-"""How many OpenCV takes."""
+"""Numbers of distortion coefficients that OpenCV supports."""
 
 
 @dataclass(frozen=True)
 class PinholeCamera:
-    """A camera as the pixels of its images see it; pixel (0, 0) is the middle of the first pixel.
+    """A pinhole camera in pixel coordinates; (0, 0) is the center of the first pixel.
 
     Attributes:
-        width: Of the images, pixels.
-        height: Of the images, pixels.
+        width: Image width, pixels.
+        height: Image height, pixels.
         fx: Focal length, pixels.
         fy: Focal length, pixels.
         cx: Column of the principal point.
@@ -39,17 +39,17 @@ class PinholeCamera:
     distortion: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Checks that there is a camera.
+        """Checks the parameters.
 
         Raises:
-            DepthError: No pixels, or a focal length or principal point that no camera has.
+            DepthError: The size is empty, or the focal lengths, principal point or distortion are invalid.
         """
         if self.width < 1 or self.height < 1:
-            raise DepthError(f"camera_info is for images of {self.width} x {self.height} pixels; it is empty")
+            raise DepthError(f"camera_info has the image size {self.width} x {self.height}; expected at least 1 x 1")
         if not (np.isfinite([self.fx, self.fy]).all() and self.fx > 0 and self.fy > 0):
             raise DepthError(
-                f"camera_info has the focal lengths {self.fx:g} and {self.fy:g}; the camera is not calibrated, and "
-                "depth means nothing without"
+                f"camera_info has the focal lengths {self.fx:g} and {self.fy:g}, so the camera is not calibrated; "
+                "using depth requires a calibration"
             )
         if len(self.distortion) not in _COEFFICIENTS:
             counts = ", ".join(map(str, _COEFFICIENTS))
@@ -58,7 +58,7 @@ class PinholeCamera:
                 "calibrate the camera again"
             )
         if not np.isfinite([self.cx, self.cy, *self.distortion]).all():
-            raise DepthError("camera_info has numbers that are not finite; calibrate the camera again")
+            raise DepthError("camera_info has non-finite numbers; calibrate the camera again")
 
     @classmethod
     def from_calibration(
@@ -73,30 +73,30 @@ class PinholeCamera:
         roi: tuple[int, int, int, int] = (0, 0, 0, 0),
         rectified: bool = True,
     ) -> PinholeCamera:
-        """Reads a calibration as sensor_msgs/CameraInfo has it: of the whole sensor, of which images may show a part.
+        """Reads a calibration as in sensor_msgs/CameraInfo: it is for the full sensor, images may show a part of it.
 
-        Columns and rows are shifted and divided as image_geometry does. The fourth column of `p` (the baseline of a
-        stereo pair) is left out: points are in the camera's own frame.
+        Offsets and binning are applied as in image_geometry. The fourth column of `p` (the baseline of a stereo pair)
+        is ignored: points are in the camera's own frame.
 
         Args:
-            size: `(width, height)` of the whole sensor, pixels.
-            k: Camera matrix of raw images, 9 numbers row by row.
-            p: Projection matrix of rectified images, 12 numbers; all 0 where nobody filled it in: `k` then counts.
+            size: `(width, height)` of the full sensor, pixels.
+            k: Camera matrix of raw images, 9 numbers in row order.
+            p: Projection matrix of rectified images, 12 numbers; if all are 0, `k` is used.
             distortion: Coefficients of raw images.
-            model: Their model.
-            binning: Sensor pixels, `(across, down)`, that make one pixel of an image; 0 is 1.
-            roi: `(column, row, width, height)` of the part that images show, in pixels of the sensor; width or height
-                0 is all of it.
-            rectified: Whether images are rectified, so that `p` describes them; else `k` and the distortion do.
+            model: The distortion model.
+            binning: Sensor pixels, `(horizontal, vertical)`, per image pixel; 0 means 1.
+            roi: `(column, row, width, height)` of the region that images show, in sensor pixels; width or height 0
+                means the full sensor.
+            rectified: Whether images are rectified and thus described by `p`; otherwise by `k` and the distortion.
 
         Raises:
-            DepthError: No focal length, numbers that are not finite, or a model that is not known.
+            DepthError: No focal length, non-finite numbers, or an unknown distortion model.
         """
         fx, fy, cx, cy = (p[0], p[5], p[2], p[6]) if rectified and p[0] != 0 else (k[0], k[4], k[2], k[5])
         if not rectified and any(distortion) and model not in _POLYNOMIAL_MODELS:
             raise DepthError(
-                f"the distortion model {model[:40]!r} is not known; expected one of {', '.join(_POLYNOMIAL_MODELS)}. "
-                "Rectify image and depth first (image_proc)"
+                f"unknown distortion model {model[:40]!r}; expected one of {', '.join(_POLYNOMIAL_MODELS)}. Rectify "
+                "image and depth first (image_proc)"
             )
         column, row, width, height = roi if roi[2] and roi[3] else (0, 0, *size)
         across, down = (max(int(count), 1) for count in binning)
@@ -114,14 +114,14 @@ class PinholeCamera:
         """The same camera with images of another size.
 
         Raises:
-            DepthError: They have another aspect ratio, so that they cannot show the same.
+            DepthError: The aspect ratios differ.
         """
         if (width, height) == (self.width, self.height):
             return self
         if not same_aspect((self.width, self.height), (width, height)):
             raise DepthError(
-                f"camera_info is for {self.width} x {self.height} pixels, the image has {width} x {height}: another "
-                "aspect ratio; it must be the camera_info of the image, or of depth registered to it"
+                f"camera_info is for {self.width} x {self.height} pixels, but the image has {width} x {height}, a "
+                "different aspect ratio; use the camera_info of the image, or of depth registered to it"
             )
         across, down = width / self.width, height / self.height
         return replace(
@@ -135,12 +135,12 @@ class PinholeCamera:
         )
 
     def rays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Points of all pixels at a depth of 1, x and y: two float32 `(height, width)`, read-only, kept for later."""
+        """Coordinates x and y of all pixels at depth 1: two float32 `(height, width)`, read-only and cached."""
         return _rays(self)
 
 
 def same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:
-    """Whether one of two sizes `(width, height)` is the other times a factor, rounded to whole pixels."""
+    """Whether two sizes `(width, height)` have the same aspect ratio, up to rounding to whole pixels."""
     (width, height), (other_width, other_height) = first, second
     return abs(width * other_height - other_width * height) < max(*first, *second)
 

@@ -1,4 +1,4 @@
-"""Depth and labels -> an organized cloud: one point for each pixel of the label images."""
+"""Depth and labels -> an organized point cloud: one point per pixel of the label image."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ POINT = np.dtype(
         ("confidence", "<f4"),
     ]
 )
-"""A point: metres; colour as 0x00RRGGBB; class and segment of its pixel, 0 = none; the segment's score, 0..1."""
+"""A point: position in meters; color as 0x00RRGGBB; class and segment id, 0 = none; the segment's score, 0..1."""
 
 
 def organized_cloud(
     image: np.ndarray, depth: np.ndarray, camera: PinholeCamera, result: PanopticResult, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """The points of all pixels, in the order of the pixels.
+    """Computes the points of all pixels, in pixel order.
 
     Args:
         image: uint8 RGB `(H, W, 3)`.
-        depth: float32 `(H, W)`, metres, NaN where unknown.
-        camera: Of images of this size.
+        depth: float32 `(H, W)`, meters, NaN where unknown.
+        camera: The camera, for images of this size.
         result: The labels.
-        out: Where to put the points, `POINT` `(H, W)` without gaps; None makes it.
+        out: Output array, `POINT` `(H, W)`, contiguous; None: a new one.
 
     Returns:
-        `POINT` `(H, W)`; x, y and z are NaN where depth is unknown and in pixels that the result ignores, labels and
-        colour are there all the same.
+        `POINT` `(H, W)`; x, y and z are NaN at pixels without depth and at pixels that the result ignores. Labels and
+        color are set for all pixels.
     """
     if result.ignored is not None:
         depth = np.where(result.ignored, np.float32(np.nan), depth)
@@ -44,21 +44,21 @@ def organized_cloud(
     across, down = camera.rays()
     ids = result.segment_map
     labels, scores = _tables(result)
-    # Six columns of four bytes each: interleaved by OpenCV several times faster than field by field.
+    # Six columns of four bytes each: interleaving by OpenCV is several times faster than writing single fields.
     columns = [across * depth, down * depth, depth, _packed(image), labels[ids].view(np.float32), scores[ids]]
     cv2.merge(columns, points.view(np.float32).reshape(*depth.shape, len(columns)))
     return points
 
 
 def _packed(image: np.ndarray) -> np.ndarray:
-    """Colours as 0x00RRGGBB, called float32 as PCL does. Without alpha: with it, bright colours would be NaN."""
+    """Colors as 0x00RRGGBB viewed as float32, as in PCL. Alpha is 0: otherwise bright colors would be NaN."""
     packed = cv2.cvtColor(image, cv2.COLOR_RGB2BGRA).view("<u4")[..., 0]
     packed &= np.uint32(0x00FFFFFF)
     return packed.view(np.float32)
 
 
 def _tables(result: PanopticResult) -> tuple[np.ndarray, np.ndarray]:
-    """For each segment id both ids in one number, as they lie in `POINT`, and the score."""
+    """Lookup tables by segment id: both ids packed as in `POINT`, and the score."""
     size = max((segment.id for segment in result.segments), default=0) + 1
     labels, scores = np.zeros(size, "<u4"), np.zeros(size, np.float32)
     for segment in result.segments:

@@ -1,11 +1,11 @@
-"""Depth and labels -> where each segment is: its visible surface's centroid and extents.
+"""Depth and labels -> 3D position of each segment: centroid and extents of its visible surface.
 
-What belongs to a segment's surface is decided without its mask's rim, where labels and depth are least to be trusted:
-whatever lies far from the rest, along the ray or across, is trimmed by median deviation. Distances along the ray are
-compared as inverse depth: there a plane's pixels are spread evenly however it is tilted, and so is the noise of stereo
-cameras. Pixels of the rim that agree count again afterwards, or every segment would shrink.
+The median and spread of a segment's points are estimated without the rim of its mask, where labels and depth are least
+reliable. Points that deviate too far from the median, along the ray or across it, are trimmed. Deviations along the ray
+are measured in inverse depth, in which a tilted plane and the noise of stereo cameras are spread evenly. Rim pixels
+within these limits are used afterwards, otherwise every segment would shrink.
 
-Whoever knows that a camera's depth bleeds over edges can have the rim left out altogether: `eroded`.
+For cameras whose depth bleeds over edges, the rim can be excluded completely: `eroded`.
 """
 
 from __future__ import annotations
@@ -23,53 +23,53 @@ from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.results import Segment
 
 if TYPE_CHECKING:
-    from fcclip_core.visualization import SegmentedImage
+    from fcclip_core.segments.visualization import SegmentedImage
 
 MIN_POINTS = 12
-"""Segments with fewer points get no geometry."""
+"""Smallest number of points for a segment's geometry."""
 
 MAX_EROSION = 50
-"""Rings of pixels that a segment may give up at most; they are counted in 8 bits."""
+"""Largest erosion in pixels; distances are stored in 8 bits."""
 
-_MOST_POINTS = 1000
-"""About as many of a segment's pixels are looked at, on a regular grid."""
+_MAX_POINTS = 1000
+"""Approximate number of a segment's pixels that are used, on a regular grid."""
 
 _AXES_POINTS = 200
-"""About as many of those decide which way a box is turned."""
+"""Approximate number of points that determine a box's orientation."""
 
 _RIM_ROWS = 240
-"""The rim is a pixel wide for so many rows of the image, begun ones too."""
+"""The rim is one pixel wide per this many image rows, rounded up."""
 
-_LEAST_INTERIOR = 0.3
-"""Share of a segment's pixels that must remain without the rim; thin segments keep theirs."""
+_MIN_INTERIOR = 0.3
+"""Smallest fraction of a segment's pixels that must remain without the rim; thin segments keep their rim."""
 
 _BAND = 1 << 18
-"""Pixels that are counted at a time, because numpy makes eight bytes of each."""
+"""Pixels counted at a time, to limit temporary memory of eight bytes per pixel."""
 
 _DEVIATIONS = 3.0
-"""Standard deviations from the median, as the median deviation tells them, beyond which points are trimmed."""
+"""Points beyond this many standard deviations from the median, estimated from the median deviation, are trimmed."""
 
-_DEEPEST = 0.8
-"""Points this near to the median depth stay in any case, in visible widths of the segment: a box's front has no
-deviation at all, and still its sides belong to it."""
+_MAX_DEPTH = 0.8
+"""Points this close to the median depth are always kept, in visible widths of the segment: the front of a box has no
+deviation, but its sides belong to it."""
 
 _TAIL = 0.005
-"""Share of the points beyond each side of a box."""
+"""Fraction of the points outside of each side of a box."""
 
 
 @dataclass(frozen=True)
 class SegmentGeometry:
-    """Where a segment's visible surface is, in the camera's optical frame; metres.
+    """Position of a segment's visible surface in the camera's optical frame, meters.
 
     Attributes:
         centroid: float64 `(3,)`, the mean of the points.
         distance: From the camera to the centroid.
-        center: float64 `(3,)`, middle of the box along the frame's axes.
-        extents: float64 `(3,)`, that box's sides.
-        oriented_center: float64 `(3,)`, middle of the box that follows the points.
-        orientation: Unit quaternion `(x, y, z, w)` that turns the frame's axes into that box's, longest side first.
-        oriented_extents: float64 `(3,)`, that box's sides, longest first.
-        points: How many points were used.
+        center: float64 `(3,)`, center of the axis-aligned box.
+        extents: float64 `(3,)`, sides of that box.
+        oriented_center: float64 `(3,)`, center of the oriented box.
+        orientation: Unit quaternion `(x, y, z, w)` that rotates the frame's axes to that box, longest side first.
+        oriented_extents: float64 `(3,)`, sides of that box, longest first.
+        points: Number of points used.
     """
 
     centroid: np.ndarray
@@ -85,16 +85,16 @@ class SegmentGeometry:
 def segment_geometry(
     depth: np.ndarray, camera: PinholeCamera, result: SegmentedImage, erosion: int = 0
 ) -> dict[int, SegmentGeometry]:
-    """Measures every segment that has enough depth.
+    """Measures every segment with enough depth.
 
     Args:
-        depth: float32 `(H, W)`, metres, NaN where unknown.
-        camera: Of images of this size.
+        depth: float32 `(H, W)`, meters, NaN where unknown.
+        camera: The camera, for images of this size.
         result: The labels.
-        erosion: Pixels of each segment's rim that are left out; see `eroded`.
+        erosion: Width in pixels of the excluded rim of each segment; see `eroded`.
 
     Returns:
-        Segment id to its geometry; segments with fewer than `MIN_POINTS` points are left out.
+        Segment id -> geometry, for segments with at least `MIN_POINTS` points.
     """
     labels = result.segment_map.astype(np.uint16)
     interior = _without_rims(labels, -(-labels.shape[0] // _RIM_ROWS))
@@ -109,46 +109,45 @@ def segment_geometry(
 
 
 def eroded(labels: np.ndarray, known: np.ndarray, pixels: int) -> np.ndarray:
-    """The labels of the pixels whose depth is used: known, and not within so many pixels of another label.
+    """The labels of pixels with known depth, with each segment eroded by up to `pixels`.
 
-    A segment gives up as many rings of pixels as leave at least 0.3 of its pixels with known depth, and
-    `MIN_POINTS`, but never more than `pixels`: small and thin ones keep more, and none vanishes. The image's own border
-    is no rim, and neither are pixels without depth.
+    The erosion of a segment is reduced so that at least 0.3 of its pixels with known depth, and `MIN_POINTS`, remain:
+    small and thin segments are eroded less, and none vanishes. The image border and pixels without depth are not
+    eroded from.
 
     Args:
         labels: uint16 `(H, W)`, segment ids, 0 for none.
-        known: bool `(H, W)`, where there is depth.
-        pixels: Rings that are left out at most; 0 for none.
+        known: bool `(H, W)`, whether depth is known.
+        pixels: Largest erosion in pixels; 0 for none.
 
     Returns:
-        uint16 `(H, W)`, 0 for pixels that are not used.
+        uint16 `(H, W)`, 0 for excluded pixels.
     """
     used = labels * known
     if not pixels:
         return used
     edges = _without_rims(labels, 1).astype(np.uint8)
-    # Chessboard distance, so that ring by ring is what a square structuring element takes off; the outermost is 0.
+    # Chessboard distance from the rim: ring i is what erosion step i by a square structuring element removes.
     rings = np.minimum(cv2.distanceTransform(edges, cv2.DIST_C, 3), pixels).astype(np.uint8)
-    given_up = _rings_given_up(used, rings, pixels)
-    used[rings < given_up[used]] = 0
+    used[rings < _erosion_of(used, rings, pixels)[used]] = 0
     return used
 
 
-def _rings_given_up(labels: np.ndarray, rings: np.ndarray, most: int) -> np.ndarray:
-    """How many rings each segment gives up, uint8 by segment id; see `eroded`."""
+def _erosion_of(labels: np.ndarray, rings: np.ndarray, most: int) -> np.ndarray:
+    """Number of rings to remove from each segment, uint8 by segment id; see `eroded`."""
     counts = np.zeros((int(labels.max()) + 1) * (most + 1), np.int64)
     band = max(_BAND // labels.shape[1], 1)
     for top in range(0, labels.shape[0], band):
         cells = labels[top : top + band].astype(np.int64) * (most + 1) + rings[top : top + band]
         counts += np.bincount(cells.ravel(), minlength=len(counts))
-    # Of each segment, pixels that remain without 0, 1, ... rings.
+    # Per segment, the pixels that remain after removing 0, 1, ... rings.
     remaining = counts.reshape(-1, most + 1)[:, ::-1].cumsum(axis=1)[:, ::-1]
-    enough = remaining >= np.maximum(_LEAST_INTERIOR * remaining[:, :1], MIN_POINTS)
+    enough = remaining >= np.maximum(_MIN_INTERIOR * remaining[:, :1], MIN_POINTS)
     return np.maximum(enough.sum(axis=1) - 1, 0).astype(np.uint8)
 
 
 def _without_rims(labels: np.ndarray, pixels: int) -> np.ndarray:
-    """Where no other label is within so many pixels, bool `(H, W)`; the image's own border is no rim."""
+    """Whether no other label is within `pixels`, bool `(H, W)`; the image border does not count."""
     kernel = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
     return cv2.erode(labels, kernel) == cv2.dilate(labels, kernel)
 
@@ -156,37 +155,37 @@ def _without_rims(labels: np.ndarray, pixels: int) -> np.ndarray:
 def _points(
     segment: Segment, labels: np.ndarray, interior: np.ndarray, depth: np.ndarray, camera: PinholeCamera
 ) -> np.ndarray:
-    """The points of the segment's surface, float32 `(3, N)`."""
+    """The points of a segment's surface, float32 `(3, N)`."""
     left, top, right, bottom = segment.box
-    step = max(1, round(math.sqrt(segment.area / _MOST_POINTS)))
+    step = max(1, round(math.sqrt(segment.area / _MAX_POINTS)))
     window = slice(top, bottom, step), slice(left, right, step)
     pixels = np.nonzero(labels[window] == segment.id)
     if len(pixels[0]) < MIN_POINTS:
         return np.empty((3, 0), np.float32)
     inside = interior[window][pixels]
-    if np.count_nonzero(inside) < max(_LEAST_INTERIOR * len(inside), MIN_POINTS):
+    if np.count_nonzero(inside) < max(_MIN_INTERIOR * len(inside), MIN_POINTS):
         inside[:] = True
     z, across, down = (plane[window][pixels] for plane in (depth, *camera.rays()))
-    nearness = 1 / z
-    middle, spread = _middle_and_spread(nearness[inside])
-    width = math.sqrt(segment.area / (camera.fx * camera.fy)) / middle
-    kept = (np.abs(nearness - middle) <= spread) | (np.abs(z - 1 / middle) <= _DEEPEST * width)
+    inverse = 1 / z
+    median, limit = _median_and_limit(inverse[inside])
+    width = math.sqrt(segment.area / (camera.fx * camera.fy)) / median
+    kept = (np.abs(inverse - median) <= limit) | (np.abs(z - 1 / median) <= _MAX_DEPTH * width)
     for ray in (across, down):
-        middle, spread = _middle_and_spread(ray[inside & kept])
-        kept &= np.abs(ray - middle) <= spread
+        median, limit = _median_and_limit(ray[inside & kept])
+        kept &= np.abs(ray - median) <= limit
     return np.stack([across * z, down * z, z])[:, kept]
 
 
-def _middle_and_spread(values: np.ndarray) -> tuple[float, float]:
-    """The median, and how far from it values may be."""
+def _median_and_limit(values: np.ndarray) -> tuple[float, float]:
+    """The median, and the largest allowed deviation from it."""
     half = len(values) // 2
-    middle = np.partition(values, half)[half]
-    return float(middle), _DEVIATIONS * 1.4826 * float(np.partition(np.abs(values - middle), half)[half])
+    median = np.partition(values, half)[half]
+    return float(median), _DEVIATIONS * 1.4826 * float(np.partition(np.abs(values - median), half)[half])
 
 
 @dataclass(frozen=True)
 class _Boxes:
-    """Points and the boxes round them: axes as rows `(3, 3)`, middles and sides along the frame's and those axes."""
+    """Boxes around a segment's points: axes of the oriented box as rows `(3, 3)`; centers and sides of both boxes."""
 
     centroid: np.ndarray
     axes: np.ndarray
@@ -199,7 +198,7 @@ def _boxes(points: np.ndarray) -> _Boxes:
     centroid = points.mean(axis=1, dtype=np.float64)
     few = points[:, :: max(1, points.shape[1] // _AXES_POINTS)]
     axes = _box_axes(few - centroid[:, None].astype(np.float32))
-    # Both boxes in one go: first along the frame's axes, then along the points' own.
+    # Both boxes at once: first along the frame's axes, then along the oriented box's.
     values = np.concatenate([np.eye(3), axes]).astype(np.float32) @ points
     tail = int(points.shape[1] * _TAIL)
     values.partition([tail, points.shape[1] - 1 - tail], axis=1)
@@ -208,10 +207,10 @@ def _boxes(points: np.ndarray) -> _Boxes:
 
 
 def _box_axes(points: np.ndarray) -> np.ndarray:
-    """Axes of a small box round points about 0.
+    """Axes of a tight box around centered points.
 
-    One is the direction in which they vary least; the others are those of the smallest rectangle round what is seen
-    along it. Principal axes alone would turn with every corner that is hidden.
+    One is the direction of least variance; the others are those of the smallest rectangle around the points projected
+    along it. Principal axes alone would rotate whenever a corner is occluded.
     """
     _, principal = np.linalg.eigh((points @ points.T).astype(np.float64))
     flat = np.ascontiguousarray((principal[:, 1:].T.astype(np.float32) @ points).T)
@@ -224,8 +223,8 @@ def _geometries(boxes: Sequence[_Boxes]) -> Iterator[SegmentGeometry]:
     if not boxes:
         return
     turns = np.stack([box.axes[np.argsort(-box.sides[3:], kind="stable")] for box in boxes])
-    # An axis may point either way: its largest part is made positive, lest boxes flip between frames, and the last
-    # axis follows from the others.
+    # The sign of an axis is arbitrary: its largest component is made positive, so that boxes do not flip between
+    # frames, and the last axis makes the system right-handed.
     largest = np.take_along_axis(turns, np.abs(turns).argmax(axis=2)[..., None], axis=2)
     turns *= np.where(largest < 0, -1, 1)
     turns[:, 2] *= np.sign(np.linalg.det(turns))[:, None]

@@ -1,1 +1,1 @@
-"""Hand-tuned forms of single operations, for one kind of hardware each; where they are used says what they compute."""
+"""Optimized implementations of single operations, each for one kind of hardware."""

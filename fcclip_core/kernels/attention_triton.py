@@ -1,7 +1,7 @@
-"""Masked attention of few queries to many keys, as two Triton kernels: a part of the keys each, then the parts as one.
+"""Masked attention of few queries to many keys, as two Triton kernels: one per part of the keys, then a reduction.
 
-Attention kernels share work out over queries and heads. 250 queries and 8 heads are 16 blocks, and a large GPU has 132
-multiprocessors to fill; so the 13,600 keys of a level are shared out, too ("split-K"). Softmax and sums are float32.
+Attention kernels usually parallelize over queries and heads. 250 queries and 8 heads give only 16 blocks for the 132
+multiprocessors of a large GPU, so the 13,600 keys of a level are split, too ("split-K"). Softmax and sums are float32.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 _QUERIES = 64
 _KEYS = 64
 _JOINED = 4
-"""Queries that a program of the second kernel joins."""
+"""Queries per program of the second kernel."""
 _PROGRAMS = 256
-"""About two a multiprocessor of the largest GPUs; smaller ones run them in turn."""
+"""Target number of programs: about two per multiprocessor of the largest GPUs."""
 
 
 def takes_heads(channels: int) -> bool:
-    """Whether the kernels are made for heads of so many channels."""
+    """Whether the kernels support heads with this number of channels."""
     return channels in (16, 32, 64, 128)
 
 
@@ -32,7 +32,7 @@ def attend_in_parts(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor |
         query: `(B, heads, Q, c)`, float16 or bfloat16; c is 16, 32, 64 or 128.
         key: `(B, heads, N, c)`, likewise; the last dimension of all three is contiguous.
         value: `(B, heads, N, c)`, likewise.
-        allowed: bool `(B, 1, Q, N)`; a query that may look nowhere gets NaN, as there. None: everywhere.
+        allowed: bool `(B, 1, Q, N)`; a query without any allowed key gives NaN, as in torch. None: all keys.
 
     Returns:
         `(B, heads, Q, c)`, a view of `(B, Q, heads, c)`.
@@ -137,7 +137,7 @@ def _part_kernel(
         may = tl.load(allowed + place[None, :], mask=is_row[:, None] & is_key[None, :], other=0)
         logits = tl.where(may != 0, tl.dot(q, k) * scale, -float("inf"))
         higher = tl.maximum(peak, tl.max(logits, 1))
-        # Until a key is allowed the peak is minus infinity, from which nothing can be subtracted.
+        # The peak is minus infinity until a key is allowed; inf - inf would be NaN.
         base = tl.where(higher == -float("inf"), 0.0, higher)
         weights = tl.exp2(logits - base[:, None])
         fade = tl.exp2(peak - base)

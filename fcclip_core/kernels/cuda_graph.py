@@ -1,4 +1,4 @@
-"""Work on fixed memory as a CUDA graph: one launch instead of one for each kernel."""
+"""Captures work on fixed memory as a CUDA graph: one launch instead of one per kernel."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ _Output = TypeVar("_Output")
 WARM_UP_RUNS = 3
 
 ATTEMPTS = 3
-"""How often a capture may fail before it is given up: what another thread does at that moment can spoil one."""
+"""Capture attempts before giving up: another thread's CUDA calls can invalidate a capture."""
 
 _one_at_a_time = threading.Lock()
-"""Before it captures torch waits for the device, which must not be while another thread captures."""
+"""torch synchronizes the device before a capture, which must not happen while another thread captures."""
 
 
 @contextmanager
 def capturing(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> Iterator[None]:
-    """Captures what is launched inside, on `stream`, into `graph`; work that may compile has to have run before."""
-    # Words may be encoded on this GPU by another thread meanwhile: its calls must not spoil the capture.
+    """Captures the work launched inside on `stream` into `graph`; anything that compiles must have run before."""
+    # Another thread may encode words on this GPU: its calls must not invalidate the capture.
     with _one_at_a_time, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         yield
 
 
 class CapturedWork(Generic[_Output]):
-    """What some work launches on a GPU, to be launched again; it reads and writes the same memory every time.
+    """A captured function; replays read and write the same memory.
 
     Attributes:
-        output: What the work returned when it was captured; replays overwrite its tensors.
+        output: The function's return value at capture; replays overwrite its tensors.
     """
 
     def __init__(self, work: Callable[[], _Output], device: torch.device) -> None:
-        """Runs `work` a few times, so that everything is compiled and chosen, and then captures it.
+        """Runs `work` a few times, so that everything is compiled and selected, and then captures it.
 
         Args:
-            work: Must not wait for the GPU. It is kept, and with it what it reads: replays read the same memory.
+            work: Must not synchronize with the GPU. It is kept alive together with the tensors that replays read.
             device: The GPU.
 
         Raises:
-            RuntimeError: Something in it cannot be captured, or fails.
+            RuntimeError: The work fails or cannot be captured.
         """
         self._work = work
         self._graph = torch.cuda.CUDAGraph()

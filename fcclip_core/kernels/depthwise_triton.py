@@ -1,8 +1,8 @@
-"""A ConvNeXt block's depthwise 7x7 convolution and the layer normalization behind it, as one Triton kernel.
+"""A ConvNeXt block's depthwise 7x7 convolution and the following layer normalization, as one Triton kernel.
 
-cuDNN's channels-last depthwise convolution reaches a tenth of what the arithmetic allows. Here a thread keeps a few
+cuDNN's channels-last depthwise convolution reaches a tenth of the peak arithmetic rate. Here a thread handles a few
 channels of four neighboring pixels: the ten inputs under a row of their windows are loaded once and used 28 times. A
-program has all channels of its pixels, so normalization needs no further pass over memory. Sums are float32.
+program has all channels of its pixels, so the normalization needs no extra pass over memory. Sums are float32.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from torch import Tensor
 
 KERNEL_SIZE = 7
 PIXELS_AT_ONCE = 4
-"""Neighbors in a row that one thread computes together; the kernel names each of them."""
+"""Neighboring pixels of a row per thread; the kernel has one variable for each."""
 
 _VALUES = 512
-"""Rows times channels that a program computes at a time."""
+"""Rows times channels per program and block."""
 
 
 def takes_channels(channels: int) -> bool:
-    """Whether the kernel is made for a number of channels: 16, 32, 64, ... or three times that, as ConvNeXt's are."""
+    """Whether the kernel supports a number of channels: 16, 32, 64, ... or three times that, as in ConvNeXt."""
     size, number = _channel_blocks(channels)
     return size >= 16 and number in (1, 3)
 
 
 def _channel_blocks(channels: int) -> tuple[int, int]:
-    """(size, number) of the blocks that `channels` are computed in; the size is a power of two."""
+    """(size, number) of the blocks that `channels` are split into; the size is a power of two."""
     size = channels & -channels
     return size, channels // size
 
@@ -44,17 +44,17 @@ def depthwise_norm(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift
         eps: Added to the variance.
 
     Returns:
-        `(B, H, W, C)`, of the type of `x`.
+        `(B, H, W, C)`, same type as `x`.
 
     Raises:
-        ValueError: The kernel does not take so many channels; see `takes_channels`.
+        ValueError: Unsupported number of channels; see `takes_channels`.
     """
     if not takes_channels(x.shape[-1]):
-        raise ValueError(f"{x.shape[-1]} channels are not 16, 32, 64, ... or three times that")
+        raise ValueError(f"got {x.shape[-1]} channels; expected 16, 32, 64, ... or three times that")
     return _depthwise_norm(x, weight, bias, scale, shift, eps)
 
 
-# An operator of its own is opaque to torch.compile and to CUDA graphs: they call it where it stands.
+# A custom operator is opaque to torch.compile, which calls it unchanged.
 @torch.library.custom_op("fcclip::depthwise_norm", mutates_args=())
 def _depthwise_norm(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
     x = x.contiguous()
@@ -70,7 +70,7 @@ def _depthwise_norm(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shif
 
 
 def _is_packed(x: Tensor) -> bool:
-    """Whether numbers can be widened in pairs, by instructions that Triton's interpreter does not know."""
+    """Whether values are converted in pairs, by instructions that Triton's interpreter does not support."""
     return x.dtype == torch.bfloat16 and x.is_cuda
 
 
@@ -101,7 +101,7 @@ def _kernel(
     start = tl.program_id(2).to(tl.int64) * height * width * CHANNELS
     channel = tl.arange(0, BLOCK)[None, :]
     image += start
-    # One name for each pixel and block of channels: Triton has no arrays of registers.
+    # One variable per pixel and block of channels: Triton has no register arrays.
     a0, a1, a2, a3 = _convolve(image, weight, bias, line, column, channel, height, width, CHANNELS, PACKED)
     s0, s1, s2, s3 = tl.sum(a0, 1), tl.sum(a1, 1), tl.sum(a2, 1), tl.sum(a3, 1)
     if BLOCKS == 3:
@@ -136,7 +136,7 @@ def _kernel(
 
 @triton.jit
 def _widen(values: tl.tensor, PACKED: tl.constexpr) -> tl.tensor:
-    """float32; two bfloat16 numbers of one register cost an instruction each, where Triton spends three on both."""
+    """Converts to float32; two packed bfloat16 values take one instruction each, where Triton uses three for both."""
     if PACKED:
         return tl.inline_asm_elementwise(
             "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;", "=r,=r,r", [values], tl.float32, True, 2
@@ -157,10 +157,10 @@ def _convolve(
     CHANNELS: tl.constexpr,
     PACKED: tl.constexpr,
 ) -> tuple:
-    """float32 `(ROWS, BLOCK)` of four neighboring pixels."""
+    """Convolution results of four neighboring pixels, float32 `(ROWS, BLOCK)` each."""
     a0 = tl.load(bias + channel).to(tl.float32) + tl.zeros((line.shape[0], channel.shape[1]), tl.float32)
     a1, a2, a3 = a0, a0, a0
-    # Not unrolled: ptxas would take half a minute for the kernel.
+    # Not unrolled: ptxas would take half a minute to compile the kernel.
     for tap in range(7):
         near = line + (tap - 3)
         inside = (near >= 0) & (near < height)
@@ -175,7 +175,7 @@ def _convolve(
         v7 = _widen(tl.load(pixel + 4 * CHANNELS, mask=inside & (column + 4 < width), other=0.0), PACKED)
         v8 = _widen(tl.load(pixel + 5 * CHANNELS, mask=inside & (column + 5 < width), other=0.0), PACKED)
         v9 = _widen(tl.load(pixel + 6 * CHANNELS, mask=inside & (column + 6 < width), other=0.0), PACKED)
-        # As many pointers as values: fewer would be read by other threads and passed on through shared memory.
+        # As many pointers as values: with fewer, other threads would load them and pass them through shared memory.
         taps = weight + tap * 7 * CHANNELS + channel + tl.zeros_like(line)
         w0 = tl.load(taps)
         w1 = tl.load(taps + CHANNELS)

@@ -1,7 +1,7 @@
-"""The network for NVIDIA GPUs in float16 or bfloat16: what PyTorch computes slowly there, replaced by faster forms.
+"""The network for NVIDIA GPUs in float16 or bfloat16, with faster replacements for slow PyTorch operations.
 
-Modules that need Triton are imported where a probe has shown that they work. What each replacement is worth was
-measured on an H200; docs/performance.md has the figures.
+Modules that need Triton are imported only after a probe has shown that they work. docs/reference/performance.md has the
+gain of each replacement, measured on an H200.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fcclip_core.kernels.library_products import ActivatedLinear, pool_masks
 from fcclip_core.kernels.probe import ATTENTION, CONVOLUTION, PROBES, SAMPLING, working_kernels
 from fcclip_core.model.backbone import ConvNeXtTower
-from fcclip_core.model.deformable_attention import sample_by_grid, set_sampler
+from fcclip_core.model.deformable_attention import Sampler, sample_by_grid, set_sampler
 from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.mask_decoder import DecoderLayer
 from fcclip_core.model.precision import in_precision
@@ -25,33 +25,31 @@ from fcclip_core.model.relu_linear import ReluLinear
 
 
 def for_gpu(model: FCCLIP, device: torch.device, dtype: torch.dtype) -> tuple[FCCLIP, frozenset[str]]:
-    """A copy of `model` for inference on an NVIDIA GPU; unchanged weights are shared, and `model` stays as it is.
+    """A copy of `model` for inference on an NVIDIA GPU; it shares unchanged weights, and `model` is not modified.
 
     Args:
         model: The network, on any device.
         device: The GPU.
         dtype: torch.float32, float16 or bfloat16; in float32 only deformable attention is replaced, because the other
-            forms round as short numbers do.
+            replacements have the rounding of 16-bit types.
 
     Returns:
-        The network on `device`, channels last in memory, and which of `probe.PROBES` it runs on.
+        The network on `device`, channels last in memory, and the names in `probe.PROBES` of the kernels that it uses.
     """
-    is_short = dtype != torch.float32
-    kernels = working_kernels(device, dtype, PROBES if is_short else [SAMPLING])
+    is_16_bit = dtype != torch.float32
+    kernels = working_kernels(device, dtype, PROBES if is_16_bit else [SAMPLING])
     fast = in_precision(model, dtype)
+    sampler: Sampler = sample_by_grid
     if SAMPLING in kernels:
-        from fcclip_core.model.deformable_triton import sample_by_triton
-
-        set_sampler(fast, sample_by_triton)
-    else:
-        set_sampler(fast, sample_by_grid)
-    if is_short:
-        _shorten(fast, kernels)
+        from fcclip_core.kernels.deformable_triton import sample_by_triton as sampler
+    set_sampler(fast, sampler)
+    if is_16_bit:
+        _replace_16_bit(fast, kernels)
     return fast.to(device).to(memory_format=torch.channels_last), kernels
 
 
-def _shorten(network: FCCLIP, kernels: frozenset[str]) -> None:
-    """Replaces, in place, what short numbers allow to be faster."""
+def _replace_16_bit(network: FCCLIP, kernels: frozenset[str]) -> None:
+    """Replaces, in place, the operations that are faster in 16-bit types."""
     network.mask_decoder.pool = pool_masks
     if isinstance(network.backbone, ConvNeXtTower):
         network.backbone.pool = pool_masks
@@ -68,7 +66,7 @@ def _shorten(network: FCCLIP, kernels: frozenset[str]) -> None:
 
 
 def _replace(parent: nn.Module, convolves: bool) -> None:
-    """Puts the fused forms into the places of what they stand for."""
+    """Replaces modules by their fused implementations; `convolves`: whether the convolution kernel works."""
     for name, child in parent.named_children():
         if isinstance(child, ReluLinear):
             setattr(parent, name, ActivatedLinear(child, gelu=False))
@@ -79,16 +77,16 @@ def _replace(parent: nn.Module, convolves: bool) -> None:
 
 
 class FusedBlock(nn.Module):
-    """timm's ConvNeXt block for inference: convolution with normalization, product with GELU, scaled product, sum."""
+    """timm's ConvNeXt block for inference: convolution + normalization, linear + GELU, scaled linear, residual."""
 
     def __init__(self, block: ConvNeXtBlock) -> None:
-        """Takes over the weights of `block`, which must be plain; layer scale becomes part of the last product."""
+        """Uses the weights of `block`, for which `takes` must be true; folds layer scale into the last linear layer."""
         super().__init__()
         convolution, norm, mlp = cast(nn.Conv2d, block.conv_dw), cast(nn.LayerNorm, block.norm), cast(Mlp, block.mlp)
         last = cast(nn.Linear, mlp.fc2)
         scale = torch.ones(1) if block.gamma is None else block.gamma.detach().float()[:, None]
         self.eps = norm.eps
-        # Taps as the kernel reads them; float32, which costs it no conversion.
+        # In the kernel's layout and type, so that it need not convert them.
         taps = convolution.weight.detach().float().flatten(1).T.contiguous()
         self.register_buffer("taps", taps, persistent=False)
         self.bias, self.scale, self.shift = convolution.bias, norm.weight, norm.bias
@@ -98,7 +96,7 @@ class FusedBlock(nn.Module):
 
     @staticmethod
     def takes(block: ConvNeXtBlock) -> bool:
-        """Whether a block is what this one computes, at a width that the kernel takes."""
+        """Whether this class can replace a block, and the kernel supports its number of channels."""
         from fcclip_core.kernels.depthwise_triton import KERNEL_SIZE, takes_channels
 
         convolution = cast(nn.Conv2d, block.conv_dw)
@@ -110,7 +108,7 @@ class FusedBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, H, W)` -> the same, channels last in memory both."""
+        """`(B, C, H, W)` -> `(B, C, H, W)`, both channels last in memory."""
         pixels = x.permute(0, 2, 3, 1)
         convolved = torch.ops.fcclip.depthwise_norm(pixels, self.taps, self.bias, self.scale, self.shift, self.eps)
         hidden = self.first(convolved)
@@ -118,10 +116,10 @@ class FusedBlock(nn.Module):
 
 
 class PatchProjection(nn.Module):
-    """A convolution whose windows do not overlap, as one product: for three input channels cuDNN pads and is slow."""
+    """A convolution with non-overlapping windows as one linear layer: cuDNN is slow for three input channels."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
-        """Takes over the weights of `convolution`, whose stride is its kernel size."""
+        """Uses the weights of `convolution`, whose stride must equal its kernel size."""
         super().__init__()
         self._side = convolution.stride[0]
         self.weight = nn.Parameter(convolution.weight.detach().permute(0, 2, 3, 1).flatten(1).contiguous(), False)

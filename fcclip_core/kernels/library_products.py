@@ -1,6 +1,6 @@
-"""Products of NVIDIA's libraries with more in one call than PyTorch's modules ask for.
+"""Fused matrix products of NVIDIA's libraries that PyTorch's modules do not use.
 
-Each is an operator of its own: opaque to torch.compile, `torch.export` and CUDA graphs, which call it where it stands.
+Each is a custom operator, opaque to torch.compile and `torch.export`, which call it unchanged.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class ActivatedLinear(nn.Module):
-    """A linear layer and its activation in one call of cuBLASLt: no pass over memory between them."""
+    """A linear layer and its activation in one cuBLASLt call."""
 
     def __init__(self, linear: nn.Linear, *, gelu: bool) -> None:
-        """Takes over the weights of `linear`.
+        """Uses the weights of `linear`.
 
         Args:
-            linear: With a bias.
-            gelu: GELU in its form by tanh, which is within rounding of float16 and bfloat16; else ReLU.
+            linear: A layer with a bias.
+            gelu: GELU in its tanh approximation, exact within float16 and bfloat16 rounding; otherwise ReLU.
         """
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
@@ -40,17 +40,17 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
 
 
 def pool_masks(features: Tensor, masks: Tensor) -> Tensor:
-    """`mask_pool` whose factors stay short: 0 or 1 times a short number is exact, and sums are float32."""
+    """`mask_pool` with 16-bit factors: multiplying by 0 or 1 is exact, and sums are float32."""
     weights, tokens = masks.flatten(2), features.flatten(2).transpose(1, 2)
     return wide_sums(weights.to(features.dtype), tokens) / (weights.sum(-1, keepdim=True).float() + 1e-8)
 
 
 @torch.library.custom_op("fcclip::wide_sums", mutates_args=())
 def wide_sums(weights: Tensor, tokens: Tensor) -> Tensor:
-    """`(B, Q, N)` times `(B, N, C)` -> float32 `(B, Q, C)`, whatever the type of the factors."""
+    """`(B, Q, N)` times `(B, N, C)` -> float32 `(B, Q, C)`, for factors of any type."""
     if tokens.is_cuda and hasattr(torch.ops.aten.bmm, "dtype"):
         return torch.bmm(weights, tokens, out_dtype=torch.float32)
-    # Before PyTorch 2.8 a product has its factors' type.
+    # Before PyTorch 2.8, `bmm` has no `out_dtype`.
     return torch.bmm(weights.float(), tokens.float())
 
 

@@ -1,7 +1,7 @@
-"""Which of our Triton kernels work on a GPU: each is run once, on small numbers, before a network is built on it.
+"""Finds out which Triton kernels work on a GPU: each is run once on small inputs before a network uses it.
 
-Triton compiles when a kernel is first launched. What is missing or does not fit (Triton itself, a C compiler, a
-version, a driver, the GPU) shows then, as whatever error it raises, and must cost the kernel alone.
+Triton compiles a kernel at its first launch. Anything missing or incompatible (Triton itself, a C compiler, a version,
+a driver, the GPU) raises an error then, which must disable only that kernel.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Callable, Collection
 import torch
 import torch.nn.functional as F
 
-from fcclip_core.errors import first_line
 from fcclip_core.model.deformable_attention import sample_by_grid
+from fcclip_core.quoting import first_line
 
 _logger = logging.getLogger(__name__)
 
 _TOLERANCE = 0.03
-"""Relative error above which a kernel computes something else; bfloat16 leaves a tenth of it."""
+"""Relative error above which a kernel is rejected; bfloat16 rounding reaches a tenth of it."""
 
 
 def working_kernels(device: torch.device, dtype: torch.dtype, names: Collection[str]) -> frozenset[str]:
-    """Runs kernels.
+    """Runs kernels on small inputs.
 
     Args:
         device: A GPU.
@@ -30,7 +30,7 @@ def working_kernels(device: torch.device, dtype: torch.dtype, names: Collection[
         names: Keys of `PROBES`.
 
     Returns:
-        Names of those that work; why another does not is said in the log.
+        Names of the kernels that work; the log has the reasons for the others.
     """
     working = set()
     for name in names:
@@ -38,23 +38,23 @@ def working_kernels(device: torch.device, dtype: torch.dtype, names: Collection[
             expected, found = PROBES[name](device, dtype)
             error = float((expected - found.float()).norm() / expected.norm())
             reason = "" if error < _TOLERANCE else f"its result is off by {error:.2g}"
-        except Exception as failure:  # whatever Triton, the compiler and CUDA raise
+        except Exception as failure:  # Triton, the compiler and CUDA raise various types
             reason = f"{type(failure).__name__}: {first_line(failure)}"
         if reason:
-            _logger.warning("%s runs without our Triton kernel, more slowly: %s", name, reason)
+            _logger.warning("%s runs without its Triton kernel, which is slower: %s", name, reason)
         else:
             working.add(name)
     return frozenset(working)
 
 
 def _numbers(device: torch.device, dtype: torch.dtype, *shape: int) -> torch.Tensor:
-    """The same numbers in every run; not all equal, which would hide wrong indices."""
+    """Reproducible values; not all equal, which would hide wrong indices."""
     count = torch.Size(shape).numel()
     return (torch.arange(count, device=device) * 0.7391).sin().view(shape).to(dtype)
 
 
 def _sampling(device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    from fcclip_core.model.deformable_triton import sample_by_triton
+    from fcclip_core.kernels.deformable_triton import sample_by_triton
 
     shapes = [(3, 4), (6, 8)]
     value = _numbers(device, dtype, 1, 60, 2, 16)
@@ -87,7 +87,7 @@ def _attention(device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, 
 
 
 Probe = Callable[[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor]]
-"""Device and type of values -> what should come out, and what the kernel gives."""
+"""Device and type of values -> expected result, and the kernel's result."""
 
 SAMPLING, CONVOLUTION, ATTENTION = "deformable attention", "depthwise convolution", "masked attention"
 PROBES: dict[str, Probe] = {SAMPLING: _sampling, CONVOLUTION: _convolution, ATTENTION: _attention}

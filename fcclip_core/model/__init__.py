@@ -1,1 +1,1 @@
-"""FC-CLIP as modules, one file a stage, named and ordered as the paper draws them (Figure 3)."""
+"""FC-CLIP as modules, one file per stage, with the names and order of the paper's Figure 3."""

@@ -1,7 +1,7 @@
 """CLIP's convolutional image towers: one frozen network for features and for mask classification (section 3.2).
 
-Each tower gives the feature pyramid that the pixel decoder reads, and embeds masks into CLIP's joint space with
-CLIP's own pooling head, applied to a mask instead of the whole image (section 3.2, out-of-vocabulary classifier).
+Each tower computes the feature pyramid for the pixel decoder, and embeds masks into CLIP's joint space with CLIP's own
+pooling head, applied to a mask instead of the whole image (section 3.2, out-of-vocabulary classifier).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class FeaturePyramid:
 
 
 class ImageTower(Protocol):
-    """What mask classification needs of CLIP's image tower."""
+    """The interface of CLIP's image tower."""
 
     def __call__(self, image: Tensor) -> FeaturePyramid:
-        """`image` `(B, 3, H, W)`, normalised, sides divisible by 32."""
+        """`image` `(B, 3, H, W)`, normalized, sides divisible by 32."""
         ...
 
     def embed_masks(self, res5: Tensor, masks: Tensor) -> Tensor:
-        """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalised."""
+        """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalized."""
         ...
 
 
@@ -56,7 +56,7 @@ def mask_pool(features: Tensor, masks: Tensor) -> Tensor:
         masks: bool `(B, Q, H, W)`.
 
     Returns:
-        `(B, Q, C)`, at least float32: a mask may have more pixels than float16 can count; zeros where one is empty.
+        `(B, Q, C)`, at least float32: a mask may have more pixels than float16 can count; zeros for empty masks.
     """
     features = at_least_float32(features)
     weights = masks.flatten(2).to(features.dtype)
@@ -65,10 +65,10 @@ def mask_pool(features: Tensor, masks: Tensor) -> Tensor:
 
 
 class ConvNeXtTower(nn.Module):
-    """CLIP ConvNeXt: pool the mask first, then normalise and project, as CLIP does with the whole image.
+    """CLIP ConvNeXt: pools the mask, then normalizes and projects, as CLIP does with the whole image.
 
     Attributes:
-        pool: The form of mask pooling; a backend chooses it for its target.
+        pool: Implementation of mask pooling; a backend may replace it.
     """
 
     def __init__(self, config: ConvNeXtConfig, embed_dim: int) -> None:
@@ -80,7 +80,7 @@ class ConvNeXtTower(nn.Module):
         self.pool: Pool = mask_pool
 
     def forward(self, image: Tensor) -> FeaturePyramid:
-        """`image` `(B, 3, H, W)`, normalised, sides divisible by 32."""
+        """`image` `(B, 3, H, W)`, normalized, sides divisible by 32."""
         x = self.trunk.stem(image)
         features = []
         for stage in self.trunk.stages:
@@ -89,21 +89,21 @@ class ConvNeXtTower(nn.Module):
         return FeaturePyramid(*features)
 
     def embed_masks(self, res5: Tensor, masks: Tensor) -> Tensor:
-        """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalised."""
+        """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalized."""
         norm = cast(nn.LayerNorm, self.trunk.head.norm)
         pooled = F.layer_norm(self.pool(res5, masks), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         return self.head(pooled.to(res5.dtype))
 
 
 class ResNetTower(ModifiedResNet):
-    """CLIP ResNet: attention pooling whose keys are limited to the mask."""
+    """CLIP ResNet: attention pooling with the keys restricted to the mask."""
 
     def __init__(self, config: ResNetConfig, embed_dim: int) -> None:
         """Builds an untrained tower into a joint space of `embed_dim` dimensions."""
         super().__init__(list(config.layers), embed_dim, config.heads, image_size=config.image_size, width=config.width)
 
     def forward(self, image: Tensor) -> FeaturePyramid:
-        """`image` `(B, 3, H, W)`, normalised, sides divisible by 32."""
+        """`image` `(B, 3, H, W)`, normalized, sides divisible by 32."""
         x = self.stem(image)
         features = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -112,10 +112,10 @@ class ResNetTower(ModifiedResNet):
         return FeaturePyramid(*features)
 
     def embed_masks(self, res5: Tensor, masks: Tensor) -> Tensor:
-        """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalised.
+        """Embeds bool masks `(B, Q, h, w)` over `res5` `(B, C, h, w)` as `(B, Q, D)`, not normalized.
 
-        All masks share one query, the mean feature, so attention scores are computed once and only their softmax is
-        taken per mask. A mask that is empty attends to nothing and gets the projection's bias.
+        All masks share one query, the mean feature, so attention scores are computed once and only the softmax is per
+        mask. An empty mask attends to nothing and gets the projection's bias.
         """
         pool = self.attnpool
         batch, channels, height, width = res5.shape
@@ -143,7 +143,7 @@ class ResNetTower(ModifiedResNet):
 
 
 def build_backbone(config: ModelConfig) -> ConvNeXtTower | ResNetTower:
-    """Builds the image tower that `config.vision` describes, with untrained weights."""
+    """Builds the image tower of `config.vision` with untrained weights."""
     if isinstance(config.vision, ConvNeXtConfig):
         return ConvNeXtTower(config.vision, config.embed_dim)
     return ResNetTower(config.vision, config.embed_dim)

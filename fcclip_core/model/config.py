@@ -1,18 +1,11 @@
-"""Model configurations: one frozen dataclass per part, one preset per published model (paper, Tables 1 and 11).
-
-A variant is a name in `PRESETS`, never a branch in the code.
-"""
+"""Model configurations: one frozen dataclass per part, one preset per published model (paper, Tables 1 and 11)."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 
-from fcclip_core.errors import shown
-
-PUBLISHED, BEST_CELL = VANISHED_MASKS = ("published", "best_cell")
-"""What a mask that vanishes at stride 32 is pooled over, a choice of whoever builds the network: nothing, as in the
-published code, or the one cell where it comes closest to being there."""
+from fcclip_core.quoting import short
 
 
 @dataclass(frozen=True)
@@ -81,17 +74,17 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that fixes the shape of an FC-CLIP model.
+    """The architecture of an FC-CLIP model.
 
     Attributes:
-        name: Preset name, also stored inside a saved checkpoint.
+        name: Preset name, also stored in saved checkpoints.
         vision: The frozen CLIP image tower.
         text: The frozen CLIP text tower.
         embed_dim: Size of CLIP's joint embedding space.
-        open_clip_name: open_clip's architecture name, or None for a tower that open_clip does not publish.
-        open_clip_tag: open_clip's pre-training tag of the weights that the published checkpoints expect.
-        valid_mask_only: Ensemble only where a mask survives at stride 32 (the published ResNet setting).
-        shorter_side: Pixels of the shorter image side at which the model is meant to see.
+        open_clip_name: open_clip's architecture name; None for a tower that open_clip does not publish.
+        open_clip_tag: open_clip's tag of the pre-trained weights that the published checkpoints need.
+        valid_mask_only: Ensemble only masks that survive at stride 32 (the published ResNet setting).
+        shorter_side: Shorter image side in pixels that the model is intended for.
         hidden_dim: Channels of the pixel decoder, of mask features and of object queries.
         num_heads: Attention heads in pixel decoder and mask decoder.
         encoder_layers: Deformable attention layers of the pixel decoder.
@@ -120,16 +113,10 @@ class ModelConfig:
     num_queries: int = 250
 
 
-def _resnet(name: str, open_clip_name: str, vision: ResNetConfig, text: TextConfig, embed_dim: int) -> ModelConfig:
-    return ModelConfig(
-        name=name,
-        vision=vision,
-        text=text,
-        embed_dim=embed_dim,
-        open_clip_name=open_clip_name,
-        open_clip_tag="openai",
-        valid_mask_only=True,
-    )
+def _resnet(name: str, vision: ResNetConfig, text_width: int, embed_dim: int) -> ModelConfig:
+    text = TextConfig(text_width, text_width // 64, 12, quick_gelu=True)
+    preset = name.replace("RN", "rn")
+    return ModelConfig(preset, vision, text, embed_dim, name, open_clip_tag="openai", valid_mask_only=True)
 
 
 CONVNEXT_LARGE = ModelConfig(
@@ -140,17 +127,11 @@ CONVNEXT_LARGE = ModelConfig(
     open_clip_name="convnext_large_d_320",
     open_clip_tag="laion2b_s29b_b131k_ft_soup",
 )
-RN50 = _resnet("rn50", "RN50", ResNetConfig((3, 4, 6, 3), 64, 224), TextConfig(512, 8, 12, quick_gelu=True), 1024)
-RN101 = _resnet("rn101", "RN101", ResNetConfig((3, 4, 23, 3), 64, 224), TextConfig(512, 8, 12, quick_gelu=True), 512)
-RN50X4 = _resnet(
-    "rn50x4", "RN50x4", ResNetConfig((4, 6, 10, 6), 80, 288), TextConfig(640, 10, 12, quick_gelu=True), 640
-)
-RN50X16 = _resnet(
-    "rn50x16", "RN50x16", ResNetConfig((6, 8, 18, 8), 96, 384), TextConfig(768, 12, 12, quick_gelu=True), 768
-)
-RN50X64 = _resnet(
-    "rn50x64", "RN50x64", ResNetConfig((3, 15, 36, 10), 128, 448), TextConfig(1024, 16, 12, quick_gelu=True), 1024
-)
+RN50 = _resnet("RN50", ResNetConfig((3, 4, 6, 3), 64, 224), text_width=512, embed_dim=1024)
+RN101 = _resnet("RN101", ResNetConfig((3, 4, 23, 3), 64, 224), text_width=512, embed_dim=512)
+RN50X4 = _resnet("RN50x4", ResNetConfig((4, 6, 10, 6), 80, 288), text_width=640, embed_dim=640)
+RN50X16 = _resnet("RN50x16", ResNetConfig((6, 8, 18, 8), 96, 384), text_width=768, embed_dim=768)
+RN50X64 = _resnet("RN50x64", ResNetConfig((3, 15, 36, 10), 128, 448), text_width=1024, embed_dim=1024)
 CONVNEXT_SMALL = ModelConfig(
     name="convnext_small",
     vision=ConvNeXtConfig(depths=(2, 2, 4, 2), dims=(32, 64, 128, 256)),
@@ -185,19 +166,19 @@ PRESETS: dict[str, ModelConfig] = {
 
 
 _SIDES = (32, 4096)
-"""Smallest and largest `shorter_side`, as `InferenceSettings` has them."""
-_LONGEST_NAME = 200
-_MOST = 1 << 20
-"""Largest number in a configuration; vocabularies of byte pairs have the largest."""
+"""Smallest and largest `shorter_side`, as in `InferenceSettings`."""
+_MAX_NAME_LENGTH = 200
+_MAX_COUNT = 1 << 20
+"""Largest number in a configuration, with room for `vocab_size`."""
 
 
 def config_from_dict(fields: object) -> ModelConfig:
-    """Rebuilds a configuration from `dataclasses.asdict` output (the form stored inside a checkpoint).
+    """Rebuilds a configuration from `dataclasses.asdict` output, as stored in a checkpoint.
 
-    Every field is checked by type and range, whether a file agrees with it is not.
+    Checks the type and range of every field, but not whether a file's tensors match.
 
     Raises:
-        ValueError: A field is unknown, missing, of another type or out of range; names it.
+        ValueError: A field is unknown, missing, of the wrong type or out of range.
     """
     fields = dict(_mapping("config", fields))
     vision = _mapping("vision", fields.get("vision"))
@@ -212,26 +193,26 @@ def config_from_dict(fields: object) -> ModelConfig:
         ("text.width", config.text.width, config.text.heads),
     ):
         if width % heads:
-            raise ValueError(f"{what} is {width}, which does not divide among {heads} heads")
+            raise ValueError(f"{what} is {width}, which is not divisible by its number of heads, {heads}")
     return config
 
 
 def _mapping(what: str, value: object) -> dict:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ValueError(f"{what} is {shown(value)}; expected named fields")
+        raise ValueError(f"{what} is {short(value)}; expected a mapping from field names")
     return value
 
 
 def _checked(part: type, what: str, value: object) -> dict:
-    """The fields of one dataclass as it takes them.
+    """Checked keyword arguments for one dataclass.
 
     Raises:
-        ValueError: Naming the field.
+        ValueError: A field is invalid; names it.
     """
     given, known = _mapping(what, value), {field.name: field for field in dataclasses.fields(part)}
     for name in given:
         if name not in known:
-            raise ValueError(f"{what} has an unknown field {shown(name)}")
+            raise ValueError(f"{what} has an unknown field {short(name)}")
     for name, field in known.items():
         if name not in given and field.default is dataclasses.MISSING:
             raise ValueError(f"{what} lacks the field {name}")
@@ -239,36 +220,36 @@ def _checked(part: type, what: str, value: object) -> dict:
 
 
 def _value(name: str, kind: str, value: object) -> object:
-    """One value, if it is of the kind that the field's annotation names."""
+    """Returns `value` if it matches `kind`, the field's annotation."""
     if kind == "int" and _is_count(value):
         return value
     if kind.startswith("tuple") and isinstance(value, list) and len(value) == 4 and all(map(_is_count, value)):
         return tuple(value)
     if kind == "bool" and isinstance(value, bool):
         return value
-    if kind.startswith("str") and isinstance(value, str) and len(value) <= _LONGEST_NAME and value.isprintable():
+    if kind.startswith("str") and isinstance(value, str) and len(value) <= _MAX_NAME_LENGTH and value.isprintable():
         return value
     if kind == "str | None" and value is None:
         return value
-    if kind not in ("int", "bool") and not kind.startswith(("tuple", "str")):  # a part, checked before
+    if kind not in ("int", "bool") and not kind.startswith(("tuple", "str")):  # a nested part, checked before
         return value
-    raise ValueError(f"{name} is {shown(value)}; expected {_EXPECTED[kind.partition('[')[0].partition(' ')[0]]}")
+    raise ValueError(f"{name} is {short(value)}; expected {_EXPECTED[kind.partition('[')[0].partition(' ')[0]]}")
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_COUNT
 
 
 _EXPECTED = {
-    "int": f"a whole number from 1 to {_MOST}",
-    "tuple": f"four whole numbers from 1 to {_MOST}",
+    "int": f"an integer from 1 to {_MAX_COUNT}",
+    "tuple": f"four integers from 1 to {_MAX_COUNT}",
     "bool": "true or false",
-    "str": f"a text of at most {_LONGEST_NAME} characters",
+    "str": f"a string of at most {_MAX_NAME_LENGTH} characters",
 }
 
 
 def layer_counts(config: ModelConfig) -> dict[str, int]:
-    """Name of each number of layers -> that number: building takes time for each layer, whatever its size."""
+    """Name of each layer count -> its value: the time to build a model grows with each layer, whatever its size."""
     vision = config.vision
     blocks = vision.depths if isinstance(vision, ConvNeXtConfig) else vision.layers
     return {

@@ -1,8 +1,8 @@
 """Multi-scale deformable attention (Zhu et al., "Deformable DETR", equation 3), the pixel decoder's self-attention.
 
-The same sum in several forms: `sample_by_grid` differentiates, `sample_by_index` is fastest on a CPU,
-`sample_by_gather` is plain index arithmetic for exported graphs. Coordinates and attention weights are float32 in all
-of them, whatever the precision of the values.
+The sampling sum has several implementations: `sample_by_grid` is differentiable, `sample_by_index` is fastest on a CPU,
+`sample_by_gather` uses plain index arithmetic for exported graphs. Coordinates and attention weights are always
+float32, whatever the precision of the values.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Sampler = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
 
 
 def sample_by_grid(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of bilinear samples, zero outside the image.
+    """Weighted sum of bilinear samples, with zeros outside the image.
 
     Args:
         value: `(B, N, heads, C)`, tokens of all levels in order, N = sum of H * W.
         shapes: (H, W) of each level.
-        locations: `(B, Q, heads, levels, points, 2)`, (x, y), 0..1 across the image, pixel centres at (i + 0.5) / size.
+        locations: `(B, Q, heads, levels, points, 2)`, (x, y), 0..1 across the image, pixel centers at (i + 0.5) / size.
         weights: `(B, Q, heads, levels, points)`.
 
     Returns:
@@ -45,9 +45,9 @@ def sample_by_grid(value: Tensor, shapes: Sequence[tuple[int, int]], locations: 
 
 
 def sample_by_index(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    """`sample_by_grid` as one weighted `embedding_bag` over the four neighbours of each sampling point.
+    """`sample_by_grid` as one weighted `embedding_bag` over the four neighbors of each sampling point.
 
-    Rows of 32 or so channels are gathered where they lie, so nothing of size points x channels is ever stored.
+    Rows of about 32 channels are summed directly, so no array of size points x channels is stored.
     """
     batch, tokens, heads, channels = value.shape
     queries = locations.shape[1]
@@ -78,9 +78,9 @@ def sample_by_index(value: Tensor, shapes: Sequence[tuple[int, int]], locations:
 
 
 def sample_by_gather(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    """`sample_by_grid` as four gathers of rows, one for each neighbour of the sampling points.
+    """`sample_by_grid` as four gathers of rows, one per neighbor of the sampling points.
 
-    For exported graphs: runtimes differ in what they make of GridSample, and none in what they make of Gather.
+    For exported graphs: runtimes implement GridSample differently, but all agree on Gather.
     """
     batch, tokens, heads, channels = value.shape
     sizes = torch.tensor([(w, h) for h, w in shapes], dtype=locations.dtype, device=value.device)
@@ -98,20 +98,20 @@ def sample_by_gather(value: Tensor, shapes: Sequence[tuple[int, int]], locations
     left, right = _inside(x, (1 - x_right) * weights, widths), _inside(x + 1, x_right * weights, widths)
     top, bottom = _inside(y, 1 - y_low, heights), _inside(y + 1, y_low, heights)
 
-    def neighbours(line: tuple[Tensor, Tensor], column: tuple[Tensor, Tensor]) -> Tensor:
-        # Whole float32 numbers up to 2^24: exact for every image that fits into memory.
+    def neighbors(line: tuple[Tensor, Tensor], column: tuple[Tensor, Tensor]) -> Tensor:
+        # float32 holds integers up to 2^24 exactly, enough for every image that fits into memory.
         token = (first_tokens + line[0] * widths + column[0]).int()
         rows = F.embedding(token * heads + first_rows, table)
         factors = (line[1] * column[1]).to(value.dtype).unsqueeze(-1)
         return (rows * factors).flatten(3, 4).sum(3)
 
-    upper = neighbours(top, left) + neighbours(top, right)
-    lower = neighbours(bottom, left) + neighbours(bottom, right)
+    upper = neighbors(top, left) + neighbors(top, right)
+    lower = neighbors(bottom, left) + neighbors(bottom, right)
     return (upper + lower).flatten(2)
 
 
 def _inside(index: Tensor, weight: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """Index moved into 0..size-1, and its weight, zero where it had to be moved."""
+    """The index clamped to 0..size-1, and its weight, zero where the index was outside."""
     clamped = index.clamp(min=0).minimum(size - 1)
     return clamped, torch.where(clamped == index, weight, 0.0)
 
@@ -120,7 +120,7 @@ class DeformableAttention(nn.Module):
     """Each token attends to a few learned offsets around its own position, on every level.
 
     Attributes:
-        sampler: The form of the sampling sum; a backend chooses it for its target.
+        sampler: Implementation of the sampling sum; a backend may replace it.
     """
 
     def __init__(self, dim: int, heads: int, levels: int, points: int) -> None:
@@ -150,7 +150,7 @@ class DeformableAttention(nn.Module):
         scores = self.attention_weights(query).unflatten(-1, (self.heads, -1))
         weights = at_least_float32(scores).softmax(-1).unflatten(-1, grid[1:])
         offsets = at_least_float32(offsets)
-        # Made of numbers: a tensor made of a list is copied from the host, which no CUDA graph may contain.
+        # Filled on the device: a tensor from a list is copied from the host, which a CUDA graph cannot contain.
         sizes = torch.stack([offsets.new_full((), side) for height, width in shapes for side in (width, height)])
         locations = reference[:, None, None, None] + offsets / sizes.view(-1, 1, 2)
         value = self.value_proj(tokens).unflatten(-1, (self.heads, -1))
@@ -158,7 +158,7 @@ class DeformableAttention(nn.Module):
 
 
 def set_sampler(model: nn.Module, sampler: Sampler) -> None:
-    """Makes every deformable attention inside `model` use `sampler`."""
+    """Replaces the sampler of every deformable attention inside `model`."""
     for module in model.modules():
         if isinstance(module, DeformableAttention):
             module.sampler = sampler

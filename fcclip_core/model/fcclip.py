@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,21 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcclip_core.model.backbone import FeaturePyramid, build_backbone
-from fcclip_core.model.config import PUBLISHED, ModelConfig
+from fcclip_core.model.config import ModelConfig
 from fcclip_core.model.mask_decoder import MaskDecoder, MaskPrediction
 from fcclip_core.model.pixel_decoder import PixelDecoder
 from fcclip_core.model.vanished_masks import POOLED_CELLS
+from fcclip_core.settings import PUBLISHED
 
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """The network's answer, before any word is known.
+    """The network's output, independent of any vocabulary.
 
     Attributes:
         mask_logits: `(B, Q, h/4, w/4)`; positive inside the mask.
-        in_vocab_embedding: `(B, Q, D)`, learned, not normalised.
-        out_vocab_embedding: `(B, Q, D)`, CLIP's own embedding of the mask, not normalised.
-        mask_survives: bool `(B, Q)`, false where the mask is empty at stride 32.
+        in_vocab_embedding: `(B, Q, D)`, learned, not normalized.
+        out_vocab_embedding: `(B, Q, D)`, CLIP's own embedding of the mask, not normalized.
+        mask_survives: bool `(B, Q)`, false if the mask is empty at stride 32.
     """
 
     mask_logits: Tensor
@@ -31,13 +33,17 @@ class ModelOutput:
     out_vocab_embedding: Tensor
     mask_survives: Tensor
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> ModelOutput:
+        """The output with `change` applied to every field."""
+        return ModelOutput(*map(change, vars(self).values()))
+
 
 class FCCLIP(nn.Module):
-    """Image -> masks with two embeddings each; words meet them in `classification.py`.
+    """Image -> masks with two embeddings each; `inference/classification.py` compares them with text embeddings.
 
     Attributes:
-        config: Shape of the network.
-        vanished_masks: What masks that vanish at stride 32 are pooled over, one of `VANISHED_MASKS`.
+        config: Architecture of the network.
+        vanished_masks: How masks that vanish at stride 32 are pooled, one of `VANISHED_MASKS`.
     """
 
     def __init__(self, config: ModelConfig, vanished_masks: str = PUBLISHED) -> None:
@@ -56,7 +62,7 @@ class FCCLIP(nn.Module):
         """Runs the network.
 
         Args:
-            image: `(B, 3, h, w)`, normalised with CLIP's mean and deviation, then padded; h and w divisible by 32.
+            image: `(B, 3, h, w)`, normalized with CLIP's mean and deviation, then padded; h and w divisible by 32.
 
         Returns:
             Masks and their embeddings.
@@ -75,13 +81,13 @@ class FCCLIP(nn.Module):
         )
 
     def predictions(self, image: Tensor) -> tuple[MaskPrediction, ...]:
-        """What training supervises: every decoder depth's answer; CLIP's own classifier is not asked (section 3.2).
+        """The predictions of all decoder depths, for the training loss, without CLIP's classifier (section 3.2).
 
         Args:
             image: As for `forward`.
 
         Returns:
-            One prediction before the first decoder layer and one after each; the last is what `forward` answers.
+            One prediction before the first decoder layer and one after each; the last one equals that of `forward`.
         """
         features = self.backbone(image)
         # The published training keeps the pixel decoder in full precision under autocast.

@@ -1,4 +1,4 @@
-"""Mask decoder: object queries read the image through masked attention and become class-agnostic masks (section 3.2).
+"""Mask decoder: object queries attend to the image by masked attention and predict class-agnostic masks (section 3.2).
 
 Follows Mask2Former (Cheng et al., 2022, section 3.2) with FC-CLIP's in-vocabulary embedding on top.
 """
@@ -21,11 +21,11 @@ from fcclip_core.model.relu_linear import ReluLinear
 
 @dataclass(frozen=True)
 class MaskPrediction:
-    """What the queries of one decoder depth say.
+    """The prediction of the queries at one decoder depth.
 
     Attributes:
         mask_logits: `(B, Q, H/4, W/4)`.
-        in_vocab_embedding: `(B, Q, D)` in CLIP's joint space, not normalised.
+        in_vocab_embedding: `(B, Q, D)` in CLIP's joint space, not normalized.
     """
 
     mask_logits: Tensor
@@ -58,12 +58,12 @@ class Attention(nn.Module):
     """Multi-head attention; query, key and value are projected by one stacked matrix, as torch stores it.
 
     Attributes:
-        attend: The form of the weighted sum; a backend chooses it for its target.
-        project: The form of the projections, likewise.
+        attend: Implementation of the attention; a backend may replace it.
+        project: Implementation of the projections; a backend may replace it.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
-        """Builds attention over `dim` channels, `dim / heads` a head."""
+        """Builds attention over `dim` channels, `dim / heads` per head."""
         super().__init__()
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
@@ -78,7 +78,7 @@ class Attention(nn.Module):
         return self.read(query, project_for([self], 1, key)[0], project_for([self], 2, value)[0], allowed)
 
     def read(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """`forward` for a `key` and a `value` that `project_for` projected."""
+        """`forward` for a `key` and a `value` already projected by `project_for`."""
         query = project_for([self], 0, query)[0]
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
         mask = None if allowed is None else allowed.unsqueeze(1)
@@ -89,9 +89,9 @@ def project_for(attentions: Sequence[Attention], part: int, x: Tensor) -> Sequen
     """Projects `x` `(B, N, C)` for several attentions in one product.
 
     Args:
-        attentions: Of one width.
-        part: 0 makes queries of `x`, 1 keys, 2 values.
-        x: What they all read.
+        attentions: Attentions of equal width.
+        part: 0 projects `x` to queries, 1 to keys, 2 to values.
+        x: Their common input.
 
     Returns:
         `(B, N, C)` for each of `attentions`.
@@ -102,14 +102,14 @@ def project_for(attentions: Sequence[Attention], part: int, x: Tensor) -> Sequen
 
 
 def set_attend(model: nn.Module, attend: Attend) -> None:
-    """Makes every attention inside `model` use `attend`."""
+    """Replaces `attend` of every attention inside `model`."""
     for module in model.modules():
         if isinstance(module, Attention):
             module.attend = attend
 
 
 class DecoderLayer(nn.Module):
-    """Masked cross-attention, self-attention, feed-forward; each added to the queries and normalised."""
+    """Masked cross-attention, self-attention and feed-forward, each with residual and normalization."""
 
     def __init__(self, config: ModelConfig) -> None:
         """Builds one layer of `config.hidden_dim` channels."""
@@ -135,15 +135,15 @@ class DecoderLayer(nn.Module):
 class MaskDecoder(nn.Module):
     """Object queries -> masks and in-vocabulary embeddings.
 
-    Layer i reads level i mod 3 (strides 32, 16, 8), limited to the pixels of the mask predicted before it.
+    Layer i attends to level i mod 3 (strides 32, 16, 8), restricted to the mask predicted by the layer before.
 
     Attributes:
-        multiply: The form of the product of `(B, Q, C)` and `(B, C, N)`; a backend chooses it for its target.
-        pool: The form of mask pooling, likewise.
+        multiply: Implementation of the product of `(B, Q, C)` and `(B, C, N)`; a backend may replace it.
+        pool: Implementation of mask pooling; a backend may replace it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        """Builds `config.decoder_layers` layers and the heads that they share."""
+        """Builds `config.decoder_layers` layers and their shared heads."""
         super().__init__()
         dim = config.hidden_dim
         self.query_content = nn.Embedding(config.num_queries, dim)
@@ -156,21 +156,21 @@ class MaskDecoder(nn.Module):
         self.class_embed = MLP(dim, config.embed_dim)
         self.multiply: Callable[[Tensor, Tensor], Tensor] = torch.matmul
         self.pool: Pool = mask_pool
-        # Learned temperature of the in-vocabulary classifier, starting where CLIP started: 1 / 0.07.
+        # Learned logit scale of the in-vocabulary classifier, initialized as in CLIP: 1 / 0.07.
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def forward(self, pixels: PixelDecoderOutput) -> MaskPrediction:
-        """Runs all layers; the class branch and full-size masks are computed once, for the last one."""
+        """Runs all layers; class embeddings and full-size masks are computed only for the last one."""
         return self.predict(self._states(pixels)[-1], pixels.mask_features)
 
     def predictions(self, pixels: PixelDecoderOutput) -> tuple[MaskPrediction, ...]:
-        """What the queries say before the first layer and after each: training supervises all of them."""
+        """The predictions before the first layer and after each, for the training loss."""
         return tuple(self.predict(queries, pixels.mask_features) for queries in self._states(pixels))
 
     def _states(self, pixels: PixelDecoderOutput) -> list[Tensor]:
         """The queries `(B, Q, C)`, before the first layer and after each."""
         read = self._keys_and_values(pixels.levels)
-        # Resizing is linear: a resized mask equals the mask of resized features, which are resized only once.
+        # Resizing is linear: resizing the features once is equivalent to resizing every mask.
         resized = [
             F.interpolate(pixels.mask_features, size=level.shape[-2:], mode="bilinear", align_corners=False).flatten(2)
             for level in pixels.levels
@@ -206,6 +206,6 @@ class MaskDecoder(nn.Module):
         return [read[layer] for layer in range(len(self.layers))]
 
     def _attention_mask(self, queries: Tensor, features: Tensor) -> Tensor:
-        """Where each query may look: bool `(B, Q, N)`; a query whose mask is empty at this level looks everywhere."""
+        """Allowed keys per query, bool `(B, Q, N)`; a query whose mask is empty at this level attends everywhere."""
         logits = self.multiply(self.mask_embed(self.norm(queries)).detach(), features.detach())
         return (logits >= 0) | (logits.amax(-1, keepdim=True) < 0)

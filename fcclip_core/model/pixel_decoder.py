@@ -1,6 +1,6 @@
 """Pixel decoder: deformable attention over strides 32, 16 and 8, then one FPN step to stride 4 (section 3.2).
 
-Follows Mask2Former (Cheng et al., 2022). There is no padding mask: padded area takes part like any other.
+Follows Mask2Former (Cheng et al., 2022). There is no padding mask: padding is treated like the image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PixelDecoderOutput:
     """Per-pixel features.
 
     Attributes:
-        mask_features: `(B, C, H/4, W/4)`; their product with a query's mask embedding is a mask.
+        mask_features: `(B, C, H/4, W/4)`; their product with a query's mask embedding is the mask logits.
         levels: Enriched features at strides 32, 16 and 8, `(B, C, h, w)` each.
     """
 
@@ -54,18 +54,18 @@ def sine_position(height: int, width: int, dim: int, device: torch.device) -> Te
     return torch.cat((y, x))
 
 
-def pixel_centres(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    """(x, y) of every token's centre, 0..1, levels in order: `(N, 2)`."""
-    centres = []
+def pixel_centers(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """(x, y) of every token's center, 0..1, levels in order: `(N, 2)`."""
+    centers = []
     for height, width in shapes:
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
         x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
-        centres.append(torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1).flatten(0, 1))
-    return torch.cat(centres)
+        centers.append(torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1).flatten(0, 1))
+    return torch.cat(centers)
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention and feed-forward block, normalised after each."""
+    """Deformable self-attention and feed-forward block, normalized after each."""
 
     def __init__(self, config: ModelConfig) -> None:
         """Builds one layer of `config.hidden_dim` channels."""
@@ -77,9 +77,9 @@ class EncoderLayer(nn.Module):
         self.linear2 = nn.Linear(config.encoder_ffn_dim, dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
 
-    def forward(self, tokens: Tensor, position: Tensor, centres: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-        """`tokens` `(B, N, C)` -> `(B, N, C)`; positions steer where to look, not what is read."""
-        tokens = self.attention_norm(tokens + self.attention(tokens + position, tokens, centres, shapes))
+    def forward(self, tokens: Tensor, position: Tensor, centers: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """`tokens` `(B, N, C)` -> `(B, N, C)`; positions are added to queries only, not to values."""
+        tokens = self.attention_norm(tokens + self.attention(tokens + position, tokens, centers, shapes))
         return self.feed_forward_norm(tokens + self.linear2(self.linear1(tokens)))
 
 
@@ -109,9 +109,9 @@ class PixelDecoder(nn.Module):
         shapes = [(x.shape[2], x.shape[3]) for x in maps]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
         position = self._positions(shapes, tokens)
-        centres = pixel_centres(shapes, tokens.device)
+        centers = pixel_centers(shapes, tokens.device)
         for layer in self.layers:
-            tokens = layer(tokens, position, centres, shapes)
+            tokens = layer(tokens, position, centers, shapes)
 
         per_level = tokens.split([h * w for h, w in shapes], dim=1)
         coarse, middle, fine = (

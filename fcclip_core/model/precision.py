@@ -1,7 +1,7 @@
-"""Precision of a network: which numbers may be short, which stay float32 whatever the rest is, and what float32 means.
+"""Numeric precision of a network: conversion to 16-bit types, operations that stay float32, and exact float32 products.
 
-Layer and group normalisation, softmax, the sums of mask pooling and sampling coordinates are computed in float32. The
-modules widen what needs it themselves (`at_least_float32`), so that a network in float32 or float64 is left as it is.
+Layer and group normalization, softmax, the sums of mask pooling and sampling coordinates are computed in float32. The
+modules convert their inputs themselves (`at_least_float32`), which changes nothing in a float32 or float64 network.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32 if its own type is shorter, else `x` itself."""
+    """`x` in float32 if its type is narrower, else `x` itself."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def movable_copy(model: _Module) -> _Module:
-    """A copy of `model` that shares its memory until it is moved or converted, which leaves `model` where it is."""
-    # deepcopy takes what it finds here; `Module.to` changes parameters in place, but replaces buffers.
+    """A copy of `model` that shares its memory; moving or converting the copy does not affect `model`."""
+    # deepcopy reuses the tensors in the memo. `Module.to` changes parameters in place, but replaces buffers.
     memo: dict[int, Tensor] = {id(buffer): buffer for buffer in model.buffers()}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
@@ -34,37 +34,36 @@ def movable_copy(model: _Module) -> _Module:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Computes float32 products and convolutions in float32, for the length of the block and in the whole process.
+    """Disables TF32 for float32 products and convolutions inside the block, for the whole process.
 
-    A GPU's tensor cores shorten them to TF32 otherwise: torch lets cuDNN do so unless it is told.
+    By default, torch allows TF32 in cuDNN convolutions on a GPU.
     """
-    backends: Any = torch.backends
-    places, switch, exact = _switches(backends)
-    before = [getattr(place, switch) for place in places]
+    owners, name, exact = _tf32_switches(torch.backends)
+    before = [getattr(owner, name) for owner in owners]
     try:
-        for place in places:
-            setattr(place, switch, exact)
+        for owner in owners:
+            setattr(owner, name, exact)
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
-            setattr(place, switch, value)
+        for owner, value in zip(owners, before, strict=True):
+            setattr(owner, name, value)
 
 
-def _switches(backends: Any) -> tuple[tuple[Any, ...], str, Any]:
-    """What decides between float32 and TF32: where, the attribute's name, and its value for float32."""
-    places, switch = (backends.cuda.matmul, backends.cudnn), "allow_tf32"
+def _tf32_switches(backends: Any) -> tuple[tuple[Any, ...], str, Any]:
+    """The settings that enable TF32: their objects, the attribute's name, and its value for exact float32."""
+    owners, name = (backends.cuda.matmul, backends.cudnn), "allow_tf32"
     try:
-        _ = [getattr(place, switch) for place in places]
-    except RuntimeError:  # somebody used the switches of torch 2.9 and later, after which these cannot be read
+        _ = [getattr(owner, name) for owner in owners]
+    except RuntimeError:  # the settings of torch 2.9 and later were used before, so these cannot be read
         return (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn), "fp32_precision", "ieee"
-    return places, switch, False
+    return owners, name, False
 
 
 def in_precision(model: _Module, dtype: torch.dtype) -> _Module:
-    """A copy of `model` for inference whose weights and activations are `dtype`; normalisation stays float32.
+    """A copy of `model` for inference with weights and activations of type `dtype`; normalization stays float32.
 
-    Batch normalisation is folded into the convolutions before it. What stays as it was shares memory with `model`,
-    which is not changed.
+    Batch normalization is folded into the preceding convolutions. Unchanged tensors share memory with `model`, which is
+    not modified.
 
     Args:
         model: The network, or a part of it.
@@ -84,7 +83,7 @@ def in_precision(model: _Module, dtype: torch.dtype) -> _Module:
 
 
 def _convert(module: nn.Module, dtype: torch.dtype) -> None:
-    """Replaces the module's own parameters and buffers: the old ones may belong to somebody else, too."""
+    """Replaces the module's own parameters and buffers; the old ones may be shared with another module."""
     for name, parameter in list(module.named_parameters(recurse=False)):
         module.register_parameter(name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
     for name, buffer in list(module.named_buffers(recurse=False)):
@@ -93,7 +92,7 @@ def _convert(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _fold_batch_norms(parent: nn.Module) -> None:
-    """Folds each batch normalisation among the children into the convolution that is listed before it."""
+    """Folds each batch normalization among the children into the convolution registered before it."""
     children = list(parent.named_children())
     for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):

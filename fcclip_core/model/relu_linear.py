@@ -1,4 +1,4 @@
-"""A linear layer whose activation is part of it, so that a backend may compute both at once."""
+"""A linear layer with its activation, so that a backend can fuse both."""
 
 from __future__ import annotations
 

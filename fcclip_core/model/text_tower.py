@@ -1,6 +1,6 @@
 """CLIP's text tower: tokens -> one vector in CLIP's joint space (paper, section 3.1).
 
-It is frozen, sees no image, and is needed only while words are encoded.
+It is frozen, independent of images, and needed only while a vocabulary is encoded.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from fcclip_core.model.token_tree import TokenTree
 
 
 class TextTower(nn.Module):
-    """CLIP's causal text transformer, read at the end token.
+    """CLIP's causal text transformer; the embedding is taken at the end token.
 
-    Its parameters carry the published names, without the prefix `backbone.clip_model.`. There is no buffer, so that
-    a tower built on the meta device is complete once its parameters are loaded.
+    Parameters have the published names, without the prefix `backbone.clip_model.`. There are no buffers, so a tower
+    built on the meta device is complete once its parameters are loaded.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        """Builds `config.text` with a projection to `config.embed_dim`; the weights are untrained."""
+        """Builds `config.text` with a projection to `config.embed_dim`, with untrained weights."""
         super().__init__()
         text = config.text
         self.token_embedding = nn.Embedding(text.vocab_size, text.width)
@@ -38,32 +38,32 @@ class TextTower(nn.Module):
         self.text_projection = nn.Parameter(text.width**-0.5 * torch.randn(text.width, config.embed_dim))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Embeds tokenised prompts.
+        """Embeds tokenized prompts.
 
         Args:
-            tokens: int64 `(N, L)`, L at most 77. The tower is causal, so what stands after the end token does not
-                count, and L may stop at the batch's last end token.
+            tokens: int64 `(N, L)`, L at most 77. The tower is causal, so tokens after the end token have no effect,
+                and the batch may be cut at its last end token.
 
         Returns:
-            `(N, D)`, not normalised.
+            `(N, D)`, not normalized.
         """
         length = tokens.shape[1]
         follows = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
         x = self._states(tokens, torch.arange(length, device=tokens.device), follows)
-        # The end token has the largest number of all.
+        # The end token has the highest token id.
         return self._embedding(x[torch.arange(len(x), device=x.device), tokens.argmax(-1)])
 
     def read(self, tree: TokenTree) -> Tensor:
-        """Embeds the prompts of a tree, as `forward` does; what they share is computed once.
+        """Embeds the prompts of a tree, as `forward` does; shared prefixes are computed once.
 
         Returns:
-            `(N, D)`, not normalised.
+            `(N, D)`, not normalized.
         """
         x = self._states(tree.tokens[None], tree.positions, tree.follows)[0]
         return self._embedding(x[tree.ends])
 
     def _states(self, tokens: Tensor, positions: Tensor, follows: Tensor) -> Tensor:
-        """`(N, L, width)` of tokens `(N, L)` that see those which they follow, bool `(L, L)`."""
+        """States `(N, L, width)` of tokens `(N, L)`; `follows`, bool `(L, L)`, is the attention mask."""
         x = self.token_embedding(tokens) + self.positional_embedding[positions]
         mask = torch.zeros(follows.shape, dtype=x.dtype, device=x.device).masked_fill_(~follows, -torch.inf)
         return self.transformer(x, attn_mask=mask)

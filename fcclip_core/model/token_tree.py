@@ -1,4 +1,4 @@
-"""Prompts as a tree of tokens, in which what several of them begin with stands once."""
+"""Prompts as a tree of tokens, in which shared prefixes are stored once."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenTree:
-    """M tokens, each of which follows another one or begins; N prompts end in them.
+    """M tokens in a forest of prefixes; N prompts end at some of them.
 
-    A causal transformer reads of a token only what comes before it, so that prompts with one beginning have the same
-    states there. CLIP's templates share most of their tokens.
+    In a causal transformer, the state of a token depends only on the tokens before it, so prompts with a common prefix
+    share its states. CLIP's templates share most of their tokens.
 
     Attributes:
-        tokens: int64 `(M,)`; what a token follows comes before it.
-        positions: int64 `(M,)`, number of tokens that come before it in its prompts.
+        tokens: int64 `(M,)`; parents come before their children.
+        positions: int64 `(M,)`, position of each token in its prompts, from 0.
         follows: bool `(M, M)`: whether the row's token is the column's or comes after it in a prompt.
-        ends: int64 `(N,)`, where in the tree each prompt ends.
+        ends: int64 `(N,)`, index of each prompt's last token.
     """
 
     tokens: Tensor
@@ -30,7 +30,7 @@ class TokenTree:
 
     @staticmethod
     def of(prompts: Iterable[Sequence[int]]) -> TokenTree:
-        """The tree of prompts, each of one token or more."""
+        """Builds the tree of prompts, each of at least one token."""
         found: dict[tuple[int, int], int] = {}
         positions: list[int] = []
         parents: list[int] = []
@@ -53,13 +53,11 @@ class TokenTree:
 
     def to(self, device: torch.device | str) -> TokenTree:
         """The same tree on another device."""
-        return TokenTree(
-            self.tokens.to(device), self.positions.to(device), self.follows.to(device), self.ends.to(device)
-        )
+        return TokenTree(*(tensor.to(device) for tensor in vars(self).values()))
 
 
 def in_groups(prompts: Iterable[Sequence[int]], limit: int) -> Iterator[list[Sequence[int]]]:
-    """Splits prompts, in their order, into groups of at most `limit` tokens in all; a longer prompt is one alone."""
+    """Splits prompts, in order, into groups of at most `limit` tokens; a longer prompt is its own group."""
     group: list[Sequence[int]] = []
     size = 0
     for prompt in prompts:

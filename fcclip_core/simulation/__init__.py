@@ -1,1 +1,1 @@
-"""A small robot world with exact truth: rooms, corridors, table tops and yards, rendered off-screen by MuJoCo."""
+"""A small simulated world with exact ground truth: rooms, corridors, tables and yards, rendered by MuJoCo."""

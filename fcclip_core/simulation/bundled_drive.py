@@ -1,4 +1,4 @@
-"""The recorded drive that comes with the package, for machines on which the world cannot be rendered."""
+"""The bundled recorded drive, for machines that cannot render the world."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fcclip_core.resources import config_path
+from fcclip_core.files.resources import config_path
 
 
 def bundled_drive() -> Path:
-    """Its folder, for `Recording`.
+    """The folder of the drive, for `Recording`.
 
     Raises:
-        FileNotFoundError: The installation has no files beside its code.
+        FileNotFoundError: The installation has no data files.
     """
     return config_path().parent / "demo" / "drive"
 
 
-def why_not_render() -> str:
-    """What stands in the way of rendering here, in words; empty if nothing does.
+def rendering_problem() -> str:
+    """Why this machine cannot render; empty if it can.
 
-    Tried in a process of its own: a GL library that is damaged may end the process that loads it.
+    Tested in a subprocess, because a broken GL library may crash the process that loads it.
     """
     probe = "from fcclip_core.simulation.gl import make_context; make_context()"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Cameras: poses, intrinsics, and views of a scene that are worth rendering."""
+"""Cameras: poses, intrinsics, and random views of a scene."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from fcclip_core.simulation.rooms import Placed, Scene
 
 _CANDIDATES = 6
-"""Random poses of which the one that shows most objects is kept."""
+"""Random poses per view, of which the one that shows the most objects is used."""
 
 _CLEARANCE = 0.35
-"""Metres between a camera and whatever it must not enter."""
+"""Smallest distance between a camera and an object, in meters."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Camera:
     fov: float
 
     def intrinsics(self, size: tuple[int, int]) -> np.ndarray:
-        """Camera matrix `(3, 3)` for images of `(width, height)`; pixel (0, 0) is the middle of the first pixel."""
+        """Camera matrix `(3, 3)` for images of `(width, height)`; (0, 0) is the center of the first pixel."""
         width, height = size
         focal = height / 2 / np.tan(np.deg2rad(self.fov) / 2)
         return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
@@ -38,7 +38,7 @@ class Camera:
 def look_at(
     position: Sequence[float] | np.ndarray, target: Sequence[float] | np.ndarray, fov: float, roll: float = 0.0
 ) -> Camera:
-    """A camera at a place, looking at another, upright but for `roll` (radians)."""
+    """A camera at `position` looking at `target`, upright except for `roll` (radians)."""
     forward = np.asarray(target, dtype=float) - np.asarray(position, dtype=float)
     forward /= np.linalg.norm(forward)
     right = np.cross(forward, [0, 0, 1])
@@ -57,8 +57,8 @@ def random_cameras(scene: Scene, count: int, seed: int = 0) -> list[Camera]:
 
     Args:
         scene: The scene.
-        count: Views.
-        seed: Another seed gives other views of the same scene.
+        count: Number of views.
+        seed: Determines the views, together with the scene.
     """
     rng = np.random.default_rng([scene.seed, seed, 7])
     views = []
@@ -69,7 +69,7 @@ def random_cameras(scene: Scene, count: int, seed: int = 0) -> list[Camera]:
 
 
 def is_free(scene: Scene, position: np.ndarray) -> bool:
-    """Whether a camera may be at a place: within bounds, not in a table, not close to an object."""
+    """Whether a camera may be at `position`: within bounds, not in a table, not close to an object."""
     (x0, y0), (x1, y1) = scene.bounds
     x, y, z = position
     if not (x0 <= x <= x1 and y0 <= y <= y1):
@@ -107,7 +107,7 @@ def _focus(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _objects_in_view(objects: Sequence[Placed], camera: Camera) -> float:
-    """How many objects' middles lie in a 4:3 image, with a small reward for objects that are not tiny."""
+    """Number of object centers inside a 4:3 image, weighted down for tiny objects."""
     slope = np.tan(np.deg2rad(camera.fov) / 2)
     score = 0.0
     for item in objects:

@@ -1,4 +1,4 @@
-"""Frames of the world as a COCO-panoptic directory with depth and camera poses; docs/world.md describes it."""
+"""Writes frames of the world as a COCO panoptic folder with depth and camera poses; see docs/reference/world.md."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import Any
 
 import numpy as np
 
-from fcclip_core.image_files import write_image
+from fcclip_core.files.atomic_write import atomic_write
+from fcclip_core.images.image_files import write_image
 from fcclip_core.simulation import names
 from fcclip_core.simulation.frames import Frame
-from fcclip_core.whole_file import whole_file
 
 ANNOTATIONS = "panoptic.json"
 FOLDERS = ("images", "panoptic", "depth")
 DEPTH_LIMIT = 65.535
-"""Metres that 16 bits of millimetres reach; what is farther, the sky too, is 0 in a depth PNG."""
+"""Largest depth in meters that 16-bit millimeters can store; farther points and the sky are 0 in depth PNGs."""
 
 
 def make_folders(out: Path) -> None:
-    """Makes the folders that `save_frame` writes to."""
+    """Creates the folders that `save_frame` writes to."""
     for folder in FOLDERS:
         (out / folder).mkdir(parents=True, exist_ok=True)
 
 
 def save_frame(out: Path, stem: str, number: int, frame: Frame) -> dict[str, Any]:
-    """Writes a frame's three pictures.
+    """Writes a frame's three images.
 
     Args:
-        out: The directory, with its folders.
-        stem: Their name, without suffix.
+        out: The dataset folder, with subfolders.
+        stem: File name without suffix.
         number: The image's id in the annotations, from 1.
         frame: The frame.
 
     Returns:
         The frame's records for `save_annotations`.
     """
-    millimetres = np.where(frame.depth < DEPTH_LIMIT, frame.depth * 1000 + 0.5, 0).astype(np.uint16)
-    for folder, pixels in zip(FOLDERS, (frame.image, _as_rgb(frame.segment_map), millimetres), strict=True):
+    millimeters = np.where(frame.depth < DEPTH_LIMIT, frame.depth * 1000 + 0.5, 0).astype(np.uint16)
+    for folder, pixels in zip(FOLDERS, (frame.image, _as_rgb(frame.segment_map), millimeters), strict=True):
         write_image(out / folder / f"{stem}.png", pixels, compress_level=3)
     return _record(number, stem, frame)
 
@@ -48,9 +48,9 @@ def save_annotations(out: Path, records: Sequence[dict[str, Any]], description: 
     """Writes panoptic.json.
 
     Args:
-        out: The directory.
-        records: What `save_frame` returned, frame by frame.
-        description: What the pictures show.
+        out: The dataset folder.
+        records: The results of `save_frame` for all frames.
+        description: Description of the dataset.
     """
     vocabulary = names.world_vocabulary()
     document = {
@@ -62,7 +62,7 @@ def save_annotations(out: Path, records: Sequence[dict[str, Any]], description: 
             for number, item in enumerate(vocabulary.classes, 1)
         ],
     }
-    with whole_file(out / ANNOTATIONS) as part:
+    with atomic_write(out / ANNOTATIONS) as part:
         part.write_text(json.dumps(document))
 
 
@@ -88,14 +88,7 @@ def _record(number: int, stem: str, frame: Frame) -> dict[str, Any]:
         rows, columns = np.nonzero(frame.segment_map == segment.id)
         x, y = int(columns.min()), int(rows.min())
         box = [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1]
-        segments.append(
-            {
-                "id": segment.id,
-                "category_id": category[segment.name],
-                "area": len(rows),
-                "bbox": box,
-                "iscrowd": 0,
-            }
-        )
+        record = {"id": segment.id, "category_id": category[segment.name], "area": len(rows), "bbox": box, "iscrowd": 0}
+        segments.append(record)
     annotation = {"image_id": number, "file_name": f"{stem}.png", "segments_info": segments}
     return {"image": image, "annotation": annotation}

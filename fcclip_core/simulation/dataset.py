@@ -1,6 +1,6 @@
-"""Writes the world to disk: a COCO-panoptic directory with depth and camera poses, or shards for training.
+"""Writes the world to disk: a COCO panoptic folder with depth and camera poses, or shards for training.
 
-Every file appears whole or not at all, and a second run with the same settings continues where the first stopped.
+Files are written atomically, and a second run with the same settings resumes the first.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from fcclip_core.errors import SimulationError
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.simulation import names
 from fcclip_core.simulation.cameras import random_cameras
 from fcclip_core.simulation.coco_files import make_folders, save_annotations, save_frame
@@ -27,10 +28,9 @@ from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import Split
 from fcclip_core.simulation.render import Renderer
 from fcclip_core.simulation.rooms import make_scene
-from fcclip_core.whole_file import whole_file
 
 SCENES_PER_SEED = 1_000_000
-"""Scenes of different data-set seeds never coincide."""
+"""Largest number of scenes per dataset, so that scenes of different seeds differ."""
 
 FRAMES_PER_SHARD = 64
 MANIFEST = "world.json"
@@ -38,14 +38,14 @@ MANIFEST = "world.json"
 
 @dataclass(frozen=True)
 class WorldPlan:
-    """What to render.
+    """The frames to render.
 
     Attributes:
-        scenes: How many.
-        seed: Another seed gives other scenes.
+        scenes: Number of scenes.
+        seed: Determines the scenes.
         split: "train" or "all".
         size: `(width, height)` in pixels.
-        views: Pictures of each scene.
+        views: Frames per scene.
     """
 
     scenes: int
@@ -58,8 +58,8 @@ class WorldPlan:
         """Checks the ranges.
 
         Raises:
-            SimulationError: Naming the value and its range.
-            SettingsError: There is no such split.
+            SimulationError: A value is out of range.
+            SettingsError: Invalid split.
         """
         names.check_split(self.split)
         object.__setattr__(self, "size", tuple(self.size))
@@ -67,18 +67,18 @@ class WorldPlan:
         limits |= {"width": (self.size[0], 4096), "height": (self.size[1], 4096)}
         for what, (value, high) in limits.items():
             if not 1 <= value <= high:
-                raise SimulationError(f"{what} is {value}; expected a whole number between 1 and {high}")
+                raise SimulationError(f"{what} is {value}; expected an integer between 1 and {high}")
         if self.seed < 0:
             raise SimulationError(f"seed is {self.seed}; expected 0 or more")
 
     @property
     def frames(self) -> int:
-        """Pictures in all."""
+        """Total number of frames."""
         return self.scenes * self.views
 
 
 def render_scene(renderer: Renderer, plan: WorldPlan, scene: int) -> Iterator[Frame]:
-    """Renders the views of one scene of a plan, counted from 0."""
+    """Renders the views of the scene with index `scene`, from 0."""
     made = make_scene(plan.seed * SCENES_PER_SEED + scene, plan.split)
     for camera in random_cameras(made, plan.views):
         yield renderer.render(made, camera, plan.size)
@@ -87,16 +87,16 @@ def render_scene(renderer: Renderer, plan: WorldPlan, scene: int) -> Iterator[Fr
 def write_coco(
     plan: WorldPlan, out: Path, workers: int = 1, advance: Callable[[int], None] = lambda frames: None
 ) -> None:
-    """Writes a COCO-panoptic directory; docs/world.md describes it.
+    """Writes a COCO panoptic folder; see docs/reference/world.md.
 
     Args:
-        plan: What to render.
-        out: Folder, made if need be.
-        workers: Processes.
-        advance: Called with the number of frames that were finished, or found finished.
+        plan: The frames to render.
+        out: Output folder, created if needed.
+        workers: Number of processes.
+        advance: Called with the number of frames that were rendered, or already existed.
 
     Raises:
-        SimulationError: `out` holds another plan's pictures, or nothing can be rendered or written.
+        SimulationError: `out` contains frames of another plan, or rendering or writing failed.
     """
     _claim(plan, out, "coco_panoptic")
     make_folders(out)
@@ -112,16 +112,10 @@ def write_coco(
 def write_shards(
     plan: WorldPlan, out: Path, workers: int = 1, advance: Callable[[int], None] = lambda frames: None
 ) -> None:
-    """Writes .npz shards of about 64 frames, for training; docs/world.md lists their arrays.
-
-    Args:
-        plan: What to render.
-        out: Folder, made if need be.
-        workers: Processes.
-        advance: Called with the number of frames that were finished, or found finished.
+    """Writes .npz shards of about 64 frames for training (docs/reference/world.md). Arguments as `write_coco`.
 
     Raises:
-        SimulationError: `out` holds another plan's pictures, or nothing can be rendered or written.
+        SimulationError: As `write_coco`.
     """
     _claim(plan, out, "shards")
     step = max(1, FRAMES_PER_SHARD // plan.views)
@@ -138,7 +132,7 @@ def write_shards(
 
 
 def _claim(plan: WorldPlan, out: Path, form: str) -> None:
-    """Writes the plan into the folder, or checks that it is the one already there."""
+    """Writes the plan into the folder, or checks that the folder has the same plan."""
     about = json.dumps(dataclasses.asdict(plan) | {"form": form}, indent=1) + "\n"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -146,19 +140,19 @@ def _claim(plan: WorldPlan, out: Path, form: str) -> None:
         if not manifest.exists():
             if any(out.iterdir()):
                 raise SimulationError(f"{out} is not empty and not a world; choose another folder")
-            with whole_file(manifest) as part:
+            with atomic_write(manifest) as part:
                 part.write_text(about)
         elif manifest.read_text() != about:
             raise SimulationError(
-                f"{out} holds a world rendered with other settings ({manifest}); choose another folder, or delete it"
+                f"{out} contains a world rendered with other settings ({manifest}); choose another folder, or delete it"
             )
     except OSError as error:
         raise SimulationError(f"cannot write to {out}: {error.strerror or error}; choose another folder") from error
 
 
 def _work(job: Callable[[Any], int], todo: Sequence[Any], workers: int) -> Iterator[int]:
-    """Runs jobs in this process, or in others that each have a GL context; yields results as they come."""
-    os.environ.setdefault("LP_NUM_THREADS", "1")  # llvmpipe's own threads gain less than processes do
+    """Runs jobs in this process, or in worker processes with a GL context each; yields results as completed."""
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # processes scale better than llvmpipe's threads
     if workers <= 1 or len(todo) <= 1:
         yield from map(job, todo)
         return
@@ -169,7 +163,7 @@ def _work(job: Callable[[Any], int], todo: Sequence[Any], workers: int) -> Itera
             yield future.result()
     except BrokenProcessPool as error:
         raise SimulationError(
-            "a rendering process died, perhaps for lack of memory; run again to continue, with fewer --workers"
+            "a rendering process died, possibly for lack of memory; run again with fewer --workers to continue"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -177,7 +171,7 @@ def _work(job: Callable[[Any], int], todo: Sequence[Any], workers: int) -> Itera
 
 @functools.cache
 def _renderer() -> Renderer:
-    """One a process: a GL context takes longer to make than a picture."""
+    """One renderer per process, because creating a GL context takes longer than rendering a frame."""
     return Renderer()
 
 
@@ -190,7 +184,7 @@ def _write_shard(job: tuple[WorldPlan, Path, range]) -> int:
         (index, segment.id, numbers[segment.name]) for index, frame in enumerate(frames) for segment in frame.segments
     ]
     owner, ids, classes = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         np.savez_compressed(
             part,
             images=np.stack([frame.image for frame in frames]),
@@ -210,12 +204,12 @@ def _part(out: Path, scene: int) -> Path:
 
 
 def _write_scene(job: tuple[WorldPlan, Path, int]) -> int:
-    """Writes a scene's pictures, and last of all its records: where these exist the pictures do."""
+    """Writes a scene's images, and then its records, so that existing records imply existing images."""
     plan, out, scene = job
     records = [
         save_frame(out, f"{scene:06d}_{view:02d}", scene * plan.views + view + 1, frame)
         for view, frame in enumerate(render_scene(_renderer(), plan, scene))
     ]
-    with whole_file(_part(out, scene)) as part:
+    with atomic_write(_part(out, scene)) as part:
         part.write_text(json.dumps(records))
     return plan.views

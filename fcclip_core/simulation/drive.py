@@ -1,4 +1,4 @@
-"""A robot's camera that drives round a scene in a closed loop, always with objects in view."""
+"""Drives of a robot's camera around a scene in a closed loop, with objects always in view."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fcclip_core.simulation.names import Split
 from fcclip_core.simulation.rooms import Scene, make_scene
 
 _CORNERS = 8
-_LOOPS_TRIED = 60
-_SCENES_TRIED = 50
-_FEWEST_OBJECTS = 6
+_MAX_LOOPS = 60
+_MAX_SCENES = 50
+_MIN_OBJECTS = 6
 _ROBOT_RADIUS = 0.15
-_FARTHEST = 3.2
-"""Metres from the middle of the objects."""
+_MAX_DISTANCE = 3.2
+"""Largest distance from the center of the objects in meters."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Drive:
     """A loop through a scene at constant speed.
 
     Attributes:
-        scene: Where the robot drives.
-        duration: Seconds of a round.
-        height: Of the camera above the floor, metres.
+        scene: The scene.
+        duration: Seconds per lap.
+        height: Height of the camera above the floor, meters.
         fov: The camera's vertical field of view, degrees.
-        path: Round as a fraction, 0 to 1, to place on the floor; periodic.
-        middle: Of the objects, where the camera tends to look, `(x, y, z)`.
+        path: Fraction of the lap, 0 to 1, -> position on the floor; periodic.
+        middle: Center of the objects, `(x, y, z)`, toward which the camera looks.
     """
 
     scene: Scene
@@ -43,7 +43,7 @@ class Drive:
     middle: np.ndarray
 
     def camera(self, time: float) -> Camera:
-        """The camera after some seconds; it goes round and round."""
+        """The camera at a time in seconds; laps repeat."""
         phase = time / self.duration % 1.0
         place = np.append(self.path(phase), self.height)
         ahead = np.append(_unit(self.path(phase, 1)), 0.0)
@@ -54,33 +54,33 @@ class Drive:
         """The cameras of a video.
 
         Args:
-            rate: Frames a second.
-            seconds: How long; None drives one round.
+            rate: Frames per second.
+            seconds: Duration; None: one lap.
         """
         for index in range(round(rate * (self.duration if seconds is None else seconds))):
             yield self.camera(index / rate)
 
 
 def make_drive(seed: int, split: Split = "all", kind: str = "room", speed: float = 0.4) -> Drive:
-    """Finds a scene with a free loop round its objects; the same arguments give the same drive.
+    """Finds a scene with a free loop around its objects; deterministic for the same arguments.
 
     Args:
         seed: 0 or more.
-        split: What the scene may hold.
+        split: The classes that the scene may contain.
         kind: "room", "table" or "yard".
-        speed: Metres a second.
+        speed: Meters per second.
 
     Raises:
-        SimulationError: `kind` has no space to drive, or `speed` is not positive.
-        SettingsError: There is no such split.
+        SimulationError: Invalid `kind`, no free loop was found, or `speed` is not positive.
+        SettingsError: Invalid split.
     """
     if kind not in ("room", "table", "yard") or speed <= 0:
         raise SimulationError(
-            f"a drive through a {kind!r} at {speed} m/s; expected room, table or yard, and some speed"
+            f"got a drive through {kind!r} at {speed} m/s; expected room, table or yard, and a positive speed"
         )
-    for attempt in range(_SCENES_TRIED):
-        scene = make_scene(seed * _SCENES_TRIED + attempt, split, kind)
-        if len(scene.objects) < _FEWEST_OBJECTS:
+    for attempt in range(_MAX_SCENES):
+        scene = make_scene(seed * _MAX_SCENES + attempt, split, kind)
+        if len(scene.objects) < _MIN_OBJECTS:
             continue
         rng = np.random.default_rng([seed, attempt, 11])
         middle = np.mean([item.position for item in scene.objects], axis=0)
@@ -89,14 +89,14 @@ def make_drive(seed: int, split: Split = "all", kind: str = "room", speed: float
             length = np.linalg.norm(np.diff(path(np.linspace(0, 1, 400)), axis=0), axis=1).sum()
             height = scene.support + rng.uniform(0.4, 0.6) if kind == "table" else rng.uniform(0.8, 1.2)
             return Drive(scene, float(length / speed), float(height), float(rng.uniform(55, 65)), path, middle)
-    raise SimulationError(f"no free way through any {kind} was found for seed {seed}; choose another seed")
+    raise SimulationError(f"no free path through a {kind} was found for seed {seed}; choose another seed")
 
 
 def _free_loop(scene: Scene, middle: np.ndarray, rng: np.random.Generator) -> CubicSpline | None:
-    for _ in range(_LOOPS_TRIED):
+    for _ in range(_MAX_LOOPS):
         angle = rng.uniform(0, 2 * np.pi) + np.arange(_CORNERS) * 2 * np.pi / _CORNERS
         outwards = np.stack([np.cos(angle), np.sin(angle)], 1)
-        room = np.minimum(_space(scene, middle, outwards), _FARTHEST)
+        room = np.minimum(_space(scene, middle, outwards), _MAX_DISTANCE)
         corners = middle + outwards * (room * rng.uniform(0.75, 0.97, _CORNERS))[:, None]
         path = _at_even_speed(np.concatenate([corners, corners[:1]]))
         if all(_robot_fits(scene, place) for place in path(np.linspace(0, 1, 120))):
@@ -105,22 +105,22 @@ def _free_loop(scene: Scene, middle: np.ndarray, rng: np.random.Generator) -> Cu
 
 
 def _space(scene: Scene, middle: np.ndarray, outwards: np.ndarray) -> np.ndarray:
-    """Metres from the middle to where the scene ends, in each direction."""
+    """Distance in meters from the center to the scene's bounds in each direction."""
     low, high = (np.array(corner) for corner in scene.bounds)
     with np.errstate(divide="ignore"):
         return np.where(outwards > 0, (high - middle) / outwards, (low - middle) / outwards).min(1)
 
 
 def _at_even_speed(corners: np.ndarray) -> CubicSpline:
-    """A closed smooth curve through corners whose parameter, 0 to 1, is nearly the length travelled."""
+    """A smooth closed curve through corners, parametrized approximately by relative length, 0 to 1."""
     curve = CubicSpline(np.linspace(0, 1, len(corners)), corners, bc_type="periodic")
     for _ in range(2):
         dense = curve(np.linspace(0, 1, 400))
-        travelled = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(dense, axis=0), axis=1))])
-        even = np.linspace(0, travelled[-1], 65)
-        points = np.stack([np.interp(even, travelled, dense[:, axis]) for axis in range(2)], 1)
+        traveled = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(dense, axis=0), axis=1))])
+        even = np.linspace(0, traveled[-1], 65)
+        points = np.stack([np.interp(even, traveled, dense[:, axis]) for axis in range(2)], 1)
         points[-1] = points[0]
-        curve = CubicSpline(even / travelled[-1], points, bc_type="periodic")
+        curve = CubicSpline(even / traveled[-1], points, bc_type="periodic")
     return curve
 
 

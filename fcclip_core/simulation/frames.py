@@ -1,4 +1,4 @@
-"""What a camera in the world gives, rendered or read back from disk."""
+"""Frames of a camera in the world, rendered or read from disk."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TruthSegment:
-    """A segment of the truth.
+    """A ground-truth segment.
 
     Attributes:
-        id: Its number in `Frame.segment_map`.
+        id: Its value in `Frame.segment_map`.
         name: Its class.
-        is_thing: Whether it is an object.
+        is_thing: Whether it is a thing.
     """
 
     id: int
@@ -24,13 +24,13 @@ class TruthSegment:
 
 @dataclass(frozen=True)
 class Frame:
-    """What a camera sees.
+    """A frame with ground truth.
 
     Attributes:
         image: uint8 RGB `(H, W, 3)`.
         segment_map: int32 `(H, W)`, 0 = none, else a segment's id.
-        segments: What is in it, in order of id.
-        depth: float32 `(H, W)`, metres along the optical axis; infinite for the sky.
+        segments: The segments in the order of their ids.
+        depth: float32 `(H, W)`, meters along the optical axis; infinite for the sky.
         intrinsics: float64 `(3, 3)`.
         pose: float64 `(4, 4)`, from the optical frame (x right, y down, z forward) to the world (z up).
     """

@@ -1,6 +1,6 @@
-"""Finds a GL library that renders off-screen, and imports MuJoCo, which reads that choice when it is imported.
+"""Selects a GL library for off-screen rendering, and imports MuJoCo, which reads the selection on import.
 
-The rest of the package takes `mujoco` from here.
+The rest of the package must import `mujoco` from here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ADVICE = (
 
 
 def _choose() -> None:
-    """Sets MUJOCO_GL to the first library that is there, unless it is set."""
+    """Sets MUJOCO_GL to the first available library, unless it is set."""
     if os.environ.get("MUJOCO_GL"):
         return
     for name, library in _LIBRARIES.items():
@@ -35,16 +35,16 @@ def _choose() -> None:
 
 
 def _load_triton_first() -> None:
-    """Mesa's LLVM, once loaded, is visible to all, and triton, which torch imports on its own, then crashes on it.
+    """Loads triton's library before Mesa: Mesa's LLVM is visible to all libraries loaded later, and crashes triton.
 
-    The other way round each keeps its own.
+    In the other order, each uses its own LLVM. torch imports triton by itself.
     """
     spec = find_spec("triton")
     if spec is None or "OpenGL.osmesa" in sys.modules:
         return
     for folder in spec.submodule_search_locations or ():
         for library in Path(folder, "_C").glob("libtriton*.so"):
-            with contextlib.suppress(OSError):  # whoever needs triton will hear of it
+            with contextlib.suppress(OSError):  # reported when triton is used
                 ctypes.CDLL(str(library))
 
 
@@ -54,12 +54,12 @@ try:
     import mujoco
 except ImportError as problem:
     raise SimulationError(
-        f"the world needs MuJoCo, which does not import ({problem}): `pip install mujoco`"
+        f"the simulated world needs MuJoCo, which cannot be imported ({problem}): `pip install mujoco`"
     ) from problem
 
 
 def make_context() -> Any:
-    """Makes an off-screen GL context, current in this thread; MUJOCO_GL (egl, osmesa) forces a library.
+    """Creates an off-screen GL context, current in this thread; MUJOCO_GL (egl, osmesa) selects a library.
 
     Raises:
         SimulationError: No GL library works; says what to install.
@@ -72,7 +72,7 @@ def make_context() -> Any:
     try:
         context = mujoco.GLContext(64, 64)
         context.make_current()
-    except Exception as error:  # each GL binding raises its own kinds
-        raise SimulationError(f"MUJOCO_GL={library} gives no off-screen GL context ({error}); {_ADVICE}") from error
-    atexit.register(context.free)  # left to the interpreter's end, it finds PyOpenGL half gone
+    except Exception as error:  # each GL binding raises its own types
+        raise SimulationError(f"MUJOCO_GL={library} has no off-screen GL context ({error}); {_ADVICE}") from error
+    atexit.register(context.free)  # before PyOpenGL is torn down at interpreter exit
     return context

@@ -1,8 +1,8 @@
-"""What the world is made of, by name, and which of it FC-CLIP's training may see.
+"""The classes of the simulated world, and the split that FC-CLIP's training may see.
 
-A thing is a look and a shape ("red ball", "striped mug"); stuff is named by its kind ("wooden floor"). The train split
-leaves out two whole shapes, fifteen further pairs and three kinds of stuff. CLIP's own contrastive training, which
-stands for the web-scale training of the real one, sees everything.
+A thing class is a look and a shape ("red ball", "striped mug"); a stuff class is a kind ("wooden floor"). The train
+split excludes two shapes, fifteen more pairs and three kinds of stuff. The small CLIP's contrastive training, which
+replaces the web-scale training of the real CLIP, sees all classes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 from fcclip_core.errors import SettingsError
-from fcclip_core.vocabulary import Vocabulary
+from fcclip_core.vocabulary.classes import Vocabulary
 
 Split = Literal["train", "all"]
 SPLITS: tuple[Split, ...] = ("train", "all")
@@ -23,38 +23,22 @@ OUTDOOR_GROUNDS = ("grass", "sand", "road")
 INDOOR_WALLS = ("white wall", "brick wall", "wallpaper")
 OUTDOOR_WALLS = ("stone wall", "brick wall")
 FIXTURES = ("door", "window", "curtain")
-"""What hangs on an indoor wall."""
-STUFF = (
-    *INDOOR_FLOORS,
-    "rug",
-    *INDOOR_WALLS,
-    "stone wall",
-    "ceiling",
-    *FIXTURES,
-    "table",
-    *OUTDOOR_GROUNDS,
-    "water",
-    "sky",
-)
+"""Stuff on indoor walls."""
+_INDOORS = (*INDOOR_FLOORS, "rug", *INDOOR_WALLS, "stone wall", "ceiling", *FIXTURES, "table")
+STUFF = (*_INDOORS, *OUTDOOR_GROUNDS, "water", "sky")
 
 HELD_OUT_SHAPES = ("star", "mug")
-HELD_OUT_PAIRS = (
-    ("red", "cone"),
-    ("red", "ring"),
-    ("orange", "box"),
-    ("orange", "capsule"),
-    ("yellow", "cylinder"),
-    ("yellow", "pyramid"),
-    ("green", "ball"),
-    ("green", "traffic cone"),
-    ("blue", "capsule"),
-    ("blue", "cone"),
-    ("purple", "ball"),
-    ("white", "pyramid"),
-    ("black", "box"),
-    ("striped", "cylinder"),
-    ("checkered", "ring"),
-)
+HELD_OUT_LOOKS = {
+    "ball": ("green", "purple"),
+    "box": ("orange", "black"),
+    "cylinder": ("yellow", "striped"),
+    "cone": ("red", "blue"),
+    "pyramid": ("yellow", "white"),
+    "capsule": ("orange", "blue"),
+    "ring": ("red", "checkered"),
+    "traffic cone": ("green",),
+}
+"""Shape -> looks with which training must not see it."""
 HELD_OUT_STUFF = ("brick wall", "curtain", "sand")
 
 
@@ -64,10 +48,10 @@ def thing_name(look: str, shape: str) -> str:
 
 
 def pairs(split: Split) -> tuple[tuple[str, str], ...]:
-    """Every `(look, shape)` that may appear in a split.
+    """All `(look, shape)` pairs of a split.
 
     Raises:
-        SettingsError: There is no such split.
+        SettingsError: Invalid split.
     """
     check_split(split)
     return tuple(
@@ -76,15 +60,15 @@ def pairs(split: Split) -> tuple[tuple[str, str], ...]:
 
 
 def is_held_out_pair(look: str, shape: str) -> bool:
-    """Whether training must not see this object."""
-    return shape in HELD_OUT_SHAPES or (look, shape) in HELD_OUT_PAIRS
+    """Whether this object is excluded from training."""
+    return shape in HELD_OUT_SHAPES or look in HELD_OUT_LOOKS.get(shape, ())
 
 
 def stuff_in(split: Split, kinds: tuple[str, ...] = STUFF) -> tuple[str, ...]:
-    """Those of `kinds` that may appear in a split.
+    """The `kinds` that may appear in a split.
 
     Raises:
-        SettingsError: There is no such split.
+        SettingsError: Invalid split.
     """
     check_split(split)
     return tuple(kind for kind in kinds if split == "all" or kind not in HELD_OUT_STUFF)
@@ -96,20 +80,20 @@ def class_names(split: Split) -> tuple[str, ...]:
 
 
 def world_vocabulary() -> Vocabulary:
-    """Every class of the world: 100 things, then 18 kinds of stuff."""
+    """All classes of the world: 100 things, then 18 kinds of stuff."""
     return _vocabulary("all", "the simulated world")
 
 
 def train_vocabulary() -> Vocabulary:
-    """What FC-CLIP's training may see. A class of `world_vocabulary` is seen if its name stands here."""
+    """The classes of FC-CLIP's training. A class of `world_vocabulary` is seen if it is in this vocabulary."""
     return _vocabulary("train", "the part of the simulated world that training sees")
 
 
 def check_split(split: str) -> None:
-    """Refuses what is no split.
+    """Checks the name of a split.
 
     Raises:
-        SettingsError: Naming the splits.
+        SettingsError: Invalid split.
     """
     if split not in SPLITS:
         raise SettingsError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")

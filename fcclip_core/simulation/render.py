@@ -1,12 +1,12 @@
-"""Off-screen colour, exact panoptic truth and depth of a scene.
+"""Off-screen rendering of color, exact panoptic ground truth and depth of a scene.
 
-Truth and depth come from a second pass that draws every geom in a colour of its own, without smoothing: each pixel is
-what its middle hits.
+Ground truth and depth come from a second pass that draws every geom in a unique color without anti-aliasing, so each
+pixel is what its center hits.
 """
 
 from __future__ import annotations
 
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,17 @@ from fcclip_core.simulation.gl import make_context, mujoco
 from fcclip_core.simulation.rooms import Scene
 
 MIN_PIXELS = 25
-"""A segment with fewer visible pixels is no truth: its pixels are 0."""
+"""Smallest number of visible pixels of a segment; pixels of smaller ones are 0."""
 
 
-class Renderer:
-    """Renders scenes with one GL context; views of one scene in a row share what was uploaded for it.
+class Renderer(AbstractContextManager["Renderer"]):
+    """Renders scenes with one GL context; consecutive views of one scene share its uploaded data.
 
-    A context belongs to the thread that made it. Close it, or use it in a `with` block.
+    A context belongs to the thread that created it. Close it, or use it in a `with` block.
     """
 
     def __init__(self) -> None:
-        """Makes the GL context.
+        """Creates the GL context.
 
         Raises:
             SimulationError: MuJoCo or a GL library is missing; says what to install.
@@ -39,11 +39,11 @@ class Renderer:
         """Renders a view.
 
         Args:
-            scene: From `make_scene`.
-            camera: From where.
+            scene: The scene, from `make_scene`.
+            camera: The camera.
             size: `(width, height)` in pixels.
         """
-        self._gl.make_current()  # another renderer of this thread may have been
+        self._gl.make_current()  # another renderer of this thread may be current
         if self._loaded is None or self._loaded.scene is not scene or self._loaded.size != size:
             self._unload()
             self._loaded = _Loaded(scene, size)
@@ -52,7 +52,7 @@ class Renderer:
         return Frame(image, segment_map, segments, depth, camera.intrinsics(size), camera.pose)
 
     def close(self) -> None:
-        """Frees the GL context; a second call does nothing."""
+        """Frees the GL context; may be called again."""
         self._unload()
         if self._gl is not None:
             self._gl.free()
@@ -64,19 +64,13 @@ class Renderer:
             self._loaded.free()
             self._loaded = None
 
-    def __enter__(self) -> Renderer:
-        """Returns itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes."""
+    def __exit__(self, *_: object) -> None:
+        """Closes the renderer."""
         self.close()
 
 
 class _Loaded:
-    """A scene on the GPU, or what stands for one."""
+    """A scene uploaded to the GL context."""
 
     def __init__(self, scene: Scene, size: tuple[int, int]) -> None:
         self.scene, self.size = scene, size
@@ -95,19 +89,19 @@ class _Loaded:
         self._owner_of_code = self._owners_by_code()
 
     def draw(self, camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns colour, indices of items (-1 = none) and depth."""
+        """Renders color, item indices (-1 = none) and depth."""
         self._aim(camera)
         image, _ = self._pass(segment=False)
         codes, depth = self._pass(segment=True)
         code = codes[..., 0] + 256 * codes[..., 1].astype(np.int32)
-        return image, self._owner_of_code[code], self._metres(depth)
+        return image, self._owner_of_code[code], self._meters(depth)
 
     def free(self) -> None:
-        """Gives the GPU's memory back."""
+        """Frees the GL memory."""
         self._context.free()
 
     def _owners_by_code(self) -> np.ndarray:
-        """Item index for each colour of the segment pass; 0 is the background."""
+        """Item index of each color of the segmentation pass; 0 is the background."""
         owners = np.full(self._view.ngeom + 2, -1, dtype=np.int32)
         owners[0] = self.scene.background
         for geom in self._view.geoms[: self._view.ngeom]:
@@ -116,7 +110,7 @@ class _Loaded:
         return owners
 
     def _aim(self, camera: Camera) -> None:
-        """Both of MuJoCo's eyes look along the camera's z axis."""
+        """Points both of MuJoCo's eyes along the camera's z axis."""
         top = self._near * np.tan(np.deg2rad(camera.fov) / 2)
         for eye in self._view.camera:
             eye.pos, eye.forward, eye.up = camera.pose[:3, 3], camera.pose[:3, 2], -camera.pose[:3, 1]
@@ -138,8 +132,8 @@ class _Loaded:
         mujoco.mjr_readPixels(colors, depth if segment else None, area, self._context)
         return colors[::-1].copy(), depth[::-1]
 
-    def _metres(self, buffer: np.ndarray) -> np.ndarray:
-        """Undoes the projection: the buffer is 1 at the near plane and 0 at the far one."""
+    def _meters(self, buffer: np.ndarray) -> np.ndarray:
+        """Converts the depth buffer to meters: it is 1 at the near plane and 0 at the far plane."""
         near, far = self._near, self._far
         inverse = buffer.astype(np.float64) * (1 / near - 1 / far) + 1 / far
         return np.where(buffer == 0, np.inf, 1 / inverse).astype(np.float32)

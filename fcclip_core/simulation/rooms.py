@@ -1,6 +1,6 @@
-"""Random scenes from a seed: rooms, corridors, table tops and yards, with 4 to 12 objects.
+"""Random scenes from a seed: rooms, corridors, tables and yards with 4 to 12 objects.
 
-World coordinates are metres, z up, the floor at z = 0.
+World coordinates are in meters, with z up and the floor at z = 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIN_OBJECTS, MAX_OBJECTS = 4, 12
 _KINDS = ("room", "corridor", "table", "yard")
 _KIND_SHARES = (0.28, 0.12, 0.22, 0.38)
 
-_TEXTURE_METRES = {
+_TEXTURE_METERS = {
     "wooden floor": 1.3,
     "tiled floor": 1.8,
     "carpet": 1.2,
@@ -40,17 +40,17 @@ _TEXTURE_METRES = {
     "road": 3.0,
     "water": 2.2,
 }
-"""Metres that one copy of a repeating texture covers; the other kinds are drawn once."""
+"""Size in meters of one period of a repeating texture; textures of other kinds are stretched once."""
 
 _LYING = {"cylinder": 0.35, "cone": 0.2, "capsule": 0.7, "ring": 0.5, "star": 0.55, "mug": 0.15, "traffic cone": 0.15}
-"""How often a shape is tipped over; a ring then stands on its rim, a star lies flat."""
+"""Probability that a shape is tipped over; a ring then stands on its rim, a star lies flat."""
 _TIPPED = {"cone": 113.0, "traffic cone": 111.0}
-"""Degrees of tilt; 90 for the others."""
+"""Tilt in degrees if tipped over; 90 for other shapes."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something with a name: an object, or all the stuff of one kind.
+    """A potential segment: an object, or all stuff of one kind.
 
     Attributes:
         name: Its class.
@@ -63,11 +63,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Placed:
-    """Where an object is.
+    """The position of an object.
 
     Attributes:
-        position: Middle of its bounding box, metres.
-        radius: Half of that box's diagonal, metres.
+        position: Center of its bounding box, meters.
+        radius: Half of the box's diagonal, meters.
     """
 
     position: tuple[float, float, float]
@@ -76,20 +76,20 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scene:
-    """A compiled scene and what is in it.
+    """A compiled scene and its contents.
 
     Attributes:
-        seed: What it was made from, with `split`.
+        seed: Its seed, which determines the scene together with `split`.
         split: "train" or "all".
         kind: "room", "corridor", "table" or "yard".
         model: MuJoCo's compiled model.
-        items: What has a name; `Frame.segment_map` holds indices into it plus one.
-        owners: For each geom of the model its index in `items`.
-        background: Index in `items` of what shows where no geom is (the sky), or -1.
-        objects: Where the objects are, in the order of `items`.
-        bounds: `((x0, y0), (x1, y1))` where a camera may be.
+        items: The potential segments; `Frame.segment_map` has indices into it plus one.
+        owners: Index in `items` of each geom of the model.
+        background: Index in `items` of the background (the sky), or -1.
+        objects: Positions of the objects, in the order of `items`.
+        bounds: `((x0, y0), (x1, y1))`, the area in which a camera may be.
         obstacles: Upright boxes `(x0, y0, x1, y1, height)` that a camera must not enter.
-        support: Height of what the objects stand on, metres.
+        support: Height of the surface on which the objects stand, meters.
     """
 
     seed: int
@@ -106,15 +106,15 @@ class Scene:
 
 
 def make_scene(seed: int, split: Split = "all", kind: str | None = None) -> Scene:
-    """Makes a scene; the same seed and split make the same scene in every process.
+    """Creates a scene, deterministic for the same seed and split.
 
     Args:
         seed: 0 or more.
-        split: "train" never holds a held-out class; "all" holds every class about equally often.
-        kind: "room", "corridor", "table" or "yard"; None draws one.
+        split: "train" excludes held-out classes; "all" has all classes about equally often.
+        kind: "room", "corridor", "table" or "yard"; None: random.
 
     Raises:
-        SettingsError: There is no such split or kind.
+        SettingsError: Invalid split or kind.
     """
     names.check_split(split)
     if kind not in (None, *_KINDS):
@@ -129,7 +129,7 @@ def make_scene(seed: int, split: Split = "all", kind: str | None = None) -> Scen
 
 @dataclass
 class _Builder:
-    """Collects geoms while a scene is put together."""
+    """Collects the parts of a scene."""
 
     rng: np.random.Generator
     split: Split
@@ -155,18 +155,18 @@ class _Builder:
         self.spec.visual.quality.offsamples = 4
 
     def pick(self, kinds: tuple[str, ...]) -> str:
-        """One of the kinds of stuff that this split may show."""
+        """A random one of the kinds of stuff, restricted to the split."""
         return str(self.rng.choice(names.stuff_in(self.split, kinds)))
 
-    def stuff(self, kind: str, size: Vector, centre: Vector, shadow: bool = False) -> None:
-        """Adds a slab of a kind of stuff; its extents and centre are along the axes, in metres."""
+    def stuff(self, kind: str, size: Vector, center: Vector, shadow: bool = False) -> None:
+        """Adds an axis-aligned slab of a kind of stuff; size and center in meters."""
         owner = self._stuff_item(kind)
-        metres = _TEXTURE_METRES.get(kind)
-        mesh = slab(size, None if metres is None else 1 / metres)
+        meters = _TEXTURE_METERS.get(kind)
+        mesh = slab(size, None if meters is None else 1 / meters)
         material = f"stuff {kind}"
         if not any(entry.name == material for entry in self.spec.materials):
             self._material(material, (1, 1, 1), make_texture(kind, self.rng), 0.08)
-        self._geom(mesh, material, owner, centre, (1, 0, 0, 0), shadow)
+        self._geom(mesh, material, owner, center, (1, 0, 0, 0), shadow)
 
     def _stuff_item(self, kind: str) -> int:
         item = Item(kind, False)
@@ -175,7 +175,7 @@ class _Builder:
         return self.items.index(item)
 
     def sky(self) -> None:
-        """Puts the sky behind everything."""
+        """Adds the sky as background."""
         side = make_texture("sky", self.rng)
         up = np.broadcast_to(side[0].mean(0).astype(np.uint8), side.shape)
         faces = np.concatenate([side, side, up, side[::-1] * 0 + side[-1], side, side])
@@ -185,7 +185,7 @@ class _Builder:
         self.background = self._stuff_item("sky")
 
     def light(self, position: Vector, direction: Vector, strength: float, directional: bool) -> None:
-        """Adds a light of a slightly warm or cool white."""
+        """Adds a light in a slightly warm or cool white."""
         kind = mujoco.mjtLightType
         tint = 1 + self.rng.uniform(-0.05, 0.05) * np.array([1, 0, -1])
         self.spec.worldbody.add_light(
@@ -201,18 +201,18 @@ class _Builder:
         )
 
     def headlight(self, ambient: float, diffuse: float) -> None:
-        """Sets the light that comes from everywhere and the one that comes from the camera."""
+        """Sets the ambient light and the light at the camera."""
         head = self.spec.visual.headlight
         head.ambient, head.diffuse, head.specular = [ambient] * 3, [diffuse] * 3, [0.0] * 3
 
-    def scatter(self, centre: Vector, half: Vector, sizes: tuple[float, float]) -> None:
-        """Puts 4 to 12 objects on the support, within a rectangle, none touching another."""
+    def scatter(self, center: Vector, half: Vector, sizes: tuple[float, float]) -> None:
+        """Places 4 to 12 non-touching objects on the support within a rectangle."""
         choices = names.pairs(self.split)
         for _ in range(int(self.rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))):
             look, shape = choices[int(self.rng.integers(len(choices)))]
-            self._object(look, shape, centre, half, sizes)
+            self._object(look, shape, center, half, sizes)
 
-    def _object(self, look: str, shape: str, centre: Vector, half: Vector, sizes: tuple[float, float]) -> None:
+    def _object(self, look: str, shape: str, center: Vector, half: Vector, sizes: tuple[float, float]) -> None:
         parts = make_shape(shape, self.rng)
         wear = make_look(look, self.rng)
         size = self.rng.uniform(*sizes)
@@ -220,7 +220,7 @@ class _Builder:
         points = np.concatenate([part.mesh.vertices for part in parts]) @ rotation.T * size
         low, high = points.min(0), points.max(0)
         reach = float(np.linalg.norm((points - (low + high) / 2)[:, :2], axis=1).max())
-        place = self._free_place(centre, half, reach)
+        place = self._free_place(center, half, reach)
         if place is None:
             return
         offset = np.array([*place, self.support]) - np.array([*((low + high) / 2)[:2], low[2]])
@@ -245,9 +245,9 @@ class _Builder:
         tilt = np.deg2rad(_TIPPED.get(shape, 90.0)) if tipped else 0.0
         return _about_z(yaw) @ _about_x(tilt)
 
-    def _free_place(self, centre: Vector, half: Vector, reach: float) -> np.ndarray | None:
+    def _free_place(self, center: Vector, half: Vector, reach: float) -> np.ndarray | None:
         for _ in range(40):
-            place = np.asarray(centre) + self.rng.uniform(-1, 1, 2) * (np.asarray(half) - reach)
+            place = np.asarray(center) + self.rng.uniform(-1, 1, 2) * (np.asarray(half) - reach)
             x, y = place
             gap = reach + 0.02
             if all(x + gap < x0 or x - gap > x1 or y + gap < y0 or y - gap > y1 for x0, y0, x1, y1 in self.blocked):
@@ -281,7 +281,7 @@ class _Builder:
             contype=0,
             conaffinity=0,
         )
-        if hasattr(geom, "castshadow"):  # new in MuJoCo 4; before it everything does, which is barely seen
+        if hasattr(geom, "castshadow"):  # since MuJoCo 4; in older versions everything casts a barely visible shadow
             geom.castshadow = shadow
         self.owners.append(owner)
 
@@ -337,16 +337,16 @@ def _yard(build: _Builder) -> None:
     build.stuff(ground, (120, 120, 0.2), (0, 0, -0.1))
     build.headlight(build.rng.uniform(0.35, 0.5), 0.15)
     direction = [*build.rng.uniform(-0.5, 0.5, 2), -1.0]
-    # MuJoCo's shadows speckle the lit sides when a directional light is placed far away.
+    # MuJoCo's shadows have artifacts on lit sides if a directional light is far away.
     build.light(-2 * np.array(direction), direction, build.rng.uniform(0.55, 0.75), directional=True)
     if build.rng.random() < 0.45:
         others = [kind for kind in names.stuff_in(build.split, names.OUTDOOR_GROUNDS) if kind != ground]
         edge = build.rng.uniform(-0.5, 2.5)
         build.stuff(str(build.rng.choice(others)), (120, 3.0, 0.02), (0, edge + 1.5, 0.0))
     if build.rng.random() < 0.55:
-        centre, size = build.rng.uniform([-3, 0.3], [3, 3]), build.rng.uniform([2.0, 1.6], [4.0, 3.0])
-        build.stuff("water", (*size, 0.05), (*centre, 0.0))
-        low, high = centre - size / 2, centre + size / 2
+        center, size = build.rng.uniform([-3, 0.3], [3, 3]), build.rng.uniform([2.0, 1.6], [4.0, 3.0])
+        build.stuff("water", (*size, 0.05), (*center, 0.0))
+        low, high = center - size / 2, center + size / 2
         build.blocked.append((low[0], low[1], high[0], high[1]))
     if build.rng.random() < 0.65:
         distance, height = build.rng.uniform(3.5, 6.0), build.rng.uniform(0.8, 2.2)
@@ -356,7 +356,7 @@ def _yard(build: _Builder) -> None:
 
 
 def _shell(build: _Builder, half: np.ndarray, height: float) -> None:
-    """Floor, ceiling, four walls with what hangs on them, and light."""
+    """Adds floor, ceiling, four walls with fixtures, and light."""
     x, y = half
     build.bounds = ((-x + 0.25, -y + 0.25), (x - 0.25, y - 0.25))
     build.stuff(build.pick(names.INDOOR_FLOORS), (2 * x, 2 * y, 0.1), (0, 0, -0.05))
@@ -366,10 +366,10 @@ def _shell(build: _Builder, half: np.ndarray, height: float) -> None:
     for axis, sign in ((0, 1), (1, 1), (0, -1), (1, -1)):
         length = 2 * half[1 - axis]
         kind = other if (axis, sign) == (1, 1) else main
-        size, centre = np.array([0.1, 0.1, height]), np.array([0, 0, height / 2])
+        size, center = np.array([0.1, 0.1, height]), np.array([0, 0, height / 2])
         size[1 - axis] = length
-        centre[axis] = sign * (half[axis] + 0.05)
-        build.stuff(kind, size, centre)
+        center[axis] = sign * (half[axis] + 0.05)
+        build.stuff(kind, size, center)
         _fixtures(build, axis, sign, half, height)
     build.headlight(build.rng.uniform(0.42, 0.58), build.rng.uniform(0.15, 0.3))
     spot = np.append(build.rng.uniform(-0.3, 0.3, 2) * half, height - 0.05)
@@ -377,7 +377,7 @@ def _shell(build: _Builder, half: np.ndarray, height: float) -> None:
 
 
 def _fixtures(build: _Builder, axis: int, sign: int, half: np.ndarray, height: float) -> None:
-    """Hangs doors, windows and curtains in slots along a wall."""
+    """Adds doors, windows and curtains in slots along a wall."""
     reach = half[1 - axis]
     slots = int(2 * reach // 1.7)
     for slot in range(slots):
@@ -391,21 +391,21 @@ def _fixtures(build: _Builder, axis: int, sign: int, half: np.ndarray, height: f
             width, low, high = build.rng.uniform(0.9, 1.4), build.rng.uniform(0.6, 0.95), build.rng.uniform(1.8, 2.1)
         else:
             width, low, high = build.rng.uniform(0.9, 1.5), 0.03, height - build.rng.uniform(0.1, 0.3)
-        size, centre = np.array([0.06, 0.06, high - low]), np.array([0, 0, (low + high) / 2])
-        size[1 - axis], centre[1 - axis] = width, along
-        centre[axis] = sign * half[axis]
-        build.stuff(kind, size, centre)
+        size, center = np.array([0.06, 0.06, high - low]), np.array([0, 0, (low + high) / 2])
+        size[1 - axis], center[1 - axis] = width, along
+        center[axis] = sign * half[axis]
+        build.stuff(kind, size, center)
 
 
-def _table(build: _Builder, centre: np.ndarray, size: np.ndarray) -> float:
-    """A table with four legs; returns the height of its top."""
+def _table(build: _Builder, center: np.ndarray, size: np.ndarray) -> float:
+    """Adds a table with four legs; returns the height of its top."""
     top, thick, leg = build.rng.uniform(0.65, 0.8), 0.06, 0.07
-    build.stuff("table", (*size, thick), (*centre, top - thick / 2), shadow=True)
+    build.stuff("table", (*size, thick), (*center, top - thick / 2), shadow=True)
     for x in (-1, 1):
         for y in (-1, 1):
-            foot = centre + np.array([x, y]) * (size / 2 - leg)
+            foot = center + np.array([x, y]) * (size / 2 - leg)
             build.stuff("table", (leg, leg, top - thick), (*foot, (top - thick) / 2), shadow=True)
-    low, high = centre - size / 2, centre + size / 2
+    low, high = center - size / 2, center + size / 2
     build.obstacles.append((low[0], low[1], high[0], high[1], top))
     build.blocked.append((low[0], low[1], high[0], high[1]))
     return float(top)

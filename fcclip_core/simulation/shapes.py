@@ -1,7 +1,7 @@
-"""The shapes of things as triangle meshes, ready to be coloured or patterned.
+"""The shapes of things as triangle meshes with texture coordinates.
 
-Every shape stands on z = 0, is centred on the z axis, fits a cube of about one metre, and carries texture coordinates
-in which one unit holds `PATTERN_PERIODS` stripes or checks.
+Every shape stands on z = 0, is centered on the z axis, fits into a cube of about one meter, and has texture coordinates
+in which one unit has `PATTERN_PERIODS` stripes or checks.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 PATTERN_PERIODS = 4
 
 _ROUND = 28
-"""Corners of a circle."""
+"""Number of corners of a circle."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles.
+    """A triangle mesh.
 
     Attributes:
-        vertices: float64 `(V, 3)`, metres.
-        normals: float64 `(V, 3)`, unit, outwards.
+        vertices: float64 `(V, 3)`, meters.
+        normals: float64 `(V, 3)`, unit vectors pointing outward.
         coordinates: float64 `(V, 2)`, texture coordinates.
         faces: int32 `(F, 3)`, counter-clockwise from outside.
     """
@@ -36,11 +36,11 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Part:
-    """A mesh of a shape and how it is coloured.
+    """A mesh of a shape and its coloring.
 
     Attributes:
         mesh: The surface.
-        role: "look" wears the object's look; "trim" contrasts with it; "base" is dark rubber.
+        role: "look" has the object's look; "trim" contrasts with it; "base" is dark rubber.
     """
 
     mesh: Mesh
@@ -48,27 +48,27 @@ class Part:
 
 
 def make_shape(name: str, rng: np.random.Generator) -> tuple[Part, ...]:
-    """A shape of a kind, with random proportions.
+    """Creates a shape with random proportions.
 
     Args:
         name: One of `names.SHAPES`.
-        rng: Where the proportions come from.
+        rng: Random generator of the proportions.
     """
     return _MAKERS[name](rng)
 
 
 def slab(size: Sequence[float] | np.ndarray, scale: float | None = None) -> Mesh:
-    """A box centred on the origin.
+    """A box centered on the origin.
 
     Args:
-        size: Its extent along x, y and z in metres.
-        scale: Metres of texture to a metre of surface; None stretches the texture once over each face.
+        size: Its extent along x, y and z in meters.
+        scale: Texture units per meter of surface; None: the texture is stretched once over each face.
     """
     half = np.asarray(size, dtype=float) / 2
     pieces = []
     for axis in range(3):
         for sign in (1.0, -1.0):
-            # The texture stands upright on the sides: its second axis is z.
+            # The texture is upright on the sides: its second axis is z.
             right, up = ((1, 2), (0, 2), (0, 1))[axis]
             corners = np.zeros((4, 3))
             corners[:, axis] = sign * half[axis]
@@ -160,9 +160,9 @@ def _handle(height: float) -> Mesh:
     reach, tube = height * 0.31, 0.055
     along, around = np.meshgrid(np.linspace(-np.pi / 2, np.pi / 2, 14), np.linspace(0, 2 * np.pi, 11), indexing="ij")
     normals = np.stack([np.cos(around) * np.cos(along), np.sin(around), np.cos(around) * np.sin(along)], -1)
-    centre = np.stack([np.cos(along), np.zeros_like(along), np.sin(along)], -1) * reach
+    center = np.stack([np.cos(along), np.zeros_like(along), np.sin(along)], -1) * reach
     coordinates = np.stack([along / np.pi * 0.6, around / 20], -1)
-    return _moved(_grid(centre + tube * normals, normals, coordinates), (0, 0, height * 0.52))
+    return _moved(_grid(center + tube * normals, normals, coordinates), (0, 0, height * 0.52))
 
 
 def _traffic_cone(rng: np.random.Generator) -> tuple[Part, ...]:
@@ -195,20 +195,21 @@ _MAKERS = {
 
 
 def _round_solid(below: float, above: float, height: float) -> Mesh:
-    """A closed straight solid with these radii at its ends."""
+    """A closed cylinder or truncated cone with these radii at its ends."""
     corners = np.array([[0, 0], [below, 0], [above, height], [0, height]])
     return _lathe([corners[i : i + 2] for i in range(3)])
 
 
 def _lathe(pieces: Sequence[np.ndarray]) -> Mesh:
-    """Turns profiles about the z axis.
+    """Rotates profiles around the z axis.
 
     Args:
-        pieces: Each `(P, 2)`: radius and height, going up on the outside; smooth within a piece, an edge between two.
+        pieces: Each `(P, 2)`: radius and height, ascending on the outside; smooth within a piece, with an edge between
+            pieces.
     """
     around = np.linspace(0, 2 * np.pi, _ROUND + 1)
     turned = []
-    travelled = 0.0
+    traveled = 0.0
     for profile in pieces:
         step = np.diff(profile, axis=0)
         length = np.hypot(step[:, 0], step[:, 1])
@@ -216,8 +217,8 @@ def _lathe(pieces: Sequence[np.ndarray]) -> Mesh:
         tangent[:-1] += step / length[:, None]
         tangent[1:] += step / length[:, None]
         tangent /= np.hypot(tangent[:, 0], tangent[:, 1])[:, None]
-        v = travelled + np.concatenate([[0], np.cumsum(length)]) * 0.7
-        travelled = v[-1]
+        v = traveled + np.concatenate([[0], np.cumsum(length)]) * 0.7
+        traveled = v[-1]
         cos, sin = np.cos(around)[None], np.sin(around)[None]
         radius, z = profile[:, :1], np.repeat(profile[:, 1:], _ROUND + 1, 1)
         positions = np.stack([radius * cos, radius * sin, z], -1)
@@ -229,7 +230,7 @@ def _lathe(pieces: Sequence[np.ndarray]) -> Mesh:
 
 
 def _grid(positions: np.ndarray, normals: np.ndarray, coordinates: np.ndarray) -> Mesh:
-    """Joins neighbouring points of `(M, N, ...)` grids; triangles without area are left out."""
+    """Triangulates `(M, N, ...)` grids; triangles without area are dropped."""
     rows, columns = positions.shape[:2]
     index = np.arange(rows * columns).reshape(rows, columns)
     a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]
@@ -264,7 +265,7 @@ def _moved(mesh: Mesh, offset: Sequence[float]) -> Mesh:
 
 
 def _outwards(mesh: Mesh) -> Mesh:
-    """Turns the normals of a flat-faced body away from its middle, and its triangles with them."""
+    """Orients the normals and triangles of a flat-faced body away from its center."""
     middle = mesh.vertices.mean(0)
     inward = np.sum(mesh.normals * (mesh.vertices - middle), 1) < 0
     normals = np.where(inward[:, None], -mesh.normals, mesh.normals)
@@ -272,7 +273,7 @@ def _outwards(mesh: Mesh) -> Mesh:
 
 
 def _facing_normals(mesh: Mesh) -> Mesh:
-    """Orders each triangle's corners counter-clockwise as seen from where its normals point."""
+    """Orders each triangle's corners counter-clockwise with respect to its normals."""
     corners = mesh.vertices[mesh.faces]
     flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     away = np.sum(flat * mesh.normals[mesh.faces].sum(1), 1) < 0

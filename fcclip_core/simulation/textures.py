@@ -1,7 +1,7 @@
-"""Pictures of surfaces, drawn with numpy and different each time within their kind.
+"""Random procedural textures of surfaces.
 
-All are uint8 RGB `(N, N, 3)`. Those of floors, grounds and walls repeat seamlessly; doors, windows, curtains and rugs
-are drawn once over their surface.
+All are uint8 RGB `(N, N, 3)`. Textures of floors, grounds and walls tile seamlessly; doors, windows, curtains and rugs
+are stretched once over their surface.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from fcclip_core.simulation.shapes import PATTERN_PERIODS
 Color = tuple[float, float, float]
 
 SIZE = 192
-"""Pixels along a side of a stuff texture."""
+"""Side of a stuff texture in pixels."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a thing is coloured.
+    """The coloring of a thing.
 
     Attributes:
         color: RGB, 0 to 1, of a plain look, else white.
         pattern: uint8 `(N, N, 3)`, or None for a plain look.
-        trim: RGB of the part that contrasts with the look, such as a traffic cone's band.
+        trim: RGB of contrasting parts, such as a traffic cone's band.
     """
 
     color: Color
@@ -42,17 +42,17 @@ _HUES = {
     "blue": (208, 232),
     "purple": (270, 292),
 }
-"""Degrees on the colour circle, lowest and highest."""
+"""Range of hues in degrees."""
 
 _PATTERN_COLORS = (*_HUES, "white", "black")
 
 
 def make_look(name: str, rng: np.random.Generator) -> Look:
-    """A look of a kind, with its own shade.
+    """Creates a look with a random shade.
 
     Args:
         name: One of `names.LOOKS`.
-        rng: Where the shade, or the pattern and its two colours, come from.
+        rng: Random generator of the shade, or of the pattern and its two colors.
     """
     if name not in ("striped", "checkered"):
         return Look(plain_color(name, rng), None, (0.5, 0.5, 0.5) if name in ("white", "black") else (0.93, 0.93, 0.93))
@@ -68,22 +68,22 @@ def make_look(name: str, rng: np.random.Generator) -> Look:
 
 
 def plain_color(name: str, rng: np.random.Generator) -> Color:
-    """A shade of a plain colour."""
+    """A random shade of a plain color."""
     if name == "white":
         return _rgb(rng.uniform(0, 360), rng.uniform(0, 0.04), rng.uniform(0.9, 1.0))
     if name == "black":
         return _rgb(rng.uniform(0, 360), rng.uniform(0, 0.2), rng.uniform(0.05, 0.13))
     low, high = _HUES[name]
-    darkest = 0.88 if name in ("orange", "yellow") else 0.72  # darker, they are brown and olive
+    darkest = 0.88 if name in ("orange", "yellow") else 0.72  # darker shades are brown and olive
     return _rgb(rng.uniform(low, high), rng.uniform(0.8, 1.0), rng.uniform(darkest, 0.98))
 
 
 def make_texture(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """A texture of a kind of stuff.
+    """Creates a texture of a kind of stuff.
 
     Args:
         kind: One of `names.STUFF`.
-        rng: Where colours and details come from.
+        rng: Random generator of colors and details.
 
     Returns:
         uint8 `(N, N, 3)`.
@@ -92,7 +92,7 @@ def make_texture(kind: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _two_colors(rng: np.random.Generator) -> tuple[Color, Color]:
-    """A light and a dark one, or a colour with white or black, well apart in brightness."""
+    """Two random colors that differ clearly in brightness."""
     while True:
         names = rng.choice(len(_PATTERN_COLORS), 2, replace=False)
         first, second = (plain_color(_PATTERN_COLORS[index], rng) for index in names)
@@ -116,7 +116,7 @@ def _bytes(picture: np.ndarray) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, falloff: float, stretch: tuple[float, float] = (1, 1)) -> np.ndarray:
-    """Seamless noise, mean 0, deviation 1; a higher falloff is smoother, stretch lengthens along (rows, columns)."""
+    """Seamless noise, mean 0, deviation 1; smoother for higher falloff, stretched along (rows, columns)."""
     size = SIZE
     spectrum = np.fft.rfft2(rng.standard_normal((size, size)))
     rows = np.fft.fftfreq(size)[:, None] * size * stretch[0]
@@ -128,7 +128,7 @@ def _noise(rng: np.random.Generator, falloff: float, stretch: tuple[float, float
 
 
 def _coordinates() -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of each pixel's middle, 0 to 1."""
+    """Row and column of each pixel center, 0 to 1."""
     middle = (np.arange(SIZE) + 0.5) / SIZE
     return middle[:, None], middle[None, :]
 

@@ -1,1 +1,1 @@
-"""Training: the paper's recipe (section 4.1, implementation details) as the default configuration."""
+"""Training, with the paper's recipe (section 4.1, implementation details) as the default configuration."""

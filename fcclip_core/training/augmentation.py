@@ -1,4 +1,4 @@
-"""Large-scale jitter: flip, resize to a random share of the crop, cut or pad to the crop (Ghiasi et al., 2021)."""
+"""Large-scale jitter: flip, random resize relative to the crop, crop or pad to the crop (Ghiasi et al., 2021)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from PIL import Image
 from fcclip_core.training.config import AugmentationConfig
 
 PADDING = 128
-"""Grey of what lies beyond the image."""
+"""Gray value of the padding."""
 
 
 def augment(
     image: np.ndarray, segment_map: np.ndarray, config: AugmentationConfig, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Flips, scales and cuts an image and its truth alike.
+    """Flips, scales and crops an image and its ground truth.
 
     Args:
         image: uint8 `(H, W, 3)`.
         segment_map: int32 `(H, W)`.
         config: Ranges.
-        random: Decides.
+        random: Random generator.
 
     Returns:
-        uint8 `(crop, crop, 3)` and int32 `(crop, crop)`; beyond the image they are grey and 0.
+        uint8 `(crop, crop, 3)`, padded with gray, and int32 `(crop, crop)`, padded with 0.
     """
     if random.random() < config.flip:
         image, segment_map = image[:, ::-1], segment_map[:, ::-1]
@@ -34,10 +34,7 @@ def augment(
     resized = _resize(image, height, width, Image.Resampling.BILINEAR)[window]
     resized_map = _resize(segment_map.astype(np.int32), height, width, Image.Resampling.NEAREST)[window]
     padding = [(0, config.crop - side) for side in resized_map.shape]
-    return (
-        np.pad(resized, [*padding, (0, 0)], constant_values=PADDING),
-        np.pad(resized_map, padding),
-    )
+    return np.pad(resized, [*padding, (0, 0)], constant_values=PADDING), np.pad(resized_map, padding)
 
 
 def _resize(array: np.ndarray, height: int, width: int, resample: Image.Resampling) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a training run is made of; the defaults are the paper's recipe (section 4.1) in the published numbers."""
+"""Configuration of a training run; the defaults are the paper's recipe (section 4.1)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the loss terms, which are the matching costs' too, and how masks are sampled.
+    """Weights of the loss terms and of the matching costs, and sampling of mask points.
 
     Attributes:
         class_weight: Weight of the cross-entropy over text embeddings.
         mask_weight: Weight of the binary cross-entropy on points.
         dice_weight: Weight of the dice loss on points.
         void_weight: Weight of unmatched queries inside the cross-entropy.
-        num_points: Points at which a pair of masks is compared.
-        oversample_ratio: Candidates drawn for each point that may be kept for its uncertainty.
-        importance_ratio: Share of the points that are the most uncertain candidates; the others are uniform.
+        num_points: Points at which two masks are compared.
+        oversample_ratio: Candidates drawn per point, from which the most uncertain are selected.
+        importance_ratio: Fraction of points that are the most uncertain candidates; the others are uniform.
     """
 
     class_weight: float = 2.0
@@ -47,11 +47,11 @@ class AugmentationConfig:
     """Flip and large-scale jitter (Ghiasi et al., 2021).
 
     Attributes:
-        crop: Side in pixels of the square that the network trains on; divisible by 32.
-        min_scale: Smallest box that an image is fitted into, as a share of `crop`.
-        max_scale: Largest such box.
+        crop: Side of the square training crops in pixels; divisible by 32.
+        min_scale: Smallest size of the longer image side, relative to `crop`.
+        max_scale: Largest size of the longer image side, relative to `crop`.
         flip: Probability of a horizontal flip.
-        keep_cropped_out: Whether a segment without a pixel in the crop stays a target with an empty mask (published).
+        keep_cropped_out: Whether a segment outside of the crop remains a target with an empty mask (published).
     """
 
     crop: int = 1024
@@ -76,24 +76,24 @@ class TrainingConfig:
     """A training run.
 
     Attributes:
-        steps: Optimizer steps in all.
+        steps: Total optimizer steps.
         batch_size: Images per step, over all workers.
-        learning_rate: AdamW's, before the milestones.
-        milestones: Steps from which the rate is `decay` times what it was.
+        learning_rate: AdamW's initial learning rate.
+        milestones: Steps at which the learning rate is multiplied by `decay`.
         decay: See `milestones`.
-        weight_decay: AdamW's; normalisation layers and embeddings are exempt.
-        gradient_clip: Largest norm of the gradient of all parameters together.
-        train_backbone: Also train CLIP's image tower (Table 6's ablation).
-        backbone_rate: The tower's learning rate as a share of `learning_rate`.
+        weight_decay: AdamW's weight decay; normalization layers and embeddings are exempt.
+        gradient_clip: Largest norm of the gradient of all parameters.
+        train_backbone: Also train CLIP's image tower (ablation in Table 6).
+        backbone_rate: The tower's learning rate relative to `learning_rate`.
         precision: "float32", "bfloat16" (autocast; pixel decoder and losses stay in float32), or "auto": bfloat16 on a
             GPU, float32 on a CPU.
-        seed: Decides initial weights, order of samples, augmentation and sampled points.
+        seed: Determines initial weights, order of samples, augmentation and sampled points.
         loss: The loss.
         augmentation: The augmentation.
-        save_every: Steps between two saved states.
-        export_every: Steps between two exported checkpoints, of which all are kept; 0 exports the last state only.
-        log_every: Steps between two entries of the log.
-        loader_processes: Processes that prepare samples, per worker; 0 prepares them in the training process.
+        save_every: Steps between saved states.
+        export_every: Steps between exported checkpoints, which are all kept; 0: only the final one.
+        log_every: Steps between log entries.
+        loader_processes: Processes per worker that prepare samples; 0: the training process does.
     """
 
     steps: int = 368_750
@@ -126,7 +126,7 @@ class TrainingConfig:
             _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         for name in ("learning_rate", "gradient_clip"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "above 0")
-        _check("milestones", self.milestones, list(self.milestones) == sorted(self.milestones), "in rising order")
+        _check("milestones", self.milestones, list(self.milestones) == sorted(self.milestones), "in ascending order")
         _check("precision", self.precision, self.precision in PRECISIONS, "one of " + ", ".join(PRECISIONS))
 
 

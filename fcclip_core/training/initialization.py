@@ -1,4 +1,4 @@
-"""Where training starts: the trained part's first weights, drawn as Mask2Former and Deformable DETR draw them."""
+"""Initial weights of the trained part, as in Mask2Former and Deformable DETR."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from fcclip_core.model.config import ModelConfig
 from fcclip_core.model.deformable_attention import DeformableAttention
 from fcclip_core.model.mask_decoder import Attention, MaskDecoder
 from fcclip_core.model.pixel_decoder import PixelDecoder
-from fcclip_core.model.published_names import published_name
+from fcclip_core.weights.published_names import published_name
 
 
 def fresh_weights(config: ModelConfig, seed: int) -> dict[str, Tensor]:
-    """Draws pixel decoder, mask decoder and void embedding.
+    """Initializes pixel decoder, mask decoder and void embedding.
 
     Args:
-        config: Shape of the model.
-        seed: Same seed, same weights.
+        config: Architecture of the model.
+        seed: Determines the weights.
 
     Returns:
-        Published key -> float32 tensor, for everything but CLIP (`checkpoints.join_clip` adds it).
+        Published key -> float32 tensor of everything but CLIP (`checkpoints.join_clip` adds CLIP).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -53,7 +53,7 @@ def _initialize(part: nn.Module) -> None:
         _xavier(part.layers)
     for module in part.modules():
         if isinstance(module, DeformableAttention):
-            _look_around(module)
+            _initialize_offsets(module)
         elif isinstance(module, Attention):
             nn.init.zeros_(module.out_proj.bias)
 
@@ -64,8 +64,8 @@ def _xavier(layers: nn.ModuleList) -> None:
             nn.init.xavier_uniform_(parameter)
 
 
-def _look_around(attention: DeformableAttention) -> None:
-    """Each head looks in a direction of its own, its points one step further each (Zhu et al., 2021, appendix A.4)."""
+def _initialize_offsets(attention: DeformableAttention) -> None:
+    """One direction per head, with increasing offsets of its points (Zhu et al., 2021, appendix A.4)."""
     for linear in (attention.sampling_offsets, attention.attention_weights):
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)

@@ -1,27 +1,26 @@
-"""What a run tells while it goes on: a line of JSON a log entry, TensorBoard scalars, a progress bar."""
+"""Progress of a training run: a JSON line per log entry, TensorBoard scalars and a progress bar."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fcclip_core import distributed
 from fcclip_core.errors import TrainingError
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.terminal import Terminal
-from fcclip_core.whole_file import whole_file
 
 LOG_FILE = "log.jsonl"
 
 
 class Journal:
-    """Writes `log.jsonl`, `tensorboard/` where TensorBoard is installed, and a bar; silent but in the first worker."""
+    """Writes `log.jsonl`, `tensorboard/` if TensorBoard is installed, and a progress bar; only in the first worker."""
 
     def __init__(self, folder: Path, first_step: int, steps: int) -> None:
-        """Continues the log of `folder`; entries from `first_step` on, of steps that are made again, are dropped."""
+        """Continues the log in `folder`; entries from `first_step` on are dropped, because those steps are repeated."""
         self._silent = not distributed.is_first()
         self._path = folder / LOG_FILE
         self._progress = Progress(
@@ -40,23 +39,21 @@ class Journal:
             self._drop_from(first_step)
 
     def __enter__(self) -> Journal:
-        """Shows the bar."""
+        """Shows the progress bar."""
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Takes the bar away."""
+    def __exit__(self, *_: object) -> None:
+        """Removes the progress bar."""
         self._progress.stop()
         if self._scalars is not None:
             self._scalars.close()
 
     def write(self, entry: dict[str, float]) -> None:
-        """Adds an entry, which holds at least `step` and `loss`.
+        """Adds an entry with at least `step` and `loss`.
 
         Raises:
-            TrainingError: The disk refuses.
+            TrainingError: The log cannot be written.
         """
         if self._silent:
             return
@@ -66,7 +63,7 @@ class Journal:
         except OSError as error:
             raise TrainingError(
                 f"the log {self._path} cannot be written: {error.strerror or error}; the last saved state is intact. "
-                "Make room and run the same command again"
+                "Free disk space and run the same command again"
             ) from error
         self._progress.update(self._task, loss=f"loss {entry['loss']:.3f}")
         if self._scalars is not None:
@@ -75,19 +72,19 @@ class Journal:
                     self._scalars.add_scalar(name, value, int(entry["step"]))
 
     def advance(self, done: int) -> None:
-        """Says how many steps are made."""
+        """Updates the number of completed steps."""
         self._progress.update(self._task, completed=done)
 
     def _drop_from(self, step: int) -> None:
         if not self._path.exists():
             return
         kept = [line for line in self._path.read_text().splitlines() if _step_of(line) < step]
-        with whole_file(self._path) as part:
+        with atomic_write(self._path) as part:
             part.write_text("".join(line + "\n" for line in kept))
 
 
 def _step_of(line: str) -> float:
-    """The entry's step; infinite for a line that was cut off when the run was killed."""
+    """The entry's step; infinite for a line truncated when the run was killed."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

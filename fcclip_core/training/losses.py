@@ -1,4 +1,4 @@
-"""The training loss: words, masks and their overlap, for every decoder depth (paper, section 3.2; Mask2Former, 3.3)."""
+"""The training loss: class, mask and dice terms of all decoder depths (paper, section 3.2; Mask2Former, 3.3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fcclip_core.training.points import PointSource, sample_each, sample_segment
 
 @dataclass(frozen=True)
 class Losses:
-    """Loss terms of each decoder depth before weighting, `(L,)` each; the last depth is the model's answer.
+    """Unweighted loss terms of each decoder depth, `(L,)` each; the last depth is the model's prediction.
 
     Attributes:
         classes: Cross-entropy over text embeddings and void.
@@ -33,26 +33,26 @@ class Losses:
 
 
 class Criterion:
-    """Matches queries with segments and adds up what they got wrong.
+    """Matches queries with segments and computes the loss.
 
-    Sums run over the workers' images together: gradients, averaged over workers, are those of one worker with all
-    images.
+    The loss is normalized over the images of all workers: averaging gradients over workers gives the gradient of one
+    worker with all images.
     """
 
     def __init__(self, config: LossConfig) -> None:
-        """Takes the terms' weights and the number of points."""
+        """`config` has the weights of the terms and the number of points."""
         self.config = config
 
     def __call__(self, predictions: Sequence[LayerPrediction], targets: Targets, points: PointSource) -> Losses:
         """Computes the loss of a batch.
 
         Args:
-            predictions: One for each decoder depth, the last being the model's answer.
-            targets: The truth.
-            points: Where masks are compared.
+            predictions: One per decoder depth; the last is the model's prediction.
+            targets: The ground truth.
+            points: Points at which masks are compared.
 
         Raises:
-            TrainingError: A prediction is not a finite number.
+            TrainingError: A prediction is not finite.
         """
         matches = match(predictions, targets, points, self.config)
         segments, weight = self._shares(predictions[0].class_logits, targets)
@@ -72,7 +72,7 @@ class Criterion:
         return Losses(classes, masks, dice, total)
 
     def _shares(self, class_logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """A worker's average share of segments (at least 1) and of the cross-entropy's weights."""
+        """Mean over workers of the number of segments (at least 1) and of the sum of cross-entropy weights."""
         batch, queries = class_logits.shape[:2]
         segments = sum(len(labels) for labels in targets.labels)
         matched = sum(min(len(labels), queries) for labels in targets.labels)
@@ -82,7 +82,7 @@ class Criterion:
         return shares[0].clamp(min=1), shares[1]
 
     def _class_loss(self, class_logits: Tensor, targets: Targets, matches: Sequence[Match]) -> Tensor:
-        """Weighted sum of cross-entropies; unmatched queries should answer void."""
+        """Weighted sum of cross-entropies; the target of unmatched queries is void."""
         void = class_logits.shape[-1] - 1
         labels = torch.full(class_logits.shape[:2], void, device=class_logits.device)
         for image, (found, truth) in enumerate(zip(matches, targets.labels, strict=True)):
@@ -96,7 +96,7 @@ class Criterion:
     ) -> tuple[Tensor, Tensor]:
         """Sums of binary cross-entropy and of dice loss over matched masks."""
         counts = [len(found.queries) for found in matches]
-        if not sum(counts):  # the mask head keeps its place in the graph, which other workers' gradients wait for
+        if not sum(counts):  # keeps the mask head in the graph, because other workers wait for its gradients
             nothing = mask_logits.float().sum() * 0
             return nothing, nothing
         device = mask_logits.device

@@ -1,4 +1,4 @@
-"""Which query answers for which segment: the cheapest one-to-one assignment (Carion et al., 2020, section 3.1)."""
+"""Assigns queries to segments: the one-to-one matching of lowest cost (Carion et al., 2020, section 3.1)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fcclip_core.training.points import PointSource, sample_segments, sample_sha
 
 @dataclass(frozen=True)
 class LayerPrediction:
-    """What the queries of one decoder depth say, words included.
+    """The prediction of the queries at one decoder depth, with class logits.
 
     Attributes:
         mask_logits: `(B, Q, h, w)`.
@@ -31,12 +31,12 @@ class LayerPrediction:
 
 @dataclass(frozen=True)
 class Targets:
-    """The truth of a batch.
+    """The ground truth of a batch.
 
     Attributes:
-        segment_maps: int `(B, H, W)`: 0 is no segment, k the k-th of the image's `labels`.
-        labels: For each image int64 `(T,)`, class of each segment. A segment may have lost all its pixels in a crop;
-            it counts nevertheless, as in the published training.
+        segment_maps: int `(B, H, W)`: 0 = no segment, k = the k-th of the image's `labels`.
+        labels: Per image int64 `(T,)`, class of each segment. A segment outside of the crop has no pixels, but remains
+            a target, as in the published training.
     """
 
     segment_maps: Tensor
@@ -50,7 +50,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Match:
-    """Pairs of one image: `queries` and `segments`, int64 `(min(Q, T),)` each, on the CPU, queries in rising order."""
+    """Pairs of one image: `queries` (ascending) and `segments`, int64 `(min(Q, T),)` each, on the CPU."""
 
     queries: Tensor
     segments: Tensor
@@ -63,25 +63,25 @@ def match(
     """Assigns segments to queries, for each layer and image.
 
     Args:
-        predictions: One for each decoder depth.
-        targets: The truth.
-        points: Where masks are compared.
+        predictions: One per decoder depth.
+        targets: The ground truth.
+        points: Points at which masks are compared.
         config: Weights of the costs.
 
     Returns:
         Matches by layer, then image.
 
     Raises:
-        TrainingError: A prediction is not a finite number.
+        TrainingError: A prediction is not finite.
     """
     costs = [
         [_costs(prediction, targets, image, points.matching_points(layer, image), config) for image in _images(targets)]
         for layer, prediction in enumerate(predictions)
     ]
-    # One transfer for all layers: each would wait for the device.
+    # One transfer for all layers, because each synchronizes with the device.
     flat = torch.cat([cost.flatten() for row in costs for cost in row]).cpu().numpy()
     if not np.isfinite(flat).all():
-        raise TrainingError("the network's predictions are not finite numbers")
+        raise TrainingError("the network's predictions are not finite")
     ends = np.cumsum([cost.numel() for row in costs for cost in row])
     parts = iter(np.split(flat, ends[:-1]))
     return [[_assign(next(parts).reshape(cost.shape)) for cost in row] for row in costs]
@@ -97,7 +97,7 @@ def _assign(cost: np.ndarray) -> Match:
 
 
 def _costs(prediction: LayerPrediction, targets: Targets, image: int, points: Tensor, config: LossConfig) -> Tensor:
-    """Cost `(Q, T)` of each query answering for each segment of an image."""
+    """Cost `(Q, T)` of assigning each query to each segment of an image."""
     labels = targets.labels[image]
     logits = sample_shared(prediction.mask_logits[image].float(), points)
     truth = sample_segments(
@@ -106,7 +106,7 @@ def _costs(prediction: LayerPrediction, targets: Targets, image: int, points: Te
         torch.arange(1, len(labels) + 1, device=points.device),
         points.unsqueeze(0),
     ).T
-    # -log sigmoid(x) where the truth is 1 and -log(1 - sigmoid(x)) where it is 0, joined: softplus(x) - x * truth.
+    # -log sigmoid(x) for truth 1 and -log(1 - sigmoid(x)) for truth 0, combined: softplus(x) - x * truth.
     cross_entropy = (F.softplus(logits).sum(1, keepdim=True) - logits @ truth) / len(points)
     inside = logits.sigmoid()
     dice = 1 - (2 * (inside @ truth) + 1) / (inside.sum(1, keepdim=True) + truth.sum(0) + 1)

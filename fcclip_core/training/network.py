@@ -1,4 +1,4 @@
-"""The network as training sees it: pixels and the training words in, every decoder depth's answer out."""
+"""The network for training: images in, predictions of all decoder depths for the training classes out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcclip_core.model.classification import MAX_LOGIT_SCALE, TextClassifier
+from fcclip_core.inference.classification import MAX_LOGIT_SCALE, TextClassifier
+from fcclip_core.inference.preprocess import PIXEL_MEAN, PIXEL_STD
 from fcclip_core.model.fcclip import FCCLIP
-from fcclip_core.preprocess import PIXEL_MEAN, PIXEL_STD
 from fcclip_core.training.matching import LayerPrediction
 
 
 class TrainingNetwork(nn.Module):
-    """`FCCLIP` and the text rows of the training classes, which do not change."""
+    """`FCCLIP` with the fixed text embeddings of the training classes."""
 
     mean: Tensor
     deviation: Tensor
@@ -21,11 +21,11 @@ class TrainingNetwork(nn.Module):
     class_of_row: Tensor
 
     def __init__(self, model: FCCLIP, rows: Tensor, synonym_counts: tuple[int, ...]) -> None:
-        """Wraps `model`, whose own gradients are trained.
+        """Wraps `model`; its trainable parameters are unchanged.
 
         Args:
             model: The network.
-            rows: Unit text embeddings `(T, D)`, one a synonym, class by class.
+            rows: Unit text embeddings `(T, D)`, one per synonym, grouped by class.
             synonym_counts: Rows of each class; sums to T.
         """
         super().__init__()
@@ -38,9 +38,9 @@ class TrainingNetwork(nn.Module):
         self.register_buffer("class_of_row", class_of_row, persistent=False)
 
     def forward(self, images: Tensor) -> list[LayerPrediction]:
-        """`images` uint8 `(B, 3, H, W)`, sides divisible by 32 -> one prediction for each decoder depth, in order."""
+        """`images` uint8 `(B, 3, H, W)`, sides divisible by 32 -> one prediction per decoder depth, in order."""
         predictions = self.model.predictions((images.float() - self.mean) / self.deviation)
-        # Built anew in every step: void embedding and temperature learn.
+        # Rebuilt in every step, because void embedding and logit scale are trained.
         with torch.autocast(images.device.type, enabled=False):
             classifier = self._classifier()
             return [

@@ -1,4 +1,4 @@
-"""What is trained, how fast, and which parameters decay."""
+"""Trained parameters, learning rates and weight decay."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from fcclip_core.training.config import TrainingConfig
 
 _WITHOUT_DECAY = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, nn.Embedding)
 _BACKBONE = "backbone."
-# CLIP's pooling heads and its temperature serve the out-of-vocabulary classifier, which training does not ask.
+# CLIP's pooling heads and logit scale are for the out-of-vocabulary classifier, which training does not use.
 _UNUSED = ("clip_logit_scale", "backbone.head.", "backbone.trunk.head.", "backbone.attnpool.")
 
 
 def trained_parameters(model: nn.Module, train_backbone: bool) -> dict[str, nn.Parameter]:
-    """The parameters of an `FCCLIP` that training changes, by name: all but CLIP's, or CLIP's feature pyramid too."""
+    """The trained parameters of an `FCCLIP` by name: all but CLIP's, optionally with CLIP's feature pyramid."""
     frozen = _UNUSED if train_backbone else (*_UNUSED, _BACKBONE)
     return {name: parameter for name, parameter in model.named_parameters() if not name.startswith(frozen)}
 
 
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
-    """AdamW's groups: with and without weight decay, CLIP's tower apart; `share` is each group's part of the rate.
+    """AdamW's parameter groups by weight decay and CLIP's tower; `share` is each group's factor of the learning rate.
 
-    Normalisation layers and embeddings do not decay; biases and single vectors do, as in the published training.
+    Normalization layers and embeddings have no weight decay; biases and vectors have, as in the published training.
     """
     exempt = {
         id(parameter)
@@ -47,5 +47,5 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """AdamW's rate in `step`, counted from 0."""
+    """AdamW's learning rate in `step`, counted from 0."""
     return config.learning_rate * config.decay ** bisect_right(config.milestones, step)

@@ -1,7 +1,7 @@
-"""Points instead of pixels: masks are compared at sampled places, most of them where the prediction is uncertain.
+"""Point sampling: masks are compared at sampled points, most of them where the prediction is uncertain.
 
-After PointRend (Kirillov et al., 2020, section 3.1). Coordinates are (x, y), 0..1 across the image, pixel centres at
-(i + 0.5) / size; outside the image everything is 0.
+As in PointRend (Kirillov et al., 2020, section 3.1). Coordinates are (x, y), 0..1 across the image, with pixel centers
+at (i + 0.5) / size and zeros outside the image.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from fcclip_core.training.config import LossConfig
 
 
 class PointSource(Protocol):
-    """Where masks are compared. `layer` counts decoder depths from 0."""
+    """Points at which masks are compared. `layer` counts decoder depths from 0."""
 
     def matching_points(self, layer: int, image: int) -> Tensor:
         """`(P, 2)`, shared by all pairs of one image."""
 
     def loss_points(self, layer: int, mask_logits: Tensor, counts: Sequence[int]) -> Tensor:
-        """`(M, P, 2)` for matched masks `(M, h, w)`, of which `counts[i]` belong to image i, images in order."""
+        """`(M, P, 2)` for matched masks `(M, h, w)`; the first `counts[0]` belong to image 0, and so on."""
 
 
 class RandomPoints:
-    """Uniform points for the matching, mostly uncertain ones for the loss."""
+    """Uniform points for the matching, mostly uncertain points for the loss."""
 
     def __init__(self, config: LossConfig, generators: Sequence[torch.Generator]) -> None:
-        """Draws the points of image i from `generators[i]`, so that they do not depend on what else is in the batch."""
+        """Draws the points of image i from `generators[i]`, so that they do not depend on the other images."""
         self._config = config
         self._generators = generators
 
@@ -64,16 +64,16 @@ def sample_shared(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def sample_segments(segment_maps: Tensor, images: Tensor, segments: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples of segments' masks, which are never made: segments do not overlap, so one map holds them all.
+    """Bilinear samples of segments' masks, computed directly from segment maps.
 
     Args:
         segment_maps: int `(B, H, W)`.
-        images: int64 `(N,)`, the map that each set of points lies on.
-        segments: int `(M,)`, the value that is inside; N is M, or 1 where all segments share their points.
+        images: int64 `(N,)`, index of the map of each set of points.
+        segments: int `(M,)`, the segments' values in the map; N is M, or 1 if all segments share their points.
         points: `(N, P, 2)`.
 
     Returns:
-        float32 `(M, P)`, 0..1: how much of the four nearest pixels is inside.
+        float32 `(M, P)`, 0..1: bilinear weight of the pixels inside.
     """
     height, width = segment_maps.shape[1:]
     position = points * points.new_tensor((width, height)) - 0.5

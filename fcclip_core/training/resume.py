@@ -1,4 +1,4 @@
-"""The state of an unfinished run: one file that appears whole or not at all, and that is read without running code."""
+"""The state of an unfinished run: one file, written atomically and read without running code."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcclip_core.errors import CheckpointError, TrainingError, shown, spelled
-from fcclip_core.weight_files import read_archive
-from fcclip_core.whole_file import whole_file
+from fcclip_core.errors import CheckpointError, TrainingError
+from fcclip_core.files.atomic_write import atomic_write
+from fcclip_core.quoting import short, short_name
+from fcclip_core.weights.weight_files import read_archive
 
 FORMAT = "fcclip training state 1"
 FREE = ("steps", "milestones", "save_every", "export_every", "log_every", "loader_processes")
-"""Settings that may change when a run is resumed: steps that have been made stay what they were."""
+"""Settings that may change when a run is resumed, because they do not affect completed steps."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything that the next step depends on; random numbers follow from the seed and the step.
+    """Everything that the next step depends on; random numbers depend only on seed and step.
 
     Attributes:
-        step: Steps made.
-        identity: What the run is: settings, model, classes, data. A run resumes only what agrees with it.
+        step: Completed steps.
+        identity: Settings, model, classes and data of the run. Only a state with the same identity is resumed.
         parameters: Trained parameters by name.
         optimizer: The optimizer's own state.
     """
@@ -37,10 +38,10 @@ class TrainingState:
 
 
 def save_state(path: Path, state: TrainingState) -> None:
-    """Writes the state; an earlier one at `path` stays until the new one is complete.
+    """Writes the state atomically.
 
     Raises:
-        TrainingError: The disk refuses.
+        TrainingError: The file cannot be written.
     """
     content = {
         "format": FORMAT,
@@ -50,62 +51,59 @@ def save_state(path: Path, state: TrainingState) -> None:
         "optimizer": dict(state.optimizer),
     }
     try:
-        with whole_file(path) as part, part.open("wb") as file:
+        with atomic_write(path) as part, part.open("wb") as file:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:
-        kept = "the state saved before it is intact" if path.exists() else "nothing was saved before it"
+        kept = "the previous state is intact" if path.exists() else "there is no previous state"
         raise TrainingError(
-            f"the training state of step {state.step} cannot be written to {path}: {_cause(error)}; {kept}. Make room "
-            "and run the same command again"
+            f"the training state of step {state.step} cannot be written to {path}: {_cause(error)}; {kept}. Free disk "
+            "space and run the same command again"
         ) from error
 
 
 def load_state(path: Path, identity: Mapping[str, Any]) -> TrainingState:
-    """Reads a state that belongs to the run `identity`.
+    """Loads the state of the run `identity`.
 
     Raises:
-        TrainingError: The file is damaged, foreign, or belongs to another run; says in what they differ. Milestones
-            may differ where no step that was made had another rate.
+        TrainingError: The file is damaged, foreign, or belongs to another run; says in what they differ. Milestones may
+            differ if they do not change the learning rate of completed steps.
     """
-    remedy = f"name another output folder, or remove {path} to start anew"
+    remedy = f"choose another output folder, or remove {path} to start over"
     try:
         content = read_archive(path)
     except CheckpointError as error:
-        raise TrainingError(f"{path} is no training state that can be read ({error}); {remedy}") from error
+        raise TrainingError(f"{path} is not a readable training state ({error}); {remedy}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise TrainingError(f"{path} is no training state of this program's version; {remedy}")
+        raise TrainingError(f"{path} is not a training state of this program's version; {remedy}")
     for name, kind in (("step", int), ("identity", dict), ("parameters", dict), ("optimizer", dict)):
         if type(content.get(name)) is not kind:
-            raise TrainingError(f"{path} is damaged: its {name} is {shown(content.get(name))}; {remedy}")
+            raise TrainingError(f"{path} is damaged: its {name} is {short(content.get(name))}; {remedy}")
     if content["step"] < 0 or not all(isinstance(value, Tensor) for value in content["parameters"].values()):
-        raise TrainingError(f"{path} is damaged: its step or parameters are none; {remedy}")
+        raise TrainingError(f"{path} is damaged: its step or parameters are invalid; {remedy}")
     differences = [
-        f"{name} was {_short(content['identity'].get(name))} and is {_short(value)}"
+        f"{name} was {short_name(content['identity'].get(name))} and is {short_name(value)}"
         for name, value in identity.items()
         if content["identity"].get(name) != value
         and not (name == "milestones" and _same_so_far(content["identity"].get(name), value, content["step"]))
     ]
     if differences:
         raise TrainingError(
-            f"{path} belongs to another run: {'; '.join(differences)}. To resume it, ask for what it was; else {remedy}"
+            f"{path} belongs to another run: {'; '.join(differences)}. To resume it, use the same settings; otherwise "
+            f"{remedy}"
         )
     return TrainingState(content["step"], content["identity"], content["parameters"], content["optimizer"])
 
 
 def _same_so_far(before: Any, after: Any, step: int) -> bool:
-    """Whether two lists of milestones give every step that was made the same rate: those ahead may move."""
+    """Whether two lists of milestones give the same learning rate in all completed steps."""
     try:
         return [m for m in before if m < step] == [m for m in after if m < step]
     except TypeError:
         return False
 
 
-def _short(value: object) -> str:
-    return spelled(value, 80)
-
-
 def _cause(error: BaseException) -> str:
-    """What the system said: torch wraps it in an error of its own."""
+    """The system's error message, which torch wraps in its own exception."""
     while not isinstance(error, OSError) and (inner := error.__cause__ or error.__context__):
         error = inner
     return getattr(error, "strerror", None) or str(error)

@@ -1,8 +1,8 @@
-"""Which sample comes when, and every random number on the way: all follow from the seed and a position.
+"""Order of the samples and all random numbers of a run, determined by the seed and a position.
 
-Position p is the p-th sample of the whole run, over all workers: step p // batch, place p % batch. Nothing is drawn
-from generators that remember, so a resumed run, another number of loader processes or another number of workers sees
-the same samples, cut and flipped the same way, and compares masks at the same points.
+Position p is the p-th sample of the whole run, over all workers: step p // batch, index p % batch. No generator keeps a
+state, so the samples, their augmentation and the points are the same in a resumed run, and for any number of loader
+processes and workers.
 """
 
 from __future__ import annotations
@@ -17,37 +17,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fcclip_core import distributed
-from fcclip_core.datasets.records import ClassList, PanopticSample
+from fcclip_core.datasets.records import Dataset, PanopticSample, renumbered
 from fcclip_core.errors import DatasetError, FcclipError
 from fcclip_core.training.augmentation import augment
 from fcclip_core.training.config import TrainingConfig
 from fcclip_core.training.matching import Targets
 
-# What a random number is for; each use has numbers of its own.
+# Purposes of random numbers; each has its own sequence.
 _ORDER, _AUGMENTATION, _POINTS = range(3)
 
 
-class PanopticDataset(Protocol):
-    """What can be trained on. A sample follows from its index alone.
-
-    Attributes:
-        name: What the dataset is called.
-        classes: What the segments' class indices mean.
-    """
-
-    name: str
-    classes: ClassList
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        ...
+class PanopticDataset(Dataset, Protocol):
+    """A dataset to train on. A sample depends only on its index."""
 
     def __getitem__(self, index: int) -> PanopticSample:
-        """Reads a sample.
-
-        Raises:
-            DatasetError: Naming the file and the record.
-        """
+        """See `Dataset`."""
         ...
 
 
@@ -57,7 +41,7 @@ class Batch:
 
     Attributes:
         images: uint8 `(B, 3, crop, crop)`.
-        targets: Their truth.
+        targets: Their ground truth.
     """
 
     images: Tensor
@@ -65,10 +49,10 @@ class Batch:
 
 
 class Examples:
-    """Position -> augmented sample. Errors are values here: a loader process would bury them in its own."""
+    """Position -> augmented sample. Errors are returned, because a loader process would wrap a raised exception."""
 
     def __init__(self, dataset: PanopticDataset, config: TrainingConfig) -> None:
-        """Reads from `dataset`, which is gone through in a new order every epoch."""
+        """Reads from `dataset` in a new order in every epoch."""
         self._dataset = dataset
         self._config = config
         self._epoch, self._order = -1, np.empty(0, np.int64)
@@ -88,22 +72,19 @@ class Examples:
         trained_on = [segment for segment in sample.segments if not segment.is_crowd]
         classes = len(self._dataset.classes)
         if any(not 0 <= segment.class_index < classes for segment in trained_on):
-            raise DatasetError(f"{sample.name}: a segment's class is none of the dataset's {classes} classes")
-        table = np.zeros(max((segment.id for segment in sample.segments), default=0) + 1, np.int32)
-        table[[segment.id for segment in trained_on]] = np.arange(1, len(trained_on) + 1)
+            raise DatasetError(f"{sample.name}: a segment's class is not one of the dataset's {classes} classes")
+        segment_map = renumbered(sample.segment_map, [segment.id for segment in trained_on])
         random = _random(self._config.seed, _AUGMENTATION, position)
-        image, segment_map = augment(sample.image, table[sample.segment_map], self._config.augmentation, random)
+        image, segment_map = augment(sample.image, segment_map, self._config.augmentation, random)
         if not self._config.augmentation.keep_cropped_out:
-            shown = np.unique(segment_map[segment_map > 0])
-            renumbered = np.zeros(len(trained_on) + 1, np.int32)
-            renumbered[shown] = np.arange(1, len(shown) + 1)
-            segment_map, trained_on = renumbered[segment_map], [trained_on[number - 1] for number in shown]
+            shown = np.unique(segment_map[segment_map > 0]).tolist()
+            segment_map, trained_on = renumbered(segment_map, shown), [trained_on[number - 1] for number in shown]
         labels = torch.tensor([segment.class_index for segment in trained_on], dtype=torch.int64)
         return torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(segment_map), labels
 
 
 def batches(dataset: PanopticDataset, config: TrainingConfig, first_step: int) -> Iterator[Batch]:
-    """This worker's batches from `first_step` on, prepared ahead by `config.loader_processes` processes.
+    """This worker's batches from `first_step` on, prefetched by `config.loader_processes` processes.
 
     Raises:
         DatasetError: A sample is damaged; names the file and the record.
@@ -134,7 +115,7 @@ class _Steps:
 
 
 def point_generators(config: TrainingConfig, step: int, device: torch.device) -> list[torch.Generator]:
-    """One generator of points for each image of this worker's batch."""
+    """One point generator per image of this worker's batch."""
     seeds = [
         int(np.random.SeedSequence((config.seed, _POINTS, position)).generate_state(1, np.uint64)[0] >> 1)
         for position in _positions(config, step)

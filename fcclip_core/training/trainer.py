@@ -1,6 +1,6 @@
-"""The training loop: batches in, steps made, states saved, a checkpoint at the end.
+"""The training loop, which saves its state regularly and exports a checkpoint at the end.
 
-Run the same command again to resume: the loss curve continues as if nothing had happened.
+Run the same command again to resume: the loss curve continues exactly.
 """
 
 from __future__ import annotations
@@ -20,11 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from fcclip_core import distributed
-from fcclip_core.cache_folder import cache_folder
-from fcclip_core.checkpoints import Checkpoint, load_model, save_checkpoint
 from fcclip_core.errors import TrainingError
-from fcclip_core.model.published_names import published_name
-from fcclip_core.text import TextEncoder, TextRows
+from fcclip_core.files.cache_folder import cache_folder
 from fcclip_core.training.config import TrainingConfig
 from fcclip_core.training.journal import Journal
 from fcclip_core.training.losses import Criterion, Losses
@@ -33,6 +30,9 @@ from fcclip_core.training.optimization import learning_rate, parameter_groups, t
 from fcclip_core.training.points import RandomPoints
 from fcclip_core.training.resume import FREE, TrainingState, load_state, save_state
 from fcclip_core.training.sampling import Batch, PanopticDataset, batches, point_generators
+from fcclip_core.vocabulary.text_embeddings import TextEncoder, TextRows
+from fcclip_core.weights.checkpoints import Checkpoint, load_model, save_checkpoint
+from fcclip_core.weights.published_names import published_name
 
 _logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Trainer:
     """Trains FC-CLIP on a panoptic dataset.
 
     Attributes:
-        step: Steps made.
+        step: Completed steps.
     """
 
     def __init__(
@@ -57,19 +57,20 @@ class Trainer:
         device: torch.device | str = "cpu",
         text_rows: Tensor | None = None,
     ) -> None:
-        """Prepares a run, or resumes the one that `folder` holds.
+        """Prepares a run, or resumes the run in `folder`.
 
         Args:
             config: The recipe.
-            checkpoint: Where training starts. Its training vocabulary names the dataset's classes, in their order.
-            dataset: What to train on.
-            folder: Where states, log and checkpoints go; made when needed.
-            device: Where to compute; with several workers, each worker's own.
-            text_rows: float32 unit rows `(T, D)` of the training vocabulary's synonyms; None asks the text tower.
+            checkpoint: Initial weights. Its training vocabulary has the dataset's classes in the same order.
+            dataset: The training data.
+            folder: Folder for states, log and checkpoints, created if needed.
+            device: Training device; with several workers, the one of this worker.
+            text_rows: float32 unit embeddings `(T, D)` of the training vocabulary's synonyms; None: computed by the
+                text tower.
 
         Raises:
-            TrainingError: The dataset does not fit the vocabulary, the batch does not divide among the workers, or
-                `folder` cannot be used or holds another run.
+            TrainingError: The dataset does not match the vocabulary, the batch size is not divisible by the number of
+                workers, or `folder` is unusable or contains another run.
         """
         vocabulary = checkpoint.train_vocabulary
         _check(config, len(vocabulary), dataset)
@@ -82,7 +83,7 @@ class Trainer:
         model = load_model(checkpoint)
         self._parameters = trained_parameters(model, config.train_backbone)
         for parameter in self._parameters.values():
-            parameter.data = parameter.data.clone()  # the file's own memory is not written to
+            parameter.data = parameter.data.clone()  # the memory-mapped file must not be modified
             parameter.requires_grad_(True)
         self._network = TrainingNetwork(model, text_rows, vocabulary.synonym_counts).to(self._device)
         self._criterion = Criterion(config.loss)
@@ -92,7 +93,7 @@ class Trainer:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TrainingError(f"cannot make the output folder {folder}: {error.strerror or error}") from error
+            raise TrainingError(f"cannot create the output folder {folder}: {error.strerror or error}") from error
         if (folder / STATE_FILE).exists():
             self._resume()
 
@@ -103,7 +104,7 @@ class Trainer:
             The finished checkpoint.
 
         Raises:
-            TrainingError: The loss is no number any more, or a state cannot be saved.
+            TrainingError: The loss is not finite, or a state cannot be saved.
             DatasetError: A sample is damaged.
         """
         self._require_one_step()
@@ -120,13 +121,13 @@ class Trainer:
         return self.folder / MODEL_FILE
 
     def make_step(self, batch: Batch) -> tuple[Losses, float]:
-        """Learns from one batch.
+        """Makes one optimizer step.
 
         Returns:
-            The losses, and the norm of the gradient before it was clipped.
+            The losses, and the norm of the gradient before clipping.
 
         Raises:
-            TrainingError: One of them is no finite number; the weights are as they were.
+            TrainingError: One of them is not finite; the weights are unchanged.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = group["share"] * learning_rate(self.step, self.config)
@@ -153,10 +154,10 @@ class Trainer:
         return losses, norm
 
     def save(self) -> None:
-        """Writes the state from which this run resumes.
+        """Saves the state from which this run can be resumed.
 
         Raises:
-            TrainingError: The disk refuses; the state saved before is intact.
+            TrainingError: The file cannot be written; the previous state is intact.
         """
         if distributed.is_first():
             parameters = {name: parameter.detach() for name, parameter in self._parameters.items()}
@@ -165,17 +166,17 @@ class Trainer:
         distributed.wait_for_all()
 
     def export(self, path: Path) -> None:
-        """Writes the present weights as a checkpoint.
+        """Writes the current weights as a checkpoint.
 
         Raises:
-            CheckpointError: The disk refuses.
+            CheckpointError: The file cannot be written.
         """
         if distributed.is_first():
             save_checkpoint(path, self.checkpoint())
         distributed.wait_for_all()
 
     def checkpoint(self) -> Checkpoint:
-        """The present weights."""
+        """A checkpoint with the current weights."""
         trained = {published_name(name): item.detach().float().cpu() for name, item in self._parameters.items()}
         note = f"trained for {self.step} of {self.config.steps} steps on {self._dataset.name}"
         start = self._checkpoint
@@ -190,63 +191,52 @@ class Trainer:
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         precision = self.config.precision
-        wanted = precision == "bfloat16" or (precision == "auto" and self._device.type == "cuda")
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=wanted)
+        enabled = precision == "bfloat16" or (precision == "auto" and self._device.type == "cuda")
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
 
     def _record(self, journal: Journal, losses: Losses, norm: float) -> None:
         due = self.step % self.config.log_every == 0 or self.step == self.config.steps - 1
         if due:
-            # Every worker divided by the average worker's share: their mean is the whole batch's loss.
+            # Each worker divides by the mean over workers, so the mean of their losses is that of the whole batch.
             terms = torch.stack((losses.total, losses.classes[-1], losses.masks[-1], losses.dice[-1])).detach()
             total, classes, masks, dice = (distributed.sum_over_workers(terms) / distributed.world_size()).tolist()
-            rate = learning_rate(self.step, self.config)
-            journal.write(
-                {
-                    "step": self.step,
-                    "loss": total,
-                    "class": classes,
-                    "mask": masks,
-                    "dice": dice,
-                    "gradient": norm,
-                    "rate": rate,
-                }
-            )
+            entry = {"step": self.step, "loss": total, "class": classes, "mask": masks, "dice": dice}
+            journal.write(entry | {"gradient": norm, "rate": learning_rate(self.step, self.config)})
         journal.advance(self.step + 1)
 
     def _require_one_step(self) -> None:
-        """Refuses workers that resumed at different steps."""
+        """Checks that all workers resume at the same step."""
         steps = distributed.sum_over_workers(torch.tensor([self.step], device=self._device)).item()
         if steps != self.step * distributed.world_size():
             raise TrainingError(
-                f"the workers do not see the same saved state in {self.folder}; on several machines the output folder "
-                "must be one that all of them share"
+                f"the workers do not see the same saved state in {self.folder}; with several machines, the output "
+                "folder must be on a shared file system"
             )
 
     def _resume(self) -> None:
         state = load_state(self.folder / STATE_FILE, self._identity)
         self._warn_of_another_rate(state)
         if set(state.parameters) != set(self._parameters):
-            raise TrainingError(f"{self.folder / STATE_FILE} holds other parameters than this model trains")
+            raise TrainingError(f"{self.folder / STATE_FILE} has other parameters than this model trains")
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(state.parameters[name])
         self._optimizer.load_state_dict(dict(state.optimizer))
         self.step = state.step
 
-
     def _warn_of_another_rate(self, state: TrainingState) -> None:
-        """More steps move the milestones along: a rate that had fallen may be back where it was."""
-        made, goes_on = state.optimizer["param_groups"][0], learning_rate(state.step, self.config)
-        last = made["lr"] / made["share"]
-        if state.step and goes_on > 1.5 * last:
-            further = [step for step in self.config.milestones if step > state.step]
+        """Warns if a larger number of steps, which moves the milestones, raises the learning rate again."""
+        group, next_rate = state.optimizer["param_groups"][0], learning_rate(state.step, self.config)
+        last_rate = group["lr"] / group["share"]
+        if state.step and next_rate > 1.5 * last_rate:
+            until = next((step for step in self.config.milestones if step > state.step), self.config.steps)
             _logger.warning(
-                "the learning rate had fallen to %.3g by step %d; with %d steps it is %.3g again, until step %d",
-                last,
+                "the learning rate had dropped to %.3g by step %d; with %d steps it is %.3g again, until step %d",
+                last_rate,
                 state.step,
                 self.config.steps,
-                goes_on,
-                further[0] if further else self.config.steps,
+                next_rate,
+                until,
             )
 
 
@@ -255,17 +245,17 @@ def _check(config: TrainingConfig, classes: int, dataset: PanopticDataset) -> No
         raise TrainingError("the dataset is empty; there is nothing to train on")
     if len(dataset.classes) != classes:
         raise TrainingError(
-            f"the dataset has {len(dataset.classes)} classes and the training vocabulary {classes}; they must be the "
+            f"the dataset has {len(dataset.classes)} classes and the training vocabulary {classes}; they must have the "
             "same classes in the same order"
         )
     if config.batch_size % distributed.world_size():
         raise TrainingError(
-            f"batch_size {config.batch_size} does not divide among {distributed.world_size()} workers evenly"
+            f"batch_size {config.batch_size} is not divisible by the number of workers, {distributed.world_size()}"
         )
 
 
 def _identity(config: TrainingConfig, checkpoint: Checkpoint, frozen: set[str], samples: int) -> Mapping[str, Any]:
-    """What must agree between a run and the state that it resumes, in words that a message can show."""
+    """Properties that a run and the state that it resumes must share, in a form that messages can show."""
     checksum = 0
     for key in sorted(frozen):
         checksum = zlib.crc32(checkpoint.state[key].contiguous().view(-1).view(torch.uint8).numpy().data, checksum)

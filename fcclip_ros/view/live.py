@@ -1,4 +1,4 @@
-"""A running node -> a scene."""
+"""Shows the topics of a running node."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 import fcclip_ros.msg as msg
 from fcclip_core.errors import DepthError, ImageError
-from fcclip_ros.following import Following
-from fcclip_ros.guarded import GuardedNode
+from fcclip_ros.node.qos_matching import QosMatchingSubscription
+from fcclip_ros.process.guarded import GuardedNode
+from fcclip_ros.process.runner import run
 from fcclip_ros.qos import LATCHED, OUTPUT
-from fcclip_ros.runner import run
 from fcclip_ros.view.scene import Scene
 from fcclip_ros.view.topics import (
     CAMERA_INFO,
@@ -28,14 +28,14 @@ from fcclip_ros.view.topics import (
     may_be_input,
 )
 
-_LOOK_PERIOD = 1.0
-"""Seconds between two looks at what topics there are: nodes come, go and change."""
+_DISCOVERY_PERIOD = 1.0
+"""Seconds between checks for new topics."""
 
 _SILENCE = 5.0
-"""Seconds without any message after which that is said."""
+"""Seconds without a message until a warning."""
 
 _WARNING_PERIOD = 5.0
-"""Seconds between two lines about messages that cannot be shown."""
+"""Seconds between warnings about messages that cannot be shown."""
 
 _INPUTS = {"image", "camera_info"}
 _SHOWN = _INPUTS | {"vocabulary", "semantic", "segments", "points"}
@@ -50,50 +50,47 @@ _CLASSES: dict[str, type] = {
 
 
 class LiveView(GuardedNode):
-    """Subscribes to what belongs to a node's cameras, as it comes to be there, and shows it.
-
-    Attributes:
-        exit_status: Of the process.
-    """
+    """Subscribes to the topics of a node's cameras as they appear, and shows them."""
 
     def __init__(self, scene: Scene, wanted: Wanted, **options: Any) -> None:
-        """Begins to look for the node.
+        """Starts looking for the node.
 
         Args:
-            scene: Where to show.
+            scene: The scene that shows the messages.
             wanted: What to show.
-            **options: For rclpy's Node.
+            **options: Options of rclpy's Node.
         """
         super().__init__("fcclip_view", **options)
-        self.exit_status = 0
         self._scene = scene
         self._wanted = wanted
         self._parts: dict[str, Part] = {}
-        self._followed: list[Following] = []
+        self._input_subscriptions: list[QosMatchingSubscription] = []
         self._encodings: dict[str, str] = {}
-        self._asked: dict[str, Following] = {}
+        self._probes: dict[str, QosMatchingSubscription] = {}
         self._problem = ""
-        self._heard = time.monotonic()
+        self._last_message = time.monotonic()
         self._receiving: set[str] = set()
-        self._complained = False
-        # The machine's clock: simulated time may stand still.
-        self._timer = self.create_timer(_LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._warned = False
+        # Steady time: simulated time may be paused.
+        self._timer = self.create_timer(
+            _DISCOVERY_PERIOD, self._discover, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
 
     def begin(self) -> None:
-        """Says what to expect."""
+        """Logs what is shown."""
         self.get_logger().info(f"showing what {self._wanted.node} publishes; Ctrl-C ends")
 
     def finish(self) -> bool:
-        """Stops looking."""
+        """Stops looking for topics."""
         self._timer.cancel()
         return True
 
-    def _look(self) -> None:
-        """Subscribes to topics that are new, and complains of silence."""
+    def _discover(self) -> None:
+        """Subscribes to new topics, and warns if no messages arrive."""
         topics, inputs = self._topics(), self._inputs()
         for topic, kind in inputs.items():
             if topic in topics and may_be_input(topic, kind, self._wanted):
-                self._ask(topic, kind)
+                self._probe(topic, kind)
         try:
             parts = find_parts(topics, self._wanted, self._encodings, inputs)
             self._problem = ""
@@ -105,35 +102,35 @@ class LiveView(GuardedNode):
             self._scene.arrange(self._parts.values())
             for topic, part in new.items():
                 self._subscribe(topic, part)
-        if time.monotonic() - self._heard > _SILENCE and not self._complained:
-            self._complained = True
+        if time.monotonic() - self._last_message > _SILENCE and not self._warned:
+            self._warned = True
             self._receiving.clear()
-            self.get_logger().warning(f"nothing has come for {_SILENCE:.0f} s: {self._problem or self._silent()}")
+            self.get_logger().warning(f"no messages for {_SILENCE:.0f} s: {self._problem or self._describe_silence()}")
 
-    def _ask(self, topic: str, kind: str) -> None:
-        """Listens to a topic until its first message says whether it is a picture or depth."""
+    def _probe(self, topic: str, kind: str) -> None:
+        """Subscribes to a topic until its first message tells whether it has images or depth."""
         if topic in self._encodings:
-            if topic in self._asked:
-                self._asked.pop(topic).stop()
+            if topic in self._probes:
+                self._probes.pop(topic).stop()
             return
-        if topic in self._asked:
+        if topic in self._probes:
             return
 
         def take(message: Any) -> None:
             if topic not in self._encodings:
                 self._encodings[topic] = encoding_of(message)
-                self._look()
+                self._discover()
 
-        self._asked[topic] = Following(self, take, "the encoding")
-        self._asked[topic].start(_CLASSES[kind], topic, "auto")
+        self._probes[topic] = QosMatchingSubscription(self, take, "the encoding")
+        self._probes[topic].start(_CLASSES[kind], topic, "auto")
 
     def _topics(self) -> dict[str, str]:
-        """The topics that somebody publishes, with their types."""
+        """The topics that have publishers, with their types."""
         found = self.get_topic_names_and_types()
         return {topic: kinds[0] for topic, kinds in found if self.count_publishers(topic)}
 
     def _inputs(self) -> dict[str, str]:
-        """The topics that the node reads, with their types; nothing while there is no node."""
+        """The topics that the node subscribes to, with their types; empty while the node does not exist."""
         namespace, _, name = self._wanted.node.rpartition("/")
         try:
             found = self.get_subscriber_names_and_types_by_node(name, namespace or "/")
@@ -143,7 +140,7 @@ class LiveView(GuardedNode):
 
     def _subscribe(self, topic: str, part: Part) -> None:
         def take(message: Any) -> None:
-            self._heard, self._complained = time.monotonic(), False
+            self._last_message, self._warned = time.monotonic(), False
             if topic not in self._receiving:
                 self._receiving.add(topic)
                 self.get_logger().info(f"receiving {topic}")
@@ -153,24 +150,24 @@ class LiveView(GuardedNode):
                 self.get_logger().warning(f"{topic}: {error}", throttle_duration_sec=_WARNING_PERIOD)
 
         if part.role in _INPUTS:
-            following = Following(self, take, part.role)
-            following.start(_CLASSES[part.kind], topic, "auto")
-            self._followed.append(following)
+            subscription = QosMatchingSubscription(self, take, part.role)
+            subscription.start(_CLASSES[part.kind], topic, "auto")
+            self._input_subscriptions.append(subscription)
         else:
             profile = LATCHED if part.role == "vocabulary" else OUTPUT
             self.create_subscription(_CLASSES[part.kind], topic, take, profile)
 
-    def _silent(self) -> str:
-        """What is subscribed to, and how many publish it."""
+    def _describe_silence(self) -> str:
+        """The subscribed topics, with their numbers of publishers."""
         counts = {topic: self.count_publishers(topic) for topic in sorted(self._parts)}
         about = ", ".join(f"{topic} ({count} publisher{'s' * (count != 1)})" for topic, count in counts.items())
-        waiting = ", ".join(sorted(set(self._asked) - set(self._encodings)))
-        about = f"{about}, and waits for a first message on {waiting}" if waiting else about
-        return f"subscribed to {about}; is the node active, and does its camera send images?"
+        waiting = ", ".join(sorted(set(self._probes) - set(self._encodings)))
+        about = f"{about}, waiting for a first message on {waiting}" if waiting else about
+        return f"subscribed to {about}; is the node active, and is its camera publishing?"
 
 
 def show(scene: Scene, wanted: Wanted) -> int:
-    """Shows what a node publishes until SIGINT or SIGTERM.
+    """Shows the topics of a node until SIGINT or SIGTERM.
 
     Returns:
         The exit status.

@@ -1,4 +1,4 @@
-"""Cloud and boxes of frames that were labelled without depth, from depth that was recorded beside them."""
+"""Point clouds and boxes of frames that were labeled without depth, computed from recorded depth."""
 
 from __future__ import annotations
 
@@ -15,54 +15,55 @@ import numpy as np
 
 from fcclip_core.errors import DepthError, ImageError
 from fcclip_core.geometry.camera import PinholeCamera
-from fcclip_core.geometry.depth import depth_in_metres
+from fcclip_core.geometry.depth import depth_in_meters
 from fcclip_core.geometry.segments import segment_geometry
 from fcclip_core.results import Segment
-from fcclip_ros.images import to_depth, to_labels
-from fcclip_ros.messages_3d import geometry_message
-from fcclip_ros.stamps import nanoseconds, nearest
+from fcclip_ros.conversions.images import to_depth, to_labels
+from fcclip_ros.conversions.messages import box_of
+from fcclip_ros.conversions.messages_3d import geometry_message
+from fcclip_ros.conversions.stamps import nanoseconds, nearest
 
 _TOLERANCE = 20_000_000
-"""Nanoseconds between the stamps of labels and depth at most, as the node's `depth_tolerance`."""
+"""Maximum difference between the stamps of labels and depth in nanoseconds, as `depth_tolerance` of the node."""
 
 _IN_MEMORY = 64 << 20
-"""Bytes of pixels beyond which they go to a temporary file."""
+"""Size of buffered images in bytes beyond which a temporary file is used."""
 
 _TOO_FAR = "too far"
 
 
 @dataclass(frozen=True)
-class LabelledDepth:
-    """A frame's labels with its depth.
+class LabeledDepth:
+    """The labels of a frame with its depth.
 
     Attributes:
-        segments: The frame's SegmentArray.
+        segments: SegmentArray of the frame.
         labels: Segment ids `(H, W)`.
-        metres: float32 `(H, W)`, NaN where unknown.
-        camera: Of images of this size.
+        meters: Depth, float32 `(H, W)`, NaN where unknown.
+        camera: Camera model for this image size.
     """
 
     segments: Any
     labels: np.ndarray
-    metres: np.ndarray
+    meters: np.ndarray
     camera: PinholeCamera
 
     def points(self) -> np.ndarray:
-        """Points of all pixels, metres in the optical frame: float32 `(H, W, 3)`, NaN where unknown."""
+        """Points of all pixels in meters in the optical frame: float32 `(H, W, 3)`, NaN where unknown."""
         across, down = self.camera.rays()
-        return np.stack([across * self.metres, down * self.metres, self.metres], axis=-1)
+        return np.stack([across * self.meters, down * self.meters, self.meters], axis=-1)
 
     def class_ids(self) -> np.ndarray:
-        """Class of each pixel's segment: uint16 `(H, W)`, 0 = none."""
+        """Class id of each pixel's segment: uint16 `(H, W)`, 0 for no segment."""
         table = np.zeros(np.iinfo(np.uint16).max + 1, np.uint16)
         for item in self.segments.segments:
             table[item.id] = item.class_id
         return table[self.labels]
 
     def geometry(self) -> dict[int, Any]:
-        """Where the segments are, by their ids, as the node would say it: fcclip_ros/SegmentGeometry."""
-        found = segment_geometry(self.metres, self.camera, _Labels(self.labels, _segments(self.segments)))
-        return {number: geometry_message(place) for number, place in found.items()}
+        """The fcclip_ros/SegmentGeometry of the segments by id, as the node would publish it."""
+        found = segment_geometry(self.meters, self.camera, _Labels(self.labels, _segments(self.segments)))
+        return {number: geometry_message(geometry) for number, geometry in found.items()}
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,14 @@ class _Labels:
 
 
 class DepthJoin:
-    """Pairs recorded labels with the recorded depth whose stamp is nearest, in whatever order they come.
+    """Matches recorded labels to the recorded depth with the nearest stamp, in any order of recording.
 
-    Nothing is forgotten: pixels wait in a temporary file (in memory, while they are few); pairs are made at the end.
+    All images are buffered in a temporary file (in memory while they are small), and matched at the end.
     """
 
     def __init__(self) -> None:
-        """Starts without any."""
-        self._pixels = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 (lives as long as this)
+        """Starts empty."""
+        self._pixels = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 (open as long as this object)
         self._cameras: list[tuple[int, tuple[str, PinholeCamera]]] = []
         self._depths: list[tuple[int, _Pixels]] = []
         self._panoptic: dict[int, deque[_Pixels]] = {}
@@ -87,24 +88,24 @@ class DepthJoin:
         self._missing: Counter[str] = Counter()
         self._apart: list[float] = []
 
-    def see_camera(self, message: Any, camera: PinholeCamera) -> None:
-        """Takes a camera_info, and the camera that it describes."""
+    def add_camera(self, message: Any, camera: PinholeCamera) -> None:
+        """Adds a camera_info with its camera model."""
         self._cameras.append((nanoseconds(message.header.stamp), (message.header.frame_id, camera)))
 
-    def see_depth(self, message: Any) -> None:
-        """Takes a depth image.
+    def add_depth(self, message: Any) -> None:
+        """Adds a depth image.
 
         Raises:
-            ImageError: It is none.
+            ImageError: It is invalid.
         """
         to_depth(message)
         self._depths.append((nanoseconds(message.header.stamp), self._keep(message)))
 
-    def see_labels(self, role: str, message: Any) -> None:
-        """Takes a frame's panoptic image or its segments, as `role` says.
+    def add_labels(self, role: str, message: Any) -> None:
+        """Adds the panoptic image or the segments of a frame, according to `role`.
 
         Raises:
-            ImageError: The image holds no labels.
+            ImageError: The image is not a label image.
         """
         if role == "segments":
             self._segments.append(message)
@@ -112,64 +113,64 @@ class DepthJoin:
             to_labels(message)
             self._panoptic.setdefault(nanoseconds(message.header.stamp), deque()).append(self._keep(message))
 
-    def join(self) -> Iterator[tuple[Any, LabelledDepth | None]]:
-        """Goes through the frames' SegmentArrays, each with its depth, if any; afterwards `report` says why not."""
+    def join(self) -> Iterator[tuple[Any, LabeledDepth | None]]:
+        """Iterates over the SegmentArrays, each with its depth or None; afterwards `report` explains the latter."""
         self._missing.clear()
-        order = sorted(self._depths, key=lambda item: item[0])  # of equal stamps the newest stays last
+        order = sorted(self._depths, key=lambda item: item[0])  # stable: the newest of equal stamps stays last
         stamps = [stamp for stamp, _ in order]
         for segments in self._segments:
             stamp = nanoseconds(segments.header.stamp)
             images = self._panoptic.get(stamp)
-            # The nearest is one of the last that are not later, and of the next ones.
+            # The nearest is the last one that is not later, or the next one.
             place = bisect.bisect_right(stamps, stamp)
             end = bisect.bisect_right(stamps, stamps[place]) if place < len(stamps) else place
             depth = nearest(stamp, ((item[0], item) for item in (*order[place - 1 : place], *order[end - 1 : end])))
             calibration = nearest(stamp, self._cameras)
-            why = self._why_none(segments, images, depth, calibration)
-            if why or not images or depth is None or calibration is None:
-                self._missing[why] += 1
+            problem = self._problem(segments, images, depth, calibration)
+            if problem or not images or depth is None or calibration is None:
+                self._missing[problem] += 1
                 yield segments, None
                 continue
-            labels = to_labels(self._message(images.popleft()))
+            labels = to_labels(self._load(images.popleft()))
             size = labels.shape[1], labels.shape[0]
             try:
-                metres = depth_in_metres(to_depth(self._message(depth[1])), size)
-                joined = LabelledDepth(segments, labels, metres, calibration[1].resized(*size))
+                meters = depth_in_meters(to_depth(self._load(depth[1])), size)
+                joined = LabeledDepth(segments, labels, meters, calibration[1].resized(*size))
             except DepthError as error:
                 self._missing[str(error)] += 1
                 joined = None
             yield segments, joined
 
     def report(self) -> str:
-        """How many frames found no depth, and why; empty if all did."""
+        """How many frames have no depth, and why; empty if all have."""
         count = sum(self._missing.values())
         if not count:
             return ""
         reasons = []
-        for why, times in self._missing.most_common():
-            if why == _TOO_FAR:
+        for problem, times in self._missing.most_common():
+            if problem == _TOO_FAR:
                 low, high = (f"{1000 * seconds:.0f}" for seconds in (min(self._apart), max(self._apart)))
                 away = f"{low} ms" if low == high else f"{low} to {high} ms"
-                why = f"the nearest depth was {away} away, more than {_TOLERANCE // 1_000_000} ms"
-            reasons.append(f"{why} ({times} of {len(self._segments)})")
-        labelled = [nanoseconds(message.header.stamp) for message in self._segments]
-        for what, stamps in (("depth", [stamp for stamp, _ in self._depths]), ("labels", labelled)):
+                problem = f"the nearest depth was {away} away, more than {_TOLERANCE // 1_000_000} ms"
+            reasons.append(f"{problem} ({times} of {len(self._segments)})")
+        labeled = [nanoseconds(message.header.stamp) for message in self._segments]
+        for what, stamps in (("depth", [stamp for stamp, _ in self._depths]), ("labels", labeled)):
             if len(stamps) > 1 and len(set(stamps)) == 1:
-                reasons.append(f"the stamps of {what} do not move, all are {1e-9 * stamps[0]:.9g} s")
+                reasons.append(f"the stamps of {what} do not advance, all are {1e-9 * stamps[0]:.9g} s")
         frames = len(self._segments)
         return (
-            f"cloud and boxes are worked out for {frames - count} of {frames} frames; the others have no depth: "
+            f"point clouds and boxes are computed for {frames - count} of {frames} frames; the others have no depth: "
             + "; ".join(reasons)
         )
 
-    def _why_none(self, segments: Any, images: Any, depth: Any, calibration: Any) -> str:
-        """Why a frame has no depth; empty if it has."""
+    def _problem(self, segments: Any, images: Any, depth: Any, calibration: Any) -> str:
+        """Why a frame has no depth; empty if it has depth."""
         if not images:
-            return "no panoptic image of the same stamp was recorded"
+            return "no panoptic image with the same stamp was recorded"
         if depth is None:
             return "no depth was recorded"
         if calibration is None:
-            return "no camera_info that can be used was recorded"
+            return "no valid camera_info was recorded"
         off = abs(depth[0] - nanoseconds(segments.header.stamp))
         if off > _TOLERANCE:
             self._apart.append(1e-9 * off)
@@ -187,14 +188,13 @@ class DepthJoin:
             self._pixels.write(data)
         except OSError as error:
             raise ImageError(
-                f"there is no room for depth in {tempfile.gettempdir()} ({error.strerror}); choose another folder with "
-                "TMPDIR"
+                f"depth cannot be written to {tempfile.gettempdir()} ({error.strerror}); set TMPDIR to another folder"
             ) from error
         head = (message.header.frame_id, message.height, message.width, message.step, message.encoding)
         return _Pixels(*head, message.is_bigendian, place, len(data))
 
-    def _message(self, pixels: _Pixels) -> Any:
-        """An image with the fields that were kept."""
+    def _load(self, pixels: _Pixels) -> Any:
+        """A buffered image, with the fields of the message that were kept."""
         self._pixels.seek(pixels.place)
         data = np.frombuffer(self._pixels.read(pixels.length), np.uint8)
         return SimpleNamespace(**{**vars(pixels), "data": data})
@@ -202,7 +202,7 @@ class DepthJoin:
 
 @dataclass(frozen=True)
 class _Pixels:
-    """An image whose pixels are in the temporary file."""
+    """An image whose data is in the temporary file."""
 
     frame_id: str
     height: int
@@ -223,12 +223,7 @@ def _segments(message: Any) -> list[Segment]:
             score=item.score,
             is_thing=item.is_thing,
             area=item.area,
-            box=(
-                item.box.x_offset,
-                item.box.y_offset,
-                item.box.x_offset + item.box.width,
-                item.box.y_offset + item.box.height,
-            ),
+            box=box_of(item.box),
             embedding=np.empty(0, np.float32),
         )
         for item in message.segments

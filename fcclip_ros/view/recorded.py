@@ -1,4 +1,4 @@
-"""Bags -> a scene."""
+"""Shows the messages of bags."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fcclip_core.errors import DepthError, ImageError
-from fcclip_ros.bags import first_messages, read_messages, topics_in
+from fcclip_ros.bags.bag_segmentation import first_messages, read_messages, topics_in
 from fcclip_ros.view.scene import Scene
 from fcclip_ros.view.topics import SEGMENTS, Wanted, encoding_of, find_parts, may_be_input
 
@@ -15,47 +15,47 @@ from fcclip_ros.view.topics import SEGMENTS, Wanted, encoding_of, find_parts, ma
 def show(
     paths: Sequence[Path], scene: Scene, wanted: Wanted, say: Callable[[str], None], advance: Callable[[int], None]
 ) -> None:
-    """Shows what bags hold; several are taken for parts of one recording.
+    """Shows the messages of bags; several bags are parts of one recording.
 
     Args:
         paths: The bags.
-        scene: Where to.
-        wanted: Whose labels.
-        say: Gets what the user should know.
-        advance: Called with the number of messages that were read.
+        scene: The scene that shows the messages.
+        wanted: The user's selection.
+        say: Called with warnings.
+        advance: Called with the number of messages that have been read.
 
     Raises:
-        ImageError: A bag cannot be read, they hold no labels of the node, or images that cannot be told apart.
+        ImageError: A bag cannot be read, there are no labels of the node, or the images are ambiguous.
     """
     names = ", ".join(map(str, paths))
-    # A bag is opened several times, and complains each time.
-    heard: set[str] = set()
+    # A bag is opened several times, and warns each time.
+    said: set[str] = set()
 
     def say_once(text: str) -> None:
-        if text not in heard:
-            heard.add(text)
+        if text not in said:
+            said.add(text)
             say(text)
 
     topics: dict[str, str] = {}
     encodings: dict[str, str] = {}
     for path in paths:
         found = topics_in(path, say_once)
-        pictures = [topic for topic, kind in found.items() if may_be_input(topic, kind, wanted)]
-        first = first_messages(path, pictures, say_once)
+        images = [topic for topic, kind in found.items() if may_be_input(topic, kind, wanted)]
+        first = first_messages(path, images, say_once)
         encodings |= {topic: encoding_of(message) for topic, message in first.items()}
         topics |= found
     try:
         parts = find_parts(topics, wanted, encodings, say=lambda text: say_once(f"{names}: {text}"))
     except ImageError as error:
-        advice = "" if SEGMENTS in topics.values() else "; fcclip segment BAG makes a bag with labels"
+        advice = "" if SEGMENTS in topics.values() else "; create a bag with labels with fcclip segment BAG"
         raise ImageError(f"{names}: {error}{advice}") from error
     if not any(part.role == "image" for part in parts.values()):
-        say(f"{names}: no images; name the bag that holds them, too")
+        say(f"{names}: no images; add the bag that contains them")
     if not any(part.role in ("depth", "points") for part in parts.values()):
-        say(f"{names}: no depth that can be used, so no clouds")
-    scene.arrange(parts.values(), work_out_places=True)
+        say(f"{names}: no usable depth, so no point clouds")
+    scene.arrange(parts.values(), compute_geometry=True)
     unshown: dict[str, list[str]] = {topic: [] for topic in parts}
-    # Each bag has definitions of its own, so each is read by a reader of its own.
+    # A reader per bag, since each has its own message definitions.
     readers = (read_messages(path, parts, say_once) for path in paths)
     merged = heapq.merge(*readers, key=lambda item: item.recorded)
     count = 0
@@ -74,5 +74,7 @@ def show(
 
 
 def _first(unshown: dict[str, list[str]]) -> list[str]:
-    """A line for each topic with messages that could not be shown."""
-    return [f"{topic}: {len(said)} messages cannot be shown: {said[0]}" for topic, said in unshown.items() if said]
+    """The first error of each topic with messages that could not be shown."""
+    return [
+        f"{topic}: {len(errors)} messages cannot be shown: {errors[0]}" for topic, errors in unshown.items() if errors
+    ]

@@ -1,6 +1,6 @@
-"""Messages -> what Rerun shows: for each camera its image, labels, cloud and boxes, at the stamps of the images.
+"""Messages -> Rerun entities: for each camera its image, labels, point cloud and boxes, at the stamps of the images.
 
-Messages may come from a running node or from a bag, whose reader makes its own classes: only their fields count.
+Messages may be ROS messages of a running node or those of a bag reader, which have the same fields.
 """
 
 from __future__ import annotations
@@ -18,51 +18,51 @@ from numpy.lib.recfunctions import structured_to_unstructured
 from fcclip_core.errors import DepthError, ImageError
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.cloud import POINT
-from fcclip_core.palette import Color, class_color
-from fcclip_ros.depth_input import camera_from_info
-from fcclip_ros.images import size_of, to_labels, to_rgb
-from fcclip_ros.messages import color_of
-from fcclip_ros.stamps import nanoseconds
+from fcclip_core.vocabulary.palette import Color, class_color
+from fcclip_ros.conversions.images import size_of, to_labels, to_rgb
+from fcclip_ros.conversions.messages import color_of
+from fcclip_ros.conversions.stamps import nanoseconds
+from fcclip_ros.node.depth_input import camera_from_info
 from fcclip_ros.view.places import DepthJoin
 from fcclip_ros.view.topics import Part
 
 TIMELINE = "stamp"
-"""Rerun's timeline: when the image was taken."""
+"""Rerun timeline of the image stamps."""
 
 _NO_LIMIT = sys.maxsize
-"""Of pixels: raw images are as large as their bytes, and compressed ones are not decoded here."""
+"""Pixels: the size of raw images is checked against their data, and compressed ones are not decoded here."""
 
 _OPACITY = 0.5
-_UNLABELLED = (0, "unlabelled", (96, 96, 96))
+_UNLABELED = (0, "unlabeled", (96, 96, 96))
 
 
 class Scene:
     """Shows messages in a Rerun recording."""
 
     def __init__(self, recording: rr.RecordingStream, point_step: int = 1) -> None:
-        """Prepares; nothing is shown yet.
+        """Shows nothing yet.
 
         Args:
-            recording: Where to.
-            point_step: Of clouds, every so many rows and columns are shown.
+            recording: The Rerun recording.
+            point_step: Row and column step of the points of clouds that are shown.
         """
         self._recording = recording
         self._point_step = point_step
         self._cameras: dict[str, _CameraScene] = {}
 
-    def arrange(self, parts: Iterable[Part], *, work_out_places: bool = False) -> None:
-        """Lays out the views of the cameras that `parts` belong to.
+    def arrange(self, parts: Iterable[Part], *, compute_geometry: bool = False) -> None:
+        """Arranges the views of the cameras of `parts`.
 
         Args:
-            parts: What is going to be shown.
-            work_out_places: Whether to work out clouds and boxes of cameras that have none, from depth.
+            parts: The topics that will be shown.
+            compute_geometry: Compute point clouds and boxes from depth for cameras without point clouds.
         """
         roles: dict[str, set[str]] = {}
         for part in parts:
             roles.setdefault(part.camera, set()).add(part.role)
         for name in sorted(set(roles) - set(self._cameras)):
-            work_out = work_out_places and "depth" in roles[name] and "points" not in roles[name]
-            self._cameras[name] = _CameraScene(self._recording, name or "camera", self._point_step, work_out)
+            compute = compute_geometry and "depth" in roles[name] and "points" not in roles[name]
+            self._cameras[name] = _CameraScene(self._recording, name or "camera", self._point_step, compute)
         self._recording.send_blueprint(
             rrb.Blueprint(
                 rrb.Vertical(*[camera.views() for _, camera in sorted(self._cameras.items())]), collapse_panels=True
@@ -73,30 +73,30 @@ class Scene:
         """Shows a message.
 
         Args:
-            part: What it is, of a camera that was arranged.
-            message: As it came.
+            part: The topic, of a camera that was arranged.
+            message: The message.
 
         Raises:
-            ImageError: It cannot be shown, and why.
-            DepthError: Likewise.
+            ImageError: The image, labels or points are invalid.
+            DepthError: The depth or camera_info is invalid.
         """
         self._cameras[part.camera].show[part.role](message)
 
     def finish(self) -> list[str]:
-        """Shows what is worked out from all messages together; returns what the user should know."""
+        """Shows geometry that is computed from all messages; returns warnings."""
         return [text for camera in self._cameras.values() for text in camera.finish()]
 
 
 class _CameraScene:
-    """A camera's entities, below its name: view (a pinhole camera) with image and labels in it, points, boxes."""
+    """The entities of a camera below its name: view (a pinhole camera) with image and labels, points, boxes."""
 
-    def __init__(self, recording: rr.RecordingStream, root: str, point_step: int, work_out: bool) -> None:
+    def __init__(self, recording: rr.RecordingStream, root: str, point_step: int, compute_geometry: bool) -> None:
         self._recording = recording
         self._root = root
         self._step = point_step
         self._camera: PinholeCamera | None = None
-        self._words: dict[int, tuple[str, Color]] = {}
-        self._join = DepthJoin() if work_out else None
+        self._classes: dict[int, tuple[str, Color]] = {}
+        self._join = DepthJoin() if compute_geometry else None
         self.show: dict[str, Callable[[Any], None]] = {
             "vocabulary": self._vocabulary,
             "image": self._image,
@@ -111,18 +111,20 @@ class _CameraScene:
         recording.log(root, rr.ViewCoordinates.RDF, static=True)
 
     def views(self) -> rrb.Horizontal:
-        """The image, the same with labels over it, and what is known in space."""
+        """The image, the image with labels, and the 3D view."""
         view = f"{self._root}/view"
         flat = rrb.Vertical(
             rrb.Spatial2DView(origin=view, contents=[f"{view}/image"], name=f"{self._root}: image"),
             rrb.Spatial2DView(origin=view, name=f"{self._root}: labels"),
         )
-        return rrb.Horizontal(flat, rrb.Spatial3DView(origin=self._root, name=f"{self._root}: places"))
+        return rrb.Horizontal(flat, rrb.Spatial3DView(origin=self._root, name=f"{self._root}: 3D"))
 
-    # A message each
+    # One method per topic
 
     def _vocabulary(self, message: Any) -> None:
-        self._learn({item.id: (item.synonyms[0], color_of(item.color)) for item in message.classes if item.synonyms})
+        self._add_classes(
+            {item.id: (item.synonyms[0], color_of(item.color)) for item in message.classes if item.synonyms}
+        )
 
     def _image(self, message: Any) -> None:
         compressed = hasattr(message, "format")
@@ -131,7 +133,7 @@ class _CameraScene:
     def _camera_info(self, message: Any) -> None:
         camera = camera_from_info(message, rectified=True)
         if self._join is not None:
-            self._join.see_camera(message, camera)
+            self._join.add_camera(message, camera)
         if camera == self._camera:
             return
         self._camera = camera
@@ -140,29 +142,29 @@ class _CameraScene:
 
     def _depth(self, message: Any) -> None:
         if self._join is not None:
-            self._join.see_depth(message)
+            self._join.add_depth(message)
 
     def _semantic(self, message: Any) -> None:
         self._log("view/labels", rr.SegmentationImage(to_labels(message), opacity=_OPACITY), message)
 
     def _panoptic(self, message: Any) -> None:
         if self._join is not None:
-            self._join.see_labels("panoptic", message)
+            self._join.add_labels("panoptic", message)
 
     def _segments(self, message: Any) -> None:
-        # Where no vocabulary was recorded, the names are here.
-        self._learn(
+        # Names and colors, in case the vocabulary was not recorded.
+        self._add_classes(
             {
                 item.class_id: (item.name, class_color(item.name))
                 for item in message.segments
-                if item.class_id not in self._words
+                if item.class_id not in self._classes
             }
         )
-        places = _said_places(message)
-        if places or self._join is None:
-            self._show_boxes(message, places)
+        geometry = _geometry(message)
+        if geometry or self._join is None:
+            self._show_boxes(message, geometry)
         if self._join is not None:
-            self._join.see_labels("segments", message)
+            self._join.add_labels("segments", message)
 
     def _points(self, message: Any) -> None:
         names = tuple(field.name for field in message.fields)
@@ -173,67 +175,69 @@ class _CameraScene:
         points = np.frombuffer(message.data, POINT).reshape(message.height, message.width)
         self._show_cloud(message, structured_to_unstructured(points[["x", "y", "z"]]), points["semantic_id"])
 
-    # What they show
+    # Entities
 
     def finish(self) -> list[str]:
-        """Shows what took all messages to work out; returns what the user should know."""
+        """Shows geometry that is computed from all messages; returns warnings."""
         if self._join is None:
             return []
-        said: Counter[str] = Counter()
+        warnings: Counter[str] = Counter()
         for segments, frame in self._join.join():
-            places: Mapping[int, Any] = {}
+            geometry: Mapping[int, Any] = {}
             if frame is not None:
                 try:
-                    places = frame.geometry()
+                    geometry = frame.geometry()
                     self._show_cloud(segments, frame.points(), frame.class_ids())
                 except (ImageError, DepthError) as error:
-                    said[f"{self._root}: no cloud and boxes: {error}"] += 1
-            if not _said_places(segments):
-                # Where nothing is known boxes are empty, instead of those of another frame.
-                self._show_boxes(segments, places)
+                    warnings[f"{self._root}: no point cloud and boxes: {error}"] += 1
+            if not _geometry(segments):
+                # Also without geometry, so that the boxes of the previous frame disappear.
+                self._show_boxes(segments, geometry)
         report = self._join.report()
-        return [f"{text} ({times} frames)" for text, times in said.items()] + [f"{self._root}: {report}"] * bool(report)
+        return [f"{text} ({times} frames)" for text, times in warnings.items()] + [f"{self._root}: {report}"] * bool(
+            report
+        )
 
     def _show_cloud(self, message: Any, points: np.ndarray, class_ids: np.ndarray) -> None:
-        """Points in the colours of their classes: `(H, W, 3)`, NaN where unknown, and `(H, W)`."""
+        """Shows points `(H, W, 3)`, NaN where unknown, in the colors of their classes `(H, W)`."""
         grid = slice(None, None, self._step), slice(None, None, self._step)
         known = np.isfinite(points[grid][..., 2])
         self._log("points", rr.Points3D(points[grid][known], class_ids=class_ids[grid][known]), message)
 
-    def _show_boxes(self, message: Any, places: Mapping[int, Any]) -> None:
-        """The oriented boxes of the things that have a place."""
-        things = [(item, places[item.id]) for item in message.segments if item.is_thing and item.id in places]
+    def _show_boxes(self, message: Any, geometry: Mapping[int, Any]) -> None:
+        """Shows the oriented boxes of things with 3D geometry."""
+        things = [(item, geometry[item.id]) for item in message.segments if item.is_thing and item.id in geometry]
         boxes = rr.Boxes3D(
-            centers=[_vector(place.oriented_center.position) for _, place in things],
-            sizes=[_vector(place.oriented_extents) for _, place in things],
-            quaternions=[_quaternion(place.oriented_center.orientation) for _, place in things],
+            centers=[_vector(box.oriented_center.position) for _, box in things],
+            sizes=[_vector(box.oriented_extents) for _, box in things],
+            quaternions=[_quaternion(box.oriented_center.orientation) for _, box in things],
             labels=[f"{item.name} {item.score:.2f}" for item, _ in things],
             class_ids=[item.class_id for item, _ in things],
         )
         self._log("boxes", boxes, message)
 
-    def _learn(self, words: dict[int, tuple[str, Color]]) -> None:
-        """Names and colours of class ids; for all times, because a node gives no id to another name."""
-        if words.items() <= self._words.items():
+    def _add_classes(self, classes: dict[int, tuple[str, Color]]) -> None:
+        """Adds names and colors of class ids; static, since a class id never changes its name."""
+        if classes.items() <= self._classes.items():
             return
-        self._words |= words
-        known = [(number, name, color) for number, (name, color) in sorted(self._words.items())]
-        self._recording.log(self._root, rr.AnnotationContext([_UNLABELLED, *known]), static=True)
+        self._classes |= classes
+        known = [(number, name, color) for number, (name, color) in sorted(self._classes.items())]
+        self._recording.log(self._root, rr.AnnotationContext([_UNLABELED, *known]), static=True)
 
     def _log(self, entity: str, what: rr.AsComponents, message: Any) -> None:
-        """Shows something from the time on at which the message's image was taken."""
+        """Logs an entity at the stamp of a message."""
         stamp = nanoseconds(message.header.stamp)
         self._recording.set_time(TIMELINE, timestamp=np.datetime64(stamp, "ns"))
         self._recording.log(f"{self._root}/{entity}", what)
 
 
-def _said_places(message: Any) -> dict[int, Any]:
-    """Where segments are by their SegmentArray, by their ids; nothing from a node without depth."""
+def _geometry(message: Any) -> dict[int, Any]:
+    """The 3D geometry in a SegmentArray by segment id; empty from a node without depth."""
     return {item.id: item.geometry for item in message.segments if item.geometry.valid}
 
 
 def _encoded(message: Any) -> rr.EncodedImage:
-    """A CompressedImage as it is; the viewer decodes it."""
+    """A CompressedImage, which the viewer decodes."""
     if size_of(message, _NO_LIMIT) is None:
         raise ImageError(f"the compressed image (format {message.format[:40]!r}) is neither JPEG nor PNG")
     contents = bytes(message.data)

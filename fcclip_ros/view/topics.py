@@ -1,4 +1,4 @@
-"""Which topics belong to the cameras of a node, found among those that there are."""
+"""Finds the topics that belong to the cameras of a node."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ OUTPUTS = {
     "segments": SEGMENTS,
     "points": "sensor_msgs/msg/PointCloud2",
 }
-"""What is shown of what the node publishes for a camera, by its name there -> type of the messages."""
+"""Outputs of the node that are shown -> their types."""
 
 _PICTURES = {"image": (IMAGE, COMPRESSED), "depth": (IMAGE,)}
 
 _DEPTH_ENCODINGS = {"16UC1", "32FC1"}
-"""Of depth in sensor_msgs/Image; mono16 is what infrared cameras send, and counts as a picture."""
+"""Encodings of depth in sensor_msgs/Image; mono16, which infrared cameras use, counts as an image."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked to see.
+    """The user's selection.
 
     Attributes:
-        node: Full name of the node that labels, such as /fcclip.
-        cameras: Names of some of its cameras; none for all.
-        images: Topics of the cameras' images, in their order; none to find them.
-        depths: Likewise their depth.
+        node: Fully qualified name of the perception node, such as /fcclip.
+        cameras: Names of its cameras to show; empty for all.
+        images: Image topics of the cameras, in the same order; empty for automatic selection.
+        depths: Depth topics of the cameras, in the same order; empty for automatic selection.
     """
 
     node: str = "/fcclip"
@@ -44,23 +44,23 @@ class Wanted:
     depths: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Checks what can be known without topics.
+        """Checks the name of the node.
 
         Raises:
-            ImageError: The node's name is not a full one.
+            ImageError: The name is not fully qualified.
         """
         if not self.node.startswith("/") or self.node.endswith("/"):
-            raise ImageError(f"--node {self.node!r} is no full name of a node; expected one such as /fcclip")
+            raise ImageError(f"--node {self.node!r} is not a fully qualified node name; expected one such as /fcclip")
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a topic holds.
+    """The role of a topic.
 
     Attributes:
-        camera: The camera's name; empty for a node's only one.
-        role: A name in `OUTPUTS`, or image, depth, camera_info.
-        kind: Type of the messages.
+        camera: Name of the camera; empty for the only camera of a node.
+        role: A key of `OUTPUTS`, or image, depth, camera_info.
+        kind: Message type.
     """
 
     camera: str
@@ -69,12 +69,12 @@ class Part:
 
 
 def encoding_of(message: Any) -> str:
-    """What a message of a topic with pictures or depth holds: its encoding, or a compressed one's format."""
+    """The encoding of an image or depth message, or the format of a compressed one."""
     return str(message.format if hasattr(message, "format") else message.encoding)
 
 
 def may_be_input(topic: str, kind: str, wanted: Wanted) -> bool:
-    """Whether a topic may be what the node reads, so that its encoding must be known."""
+    """Whether a topic may be an input of the node, so that its encoding must be known."""
     return kind in _PICTURES["image"] and not topic.startswith(f"{wanted.node}/")
 
 
@@ -89,23 +89,23 @@ def find_parts(
 
     Args:
         available: All topics and their types.
-        wanted: What to look for.
-        encodings: See `encoding_of`, of the topics for which `may_be_input`; where one is missing nothing came yet, and
-            the topic is passed over. Names of topics say nothing about depth.
-        inputs: The topics that the node reads, to find the images among; None where that is not known.
-        say: Gets what the user might want to choose.
+        wanted: The user's selection.
+        encodings: Encodings (see `encoding_of`) of the topics with `may_be_input`; topics that are missing, because no
+            message has been received yet, are ignored. Topic names do not tell whether there is depth.
+        inputs: The topics that the node subscribes to, with their types; None if unknown.
+        say: Called about topics that the user may want to select.
 
     Returns:
-        Topic -> what it holds; cameras without images have labels alone.
+        Topic -> its role; cameras without images have labels only.
 
     Raises:
-        ImageError: The node has no labels there, or it takes the user to say which images are whose.
+        ImageError: The node has no labels, or the user has to select the image topics.
     """
     parts = {topic: part for topic, kind in available.items() if (part := _output(topic, kind, wanted)) is not None}
     cameras = wanted.cameras or sorted({part.camera for part in parts.values()})
     missing = [name for name in cameras if name not in {part.camera for part in parts.values()}]
     if not parts or missing:
-        raise ImageError(_nothing_there(available, wanted, missing))
+        raise ImageError(_no_labels(available, wanted, missing))
     read = available if inputs is None else inputs
     known = {topic: encodings[topic] for topic, kind in read.items() if topic in encodings}
     known = {topic: encoding for topic, encoding in known.items() if may_be_input(topic, read[topic], wanted)}
@@ -118,23 +118,23 @@ def find_parts(
         chosen = _given(role, given, cameras, available) if given else _found(role, candidates, cameras, wanted.node)
         for camera, topic in chosen.items():
             parts[topic] = Part(camera, role, available.get(topic, IMAGE))
-            info = f"{_beside(topic)}/camera_info"
+            info = f"{_namespace(topic)}/camera_info"
             if role == "image" and available.get(info) == CAMERA_INFO:
                 parts[info] = Part(camera, "camera_info", CAMERA_INFO)
         if role == "depth" and candidates and not chosen:
-            say(f"depth on {_listed(candidates)}: which is whose? Nothing is worked out from it; choose with --depth")
+            say(f"depth on {_listed(candidates)} is not used: the camera is ambiguous; select topics with --depth")
         if role == "depth" and packed and not chosen and not candidates:
-            say(f"depth on {_listed(packed)} is compressed, which is not read; record it raw, or republish it as raw")
+            say(f"depth on {_listed(packed)} is compressed, which is not supported; record or republish it as raw")
     return parts
 
 
 def _is_packed_depth(encoding: str) -> bool:
-    """Whether a compressed image's format is that of image_transport's compressed depth: 16UC1; compressedDepth png."""
+    """Whether the format is that of image_transport's compressed depth, such as 16UC1; compressedDepth png."""
     return "compressedDepth" in encoding or encoding.partition(";")[0].strip() in _DEPTH_ENCODINGS
 
 
 def _output(topic: str, kind: str, wanted: Wanted) -> Part | None:
-    """What a topic of the node holds; None for others."""
+    """The role of an output of the node; None for other topics."""
     if not topic.startswith(f"{wanted.node}/"):
         return None
     camera, _, role = topic.removeprefix(f"{wanted.node}/").rpartition("/")
@@ -146,19 +146,19 @@ def _output(topic: str, kind: str, wanted: Wanted) -> Part | None:
 def _given(role: str, topics: Sequence[str], cameras: Sequence[str], available: Mapping[str, str]) -> dict[str, str]:
     if len(topics) != len(cameras):
         raise ImageError(
-            f"--{role} is given {len(topics)} times for {len(cameras)} cameras; give one for each, in order"
+            f"--{role} is given {len(topics)} times for {len(cameras)} cameras; give it once per camera, in order"
         )
     for topic in topics:
         if available.get(topic) not in _PICTURES[role]:
             found = _listed(name for name, kind in available.items() if kind in _PICTURES[role])
-            raise ImageError(f"there are no images on --{role} {topic}; there are on {found}")
+            raise ImageError(f"--{role} {topic} has no images; topics with images: {found}")
     return dict(zip(cameras, topics, strict=True))
 
 
 def _found(role: str, candidates: Collection[str], cameras: Sequence[str], node: str) -> dict[str, str]:
-    """The topics named as the node names them by default; for a single camera, the only one there is."""
+    """The topics with the default names; for a single camera, also the only topic there is."""
     namespace = node.rpartition("/")[0]
-    # Of one picture raw and compressed, the raw one.
+    # The raw topic takes precedence over the compressed one.
     bases = {topic.removesuffix("/compressed"): topic for topic in sorted(candidates, reverse=True)}
     by_name = {camera: "/".join(filter(None, (namespace, camera, role))) for camera in cameras}
     found = {camera: bases[_full(name)] for camera, name in by_name.items() if _full(name) in bases}
@@ -167,7 +167,7 @@ def _found(role: str, candidates: Collection[str], cameras: Sequence[str], node:
     if role == "image" and bases and len(found) < len(cameras):
         whose = node if len(cameras) == 1 else f"the cameras {', '.join(cameras)}"
         advice = "--image" if len(cameras) == 1 else "--image, once for each camera in this order"
-        raise ImageError(f"which images belong to {whose}? There are some on {_listed(bases)}; choose with {advice}")
+        raise ImageError(f"the images of {whose} are ambiguous: {_listed(bases)}; select them with {advice}")
     return found
 
 
@@ -175,16 +175,18 @@ def _full(name: str) -> str:
     return name if name.startswith("/") else f"/{name}"
 
 
-def _beside(topic: str) -> str:
+def _namespace(topic: str) -> str:
     return topic.removesuffix("/compressed").rpartition("/")[0]
 
 
-def _nothing_there(available: Mapping[str, str], wanted: Wanted, missing: Sequence[str]) -> str:
+def _no_labels(available: Mapping[str, str], wanted: Wanted, missing: Sequence[str]) -> str:
     whose = f"cameras {_listed(missing)} of {wanted.node}" if missing else wanted.node
     labels = [topic for topic, kind in available.items() if kind == SEGMENTS]
     if labels:
-        return f"there are no labels of {whose}, but on {_listed(labels)}; choose with --node and --camera"
-    return f"there are no labels of {whose}, nor of another node; topics: {_listed(available)}"
+        return (
+            f"there are no labels of {whose}, but there are on {_listed(labels)}; select them with --node and --camera"
+        )
+    return f"there are no labels of {whose} or another node; topics: {_listed(available)}"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 
+from checkout import ROOT
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAVE_TRITON = importlib.util.find_spec("triton") is not None
 DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
@@ -76,12 +78,12 @@ def compile_for(
 
 
 def interpret(*test_files: str) -> None:
-    """Runs the tests of files beside this one that launch kernels, in Triton's interpreter."""
-    root, files = Path(__file__).resolve().parents[2], [str(Path(__file__).with_name(name)) for name in test_files]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", "-k", "kernel", *files]
+    """Runs the tests of files in test/core that launch kernels, in Triton's interpreter."""
+    files = [str(ROOT / "test" / "core" / name) for name in test_files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "launches_kernels", *files]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, timeout=600, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
     assert "passed" in result.stdout, result.stdout

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from fcclip_core.weight_files import WeightFile
+from checkout import REFERENCE
+from fcclip_core.weights.weight_files import WeightFile
 
-REFERENCE = Path(__file__).parents[1] / "reference"
 LISTS = {
     "convnext_large": "convnext_large_d_320",
     "rn50": "RN50",

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from fcclip_core.export.graph import INPUT, OUTPUTS
+from fcclip_core.export.onnx_export import INPUT, OUTPUTS
 
 SHAPES = {
     INPUT: (1, 3, 8, 8),

@@ -173,7 +173,7 @@ def test_ambient_modes_change_no_label_and_put_no_backend_out_of_use(tmp_path: P
         assert torch.get_default_dtype() is torch.float64
     finally:
         torch.set_default_dtype(usual)
-    assert same_under_modes.backend_problem == ""
+    assert same_under_modes.backend_warning == ""
     assert (found.segment_map == expected.segment_map).mean() > 0.99
     assert (semantic == expected.semantic_map()).mean() > 0.99
     later = same_under_modes(IMAGE)  # what was made under the modes works without them

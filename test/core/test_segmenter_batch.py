@@ -20,7 +20,7 @@ SETTINGS = InferenceSettings(shorter_side=64)
 
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:
-    """Blocks of random colours, so that there is something to find masks in."""
+    """Blocks of random colors, so that there is something to find masks in."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
     rows, columns = np.arange(height) * 4 // height, np.arange(width) * 5 // width
     return blocks[rows[:, None], columns]
@@ -60,8 +60,8 @@ def test_labels_of_a_batch_are_those_of_single_images(segmenter: Segmenter, vali
     """With `valid_mask_only` the ensemble asks each image about its own masks, not about those of the batch."""
     settings = replace(SETTINGS, valid_mask_only=valid_mask_only, overlap_threshold=0.0)
     for encoded, image in zip(segmenter.encode_batch(PICTURES, settings), PICTURES, strict=True):
-        together = segmenter.label(encoded, settings=settings)
-        alone = segmenter.label(segmenter.encode(image, settings), settings=settings)
+        together = segmenter.decode(encoded, settings=settings)
+        alone = segmenter.decode(segmenter.encode(image, settings), settings=settings)
         assert together.segment_map.shape == image.shape[:2]
         assert [s.class_id for s in together.segments] == [s.class_id for s in alone.segments]
         assert np.mean(together.segment_map != alone.segment_map) < 1e-3

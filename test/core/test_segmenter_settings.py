@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from fcclip_core import Segmenter, Vocabulary
-from fcclip_core.checkpoints import Checkpoint, load_checkpoint
 from fcclip_core.errors import SettingsError, VocabularyError
 from fcclip_core.settings import InferenceSettings
+from fcclip_core.weights.checkpoints import Checkpoint, load_checkpoint
 
 FRAME = np.zeros((48, 64, 3), np.uint8)
 

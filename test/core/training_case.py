@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from fcclip_core import Vocabulary, distributed
-from fcclip_core.checkpoints import Checkpoint, load_checkpoint
 from fcclip_core.datasets.records import ClassList, PanopticSample, TruthSegment
 from fcclip_core.training.config import AugmentationConfig, LossConfig, TrainingConfig
 from fcclip_core.training.trainer import Trainer
+from fcclip_core.weights.checkpoints import Checkpoint, load_checkpoint
 
 CONFIG = TrainingConfig(
     steps=8,
@@ -30,7 +30,7 @@ CONFIG = TrainingConfig(
 
 
 class Rectangles:
-    """One to three coloured rectangles on a ground, drawn from the sample's index."""
+    """One to three colored rectangles on a ground, drawn from the sample's index."""
 
     name = "rectangles"
     classes = ClassList(("ground", "red box", "blue box"), (False, True, True))

@@ -11,17 +11,16 @@ import functools
 import json
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from checkout import REFERENCE
 from fcclip_core.model.config import PRESETS, ModelConfig
 from fcclip_core.settings import InferenceSettings
 from oracle.pipeline import Words
 
-REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 PIXEL_SHARE = 0.001
 """Share of an image's pixels on which two label maps may differ."""
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fcclip_core import Segmenter, Vocabulary
-from fcclip_core.model.classification import TextClassifier
+from fcclip_core.inference.classification import TextClassifier
+from fcclip_core.inference.mask_resize import MaskResizer
+from fcclip_core.inference.preprocess import FrameGeometry, preprocess
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 from fcclip_core.model.pixel_decoder import PixelDecoderOutput, sine_position
-from fcclip_core.postprocess import MaskResizer
-from fcclip_core.preprocess import FrameGeometry, preprocess
-from fcclip_core.vocabulary import VocabularyClass
+from fcclip_core.vocabulary.classes import VocabularyClass
 from oracle.pipeline import Words
 
 

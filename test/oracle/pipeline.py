@@ -109,7 +109,7 @@ def segment(
 
 
 def prepare(image: np.ndarray, settings: InferenceSettings, trace: Trace) -> tuple[torch.Tensor, tuple[int, int]]:
-    """Resize on uint8, normalise, pad right and below with 0: (1, 3, h, w) and the size before padding."""
+    """Resize on uint8, normalize, pad right and below with 0: (1, 3, h, w) and the size before padding."""
     height, width = image.shape[:2]
     size = resized_size(height, width, settings)
     small = np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))

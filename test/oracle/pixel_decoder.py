@@ -69,7 +69,7 @@ def _encode(
         ],
         1,
     )
-    reference = _pixel_centres(shapes)
+    reference = _pixel_centers(shapes)
     for index in range(config.encoder_layers):
         layer = transformer.under(f"encoder.layers.{index}")
         attended = _deformable_attention(layer.under("self_attn"), config, tokens + position, tokens, reference, shapes)
@@ -84,15 +84,15 @@ def _encode(
     ]
 
 
-def _pixel_centres(shapes: list[tuple[int, int]]) -> torch.Tensor:
-    """Centres of all pixels of all levels, x before y, in 0..1: (1, tokens, 1, 2)."""
-    centres = []
+def _pixel_centers(shapes: list[tuple[int, int]]) -> torch.Tensor:
+    """Centers of all pixels of all levels, x before y, in 0..1: (1, tokens, 1, 2)."""
+    centers = []
     for height, width in shapes:
         y, x = torch.meshgrid(
             torch.linspace(0.5, height - 0.5, height), torch.linspace(0.5, width - 0.5, width), indexing="ij"
         )
-        centres.append(torch.stack((x.reshape(-1) / width, y.reshape(-1) / height), -1))
-    return torch.cat(centres)[None, :, None]
+        centers.append(torch.stack((x.reshape(-1) / width, y.reshape(-1) / height), -1))
+    return torch.cat(centers)[None, :, None]
 
 
 def _deformable_attention(

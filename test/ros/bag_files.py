@@ -8,7 +8,7 @@ from pathlib import Path
 from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from fcclip_ros import bag_reader
+from fcclip_ros.bags import bag_reader
 
 
 def save(

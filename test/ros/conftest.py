@@ -11,7 +11,8 @@ from types import ModuleType
 
 import pytest
 
-_ROOT = Path(__file__).resolve().parents[2]
+from checkout import ROOT as _ROOT
+
 _PROFILE = _ROOT / "config" / "fastdds.xml"
 
 

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from fcclip_ros import msg
-from fcclip_ros.messages import camera_info_message
+from fcclip_ros.conversions.messages import camera_info_message
 
 HEIGHT, WIDTH = 40, 60
 MATRIX = np.array([[50.0, 0.0, 29.5], [0.0, 50.0, 19.5], [0.0, 0.0, 1.0]])
@@ -26,8 +26,8 @@ def stamp_of(seconds: float) -> Time:
     return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
 
 
-def depth_message(metres: np.ndarray, header: Header, encoding: str = "16UC1") -> Image:
-    pixels = (metres * 1000).round().astype("<u2") if encoding != "32FC1" else metres.astype("<f4")
+def depth_message(meters: np.ndarray, header: Header, encoding: str = "16UC1") -> Image:
+    pixels = (meters * 1000).round().astype("<u2") if encoding != "32FC1" else meters.astype("<f4")
     return Image(
         header=header,
         height=pixels.shape[0],
@@ -53,9 +53,9 @@ def same_stamp(*listeners: queue.Queue) -> list[Any] | None:
 
 def steps() -> np.ndarray:
     """Depth of the fake model's three bands: 1 m, 2 m, 4 m; a hole in the first."""
-    metres = np.repeat([[1.0, 2.0, 4.0]], 20, axis=1).repeat(HEIGHT, axis=0)
-    metres[10:20, 5:10] = 0
-    return metres
+    meters = np.repeat([[1.0, 2.0, 4.0]], 20, axis=1).repeat(HEIGHT, axis=0)
+    meters[10:20, 5:10] = 0
+    return meters
 
 
 class DepthCamera:
@@ -74,7 +74,7 @@ class DepthCamera:
     def publish(
         self,
         *,
-        metres: np.ndarray | None = None,
+        meters: np.ndarray | None = None,
         encoding: str = "16UC1",
         frame_id: str = "camera",
         info_frame_id: str = "camera",
@@ -86,7 +86,7 @@ class DepthCamera:
         """Publishes a frame and returns the stamp of its image.
 
         Args:
-            metres: Depth; None is 2 m everywhere.
+            meters: Depth; None is 2 m everywhere.
             encoding: Of the depth.
             frame_id: Of the depth.
             info_frame_id: Of the camera_info.
@@ -101,8 +101,8 @@ class DepthCamera:
         if matrix is not None:
             height, width = pixels.shape[:2]
             self._info.publish(camera_info_message(Header(stamp=stamp, frame_id=info_frame_id), width, height, matrix))
-        metres = np.full((HEIGHT, WIDTH), 2.0) if metres is None else metres
-        depth = depth_message(metres, Header(stamp=stamp_of(self._time + offset), frame_id=frame_id), encoding)
+        meters = np.full((HEIGHT, WIDTH), 2.0) if meters is None else meters
+        depth = depth_message(meters, Header(stamp=stamp_of(self._time + offset), frame_id=frame_id), encoding)
         if not delay:
             self._depth.publish(depth)
         self._image.publish(rgb_message(pixels, "camera", stamp))

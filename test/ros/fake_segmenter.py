@@ -11,22 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from fcclip_core.class_ids import ClassIds
-from fcclip_core.device_labels import Words
 from fcclip_core.errors import CheckpointError, DeviceLostError, VocabularyError
-from fcclip_core.model.classification import TextClassifier
-from fcclip_core.palette import class_color
-from fcclip_core.preprocess import FrameGeometry
+from fcclip_core.inference.classification import TextClassifier, Words
+from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.results import Evidence, PanopticResult, Segment
-from fcclip_core.segmenter import TextEmbeddings, VocabularySnapshot
 from fcclip_core.settings import InferenceSettings
-from fcclip_core.vocabulary import Vocabulary, VocabularyClass
+from fcclip_core.vocabulary.class_ids import ClassIds
+from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
+from fcclip_core.vocabulary.palette import class_color
+from fcclip_core.vocabulary.snapshot import TextEmbeddings, VocabularySnapshot
 
 POISON = (255, 0, 255)
-"""An image whose first pixel has this colour makes the model fail."""
+"""An image whose first pixel has this color makes the model fail."""
 
 FATAL = (0, 255, 255)
-"""One with this colour makes it lose its device."""
+"""One with this color makes it lose its device."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class FakeSegmenter:
     """
 
     backend_description = "a fake model"
-    backend_problem = ""
+    backend_warning = ""
     device = torch.device("cpu")
     computes_beside = False
 
@@ -137,8 +136,8 @@ class FakeSegmenter:
         self._known |= set(words)
         self.read.append(tuple(words))
 
-    def prepare_beside(self, height: int, width: int, batches: int = 1, *, asked: bool = True) -> None:
-        self.prepared.append((height, width, batches, asked))
+    def prepare_beside(self, height: int, width: int, batches: int = 1, *, requested: bool = True) -> None:
+        self.prepared.append((height, width, batches, requested))
 
     def close(self, timeout: float | None = None) -> bool:
         return True
@@ -188,15 +187,15 @@ class FakeSegmenter:
         self.learn_words(self.unknown_words(names))
         return TextEmbeddings(np.eye(4, dtype=np.float32)[[len(name) % 4 for name in names]], 100.0, "fake tower")
 
-    def start_labeling(
+    def start_decoding(
         self,
         encoded: FakeEncodedImage,
         vocabulary: VocabularySnapshot | None = None,
         settings: InferenceSettings | None = None,
     ) -> Callable[[], PanopticResult]:
-        return lambda: self.label(encoded, vocabulary, settings)
+        return lambda: self.decode(encoded, vocabulary, settings)
 
-    def label(
+    def decode(
         self,
         encoded: FakeEncodedImage,
         vocabulary: VocabularySnapshot | None = None,
@@ -217,7 +216,7 @@ class FakeSegmenter:
         )
 
     def __call__(self, image: np.ndarray, vocabulary: VocabularySnapshot | None = None) -> PanopticResult:
-        return self.label(self.encode_batch([image])[0], vocabulary)
+        return self.decode(self.encode_batch([image])[0], vocabulary)
 
 
 def _evidence(segment_map: np.ndarray, segments: list[Segment], snapshot: VocabularySnapshot) -> Evidence:

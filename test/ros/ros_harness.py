@@ -33,6 +33,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from checkout import ROOT
 from fcclip_ros.compat import destroy_state_machine
 from fcclip_ros.qos import image_profile
 
@@ -125,8 +126,6 @@ TRANSITIONS = {
 WORDS = ("-p", "vocabulary:=['cup', 'plate', 'floor']")
 FAKE_NODE = str(Path(__file__).with_name("fake_node.py"))
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Process:
@@ -269,7 +268,7 @@ def rgb_message(pixels: np.ndarray, frame_id: str = "camera", stamp: Time | None
 
 
 def flat_image(height: int = 12, width: int = 24, value: tuple[int, int, int] = (90, 80, 70)) -> np.ndarray:
-    """One colour, uint8 RGB."""
+    """One color, uint8 RGB."""
     return np.full((height, width, 3), value, np.uint8)
 
 

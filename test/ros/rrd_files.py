@@ -40,7 +40,7 @@ class Recording:
         return dict(sorted(rows))
 
     def words(self, entity: str) -> dict[int, tuple[str, tuple[int, int, int]]]:
-        """Class id -> name and colour, as they hold at all times."""
+        """Class id -> name and color, as they hold at all times."""
         (context,) = self._rows[entity, "AnnotationContext:context"][-1][1]
         infos = [item["class_description"]["info"] for item in context]
         return {item["id"]: (item["label"], tuple(item["color"].to_bytes(4, "big")[:3])) for item in infos}

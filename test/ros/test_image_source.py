@@ -23,8 +23,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from fcclip_core.errors import ImageError, SettingsError
+from fcclip_ros.conversions.images import to_rgb
 from fcclip_ros.image_source import ImageSource, camera_info, jpeg_message
-from fcclip_ros.images import to_rgb
 from fcclip_ros.qos import image_profile
 from fcclip_ros.sources import fit, move, open_source
 
@@ -89,7 +89,7 @@ def test_photographs_come_in_the_order_of_their_names_and_upright(tmp_path: Path
     assert colors_of(frames) == ["red", "green", "blue"]
     assert frames[-1].shape == (32, 24, 3)
     (error,) = (frame for frame in frames if isinstance(frame, ImageError))
-    assert "1b.jpg is no readable photograph" in str(error)
+    assert "1b.jpg is not a readable image" in str(error)
 
 
 def test_a_single_photograph_and_a_video(tmp_path: Path) -> None:
@@ -122,12 +122,12 @@ def test_a_bag_with_several_cameras_needs_a_topic(tmp_path: Path) -> None:
     [
         (lambda folder: "", "source is empty; set it to a folder"),
         (lambda folder: folder / "nowhere", "nowhere does not exist; expected"),
-        (lambda folder: folder, "holds no photograph"),
+        (lambda folder: folder, "has no images"),
         (lambda folder: _write(folder / "clip.mp4", b"no video"), "clip.mp4 cannot be read"),
-        (lambda folder: _write(folder / "record.mcap", b"no bag"), "record.mcap is no readable ROS 2 bag"),
-        (lambda folder: _write(folder / "record.db3", b"no bag"), "record.db3 is no readable ROS 2 bag"),
-        (lambda folder: _write(folder / "metadata.yaml", b"no bag").parent, "is no readable ROS 2 bag"),
-        (lambda folder: "173", "webcam 173 gives no picture"),
+        (lambda folder: _write(folder / "record.mcap", b"no bag"), "record.mcap is not a readable ROS 2 bag"),
+        (lambda folder: _write(folder / "record.db3", b"no bag"), "record.db3 is not a readable ROS 2 bag"),
+        (lambda folder: _write(folder / "metadata.yaml", b"no bag").parent, "is not a readable ROS 2 bag"),
+        (lambda folder: "173", "webcam 173 delivers no image"),
     ],
 )
 def test_what_is_no_source_is_named(make: Callable[[Path], Any], complaint: str, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_motion_stays_inside_the_picture_and_comes_back() -> None:
     assert move(picture, 0.0, 5) is picture
     views = [move(picture, 0.2, frame).astype(int) for frame in range(120)]
     for view in views:
-        # Neighbours in the view are neighbours in the picture, at a scale between 0.8 and 0.9.
+        # Neighbors in the view are neighbors in the picture, at a scale between 0.8 and 0.9.
         step = (view[59, 79, :2] - view[0, 0, :2]) / (59, 79)
         assert (step > 0.78).all() and (step < 0.93).all()
         assert (view[:, :, 2] == 9).all()
@@ -208,7 +208,7 @@ def test_the_node_publishes_a_looping_camera_with_camera_info_and_jpegs(
 
     results = set_parameters(peer, "/image_source", rate=5.0, source="elsewhere", hold_frames=0)
     assert [result.successful for result in results] == [True, False, False]
-    assert "source cannot change while the source plays" in results[1].reason
+    assert "source cannot change while the source is playing" in results[1].reason
     assert node.end() == 0
 
 
@@ -272,6 +272,6 @@ def test_the_perception_node_labels_what_it_publishes(
     start_process(*fake_node(0.01))
     bag = save_bag(tmp_path / "bag", StoragePlugin.MCAP, ("/camera/image",), *(RED, BLUE) * 20)
     start_process(*image_source(bag, "rate:=20.0", "reliability:=best_effort"))
-    values = status_of(diagnostics, lambda s, v: int(v["frames labelled"]) > 20, 40.0)
+    values = status_of(diagnostics, lambda s, v: int(v["frames labeled"]) > 20, 40.0)
     assert "best_effort, 1 publisher" in values["image input"]
     assert values["frames bad"] == "0"

@@ -24,14 +24,14 @@ from ros_harness import ROOT, Peer, Process, Published, drain, set_parameters, w
 from sensor_msgs.msg import CameraInfo, Image
 
 import fcclip_ros.msg as msg
+from fcclip_core.datasets.drive_recording import Recording
 from fcclip_core.errors import SettingsError
 from fcclip_core.simulation.bundled_drive import bundled_drive
 from fcclip_core.simulation.coco_files import make_folders, save_annotations, save_frame
 from fcclip_core.simulation.frames import Frame, TruthSegment
 from fcclip_core.simulation.names import train_vocabulary, world_vocabulary
-from fcclip_core.simulation.recording import Recording
 from fcclip_ros import sim_camera as sim_camera_module
-from fcclip_ros.images import to_rgb
+from fcclip_ros.conversions.images import to_rgb
 from fcclip_ros.qos import LATCHED, OUTPUT, TRANSFORMS, image_profile
 from fcclip_ros.sim_camera import SimCamera, pose_message
 
@@ -102,7 +102,7 @@ def test_what_belongs_to_a_frame_has_one_stamp_and_agrees(start_process: Callabl
     words = peer.listen(msg.Vocabulary, "/truth/vocabulary", LATCHED).get(timeout=10.0)[1]
     results = set_parameters(peer, "/sim_camera", rate=5.0, height=0)
     assert [result.successful for result in results] == [False, False]
-    assert "rate cannot change while the camera drives" in results[0].reason
+    assert "rate cannot change while the camera is driving" in results[0].reason
     assert node.end() == 0
     assert "there is no parameter wdith, its value is ignored; did you mean width?" in node.output
 
@@ -247,7 +247,7 @@ def test_where_nothing_can_be_rendered_the_drive_of_the_package_is_played(
     played = {hashlib.sha256(to_rgb(images.get(timeout=60.0)[1]).tobytes()).digest() for _ in range(3)}
     assert played <= recorded
     assert node.end() == 0
-    assert "the world cannot be rendered here, a recorded drive is played: " in node.output
+    assert "rendering is not possible, playing the bundled drive: " in node.output
     assert f"driving through the simulated world: recording {bundled_drive()}" in node.output
 
 

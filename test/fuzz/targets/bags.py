@@ -13,7 +13,7 @@ from mutations import mutated
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from fcclip_ros.bags import BagImages, read_messages, topics_in
+from fcclip_ros.bags.bag_segmentation import BagImages, read_messages, topics_in
 
 _TOPIC = "/camera/image"
 

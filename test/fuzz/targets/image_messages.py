@@ -18,7 +18,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from fcclip_core import Segmenter, Vocabulary
 from fcclip_core.errors import FcclipError
 from fcclip_core.settings import InferenceSettings
-from fcclip_ros.images import size_of, to_depth, to_labels, to_rgb
+from fcclip_ros.conversions.images import size_of, to_depth, to_labels, to_rgb
 
 _ENCODINGS = (
     *("rgb8", "bgr8", "rgba8", "bgra8", "mono8", "mono16", "8UC1", "8UC3", "16UC1", "32FC1", "32SC1", "rgb16"),

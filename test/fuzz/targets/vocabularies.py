@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 from mutations import mutated
 
-from fcclip_core.vocabulary import Vocabulary
+from fcclip_core.vocabulary.classes import Vocabulary
 
 _SUFFIXES = (".yaml", ".txt", ".json")
 

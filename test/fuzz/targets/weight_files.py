@@ -13,7 +13,7 @@ import torch
 from hypothesis import strategies as st
 from mutations import NUMBERS, mutated, mutated_json
 
-from fcclip_core.checkpoints import load_checkpoint, load_model, save_checkpoint
+from fcclip_core.weights.checkpoints import load_checkpoint, load_model, save_checkpoint
 
 
 @functools.cache

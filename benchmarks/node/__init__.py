@@ -1,0 +1,1 @@
+"""The nodes, measured from outside their process."""

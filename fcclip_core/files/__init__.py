@@ -1,0 +1,1 @@
+"""Files on disk: atomic writing, reading within limits, and trusted folders."""

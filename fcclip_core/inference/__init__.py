@@ -1,0 +1,1 @@
+"""Steps around the network: preprocessing, classification, mask ownership, postprocessing."""

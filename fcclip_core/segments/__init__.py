@@ -1,0 +1,1 @@
+"""Processing the segments of a frame: finding, tracking, drawing."""

@@ -1,0 +1,1 @@
+"""Words: classes and their synonyms, ids, text embeddings."""

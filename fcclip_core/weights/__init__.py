@@ -1,0 +1,1 @@
+"""Sources of weights: published files, checkpoints, seeded weights."""

@@ -1,0 +1,214 @@
+"""The available weights: published FC-CLIP models with accuracy, files and licenses; bundled and seeded checkpoints.
+
+Numbers, links and license are from the authors' repository, https://github.com/bytedance/fc-clip (README at revision
+2b0bbe2; ConvNeXt-L is the model of the paper's Table 1, the ResNets are those of Table 11). All were trained on COCO
+panoptic with CLIP frozen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fcclip_core.files.atomic_write import atomic_write
+from fcclip_core.files.resources import config_path
+from fcclip_core.model.config import PRESETS
+
+RECIPE_PREFIX = "recipe:"
+"""Prefix of the names of seeded checkpoints, followed by a preset's name (`seeded_weights`)."""
+DEMO = "demo"
+"""The bundled checkpoint, a small model trained on the simulated world."""
+EVERYDAY = "everyday"
+"""Bundled vocabulary of common objects, used as distractors for short lists of words."""
+AUTHORS = "https://github.com/bytedance/fc-clip"
+TRAINED_ON = "coco_panoptic"
+"""Bundled vocabulary with the training classes of all published models."""
+LICENSE = "Apache-2.0 (the authors' repository; the files carry no license of their own)"
+OPENAI_LICENSE = "MIT (OpenAI CLIP)"
+LAION_LICENSE = "MIT (LAION OpenCLIP)"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Results on one dataset, in per cent; None if not reported.
+
+    Attributes:
+        pq: Panoptic quality.
+        ap: Mask average precision.
+        miou: Mean intersection over union.
+    """
+
+    miou: float
+    pq: float | None = None
+    ap: float | None = None
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """One published checkpoint.
+
+    Attributes:
+        name: The authors' name.
+        preset: Its configuration, a name in `PRESETS`.
+        url: The authors' download page.
+        file_name: The file's name, if known.
+        ade20k: ADE20K, 150 classes, zero-shot.
+        cityscapes: Cityscapes, zero-shot.
+        mapillary: Mapillary Vistas, zero-shot.
+        ade20k_full: ADE20K, 847 classes, zero-shot.
+        pascal_context_59: Pascal Context, 59 classes, zero-shot.
+        pascal_context_459: Pascal Context, 459 classes, zero-shot.
+        pascal_voc_21: Pascal VOC with background, zero-shot.
+        pascal_voc_20: Pascal VOC without background, zero-shot.
+        coco: COCO panoptic, the training dataset.
+        license: License of the FC-CLIP file.
+        clip_license: License of its CLIP weights.
+    """
+
+    name: str
+    preset: str
+    url: str
+    file_name: str | None
+    ade20k: Scores
+    cityscapes: Scores
+    mapillary: Scores
+    ade20k_full: Scores
+    pascal_context_59: Scores
+    pascal_context_459: Scores
+    pascal_voc_21: Scores
+    pascal_voc_20: Scores
+    coco: Scores
+    license: str = LICENSE
+    clip_license: str = OPENAI_LICENSE
+
+    @property
+    def clip(self) -> str:
+        """open_clip's name and tag of the CLIP weights, which the file omits."""
+        config = PRESETS[self.preset]
+        return f"{config.open_clip_name} {config.open_clip_tag}"
+
+
+def _model(
+    preset: str, scores: str, file_id: str, file_name: str | None = None, clip_license: str = OPENAI_LICENSE
+) -> PublishedModel:
+    """One row of the authors' table; `scores` has its columns (see `PUBLISHED_MODELS`)."""
+    tower = preset.replace("convnext_l", "ConvNeXt-L").replace("rn", "ResNet")
+    values = [float(value) for value in scores.split()]
+    return PublishedModel(
+        name=f"FC-CLIP ({tower})",
+        preset=preset,
+        url=f"https://drive.google.com/file/d/{file_id}/view",
+        file_name=file_name,
+        ade20k=Scores(pq=values[0], ap=values[1], miou=values[2]),
+        cityscapes=Scores(pq=values[3], ap=values[4], miou=values[5]),
+        mapillary=Scores(pq=values[6], miou=values[7]),
+        ade20k_full=Scores(values[8]),
+        pascal_context_59=Scores(values[9]),
+        pascal_context_459=Scores(values[10]),
+        pascal_voc_21=Scores(values[11]),
+        pascal_voc_20=Scores(values[12]),
+        coco=Scores(pq=values[13], ap=values[14], miou=values[15]),
+        clip_license=clip_license,
+    )
+
+
+# ADE20K PQ AP mIoU, Cityscapes PQ AP mIoU, Mapillary PQ mIoU, mIoU of ADE20K-847, Context-59 and -459, VOC-21 and -20,
+# COCO PQ AP mIoU.
+PUBLISHED_MODELS = (
+    _model(
+        "convnext_large",
+        "26.8 16.8 34.1 44.0 26.8 56.2 18.3 27.8 14.8 58.4 18.2 81.8 95.4 54.4 44.6 63.7",
+        "1-91PIns86vyNaL3CzMmDD39zKGnPMtvj",
+        "fcclip_cocopan.pth",
+        LAION_LICENSE,
+    ),
+    _model(
+        "rn50",
+        "17.9 9.5 23.3 40.3 21.6 53.2 15.9 24.4 7.1 50.5 12.9 75.9 89.5 50.7 40.7 58.8",
+        "1tcB-8FNON-LwckXQbUyKcBA2G7TU65Zh",
+        "fcclip_cocopan_r50.pth",
+    ),
+    _model(
+        "rn101",
+        "19.1 10.2 24.0 40.9 24.1 53.9 16.7 23.2 7.7 48.9 12.3 77.6 91.3 51.4 41.6 58.9",
+        "1P0mdgftReWzVbPQ0O0CSBfW3krHhTOj0",
+    ),
+    _model(
+        "rn50x4",
+        "21.8 11.7 26.8 42.2 23.8 54.6 17.4 24.6 8.7 54.0 13.1 79.0 92.9 52.1 42.8 60.4",
+        "1nUpUsNUE22eOV9skxv9IyIkmCbg5jrIF",
+    ),
+    _model(
+        "rn50x16",
+        "22.5 13.6 29.4 42.0 25.6 56.0 17.8 26.1 10.3 56.4 15.7 80.7 94.5 54.4 45.0 63.3",
+        "1rJu2UwwtI0VLDl9CyB8Mkgw9qHlnX70W",
+    ),
+    _model(
+        "rn50x64",
+        "22.8 13.6 28.4 42.7 27.4 55.1 18.2 27.3 10.8 55.7 16.2 80.3 95.1 55.6 46.4 65.3",
+        "1rvfFVp5p3PZQsHp2NGVEBeYYcqgVVaZX",
+    ),
+)
+
+
+def published_as(file_name: str) -> PublishedModel | None:
+    """The published model with this file name; None if unknown."""
+    return next((model for model in PUBLISHED_MODELS if model.file_name == file_name), None)
+
+
+def models_folder() -> Path | None:
+    """The folder in which `fcclip weights import` puts models, or links to models stored elsewhere.
+
+    Returns:
+        $XDG_DATA_HOME/fcclip_ros/models, else ~/.local/share/fcclip_ros/models; None if the user has no home folder.
+    """
+    shared = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    folder = Path(os.path.expanduser(shared))
+    return folder / "fcclip_ros" / "models" if folder.is_absolute() else None
+
+
+def imported_models() -> tuple[Path, ...]:
+    """Files of the imported published models, most accurate first (PQ on ADE20K)."""
+    folder = models_folder()
+    best_first = sorted(PUBLISHED_MODELS, key=lambda model: model.ade20k.pq or 0.0, reverse=True)
+    files = [folder / f"{model.preset}.safetensors" for model in best_first] if folder else []
+    return tuple(path for path in files if os.path.exists(path))
+
+
+def remember_import(path: Path, preset: str) -> str:
+    """Registers a published model imported to `path`, so that `auto` finds it.
+
+    Returns:
+        Why it cannot be registered; empty on success.
+    """
+    folder = models_folder()
+    if folder is None:
+        return "this user has no home folder; set XDG_DATA_HOME to a folder for models"
+    link = folder / f"{preset}.safetensors"
+    if os.path.realpath(link) == os.path.realpath(path):
+        return ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(link) as part:
+            part.symlink_to(path.absolute())
+    except OSError as error:
+        return f"{link} cannot be written: {error.strerror or error}"
+    return ""
+
+
+def nothing_imported(classes: int) -> str:
+    """The warning if `auto` found only the bundled demo, which was trained on `classes` classes."""
+    best = PUBLISHED_MODELS[0]
+    return (
+        f"checkpoint auto: no published model was imported on this machine, so the bundled {DEMO} is used: a small "
+        f"model that knows {classes} classes of the simulated world (balls, boxes, cones, floors, walls) and little "
+        f"else. For {best.name}, download {best.file_name} from {best.url}, then run: fcclip weights import "
+        f"{best.file_name}"
+    )
+
+
+def bundled_checkpoints() -> Mapping[str, Path]:
+    """Name -> file of the bundled checkpoints, in alphabetical order."""
+    return {path.stem: path for path in sorted(config_path("checkpoints").glob("*.safetensors"))}

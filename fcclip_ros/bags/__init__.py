@@ -1,0 +1,1 @@
+"""ROS 2 bags: reading, segmentation and writing, without a running ROS."""

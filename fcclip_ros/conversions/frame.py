@@ -1,0 +1,68 @@
+"""A labeled frame: the input of all outputs."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sensor_msgs.msg import Image
+
+from fcclip_core.geometry.camera import PinholeCamera
+from fcclip_core.geometry.depth import depth_in_meters
+from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
+from fcclip_core.results import PanopticResult
+from fcclip_core.segmenter import EncodedImage
+from fcclip_core.vocabulary.snapshot import VocabularySnapshot
+from fcclip_ros.conversions.images import to_depth
+
+
+@dataclass(frozen=True)
+class FrameDepth:
+    """Depth of one frame, registered to its image.
+
+    Attributes:
+        message: The depth image.
+        camera: Camera model of the frame's image.
+    """
+
+    message: Image
+    camera: PinholeCamera
+
+    @functools.cached_property
+    def meters(self) -> np.ndarray:
+        """Depth along the optical axis, float32 `(H, W)` in the size of the frame, NaN where unknown; lazy."""
+        return depth_in_meters(to_depth(self.message), (self.camera.width, self.camera.height))
+
+
+@dataclass(frozen=True)
+class LabeledFrame:
+    """A frame with its result and the vocabulary that labeled it.
+
+    Attributes:
+        header: Header of the image message.
+        image: uint8 RGB `(H, W, 3)`.
+        result: The segmentation.
+        snapshot: The vocabulary; version 0 if it was used for this frame only.
+        encoded: The network's output, which can be decoded with other vocabularies.
+        arrival_time: Monotonic time at which the message arrived, in seconds.
+        depth: Its depth, if there is any.
+        depth_erosion: Width in pixels of the border of each segment whose depth is ignored.
+    """
+
+    header: Any
+    image: np.ndarray
+    result: PanopticResult
+    snapshot: VocabularySnapshot
+    encoded: EncodedImage
+    arrival_time: float
+    depth: FrameDepth | None = None
+    depth_erosion: int = 0
+
+    @functools.cached_property
+    def geometry(self) -> dict[int, SegmentGeometry]:
+        """3D geometry of the segments that have enough depth, by segment id; lazy."""
+        if self.depth is None:
+            return {}
+        return segment_geometry(self.depth.meters, self.depth.camera, self.result, self.depth_erosion)

@@ -1,0 +1,162 @@
+"""One camera of the node: its inputs, outputs, vocabulary and statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+
+import fcclip_ros.msg as msg
+from fcclip_core.errors import ImageError
+from fcclip_core.geometry.ignore_mask import IgnoreMask
+from fcclip_core.quoting import printable
+from fcclip_core.results import PanopticResult
+from fcclip_core.segmenter import Segmenter
+from fcclip_core.segments.tracking import Tracker
+from fcclip_core.vocabulary.snapshot import ResolvedClass, VocabularySnapshot
+from fcclip_ros.conversions.frame import LabeledFrame
+from fcclip_ros.node.depth_input import DepthInput
+from fcclip_ros.node.frame_statistics import Statistics
+from fcclip_ros.node.image_input import ImageInput
+from fcclip_ros.node.outputs import Outputs
+from fcclip_ros.node.parameters import NodeParameters
+from fcclip_ros.node.search import Search
+
+_WARNING_PERIOD = 5.0
+"""Seconds between warnings about frames of a camera that could not be labeled."""
+
+
+class Camera:
+    """Topics and state of a camera; a `Stream` of the pipeline.
+
+    Attributes:
+        name: Its name, the prefix of its topics; empty for the only camera of a node.
+        statistics: Statistics of its frames.
+        enabled: Whether its frames are labeled.
+        vocabulary: Its active vocabulary, as published; None while there is none.
+        distractors: Classes of the vocabulary that compete and are never published.
+        input: Its image subscription.
+        depth: Its depth input, if depth is used.
+        outputs: Its publishers.
+        search: Queries on its frames.
+        mask_problem: Why the latest frame was labeled without the ignore mask; empty if there was no problem.
+    """
+
+    def __init__(self, node: LifecycleNode, name: str, on_image: Callable[[Camera, Any], None]) -> None:
+        """Creates the publishers; does not subscribe yet.
+
+        Args:
+            node: The node.
+            name: With a name, images are read from `NAME/image` and labels are published on `~/NAME/...`; without, from
+                `image` and on `~/...`. Depth and camera_info are read from the namespace of the images.
+            on_image: Called in the executor with each Image or CompressedImage.
+        """
+        self.name = name
+        self.statistics = Statistics()
+        self.enabled = True
+        self.vocabulary: msg.Vocabulary | None = None
+        self.distractors: tuple[ResolvedClass, ...] = ()
+        self.search = Search()
+        self._tracker: Tracker | None = None
+        self._ignore_mask: IgnoreMask | None = None
+        self.mask_problem = ""
+        self._mask_problem_logged = False
+        self._depth_erosion = 0
+        self.outputs = Outputs(node, self.private_name(""))
+        # A logger per camera: throttled warnings of one camera must not suppress those of another.
+        self._logger = node.get_logger().get_child(name) if name else node.get_logger()
+        namespace = f"{name}/" if name else ""
+        self._on_image = on_image
+        self.input = ImageInput(node, f"{namespace}image", self._on_message)
+        self.depth = DepthInput(node, f"{namespace}depth", f"{namespace}camera_info", self._logger)
+
+    def configure(self, configuration: NodeParameters, ignore_mask: IgnoreMask | None) -> None:
+        """Applies the parameters; resets tracking and the names of earlier class ids."""
+        self.outputs.forget_names()
+        self.outputs.masks.configure(configuration.publish_masks)
+        self._ignore_mask, self.mask_problem, self._mask_problem_logged = ignore_mask, "", False
+        if ignore_mask is not None:
+            text = f"{100 * ignore_mask.share:.1f} % of the pixels are never labeled (ignore_mask {ignore_mask.path})"
+            self._logger.info(printable(text))
+        lost_frames, votes = configuration.track_lost_frames, configuration.track_votes
+        self._tracker = Tracker(lost_frames, votes=votes) if configuration.track else None
+        self.apply_parameters(configuration)
+
+    def apply_parameters(self, configuration: NodeParameters) -> None:
+        """Applies the parameters that may change at any time."""
+        self.outputs.overlay_rate = configuration.publish_overlay_rate
+        self.outputs.embedding_type = configuration.publish_embeddings
+        self.outputs.contour_type = configuration.publish_contours
+        self._depth_erosion = configuration.depth_erosion
+        self.depth.tolerance, self.depth.patience = configuration.depth_tolerance, configuration.depth_wait
+
+    def start(self, configuration: NodeParameters, segmenter: Segmenter) -> None:
+        """Subscribes to images, and to depth if it is used; `segmenter` is the one that labels the frames."""
+        self.statistics.restarted()
+        self.search.start(segmenter)
+        reliability = configuration.image_reliability
+        if configuration.use_depth:
+            self.depth.start(reliability, rectified=configuration.image_rectified)
+            self.outputs.points.start()
+        self.input.start(configuration.image_transport, reliability)
+
+    def stop(self) -> None:
+        """Unsubscribes and drops the latest frame."""
+        self.input.stop()
+        self.depth.stop()
+        self.outputs.points.stop()
+        self.search.stop("the node is no longer active, so no frames are received")
+
+    def private_name(self, name: str) -> str:
+        """The name of a topic or service of this camera in the node's private namespace."""
+        return f"~/{self.name}/{name}" if self.name else f"~/{name}"
+
+    @property
+    def title(self) -> str:
+        """Title of its status in /diagnostics."""
+        return f"segmentation of {self.name}" if self.name else "segmentation"
+
+    def _on_message(self, message: Any) -> None:
+        """Starts matching depth to an image when it arrives, however long it is queued; in the executor."""
+        self.depth.arrive(message.header)
+        self._on_image(self, message)
+
+    def prefetch_depth(self, header: Any) -> None:
+        """Keeps matching depth to a frame that the model is about to process; see `DepthInput.prefetch_depth`."""
+        self.depth.prefetch_depth(header)
+
+    def deliver(self, frame: LabeledFrame) -> None:
+        """Publishes the outputs of a frame with its depth; with tracking, with track ids and voted classes."""
+        height, width = frame.image.shape[:2]
+        # First: everything else uses the labels.
+        result = self._without_ignored(frame.result) if self._ignore_mask else frame.result
+        result = self._tracker.update(result) if self._tracker else result
+        depth = self.depth.take(frame.header, (width, height), frame.arrival_time)
+        complete = replace(frame, result=result, depth=depth, depth_erosion=self._depth_erosion)
+        self.outputs.send(complete)
+        self.search.process(complete)
+
+    def _without_ignored(self, result: PanopticResult) -> PanopticResult:
+        """The result without the ignored pixels; unchanged, with one warning, if the mask does not fit the image."""
+        assert self._ignore_mask is not None
+        height, width = result.segment_map.shape
+        try:
+            masked = result.without_pixels(self._ignore_mask.at(height, width))
+        except ImageError as error:
+            self.mask_problem = f"frames are labeled without the parameter ignore_mask: {error}"
+            if not self._mask_problem_logged:
+                self._logger.warning(printable(self.mask_problem))
+                self._mask_problem_logged = True
+            return result
+        self.mask_problem = ""
+        return masked
+
+    def set_vocabulary(self, snapshot: VocabularySnapshot) -> None:
+        """Publishes a vocabulary that is being activated."""
+        self.vocabulary, self.distractors = self.outputs.send_vocabulary(snapshot), snapshot.distractors
+
+    def warn(self, text: str) -> None:
+        """Logs why a frame could not be labeled, throttled."""
+        self._logger.warning(printable(text), throttle_duration_sec=_WARNING_PERIOD)

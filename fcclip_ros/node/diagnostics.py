@@ -1,0 +1,186 @@
+"""The node's state and frame statistics on /diagnostics, one status per camera, once a second."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+
+from fcclip_ros.node.depth_input import DepthState
+from fcclip_ros.node.frame_statistics import Report
+from fcclip_ros.qos import DIAGNOSTICS
+
+PERIOD = 1.0
+"""Seconds between messages."""
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """State of the node and one of its cameras, without the frame statistics.
+
+    Attributes:
+        lifecycle: Label of the lifecycle state (unconfigured, inactive, active, finalized) or transition.
+        enabled: False while inference is disabled for the camera by ~/enable.
+        checkpoint: The requested weights.
+        device: Device of the model; empty while unconfigured.
+        backend: Description of the backend; empty while unconfigured.
+        backend_requested: The requested backend.
+        backend_warning: Which backend is no longer used, and why; empty if there is no problem.
+        image_input: Description of the image subscription.
+        image_problem: Why no image can be received although the topic has publishers; empty if there is no problem.
+        vocabulary_version: Version of the camera's active vocabulary; 0 for none.
+        vocabulary_classes: Number of its published classes.
+        distractors: Number of its classes that compete and are never published.
+        encoding_classes: Number of classes of the vocabulary that is being encoded; 0 for none.
+        problem: Why the node is not working; empty if it is.
+        mask_problem: Why frames are labeled without their ignore mask; empty if there is no problem.
+        depth: State of the depth input; None if depth is not used.
+    """
+
+    lifecycle: str
+    enabled: bool
+    checkpoint: str
+    device: str
+    backend: str
+    backend_requested: str
+    backend_warning: str
+    image_input: str
+    image_problem: str
+    vocabulary_version: int
+    vocabulary_classes: int
+    distractors: int
+    encoding_classes: int
+    problem: str
+    mask_problem: str
+    depth: DepthState | None = None
+
+
+class DiagnosticsPublisher:
+    """Publishes the diagnostics of a node."""
+
+    def __init__(self, node: Node, describe: Callable[[], Mapping[str, tuple[NodeState, Report]]]) -> None:
+        """Starts publishing.
+
+        Args:
+            node: The node.
+            describe: Called for each message; returns title of a status -> its state and statistics.
+        """
+        self._node = node
+        self._describe = describe
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", DIAGNOSTICS)
+        self._timer = node.create_timer(PERIOD, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def publish(self) -> None:
+        """Publishes the current state."""
+        message = DiagnosticArray()
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        name = self._node.get_fully_qualified_name().lstrip("/")
+        message.status = [make_status(f"{name}: {title}", *about) for title, about in self._describe().items()]
+        self._publisher.publish(message)
+
+
+def make_status(name: str, state: NodeState, report: Report) -> DiagnosticStatus:
+    """Converts the state and the statistics of a camera into a status.
+
+    The level is ERROR if the node could not be configured or its model fails on frames; WARN if frames are missing or
+    invalid, the image topic has another type, inference is disabled, there was a recent error, or the requested backend
+    is not used; else OK.
+    """
+    level, message = _judge(state, report)
+    return DiagnosticStatus(
+        level=level, name=name, message=message, hardware_id=socket.gethostname(), values=_values(state, report)
+    )
+
+
+def _judge(state: NodeState, report: Report) -> tuple[bytes, str]:
+    error = report.last_error
+    if state.problem:
+        return DiagnosticStatus.ERROR, f"{state.lifecycle}: {state.problem}"
+    if state.lifecycle != "active":
+        return DiagnosticStatus.OK, state.lifecycle
+    if not state.enabled:
+        return DiagnosticStatus.WARN, "inference is disabled (~/enable)"
+    if report.failure and report.output_rate == 0:
+        # Even at a low input rate: no frame has been labeled since.
+        return DiagnosticStatus.ERROR, report.failure
+    if error is not None and error.recent:
+        return DiagnosticStatus.WARN, error.text
+    if state.image_problem:
+        return DiagnosticStatus.WARN, state.image_problem
+    if report.input_rate == 0:
+        return DiagnosticStatus.WARN, f"no images: {state.image_input}"
+    if state.backend_warning:
+        return DiagnosticStatus.WARN, f"{report.output_rate:.1f} frames/s, but {state.backend_warning}"
+    if state.mask_problem:
+        return DiagnosticStatus.WARN, state.mask_problem
+    if state.depth is not None and state.depth.problem:
+        return DiagnosticStatus.WARN, f"frames are published without depth: {state.depth.problem}"
+    return DiagnosticStatus.OK, f"{report.output_rate:.1f} frames/s of {report.input_rate:.1f}"
+
+
+def _values(state: NodeState, report: Report) -> list[KeyValue]:
+    counts, error = report.counts, report.last_error
+    values = {
+        "state": state.lifecycle,
+        "enabled": str(state.enabled).lower(),
+        "frames received": str(counts.received),
+        "frames labeled": str(counts.labeled),
+        "frames batched": str(counts.batched),
+        "frames dropped": str(counts.dropped),
+        "frames bad": str(counts.bad),
+        "frames failed": str(counts.failed),
+        "requests refused": str(counts.refused),
+        "other errors": str(counts.errors),
+        "input rate (Hz)": f"{report.input_rate:.2f}",
+        "output rate (Hz)": f"{report.output_rate:.2f}",
+        **{
+            f"latency {stage} (ms)": f"{1e3 * mean:.1f} (max {1e3 * maximum:.1f})"
+            for stage, (mean, maximum) in report.latencies.items()
+        },
+        "checkpoint": state.checkpoint,
+        "device": state.device,
+        "backend requested": state.backend_requested,
+        "backend": state.backend,
+        "image input": state.image_input,
+        **(_depth(state.depth) if state.depth is not None else {}),
+        "vocabulary version": str(state.vocabulary_version),
+        "vocabulary classes": str(state.vocabulary_classes),
+        "distractors": str(state.distractors),
+        "classes being encoded": str(state.encoding_classes),
+        **_memory(state.device),
+        "last error": error.text if error else "",
+        "last error age (s)": f"{error.age:.0f}" if error else "",
+    }
+    return [KeyValue(key=key, value=value) for key, value in values.items()]
+
+
+def _depth(depth: DepthState) -> dict[str, str]:
+    return {
+        "depth input": depth.depth_input,
+        "camera_info input": depth.info_input,
+        "depth rate (Hz)": f"{depth.rate:.2f}",
+        "frames with depth": str(depth.matched),
+        "frames without depth": str(depth.missed),
+        "depth problem": depth.problem,
+    }
+
+
+def _memory(device: str) -> dict[str, str]:
+    """Memory of this process, and torch's memory on the GPU if it uses one, in MB."""
+    memory = {}
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        memory["memory (MB)"] = f"{pages * os.sysconf('SC_PAGE_SIZE') / 1e6:.0f}"
+    except OSError:  # Only Linux has this file.
+        pass
+    if device.startswith("cuda"):
+        memory["GPU memory (MB)"] = f"{torch.cuda.memory_allocated(device) / 1e6:.0f}"
+        memory["GPU memory peak (MB)"] = f"{torch.cuda.max_memory_allocated(device) / 1e6:.0f}"
+    return memory

@@ -1,0 +1,131 @@
+"""The publishers of one camera."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image
+
+import fcclip_ros.msg as msg
+from fcclip_core.segments.visualization import draw_overlay
+from fcclip_core.vocabulary.snapshot import VocabularySnapshot
+from fcclip_ros.compat import optional_module
+from fcclip_ros.conversions.frame import LabeledFrame
+from fcclip_ros.conversions.messages import (
+    MAX_MONO8_ID,
+    confidence_message,
+    detections_message,
+    image_message,
+    label_info_message,
+    panoptic_message,
+    segments_message,
+    semantic_encoding,
+    semantic_message,
+    vocabulary_message,
+)
+from fcclip_ros.conversions.messages_3d import detections_3d_message
+from fcclip_ros.node.cloud_output import CloudOutput
+from fcclip_ros.node.mask_output import MaskOutput
+from fcclip_ros.qos import LATCHED, OUTPUT
+
+
+class Outputs:
+    """Publishes the outputs of a camera's frames while the node is active, and its vocabulary whenever that changes.
+
+    Outputs without subscriptions are not computed.
+    """
+
+    def __init__(self, node: LifecycleNode, prefix: str) -> None:
+        """Creates the publishers.
+
+        Args:
+            node: The node.
+            prefix: Prefix of their topics, up to the last slash.
+        """
+        self._node = node
+        self.overlay_rate = 0.0
+        """Maximum number of overlays per second; 0 for none."""
+        self.embedding_type = ""
+        """Type of the embeddings in ~/segments; one of `EMBEDDING_TYPES`."""
+        self.contour_type = ""
+        """Type of the contours in ~/segments; one of `contours.CONTOUR_TYPES`."""
+        self._overlay_due = 0.0
+        """Monotonic time at which the latest overlay was due."""
+        self._announced: dict[int, str] = {}
+        self._vision = optional_module("vision_msgs.msg")
+        self._vocabulary = node.create_publisher(msg.Vocabulary, f"{prefix}vocabulary", LATCHED)
+        self.points = CloudOutput(node, f"{prefix}points", f"{prefix}label_info", labeled=self._vision is not None)
+        """Publishes between its `start` and `stop`."""
+        self.masks = MaskOutput(node, prefix)
+        kinds = dict.fromkeys(("panoptic", "semantic", "confidence", "overlay"), Image) | {"segments": msg.SegmentArray}
+        if self._vision is None:
+            node.get_logger().info(
+                "vision_msgs is not installed: no detections, detections_3d and label_info", once=True
+            )
+        else:
+            self._label_info = node.create_publisher(self._vision.LabelInfo, f"{prefix}label_info", LATCHED)
+            kinds |= {"detections": self._vision.Detection2DArray, "detections_3d": self._vision.Detection3DArray}
+        self._publishers = {
+            name: node.create_lifecycle_publisher(kind, f"{prefix}{name}", OUTPUT) for name, kind in kinds.items()
+        }
+
+    def forget_names(self) -> None:
+        """Forgets the names of earlier class ids, which are no longer valid."""
+        self._announced = {}
+
+    def send_vocabulary(self, snapshot: VocabularySnapshot) -> msg.Vocabulary:
+        """Publishes a vocabulary that is being activated, and returns its message."""
+        stamp = self._node.get_clock().now().to_msg()
+        message = vocabulary_message(snapshot, stamp)
+        self._vocabulary.publish(message)
+        self.masks.set_vocabulary(snapshot)
+        if self._vision is not None:
+            self._label_info.publish(label_info_message(snapshot, stamp, self._vision, self._announced))
+        self._announced.update((row.id, row.item.name) for row in snapshot.published if row.id <= MAX_MONO8_ID)
+        if semantic_encoding(snapshot.class_ids) == "mono16":
+            self._node.get_logger().warning(
+                f"the vocabulary has class ids up to {max(snapshot.class_ids)}: semantic is mono16, which Nav2's "
+                "semantic layer and nvblox do not support; set class ids up to 255, or clean up and configure again",
+                once=True,
+            )
+        return message
+
+    def send(self, frame: LabeledFrame) -> None:
+        """Publishes the outputs of a frame, with the header of its image."""
+        header, result, vision = frame.header, frame.result, self._vision
+        self._send("panoptic", lambda: panoptic_message(result, header))
+        self._send("semantic", lambda: semantic_message(result, frame.snapshot.class_ids, header))
+        self._send("confidence", lambda: confidence_message(result, header))
+        self._send("segments", lambda: self._segments_of(frame))
+        self.masks.send(frame)
+        if vision is not None:
+            self._send("detections", lambda: detections_message(result, header, vision))
+        if frame.depth is not None:
+            self.points.send(frame)
+            if vision is not None:
+                self._send("detections_3d", lambda: detections_3d_message(frame, vision))
+        if self._overlay_is_due():
+            self._send("overlay", lambda: self._draw(frame))
+
+    def _send(self, name: str, make_message: Callable[[], Any]) -> None:
+        publisher = self._publishers[name]
+        if publisher.is_activated and publisher.get_subscription_count() > 0:
+            publisher.publish(make_message())
+
+    def _segments_of(self, frame: LabeledFrame) -> msg.SegmentArray:
+        return segments_message(frame.result, frame.header, self.embedding_type, frame.geometry, self.contour_type)
+
+    def _draw(self, frame: LabeledFrame) -> Image:
+        now, period = time.monotonic(), 1.0 / self.overlay_rate
+        # Scheduled from the due time, so that jitter does not lower the rate of a camera at the same rate.
+        due = self._overlay_due + period
+        self._overlay_due = due if now - due < period else now
+        colors = {row.id: row.color for row in frame.snapshot.published}
+        return image_message(draw_overlay(frame.image, frame.result, colors), "rgb8", frame.header)
+
+    def _overlay_is_due(self) -> bool:
+        # With the current period: a higher rate takes effect immediately.
+        return self.overlay_rate > 0 and time.monotonic() >= self._overlay_due + 1.0 / self.overlay_rate

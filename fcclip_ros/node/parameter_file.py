@@ -1,0 +1,45 @@
+"""config/perception.yaml, made from the declared parameters: `python -m fcclip_ros.node.parameter_file`."""
+
+from __future__ import annotations
+
+import textwrap
+
+import yaml
+
+from fcclip_core.files.resources import config_path
+from fcclip_ros.declarations import Declaration
+from fcclip_ros.node.parameters import PARAMETERS
+
+_HEAD = """\
+# Every parameter of the node fcclip, with its default. Copy this file, change it, start with params_file:=YOUR_FILE.
+# "Live": may change while the node works (ros2 param set). Made by `python -m fcclip_ros.node.parameter_file`.
+/**:
+  ros__parameters:
+"""
+
+
+def parameter_file() -> str:
+    """The YAML file: each parameter with its help, its range and its default."""
+    return _HEAD + "\n".join(map(_entry, PARAMETERS))
+
+
+def _entry(parameter: Declaration) -> str:
+    comment = textwrap.fill(about(parameter), 120, initial_indent="    # ", subsequent_indent="    # ")
+    value = yaml.safe_dump(parameter.default, default_flow_style=True).removesuffix("...\n").strip()
+    return f"{comment}\n    {parameter.name}: {value}\n"
+
+
+def about(parameter: Declaration) -> str:
+    """A parameter's help with its choices or its range, and whether it is live."""
+    choices = f" One of: {', '.join(choice or '(empty)' for choice in parameter.choices)}." if parameter.choices else ""
+    span = f" {parameter.limits[0]:.10g} to {parameter.limits[1]:.10g}." if parameter.limits else ""
+    return f"{parameter.description}{choices}{span}{' Live.' if parameter.live else ''}"
+
+
+def main() -> None:
+    """Writes the file in the checkout."""
+    config_path("perception.yaml").write_text(parameter_file())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Start, execution and shutdown of a node process."""

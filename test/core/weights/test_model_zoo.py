@@ -1,0 +1,60 @@
+"""The table of published models."""
+
+from __future__ import annotations
+
+import pytest
+
+from fcclip_core.model.config import PRESETS
+from fcclip_core.weights.model_zoo import PUBLISHED_MODELS, PublishedModel, published_as
+
+BY_PRESET = {model.preset: model for model in PUBLISHED_MODELS}
+
+
+def numbers(model: PublishedModel) -> list[float]:
+    """In the order of the columns of the authors' README."""
+    a, c, m, coco = model.ade20k, model.cityscapes, model.mapillary, model.coco
+    others = (model.ade20k_full, model.pascal_context_59, model.pascal_context_459)
+    voc = (model.pascal_voc_21, model.pascal_voc_20)
+    row = [a.pq, a.ap, a.miou, c.pq, c.ap, c.miou, m.pq, m.miou]
+    return [*row, *(scores.miou for scores in (*others, *voc)), coco.pq, coco.ap, coco.miou]
+
+
+@pytest.mark.parametrize(
+    ("preset", "row"),
+    # Copied column by column from the rendered table of the authors' README.
+    [
+        ("rn50", "17.9 9.5 23.3 40.3 21.6 53.2 15.9 24.4 7.1 50.5 12.9 75.9 89.5 50.7 40.7 58.8"),
+        ("rn101", "19.1 10.2 24.0 40.9 24.1 53.9 16.7 23.2 7.7 48.9 12.3 77.6 91.3 51.4 41.6 58.9"),
+        ("rn50x4", "21.8 11.7 26.8 42.2 23.8 54.6 17.4 24.6 8.7 54.0 13.1 79.0 92.9 52.1 42.8 60.4"),
+        ("rn50x16", "22.5 13.6 29.4 42.0 25.6 56.0 17.8 26.1 10.3 56.4 15.7 80.7 94.5 54.4 45.0 63.3"),
+        ("rn50x64", "22.8 13.6 28.4 42.7 27.4 55.1 18.2 27.3 10.8 55.7 16.2 80.3 95.1 55.6 46.4 65.3"),
+        ("convnext_large", "26.8 16.8 34.1 44.0 26.8 56.2 18.3 27.8 14.8 58.4 18.2 81.8 95.4 54.4 44.6 63.7"),
+    ],
+)
+def test_numbers_are_the_authors(preset: str, row: str) -> None:
+    assert numbers(BY_PRESET[preset]) == [float(number) for number in row.split()]
+
+
+def test_every_preset_with_a_published_clip_is_listed_once() -> None:
+    published = [config.name for config in PRESETS.values() if config.open_clip_name]
+    assert sorted(BY_PRESET) == sorted(published)
+    assert len(PUBLISHED_MODELS) == len(published)
+
+
+def test_files_are_different_and_lie_where_the_authors_put_them() -> None:
+    urls = {model.url for model in PUBLISHED_MODELS}
+    assert len(urls) == len(PUBLISHED_MODELS)
+    assert all(url.startswith("https://drive.google.com/file/d/") for url in urls)
+
+
+def test_a_known_file_name_tells_its_model() -> None:
+    known = published_as("fcclip_cocopan_r50.pth")
+    assert known is not None
+    assert known.preset == "rn50"
+    assert published_as("mine.pth") is None
+
+
+def test_clip_names_are_open_clips_own() -> None:
+    from open_clip import is_pretrained_cfg
+
+    assert all(is_pretrained_cfg(*model.clip.split()) for model in PUBLISHED_MODELS)
