@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from numbers import Real
 from typing import Any, SupportsIndex
@@ -13,9 +13,6 @@ from fcclip_core.quoting import short
 
 AUTO = "auto"
 """The choice that depends on what there is: the checkpoint, the device, the backend."""
-
-EMPTY = '""'
-"""How an empty choice is written."""
 
 ENSEMBLES = ("geometric", "arithmetic", "in_vocabulary", "out_of_vocabulary")
 
@@ -59,7 +56,7 @@ class About:
     def expected(self) -> str:
         """What a value must be, for an error message."""
         if self.choices:
-            return f"one of {', '.join(choice or EMPTY for choice in self.choices)}"
+            return f"one of {listed(self.choices)}"
         if self.limits is None:
             return ""
         low, high = self.limits
@@ -77,6 +74,16 @@ class About:
 def setting(default: Any, help: str, **about: Any) -> Any:
     """A dataclass field that is a setting; see `About`."""
     return field(default=default, metadata={"about": About(help, **about)})
+
+
+def listed(choices: Iterable[str]) -> str:
+    """Choices as messages and help texts name them."""
+    return ", ".join(choice or '""' for choice in choices)
+
+
+def spanned(limits: tuple[float, float]) -> str:
+    """A range as help texts name it: "0 to 1"."""
+    return f"{limits[0]:.10g} to {limits[1]:.10g}"
 
 
 def settings_of(kind: type) -> Mapping[str, tuple[Field[Any], About]]:

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from fcclip_core.errors import SettingsError
+from fcclip_core.settings import listed
 from fcclip_ros.compat import given_parameters
 
 
@@ -43,7 +44,7 @@ class Declaration:
         """The descriptor to declare it with."""
         descriptor = ParameterDescriptor(
             description=self.description,
-            additional_constraints=f"one of: {_listed(self.choices)}" if self.choices else "",
+            additional_constraints=f"one of: {listed(self.choices)}" if self.choices else "",
             dynamic_typing=self.any_type,
             read_only=self.read_only,
         )
@@ -125,7 +126,7 @@ def check_choices(declarations: Iterable[Declaration], values: Mapping[str, Any]
         choices = declaration.choices
         if choices and declaration.name in values and values[declaration.name] not in choices:
             value = values[declaration.name]
-            raise SettingsError(f"{declaration.name} is {value!r}; it must be one of {_listed(choices)}")
+            raise SettingsError(f"{declaration.name} is {value!r}; it must be one of {listed(choices)}")
 
 
 def unknown_parameters(
@@ -148,7 +149,3 @@ def unknown_parameters(
         hint = f"; did you mean {close[0]}?" if close else ""
         complaints.append(f"there is no parameter {name}, its value is ignored{hint}")
     return complaints
-
-
-def _listed(choices: Iterable[str]) -> str:
-    return ", ".join(choice or '""' for choice in choices)

@@ -7,7 +7,7 @@ from dataclasses import Field
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.errors import VocabularyError
-from fcclip_core.settings import About, InferenceSettings, ModelSettings, WordSettings, settings_of
+from fcclip_core.settings import About, InferenceSettings, ModelSettings, WordSettings, settings_of, spanned
 
 if TYPE_CHECKING:
     from fcclip_core.segmenter import Segmenter
@@ -49,7 +49,7 @@ def _option(name: str) -> str:
 def _add(parser: Any, name: str, setting: tuple[Field[Any], About], default: Any, shown: str = "") -> None:
     """Adds one option; its type is that of the setting's default, its range is checked by the settings themselves."""
     item, about = setting
-    span = f", {about.span[0]:g} to {about.span[1]:g}" if about.span else ""
+    span = f", {spanned(about.span)}" if about.span else ""
     shown = f" (default: {shown or default})" if shown or default else ""
     parser.add_argument(
         _option(name),

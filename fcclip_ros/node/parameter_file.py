@@ -7,6 +7,7 @@ import textwrap
 import yaml
 
 from fcclip_core.files.resources import config_path
+from fcclip_core.settings import listed, spanned
 from fcclip_ros.declarations import Declaration
 from fcclip_ros.node.parameters import PARAMETERS
 
@@ -31,8 +32,8 @@ def _entry(parameter: Declaration) -> str:
 
 def about(parameter: Declaration) -> str:
     """A parameter's help with its choices or its range, and whether it is live."""
-    choices = f" One of: {', '.join(choice or '(empty)' for choice in parameter.choices)}." if parameter.choices else ""
-    span = f" {parameter.limits[0]:.10g} to {parameter.limits[1]:.10g}." if parameter.limits else ""
+    choices = f" One of: {listed(parameter.choices)}." if parameter.choices else ""
+    span = f" {spanned(parameter.limits)}." if parameter.limits else ""
     return f"{parameter.description}{choices}{span}{' Live.' if parameter.live else ''}"
 
 

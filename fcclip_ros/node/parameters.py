@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -47,20 +47,20 @@ def _shared(kind: type, name: str, *, help: str = "", **more: Any) -> Any:
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
     """The texts that are not blank in a list, or in one text with semicolons between them; None is the empty list."""
-    if value is None:
-        return ()
-    texts = value.split(";") if isinstance(value, str) else value
-    if not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
-        raise SettingsError(f"{name} is {value!r}; it must be a text or a list of texts")
-    return tuple(text.strip() for text in texts if text.strip())
+    return tuple(filter(None, _texts(name, value.split(";") if isinstance(value, str) else value)))
 
 
 def _files(name: str, value: Any) -> tuple[str, ...]:
     """A file or a list of files, blank ones too."""
-    files = [value] if isinstance(value, str) else value if value is not None else []
-    if not isinstance(files, Sequence) or not all(isinstance(file, str) for file in files):
+    return _texts(name, [value] if isinstance(value, str) else value)
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """A list of texts without blanks around them; None is the empty list."""
+    texts = [] if value is None else value
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise SettingsError(f"{name} is {value!r}; it must be a text or a list of texts")
-    return tuple(file.strip() for file in files)
+    return tuple(text.strip() for text in texts)
 
 
 def _size(_: str, value: str) -> tuple[int, int] | None:
@@ -266,10 +266,6 @@ class NodeParameters:
     def has_own_words(self) -> bool:
         """Whether the parameters name classes, and not those that the checkpoint was trained on."""
         return self.vocabulary != (AUTO,)
-
-    def load_vocabulary(self, trained_on: Vocabulary | None = None) -> Vocabulary:
-        """The vocabulary that the parameters name, with what stuff says of it; arguments and errors as `load_words`."""
-        return self.load_words(trained_on).with_stuff(self.stuff)
 
     def load_words(self, trained_on: Vocabulary | None = None) -> Vocabulary:
         """Reads what the parameter vocabulary names, without what stuff says of it.

@@ -193,24 +193,35 @@ class Published:
         self.messages.append(message)
 
 
-class Camera:
-    """Publishes one image at a rate, each with the time at which it is sent."""
+class Background:
+    """Publishes in a thread until the block ends."""
 
-    def __init__(self, peer: Peer, rate: float, pixels: np.ndarray) -> None:
-        self._publisher = peer.node.create_publisher(Image, "/image", image_profile(RELIABLE))
-        self._clock = peer.node.get_clock()
-        self._message = rgb_message(pixels)
-        self._period = 1.0 / rate
+    def __init__(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Camera:
+    def __enter__(self) -> Background:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+    def _run(self) -> None:
+        """Publishes until `_stop` is set."""
+        raise NotImplementedError
+
+
+class Camera(Background):
+    """Publishes one image at a rate, each with the time at which it is sent."""
+
+    def __init__(self, peer: Peer, rate: float, pixels: np.ndarray) -> None:
+        super().__init__()
+        self._publisher = peer.node.create_publisher(Image, "/image", image_profile(RELIABLE))
+        self._clock = peer.node.get_clock()
+        self._message = rgb_message(pixels)
+        self._period = 1.0 / rate
 
     def _run(self) -> None:
         due = time.monotonic()

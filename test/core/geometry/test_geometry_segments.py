@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from labeled_maps import labeled
 from scipy.spatial.transform import Rotation
 
 from fcclip_core.datasets.drive_recording import Recording
@@ -13,20 +14,9 @@ from fcclip_core.files.resources import config_path
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.depth import depth_in_meters
 from fcclip_core.geometry.segments import MIN_POINTS, SegmentGeometry, eroded, segment_geometry
-from fcclip_core.results import PanopticResult, Segment
 
 CAMERA = PinholeCamera(320, 240, 280.0, 280.0, 159.5, 119.5)
 WALL = 4.0
-
-
-def labeled(ids: np.ndarray) -> PanopticResult:
-    """A result whose segments are those of a map."""
-    segments = []
-    for number in np.unique(ids[ids > 0]).tolist():
-        rows, columns = np.nonzero(ids == number)
-        box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
-        segments.append(Segment(number, 1, "thing", 1.0, True, len(rows), box, np.zeros(4, np.float32)))
-    return PanopticResult(ids.astype(np.int32), segments, 1, {})
 
 
 def plate(

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from labeled_maps import labeled
 from pycocotools import mask as coco_masks
 from skimage.measure import points_in_poly
 
 from fcclip_core.errors import SettingsError
-from fcclip_core.results import PanopticResult, Segment
+from fcclip_core.results import PanopticResult
 from fcclip_core.segments.contours import check_contour_type, coco_segmentations, polygons, run_lengths
 
 MAPS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
@@ -24,16 +25,6 @@ MAPS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
 def drawn(*rows: str) -> PanopticResult:
     """A result whose segment 1 is where the rows have `#`."""
     return labeled(np.array([[mark == "#" for mark in row] for row in rows]).astype(np.int32))
-
-
-def labeled(ids: np.ndarray) -> PanopticResult:
-    """A result whose segments are those of a map."""
-    segments = []
-    for number in np.unique(ids[ids > 0]).tolist():
-        rows, columns = np.nonzero(ids == number)
-        box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
-        segments.append(Segment(number, 1, "thing", 1.0, True, len(rows), box, np.zeros(4, np.float32)))
-    return PanopticResult(ids, segments, 1, {})
 
 
 def test_corners_lie_on_the_edges_of_pixels_and_straight_lines_have_none() -> None:

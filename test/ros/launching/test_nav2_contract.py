@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from depth_camera import HEIGHT, WIDTH, DepthCamera
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from ros_harness import Peer, Process, fake_node, flat_image, running, wait_until
+from ros_harness import Background, Peer, Process, fake_node, flat_image, running, wait_until
 from sensor_msgs.msg import Image, PointCloud2
 
 from fcclip_core.geometry.cloud import POINT
@@ -138,13 +138,12 @@ class CostmapLayer:
             self._complaints.append(complaint)
 
 
-class Driving:
+class Driving(Background):
     """Publishes frames in the background until the block ends."""
 
     def __init__(self, peer: Peer) -> None:
+        super().__init__()
         self._camera = DepthCamera(peer)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
         pixels = flat_image(HEIGHT, WIDTH)
@@ -152,14 +151,6 @@ class Driving:
         while not self._stop.is_set():
             self._camera.publish(pixels=pixels)
             time.sleep(0.04)
-
-    def __enter__(self) -> Driving:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 def set_words(peer: Peer, *words: str) -> None:

@@ -15,7 +15,7 @@ from action_msgs.msg import GoalStatus
 from depth_camera import HEIGHT, DepthCamera, valid_segments
 from fake_segmenter import Gate, fake_loader
 from rclpy.action import ActionClient
-from ros_harness import Peer, camera, drain, flat_image, rgb_message, set_parameters, transition, wait_until
+from ros_harness import Background, Peer, camera, drain, flat_image, rgb_message, set_parameters, transition, wait_until
 from sensor_msgs.msg import Image
 
 from fcclip_core.geometry.cloud import POINT
@@ -63,21 +63,12 @@ def show(peer: Peer, pixels: np.ndarray | None = None) -> None:
         time.sleep(0.05)
 
 
-class Shutter:
+class Shutter(Background):
     """Publishes pictures until it is told to stop."""
 
     def __init__(self, peer: Peer) -> None:
+        super().__init__()
         self._publisher = camera(peer)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Shutter:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         while not self._stop.wait(0.03):

@@ -122,25 +122,24 @@ def test_changes_are_checked_together_with_what_stays() -> None:
 
 
 def test_a_list_of_names_with_synonyms_and_stuff() -> None:
-    vocabulary = parameters(
-        vocabulary=["pallet, wooden pallet", "floor", " "], stuff=["floor", "elsewhere"]
-    ).load_vocabulary()
+    given = parameters(vocabulary=["pallet, wooden pallet", "floor", " "], stuff=["floor", "elsewhere"])
+    vocabulary = given.load_words().with_stuff(given.stuff)
     assert vocabulary.names == ("pallet", "floor")
     assert vocabulary.classes[0].synonyms == ("pallet", "wooden pallet")
     assert vocabulary.things == (True, False)
 
 
 def test_one_text_with_semicolons_is_a_list_too() -> None:
-    assert parameters(vocabulary="cup, mug; floor").load_vocabulary().names == ("cup", "floor")
-    assert parameters(vocabulary="cup").load_vocabulary().names == ("cup",)
+    assert parameters(vocabulary="cup, mug; floor").load_words().names == ("cup", "floor")
+    assert parameters(vocabulary="cup").load_words().names == ("cup",)
 
 
 @pytest.mark.parametrize("form", [str, lambda text: [text]])
 def test_bundled_names_and_files(form: Any, tmp_path: Path) -> None:
-    assert len(parameters(vocabulary=form("pascal_voc_20")).load_vocabulary()) == 20
+    assert len(parameters(vocabulary=form("pascal_voc_20")).load_words()) == 20
     path = tmp_path / "words.yaml"
     path.write_text("classes:\n- {name: cup}\n- {name: floor, stuff: true}\n")
-    assert parameters(vocabulary=form(str(path))).load_vocabulary().things == (True, False)
+    assert parameters(vocabulary=form(str(path))).load_words().things == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -158,11 +157,11 @@ def test_bundled_names_and_files(form: Any, tmp_path: Path) -> None:
 )
 def test_vocabularies_that_cannot_be(vocabulary: object, complaint: str) -> None:
     with pytest.raises(VocabularyError, match=complaint):
-        parameters(vocabulary=vocabulary).load_vocabulary()
+        parameters(vocabulary=vocabulary).load_words()
 
 
 def test_names_in_any_script_are_fine() -> None:
-    assert parameters(vocabulary=["стол", "椅子", "كرسي"]).load_vocabulary().names == ("стол", "椅子", "كرسي")
+    assert parameters(vocabulary=["стол", "椅子", "كرسي"]).load_words().names == ("стол", "椅子", "كرسي")
 
 
 def test_unknown_parameters_are_named_with_what_was_perhaps_meant() -> None:
