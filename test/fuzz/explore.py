@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import sys
 import tempfile
@@ -29,7 +30,7 @@ def reader(name: str) -> Callable[[bytes], None]:
     return read
 
 
-def explore(name: str, seconds: float, first_seed: int, current: Path | None = None, examples: int = 200) -> int:
+def explore(name: str, seconds: float, first_seed: int, current: Path | None = None, examples: int = 25) -> int:
     """Makes inputs of a kind and reads them.
 
     Args:
@@ -37,7 +38,7 @@ def explore(name: str, seconds: float, first_seed: int, current: Path | None = N
         seconds: How long; the round that is begun is finished.
         first_seed: Each round of inputs has the next one.
         current: Where the input that is being read lies, for whoever finds this process dead.
-        examples: Inputs in a round.
+        examples: Inputs in a round. Hypothesis keeps them all until it ends, and a checkpoint has 20 MB.
 
     Returns:
         The number of inputs.
@@ -73,6 +74,7 @@ def explore(name: str, seconds: float, first_seed: int, current: Path | None = N
         except BaseException:
             keep(name, failed)
             raise
+        gc.collect()  # a few large inputs in cycles are nothing to a collector that counts objects
         number += 1
     return count
 
