@@ -689,7 +689,9 @@ def time_tensorrt(run: Run) -> None:
     """An engine, where TensorRT is installed and takes this GPU: a network of one layer decides."""
     from fcclip_core.backends.graph import GraphBackend
     from fcclip_core.backends.reference import EagerAnswers
-    from fcclip_core.backends.tensorrt import EngineBuilder, TensorRt, find_library
+    from fcclip_core.backends.tensorrt import TensorRt
+    from fcclip_core.backends.tensorrt_builder import EngineBuilder
+    from fcclip_core.backends.tensorrt_library import find_library
     from fcclip_core.export.built_files import BuiltFiles
 
     module, title = find_library()

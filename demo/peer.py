@@ -95,7 +95,7 @@ class Peer:
             TimeoutError: It was not there, or did not answer, within `patience` seconds.
         """
         self.wait_for(client.service_is_ready, patience, f"no service {client.srv_name}")
-        answer: Future = Future()
+        answer: Future[Any] = Future()
         began = time.perf_counter()
 
         def tell(done: Any) -> None:

@@ -118,7 +118,7 @@ def watches_device(
     """Runs a method of something that has a device `undisturbed` and `watched`."""
 
     @functools.wraps(method)
-    def run(self: _Owner, *arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Answer:
+    def run(self: _Owner, /, *arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Answer:
         with undisturbed(), watched(self.device):
             return method(self, *arguments, **options)
 

@@ -27,14 +27,14 @@ def optional_module(name: str) -> ModuleType | None:
         return None
 
 
-async def result_of(future: Future, executor: Executor | None) -> Any:
+async def result_of(future: Future[Any], executor: Executor | None) -> Any:
     """Awaits the result of another thread in a callback, while the executor serves other callbacks.
 
     The callback must be in a reentrant group: a mutually exclusive group would be blocked until it returns.
     """
     done = ExecutorFuture(executor=executor)
 
-    def wake(_: Future) -> None:
+    def wake(_: Future[Any]) -> None:
         done.set_result(None)
         if executor is not None:
             # Up to Jazzy a coroutine is only resumed when something else wakes the executor.
@@ -48,7 +48,7 @@ async def result_of(future: Future, executor: Executor | None) -> Any:
         del future  # breaks the reference cycle through the traceback, which would keep a frame alive
 
 
-def run_transitions_in(node: LifecycleNode, submit: Callable[..., Future], refused: Callable[[str], None]) -> None:
+def run_transitions_in(node: LifecycleNode, submit: Callable[..., Future[Any]], refused: Callable[[str], None]) -> None:
     """Runs the transitions that are requested by service in a thread instead of the executor.
 
     The node stays responsive (`ros2 lifecycle get`, parameters, diagnostics) while it loads the model. A transition

@@ -36,6 +36,7 @@ from demo.children import Children, ros_arguments, ros_environment
 from demo.peer import NODE, Peer
 from fcclip_core import Segmenter
 from fcclip_ros import perception
+from fcclip_ros.conversions.images import to_rgb
 from fcclip_ros.conversions.stamps import nanoseconds
 from fcclip_ros.node import pipeline
 from fcclip_ros.node.frame_statistics import Statistics
@@ -301,7 +302,7 @@ class _Recorder:
         if take is not None:
             yield mock.patch.object(Executor, "_take_subscription", note_take)
         yield mock.patch.object(Statistics, "received", note_received)
-        yield mock.patch.object(pipeline, "to_rgb", self._with_cpu("convert cpu", pipeline.to_rgb))
+        yield mock.patch.object(pipeline, "to_rgb", self._with_cpu("convert cpu", to_rgb))
         yield mock.patch.object(Outputs, "send", note_send)
         yield mock.patch.object(Statistics, "labeled", note_labeled)
         yield mock.patch.object(perception.Perception, "finish", note_finish)

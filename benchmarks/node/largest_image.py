@@ -17,8 +17,7 @@ from benchmarks.lib.arguments import make_parser
 from benchmarks.lib.memory import peak_bytes, reset_peak, resident_bytes
 from benchmarks.lib.rates import timed
 from benchmarks.lib.report import Report, print_table
-from fcclip_core.images.encoded_images import MAX_SIDE
-from fcclip_core.images.image_limits import MAX_PIXELS
+from fcclip_core.images.image_limits import MAX_PIXELS, MAX_SIDE
 
 KINDS = ("raw rgb8", "raw mono8", "raw bayer_rggb16", "JPEG", "PNG", "raw rgb8, a strip")
 

@@ -197,7 +197,7 @@ def main() -> int:
 @contextlib.contextmanager
 def careless_clients(load: Load, seconds: float) -> Iterator[None]:
     """A client after another, each killed after so many seconds."""
-    running: list[subprocess.Popen] = []
+    running: list[subprocess.Popen[bytes]] = []
 
     def kill() -> None:
         while running:

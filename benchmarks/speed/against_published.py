@@ -23,12 +23,13 @@ from benchmarks.lib.arguments import make_parser
 from benchmarks.lib.authors_code import AuthorsCode, CannotRun
 from benchmarks.lib.clocks import clocks, decoding_places, medians
 from benchmarks.lib.report import Report, arguments_of, print_table, progress, say
+from checkout import REFERENCE
 from fcclip_core import InferenceSettings, Segmenter, load_checkpoint
 from fcclip_core.backends.fallback import FallbackBackend
 from fcclip_core.backends.onednn import OneDnnBackend
 from fcclip_core.backends.reference import CheckedBackend
 from oracle import pipeline
-from oracle.goldens import REFERENCE, injected_rows, spec, split_synonyms
+from oracle.goldens import injected_rows, spec, split_synonyms
 from oracle.observe import class_indices, vocabulary_of
 from oracle.trace import Trace
 

@@ -130,7 +130,7 @@ class CompiledBackend:
             forward(image)
             return lambda image: _copied(forward(self._input(image)))
 
-    def _compile(self, function: Callable) -> Callable:
+    def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if self._compiler is None:
             return function
         return torch.compile(function, backend=self._compiler, fullgraph=True, dynamic=False, options=self._options)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from fcclip_core.errors import BackendError
 from fcclip_core.files.atomic_write import atomic_write
@@ -176,7 +176,7 @@ def _read(path: Path, key: Key) -> bytes:
     return content
 
 
-def _require(header: dict, key: Key) -> None:
+def _require(header: dict[str, Any], key: Key) -> None:
     """Checks that a file's header has the key `key`.
 
     Raises:
@@ -189,7 +189,7 @@ def _require(header: dict, key: Key) -> None:
             raise _Unusable(f"its {short_name(name)} is {value}; expected {key.get(name, 'none')}")
 
 
-def _read_header(file: BinaryIO) -> dict:
+def _read_header(file: BinaryIO) -> dict[str, Any]:
     """Reads the header of an open file, up to the start of its content.
 
     Raises:

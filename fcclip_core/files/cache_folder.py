@@ -14,7 +14,7 @@ import os
 import pwd
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -74,7 +74,7 @@ def keep_ours(part: Path) -> None:
 
 def guard_compilers() -> None:
     """Redirects the code caches of torch.compile and Triton to a safe folder, unless theirs are safe."""
-    user_folders = {
+    user_folders: dict[str, Callable[[], Path]] = {
         "TORCHINDUCTOR_CACHE_DIR": _inductor_folder,
         "TRITON_CACHE_DIR": lambda: Path.home() / ".triton" / "cache",
     }

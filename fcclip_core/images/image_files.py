@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fcclip_core.errors import FcclipError, ImageError
 from fcclip_core.files.atomic_write import write_atomically
@@ -128,7 +128,7 @@ def _image_errors(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise ImageError("there is no such file") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         advice = "; HEIC cannot be read, convert it to JPEG or PNG" if path.suffix.lower() in _HEIC_SUFFIXES else ""
         raise ImageError(f"not an image that Pillow can read{advice}") from error
     except OSError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -245,7 +246,7 @@ def _areas(segment_map: np.ndarray, count: int) -> np.ndarray:
 
 def _accept(
     table: np.ndarray, scores: np.ndarray, overlap_threshold: float, minimum_scores: np.ndarray | None
-) -> tuple[np.ndarray, tuple]:
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Decides which masks become segments, in query order as published.
 
     Args:
@@ -258,7 +259,7 @@ def _accept(
         Segment id of each kept query (0 = none), and (classes, scores, queries) of the segments.
     """
     segment_of_kept = np.zeros(table.shape[1], np.int32)
-    segments: list[list] = []
+    segments: list[list[Any]] = []
     stuff_segment: dict[int, int] = {}
     for index, (query, label, thing, mask_area, owned, both) in enumerate(table.T):
         if min(mask_area, owned, both) == 0 or owned / mask_area < overlap_threshold:

@@ -156,7 +156,7 @@ def _convolve(
     width: tl.tensor,
     CHANNELS: tl.constexpr,
     PACKED: tl.constexpr,
-) -> tuple:
+) -> tuple[tl.tensor, ...]:
     """Convolution results of four neighboring pixels, float32 `(ROWS, BLOCK)` each."""
     a0 = tl.load(bias + channel).to(tl.float32) + tl.zeros((line.shape[0], channel.shape[1]), tl.float32)
     a1, a2, a3 = a0, a0, a0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from fcclip_core.quoting import short
 
@@ -197,13 +198,13 @@ def config_from_dict(fields: object) -> ModelConfig:
     return config
 
 
-def _mapping(what: str, value: object) -> dict:
+def _mapping(what: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise ValueError(f"{what} is {short(value)}; expected a mapping from field names")
     return value
 
 
-def _checked(part: type, what: str, value: object) -> dict:
+def _checked(part: type, what: str, value: object) -> dict[str, Any]:
     """Checked keyword arguments for one dataclass.
 
     Raises:

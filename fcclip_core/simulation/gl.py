@@ -16,6 +16,8 @@ from typing import Any
 
 from fcclip_core.errors import SimulationError
 
+__all__ = ["mujoco"]
+
 _LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so"}
 _ADVICE = (
     "rendering needs EGL (`sudo apt install libegl1 libgl1-mesa-dri`; works without a GPU or display) "

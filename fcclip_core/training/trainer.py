@@ -189,7 +189,7 @@ class Trainer:
             return self._network
         return nn.parallel.DistributedDataParallel(self._network, broadcast_buffers=False)
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
         precision = self.config.precision
         enabled = precision == "bfloat16" or (precision == "auto" and self._device.type == "cuda")
         return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)

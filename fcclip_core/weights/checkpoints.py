@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -523,14 +524,14 @@ def _hashed(source: Source, report: Progress) -> Source:
     return replace(source, sha256=sha256_of(source.path, lambda done, total: report(what, done, total)))
 
 
-def _provenance_to_dict(provenance: Provenance) -> dict:
+def _provenance_to_dict(provenance: Provenance) -> dict[str, Any]:
     stored = asdict(provenance)
     for source in stored["sources"]:
         del source["path"]
     return stored
 
 
-def _provenance_from_dict(stored: dict) -> Provenance:
+def _provenance_from_dict(stored: dict[str, Any]) -> Provenance:
     if "licence" in stored:  # written by version 0.1
         stored = {"license": stored["licence"], **{key: value for key, value in stored.items() if key != "licence"}}
     sources = stored["sources"]

@@ -6,6 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -98,7 +99,7 @@ def clip_source(config: ModelConfig) -> str:
     return ", or ".join(places)
 
 
-def _pretrained_entry(config: ModelConfig) -> dict:
+def _pretrained_entry(config: ModelConfig) -> dict[str, Any]:
     from open_clip import get_pretrained_cfg
 
     if config.open_clip_name is None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -297,7 +298,7 @@ def _unwrapped(key: str) -> str:
     return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
 
 
-def _state_dictionary(path: Path, content: object) -> dict:
+def _state_dictionary(path: Path, content: object) -> dict[Any, Any]:
     """The dictionary of tensors in an unpickled object: detectron2 stores it under `model`, Lightning `state_dict`."""
     for _ in range(_MAX_DEPTH):
         if isinstance(content, dict):

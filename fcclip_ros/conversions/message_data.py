@@ -7,7 +7,7 @@ from array import array
 import numpy as np
 
 
-def blank_data(data: array, size: int) -> np.ndarray:
+def blank_data(data: array[int], size: int) -> np.ndarray:
     """Zero-fills the data of a new message and returns a view to write into, which avoids a copy.
 
     The message's own array is extended, because rclpy may copy an array that is assigned.

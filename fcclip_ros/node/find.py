@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -59,7 +60,7 @@ class Access:
         """Encodes the words of a query in the background, then evaluates it on the camera's next frames."""
         pipeline, pending = self.pipeline(), PendingQuery(query, callback)
 
-        def check(encoded: Future) -> None:
+        def check(encoded: Future[Any]) -> None:
             if encoded.cancelled():
                 pending.fail(FcclipError("the node is being shut down or cleaned up"))
             elif (error := encoded.exception()) is not None:

@@ -22,7 +22,7 @@ class Task:
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
-    future: Future = field(default_factory=Future)
+    future: Future[Any] = field(default_factory=Future)
 
     def run(self) -> None:
         """Runs the function, unless the future has been canceled."""

@@ -41,7 +41,7 @@ class PendingQuery:
         """
         self.query = query
         self.since = time.monotonic()
-        self.future: Future = Future()
+        self.future: Future[Any] = Future()
         self._callback = callback
 
     def fail(self, error: BaseException) -> None:

@@ -59,8 +59,8 @@ class Request:
     order: int
     unencoded: deque[str]
     classes: int = 0
-    future: Future = field(default_factory=Future)
-    superseded: list[Future] = field(default_factory=list)
+    future: Future[Any] = field(default_factory=Future)
+    superseded: list[Future[Any]] = field(default_factory=list)
 
 
 class WordQueue:
@@ -87,7 +87,7 @@ class WordQueue:
         with self._changed:
             return max((request.classes for request in self._waiting), default=0)
 
-    def submit(self, words: Sequence[str], then: Callable[[Request], Any]) -> Future:
+    def submit(self, words: Sequence[str], then: Callable[[Request], Any]) -> Future[Any]:
         """Encodes words, then calls `then`.
 
         Returns:
@@ -185,10 +185,10 @@ class WordQueue:
         self._vocabularies = {target: item for target, item in self._vocabularies.items() if item is not request}
 
 
-def _forward(outcome: Any, future: Future) -> None:
+def _forward(outcome: Any, future: Future[Any]) -> None:
     """Completes `future` with a result, or with that of another future once it is done."""
 
-    def forward(done: Future) -> None:
+    def forward(done: Future[Any]) -> None:
         if done.cancelled():
             future.cancel()
         elif (error := done.exception()) is not None:
@@ -202,7 +202,7 @@ def _forward(outcome: Any, future: Future) -> None:
         _finish(future, outcome)
 
 
-def _finish(future: Future, outcome: Any = None, error: BaseException | None = None) -> None:
+def _finish(future: Future[Any], outcome: Any = None, error: BaseException | None = None) -> None:
     if not future.set_running_or_notify_cancel():
         return
     if error is not None:
@@ -211,7 +211,7 @@ def _finish(future: Future, outcome: Any = None, error: BaseException | None = N
         future.set_result(outcome)
 
 
-def _fail_superseded(futures: list[Future], newer: Future) -> None:
+def _fail_superseded(futures: list[Future[Any]], newer: Future[Any]) -> None:
     """Fails the futures of superseded vocabularies; if there are many, in the background and at intervals."""
     if newer.cancelled():
         for future in futures:

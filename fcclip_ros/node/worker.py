@@ -68,7 +68,7 @@ class Worker(Generic[Frame]):
         """Enqueues a stream's newest frame; returns the one that it replaces, which is dropped, if any."""
         return self._mailbox.replace(stream, frame)
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Runs a function on the thread, before the next frames."""
         task = Task(function, arguments)
         self._mailbox.add_task(task)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ class ClipRecipe:
         windows = self.phase(step).windows
         return windows[step % len(windows)]
 
-    def fixed(self) -> dict:
+    def fixed(self) -> dict[str, Any]:
         """The fields that must not change when a run is resumed."""
         fields = asdict(self)
         del fields["steps"]
@@ -306,7 +307,7 @@ def export_clip(path: Path, model: SmallClip) -> None:
     write_safetensors(path, model.published_state())
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
