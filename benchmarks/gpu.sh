@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can tell, inside ten minutes: that our GPU code gives the right answers, then how fast it is.
 #
-#   benchmarks/gpu.sh [--wheels DIR] [--out FILE] [--budget SECONDS] [--python PYTHON] [--dry-run] [options of gpu.py]
+#   benchmarks/gpu.sh [--wheels DIR] [--out FILE] [--budget SECONDS] [--python PYTHON] [--dry-run] [options of benchmarks.gpu]
 #
 # A bare x86-64 machine with Python 3.12, torch 2.11 (CUDA 13), timm, onnx and triton is enough: what else is missing is
 # installed from the wheels in DIR into a temporary folder (see README.md for how to fill one). Nothing is downloaded.
@@ -45,7 +45,7 @@ if ! $dry; then
   out=${out:-benchmarks/results/gpu_$name.json}
 fi
 
-# What is measured last must not cost what was measured before: gpu.py writes after each part, and knows the time.
+# What is measured last must not cost what was measured before: the program writes after each part, and knows the time.
 timeout -k 10 "$(left)" "$python" -m benchmarks.gpu --budget "$(($(left) - 15))" ${out:+--json "$out"} ${options[@]+"${options[@]}"} || status=$?
 
 # In a process of its own: a kernel that reads where it must not takes its process's GPU with it.

@@ -88,7 +88,7 @@ def test_gpu_script_says_what_is_missing(tmp_path: Path) -> None:
 BROKEN_PARTS = """
 import ctypes, sys, time
 sys.path.insert(0, {root!r})
-from benchmarks import gpu
+from benchmarks.gpu import __main__ as gpu
 
 def fail(run): raise ValueError("a part that fails")
 
