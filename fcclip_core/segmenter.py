@@ -166,7 +166,7 @@ class Segmenter:
         return self._backend.device
 
     @property
-    def computes_beside(self) -> bool:
+    def computes_in_background(self) -> bool:
         """Whether `encode` and `start_decoding` return before a GPU has done what they launched."""
         return self.device.type == "cuda"
 
@@ -193,7 +193,7 @@ class Segmenter:
         _limit_threads(self._settings)
         self._backend.prepare(batch, *self.padded_size(height, width), progress)
 
-    def prepare_beside(self, height: int, width: int, batches: int = 1, *, requested: bool = True) -> None:
+    def prepare_in_background(self, height: int, width: int, batches: int = 1, *, requested: bool = True) -> None:
         """Builds whatever images of a size need, single ones and batches, in the background; returns at once.
 
         Args:
@@ -203,7 +203,7 @@ class Segmenter:
             requested: Whether the user asked for this size; expensive builds, such as engines, are made only then.
         """
         _limit_threads(self._settings)
-        self._backend.prepare_beside(batches, *self.padded_size(height, width), requested=requested)
+        self._backend.prepare_in_background(batches, *self.padded_size(height, width), requested=requested)
 
     def close(self, timeout: float | None = None) -> bool:
         """Stops the builds in the background; images can be segmented as before.

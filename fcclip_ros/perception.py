@@ -26,8 +26,8 @@ from fcclip_core.images.camera_size import described_size
 from fcclip_core.quoting import printable
 from fcclip_core.segmenter import Segmenter
 from fcclip_core.vocabulary.background import background_from
+from fcclip_core.vocabulary.checks import find_warnings, summary
 from fcclip_core.vocabulary.classes import Vocabulary
-from fcclip_core.vocabulary.doubts import doubts, summary
 from fcclip_core.vocabulary.snapshot import ResolvedClass, VocabularySnapshot
 from fcclip_ros.compat import RCLError, destroy_state_machine, given_parameters, result_of, run_transitions_in
 from fcclip_ros.conversions.frame import LabeledFrame
@@ -296,7 +296,7 @@ class Perception(GuardedNode, LifecycleNode):
         self.get_logger().info(f"images are converted by {'cv_bridge' if cv_bridge() else 'OpenCV, without cv_bridge'}")
         if vocabulary is None:
             vocabulary = configuration.load_words(segmenter.train_vocabulary)
-        self._log_doubts(doubts(vocabulary, configuration.stuff))
+        self._log_warnings(find_warnings(vocabulary, configuration.stuff))
         background = background_from(configuration.background, segmenter.default_background)
         self._pipeline.vocabulary_options = VocabularyOptions(
             configuration.stuff, configuration.publish_only, background
@@ -304,7 +304,7 @@ class Perception(GuardedNode, LifecycleNode):
         self._pipeline.set_vocabulary(vocabulary).result()
         self._requested_vocabulary = vocabulary
         if configuration.camera_size:
-            segmenter.prepare_beside(height, width, min(configuration.max_batch, len(self._cameras)))
+            segmenter.prepare_in_background(height, width, min(configuration.max_batch, len(self._cameras)))
 
     def _stop_stream(self) -> None:
         self._active = False
@@ -346,7 +346,7 @@ class Perception(GuardedNode, LifecycleNode):
             response.version = active.version if active else 0
             return response
         response.success = True
-        response.message = self._log_doubts(doubts(vocabulary))
+        response.message = self._log_warnings(find_warnings(vocabulary))
         response.version = snapshot.version
         response.ids = array("H", snapshot.class_ids[: len(vocabulary)])
         return response
@@ -374,7 +374,7 @@ class Perception(GuardedNode, LifecycleNode):
             response.message = self._reject("segment_image: request rejected", error)
             return response
         response.success = True
-        response.message = summary(doubts(vocabulary)) if vocabulary else ""
+        response.message = summary(find_warnings(vocabulary)) if vocabulary else ""
         return response
 
     def _on_enable(
@@ -425,14 +425,14 @@ class Perception(GuardedNode, LifecycleNode):
             self._requested_vocabulary = vocabulary
             pipeline.vocabulary_options = options
             pipeline.set_vocabulary(vocabulary).add_done_callback(self._check_vocabulary)
-            warnings = self._log_doubts(doubts(vocabulary, options.stuff))
+            warnings = self._log_warnings(find_warnings(vocabulary, options.stuff))
             text = f"{len(vocabulary)} classes are being encoded; see ~/vocabulary or the log for their activation"
             return f"{text}; {warnings}" if warnings else text
         warnings = ""
         if options != pipeline.vocabulary_options:
             pipeline.change_options(options).add_done_callback(self._check_options)
             current = pipeline.requested_vocabulary
-            warnings = self._log_doubts(doubts(current, options.stuff)) if current else ""
+            warnings = self._log_warnings(find_warnings(current, options.stuff)) if current else ""
         if vocabulary is None:
             return warnings
         active = self._vocabulary
@@ -464,7 +464,7 @@ class Perception(GuardedNode, LifecycleNode):
         """The active vocabulary of a camera; None: the latest one for all cameras."""
         return camera.vocabulary if camera else self._vocabulary
 
-    def _log_doubts(self, found: Sequence[str]) -> str:
+    def _log_warnings(self, found: Sequence[str]) -> str:
         """Logs warnings about a vocabulary, and returns them for the response."""
         if found:
             self.get_logger().warning(printable(f"vocabulary: {summary(found)}"))

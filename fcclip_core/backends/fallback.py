@@ -118,7 +118,7 @@ class FallbackBackend:
         self._last_used = self._prepare((batch, height, width), True, progress)
         self._last_used.reason = ""
 
-    def prepare_beside(self, batches: int, height: int, width: int, *, requested: bool) -> None:
+    def prepare_in_background(self, batches: int, height: int, width: int, *, requested: bool) -> None:
         """Prepares one image size in the background, for all batch sizes; returns at once.
 
         Args:

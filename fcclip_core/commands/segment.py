@@ -125,13 +125,13 @@ def run(args: argparse.Namespace) -> int:
     from fcclip_core.devices import watched
     from fcclip_core.segmenter import Segmenter
     from fcclip_core.terminal import Terminal
-    from fcclip_core.vocabulary.doubts import doubts, summary
+    from fcclip_core.vocabulary.checks import find_warnings, summary
 
     console = Terminal(stderr=True, soft_wrap=True)
     for line in left_out(inputs):
         console.print(Text(line, style="yellow"))
-    if doubtful := summary(doubts(vocabulary)):
-        console.print(Text(f"words: {doubtful}", style="yellow"))
+    if warning := summary(find_warnings(vocabulary)):
+        console.print(Text(f"words: {warning}", style="yellow"))
     with console.status(Text(f"loading {args.checkpoint}")):
         segmenter = Segmenter.from_checkpoint(
             args.checkpoint,

@@ -153,16 +153,16 @@ def check_file(args: argparse.Namespace) -> int:
     Returns:
         0 for a usable vocabulary, 1 otherwise.
     """
+    from fcclip_core.vocabulary.checks import find_warnings
     from fcclip_core.vocabulary.classes import Vocabulary
-    from fcclip_core.vocabulary.doubts import doubts
 
     try:
         vocabulary = Vocabulary.load(args.vocabulary)
     except VocabularyError as error:
         _say(f"error: {error}")
         return 1
-    for doubt in doubts(vocabulary, [part.strip() for part in args.stuff.split(";") if part.strip()]):
-        _say(f"warning: {doubt}")
+    for warning in find_warnings(vocabulary, [part.strip() for part in args.stuff.split(";") if part.strip()]):
+        _say(f"warning: {warning}")
     things = sum(vocabulary.things)
     _say(
         f"usable: {len(vocabulary)} classes ({things} things, {len(vocabulary) - things} stuff), "

@@ -350,7 +350,7 @@ class Vocabulary:
         _known_names(what, names, dict.fromkeys(self.names))
 
     def with_stuff(self, names: Iterable[str]) -> Vocabulary:
-        """The same classes, these marked as stuff; names that match no class change nothing (`doubts` reports them)."""
+        """The same classes, these marked as stuff; names that match no class change nothing (see `find_warnings`)."""
         stuff = {normal_form(name).strip() for name in names}
         classes = (replace(item, is_thing=item.is_thing and item.name not in stuff) for item in self.classes)
         return replace(self, classes=tuple(classes))

@@ -430,7 +430,7 @@ class Pipeline:
                 self._failed(frame.stream, error)
                 continue
             started.append(_InFlight(frame, snapshot, encoded, result, batched))
-            if not self.segmenter.computes_beside:
+            if not self.segmenter.computes_in_background:
                 batch = _InFlightBatch([started.pop()], self)
                 batch.wait()
                 batch.finish()
@@ -451,7 +451,7 @@ class Pipeline:
         size = self.segmenter.padded_size(height, width)
         if size not in self._prepared_sizes:
             self._prepared_sizes.add(size)
-            self.segmenter.prepare_beside(height, width, self._max_batch, requested=False)
+            self.segmenter.prepare_in_background(height, width, self._max_batch, requested=False)
 
     def _encode(self, frames: list[_Frame], settings: InferenceSettings) -> Iterator[tuple[_Frame, EncodedImage, bool]]:
         """Runs the network; frames on which it fails are counted and left out.

@@ -78,7 +78,7 @@ class FakeSegmenter:
     backend_description = "a fake model"
     backend_warning = ""
     device = torch.device("cpu")
-    computes_beside = False
+    computes_in_background = False
 
     train_vocabulary = Vocabulary.from_names(["floor", "cup"], stuff=["floor"])
 
@@ -136,7 +136,7 @@ class FakeSegmenter:
         self._known |= set(words)
         self.read.append(tuple(words))
 
-    def prepare_beside(self, height: int, width: int, batches: int = 1, *, requested: bool = True) -> None:
+    def prepare_in_background(self, height: int, width: int, batches: int = 1, *, requested: bool = True) -> None:
         self.prepared.append((height, width, batches, requested))
 
     def close(self, timeout: float | None = None) -> bool:

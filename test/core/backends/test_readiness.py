@@ -133,8 +133,8 @@ def test_no_more_sizes_are_made_ready_than_are_kept_unless_somebody_asks() -> No
     backend = joined(slow, plain)
     widths = [32 * number for number in range(1, MAX_SIZES + 3)]
     for width in widths:
-        backend.prepare_beside(2, 32, width, requested=False)
-    backend.prepare_beside(1, 32, widths[-1], requested=True)
+        backend.prepare_in_background(2, 32, width, requested=False)
+    backend.prepare_in_background(1, 32, widths[-1], requested=True)
     wait_for(lambda: (1, 32, widths[-1]) in slow.ready)
     kept = [(batch, 32, width) for width in widths[:MAX_SIZES] for batch in (1, 2)]
     assert slow.begun == [*kept, (1, 32, widths[-1])]
@@ -143,7 +143,7 @@ def test_no_more_sizes_are_made_ready_than_are_kept_unless_somebody_asks() -> No
 def test_the_batches_that_can_come_are_made_ready_and_others_are_put_together_of_them() -> None:
     slow, plain = Slow(), Plain()
     backend = joined(slow, plain)
-    backend.prepare_beside(8, 32, 32, requested=False)
+    backend.prepare_in_background(8, 32, 32, requested=False)
     wait_for(lambda: len(slow.ready) == LARGEST_BATCH == 4)
     output = backend(image(7))
     assert slow.ran == [4, 3] and not plain.ran
@@ -156,7 +156,7 @@ def test_a_batch_goes_image_by_image_until_it_is_ready(waits: bool) -> None:
     backend = joined(slow, plain, waits=waits)
     backend.prepare(1, 32, 32)
     slow.gate.clear()
-    backend.prepare_beside(2, 32, 32, requested=False)
+    backend.prepare_in_background(2, 32, 32, requested=False)
     wait_for(lambda: (2, 32, 32) in slow.begun)
     backend(image(2))
     assert slow.ran == [1, 1] and not plain.ran
@@ -178,7 +178,7 @@ def test_a_batch_that_does_not_fit_costs_neither_single_images_nor_the_backend(
     slow, plain = Slow(), Plain()
     slow.largest = 1
     backend = joined(slow, plain)
-    backend.prepare_beside(4, 32, 32, requested=False)
+    backend.prepare_in_background(4, 32, 32, requested=False)
     wait_for(lambda: "2x32x32 cannot be prepared: out of memory" in caplog.text)
     assert backend.close(30)
     backend(image(3))
@@ -191,7 +191,7 @@ def test_a_backend_that_cannot_be_made_ready_beside_is_left_out_and_said(caplog:
     slow, plain = Slow(), Plain()
     slow.largest = 0
     backend = joined(slow, plain)
-    backend.prepare_beside(1, 32, 32, requested=False)
+    backend.prepare_in_background(1, 32, 32, requested=False)
     wait_for(lambda: backend.problem)
     backend(image())
     assert backend.description == "plain; not slow: out of memory"
@@ -202,8 +202,8 @@ def test_nothing_is_built_that_is_built_for_those_who_ask_alone() -> None:
     slow, plain = Slow(), Plain()
     slow.unasked = False
     backend = joined(slow, plain)
-    backend.prepare_beside(1, 32, 32, requested=False)
-    backend.prepare_beside(1, 32, 64, requested=True)
+    backend.prepare_in_background(1, 32, 32, requested=False)
+    backend.prepare_in_background(1, 32, 64, requested=True)
     wait_for(lambda: slow.ready)
     assert slow.begun == [(1, 32, 64)]
 
@@ -242,7 +242,7 @@ def test_the_thread_that_prepares_keeps_to_the_number_of_threads_of_the_one_that
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        joined(Counting(), Plain()).prepare_beside(1, 32, 32, requested=False)
+        joined(Counting(), Plain()).prepare_in_background(1, 32, 32, requested=False)
     finally:
         torch.set_num_threads(before)
     wait_for(lambda: used)
@@ -253,12 +253,12 @@ def test_closing_does_not_wait_longer_than_it_may() -> None:
     slow, plain = Slow(), Plain()
     backend = joined(slow, plain)
     slow.gate.clear()
-    backend.prepare_beside(3, 32, 32, requested=False)
+    backend.prepare_in_background(3, 32, 32, requested=False)
     wait_for(lambda: slow.begun)
     assert not backend.close(0.0)
     slow.gate.set()
     assert backend.close(30)
-    backend.prepare_beside(1, 32, 64, requested=True)
+    backend.prepare_in_background(1, 32, 64, requested=True)
     assert slow.begun == [(1, 32, 32)], "what waited is dropped, and nothing new is begun"
 
 
@@ -267,7 +267,7 @@ def test_what_tells_its_progress_ends_when_nobody_waits_for_it() -> None:
     slow.reports = True
     slow.gate.clear()
     backend = joined(slow, plain)
-    backend.prepare_beside(2, 32, 32, requested=False)
+    backend.prepare_in_background(2, 32, 32, requested=False)
     wait_for(lambda: slow.begun)
     assert backend.close(30)
     assert not slow.ready and backend.problem == "", "the backend is not to blame"
@@ -282,7 +282,7 @@ from test_readiness import Plain, Slow, joined
 slow = Slow()
 slow.reports = True
 slow.gate.clear()
-joined(slow, Plain()).prepare_beside(4, 32, 32, requested=True)
+joined(slow, Plain()).prepare_in_background(4, 32, 32, requested=True)
 """
     ended = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, check=False)
     assert ended.returncode == 0 and not ended.stderr
@@ -300,7 +300,7 @@ def test_a_network_is_compiled_beside_the_images_and_answers_the_same() -> None:
     expected = backend(picture)
     assert backend.description.startswith("eager PyTorch")
     assert "not compiled: 2x32x64 is not compiled yet" in backend.description
-    backend.prepare_beside(2, 32, 64, requested=False)
+    backend.prepare_in_background(2, 32, 64, requested=False)
     while compiled.lacks(2, 32, 64):
         during = backend(picture)
     assert backend.close(60)

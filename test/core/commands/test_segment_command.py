@@ -770,7 +770,7 @@ def test_words_with_which_a_source_was_meant_are_asked_about() -> None:
         vocabulary_from("cup; floor", stuff="flor")
 
 
-def test_what_is_doubtful_in_words_is_said_before_anything_is_segmented(
+def test_what_is_questionable_in_words_is_said_before_anything_is_segmented(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo = save_image(tmp_path / "a.png")

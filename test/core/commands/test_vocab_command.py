@@ -74,8 +74,8 @@ def test_check_names_stuff_that_is_no_class(tmp_path: Path, capsys: pytest.Captu
     path = tmp_path / "words.yaml"
     path.write_text("classes: [{name: cup}, {name: floor}]")
     assert run("check", path, "--stuff", "flor; floor") == 0
-    (doubt, usable) = capsys.readouterr().out.splitlines()
-    assert doubt.startswith("warning: stuff names 'flor'") and "'floor'" in doubt and usable.startswith("usable")
+    (warning, usable) = capsys.readouterr().out.splitlines()
+    assert warning.startswith("warning: stuff names 'flor'") and "'floor'" in warning and usable.startswith("usable")
 
 
 def test_check_says_which_key_comes_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

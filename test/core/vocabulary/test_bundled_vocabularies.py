@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from checkout import REFERENCE, ROOT
+from fcclip_core.vocabulary.checks import find_warnings
 from fcclip_core.vocabulary.class_ids import ClassIds
 from fcclip_core.vocabulary.classes import Vocabulary
-from fcclip_core.vocabulary.doubts import doubts
 from fcclip_core.vocabulary.sources import bundled_vocabularies
 
 DOCUMENTATION = ROOT / "docs" / "reference" / "vocabularies.md"
@@ -106,10 +106,10 @@ def test_seen_classes_are_those_of_the_authors_lists(name: str, dataset: str, di
 
 
 @pytest.mark.parametrize("name", bundled_vocabularies())
-def test_files_are_complete_and_without_doubts(name: str) -> None:
+def test_files_are_complete_and_without_warnings(name: str) -> None:
     vocabulary = Vocabulary.load(name)
     assert vocabulary.description and vocabulary.source and vocabulary.license == "Apache-2.0"
-    assert doubts(vocabulary) == []
+    assert find_warnings(vocabulary) == []
     assert ClassIds().resolve(vocabulary) == tuple(range(1, len(vocabulary) + 1))
     assert Vocabulary.from_yaml(vocabulary.to_yaml()) == vocabulary
 

@@ -189,7 +189,7 @@ def test_a_best_effort_publisher_that_joins_is_heard_too(quick_node: Process, pe
     status_of(diagnostics, lambda s, v: "best_effort, 2 publishers" in v["image input"], 15.0)
 
 
-def test_what_is_doubtful_in_words_is_answered_and_logged(quick_node: Process, peer: Peer) -> None:
+def test_what_is_questionable_in_words_is_answered_and_logged(quick_node: Process, peer: Peer) -> None:
     classes = [msg.VocabularyClass(synonyms=[name]) for name in ("cup", "\u0441up", "floor")]
     answer = peer.call(srv.SetVocabulary, "/fcclip/set_vocabulary", srv.SetVocabulary.Request(classes=classes))
     assert answer.success and "look alike" in answer.message

@@ -485,7 +485,7 @@ class Computing(FakeSegmenter):
         done: While it is cleared, nobody gets an answer.
     """
 
-    computes_beside = True
+    computes_in_background = True
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -601,7 +601,7 @@ def test_a_frame_that_nothing_can_be_prepared_for_does_not_end_the_stream(
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as broken:
-        broken.setattr(made.segmenter, "prepare_beside", refuse)
+        broken.setattr(made.segmenter, "prepare_in_background", refuse)
         made.put(image(width=8))
         wait_until(lambda: made.cameras[0].counts.failed == 1)
     made.put(image(width=16))

@@ -49,7 +49,7 @@ _LOOKS = {
 _LIKE_LATIN = str.maketrans({sign: letter for letter, signs in _LOOKS.items() for sign in signs})
 
 
-def doubts(vocabulary: Vocabulary, stuff: Iterable[str] = ()) -> list[str]:
+def find_warnings(vocabulary: Vocabulary, stuff: Iterable[str] = ()) -> list[str]:
     """Warns of probable mistakes.
 
     Args:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from fcclip_core.vocabulary.checks import find_warnings, look_alike, summary
 from fcclip_core.vocabulary.classes import Vocabulary
-from fcclip_core.vocabulary.doubts import doubts, look_alike, summary
 
 
 @pytest.mark.parametrize(
@@ -28,34 +28,34 @@ from fcclip_core.vocabulary.doubts import doubts, look_alike, summary
         (["a very " * 80 + "long name"], ["longer than CLIP reads"]),
     ],
 )
-def test_names_that_are_alike_are_a_doubt(names: list[str], parts: list[str]) -> None:
-    (doubt,) = doubts(Vocabulary.from_names(names))
-    assert all(part in doubt for part in parts), doubt
+def test_names_that_are_alike_give_a_warning(names: list[str], parts: list[str]) -> None:
+    (warning,) = find_warnings(Vocabulary.from_names(names))
+    assert all(part in warning for part in parts), warning
 
 
 @pytest.mark.parametrize(
     "names", [["pail", "pall"], ["cafe", "caf\u00e9"], ["стол", "стул"], ["椅子", "桌子"], ["1", "2"]]
 )
-def test_names_that_only_resemble_each_other_are_no_doubt(names: list[str]) -> None:
-    assert doubts(Vocabulary.from_names(names)) == []
+def test_names_that_only_resemble_each_other_give_no_warning(names: list[str]) -> None:
+    assert find_warnings(Vocabulary.from_names(names)) == []
 
 
-def test_stuff_that_is_no_class_is_a_doubt() -> None:
+def test_stuff_that_is_no_class_gives_a_warning() -> None:
     words = Vocabulary.from_names(["cup, mug", "floor", "caf\u00e9"])
-    assert doubts(words, ["floor", " cafe\u0301 "]) == []
-    flor, mug, sky = doubts(words, ["flor", "mug", "sky"])
+    assert find_warnings(words, ["floor", " cafe\u0301 "]) == []
+    flor, mug, sky = find_warnings(words, ["flor", "mug", "sky"])
     assert "stuff names 'flor'" in flor and "did you mean 'floor'?" in flor
     assert "stuff names 'mug'" in mug and "did you mean 'cup'?" in mug
     assert "stuff names 'sky'" in sky and "first synonym" in sky
 
 
-def test_many_doubts_are_said_in_a_few_words() -> None:
+def test_many_warnings_are_said_in_a_few_words() -> None:
     words = Vocabulary.from_names([name for n in range(1_000) for name in (f"cup {n}", f"Cup {n}")])
-    found = doubts(words)
+    found = find_warnings(words)
     assert len(found) == 1_000
     assert "and 995 more warnings" in summary(found) and len(summary(found)) < 1_000
     assert summary([]) == ""
-    (tie,) = doubts(Vocabulary.from_names([f"{n}, cup" for n in range(1_000)]))
+    (tie,) = find_warnings(Vocabulary.from_names([f"{n}, cup" for n in range(1_000)]))
     assert "and 995 more" in tie and len(tie) < 300
 
 
