@@ -17,6 +17,7 @@ from fcclip_core.backends import FallbackBackend, create_backend
 from fcclip_core.backends.interface import Progress as BuildProgress
 from fcclip_core.devices import resolve_device, watched, watches_device
 from fcclip_core.errors import ImageError, SettingsError, VocabularyError
+from fcclip_core.export.built_files import BuiltFiles
 from fcclip_core.files.cache_folder import cache_folder
 from fcclip_core.inference.classification import MAX_LOGIT_SCALE, MaskProbabilities, classify
 from fcclip_core.inference.decoder import UndecodedFrame, create_decoder
@@ -106,7 +107,7 @@ class Segmenter:
         self._snapshot: VocabularySnapshot | None = None
         self._writer = threading.Lock()
         self._preprocess = create_preprocessor(self._backend.device)
-        self._decoder = create_decoder(self._backend.device)
+        self._decoder = create_decoder(self._backend.device, BuiltFiles.below(cache_dir).folder)
 
     @classmethod
     def from_checkpoint(

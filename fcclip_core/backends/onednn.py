@@ -12,7 +12,7 @@ from fcclip_core.backends.graph import check_device
 from fcclip_core.backends.interface import ReadyBackend
 from fcclip_core.errors import BackendError
 from fcclip_core.export.input_spec import PRECISIONS, precision_of
-from fcclip_core.kernels.deformable_native import compile_kernel
+from fcclip_core.kernels.deformable_native import LIBRARY
 from fcclip_core.kernels.onednn import best_type, for_processor
 from fcclip_core.model.fcclip import FCCLIP, ModelOutput
 
@@ -64,7 +64,7 @@ class OneDnnBackend(ReadyBackend):
 def _compiled_sampling(folder: Path | None) -> str:
     """Compiles the sampling kernel; returns "", or a note for the description if it cannot be compiled."""
     try:
-        compile_kernel(folder)
+        LIBRARY.load(folder)
     except BackendError as error:
         _logger.warning("deformable attention runs uncompiled, which makes the network a third slower: %s", error)
         return ", deformable attention uncompiled"

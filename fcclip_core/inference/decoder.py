@@ -10,14 +10,16 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fcclip_core.inference.classification import Words, classify
 from fcclip_core.inference.mask_resize import KEPT_SIZES
+from fcclip_core.inference.mergers import create_merger
 from fcclip_core.inference.postprocess import ClassifiedMasks, MergedFrame, Merger
-from fcclip_core.inference.postprocess_gpu import DeviceMerger, create_merger
+from fcclip_core.inference.postprocess_gpu import DeviceMerger
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.inference.stage_clock import StageClock
 from fcclip_core.kernels.cuda_graph import ATTEMPTS, CapturedWork
@@ -67,9 +69,9 @@ Decoder = Callable[[UndecodedFrame, StageClock], Callable[[], DecodedFrame]]
 Returns a function that waits for the result, to be called once, before or after later frames are started."""
 
 
-def create_decoder(device: torch.device) -> Decoder:
-    """Creates the fastest decoder that works on `device`."""
-    merger = create_merger(device)
+def create_decoder(device: torch.device, kernels: Path | None = None) -> Decoder:
+    """Creates the fastest decoder that works on `device`; `kernels` as for `create_merger`."""
+    merger = create_merger(device, kernels)
     eager = EagerDecoder(merger)
     return CapturedDecoder(eager, merger) if isinstance(merger, DeviceMerger) else eager
 

@@ -155,28 +155,34 @@ def panoptic_segments(
         minimum_scores: float32 `(C,)`; segments scored below their class's minimum are removed after the assignment,
             and their pixels belong to no segment. None: no minimum.
     """
-    scores, labels = class_probs.max(-1)
-    kept = ((labels < len(is_thing)) & (scores > settings.object_mask_threshold)).nonzero().squeeze(1)
+    kept, scores, labels = kept_queries(class_probs, is_thing, settings)
     if len(kept) == 0:
         empty = np.zeros(0, np.int64)
         return PanopticSegments(
             np.zeros((resizer.height, resizer.width), np.int32), empty, empty.astype(np.float32), empty
         )
-    owner, inside, mask_areas = assign_pixels(mask_logits[kept], scores[kept], resizer)
+    owner, inside, mask_areas = assign_pixels(mask_logits[kept], scores, resizer)
     owned, final = torch.zeros_like(kept), torch.zeros_like(kept)
     for rows in _row_bands(resizer.height, resizer.width):
         there = owner[rows].long()
         owned += torch.bincount(there.flatten(), minlength=len(kept))
         final += torch.bincount(there[inside[rows]], minlength=len(kept))
 
-    table = torch.stack((kept, labels[kept], is_thing[labels[kept]].long(), mask_areas, owned, final)).cpu().numpy()
+    table = torch.stack((kept, labels, is_thing[labels].long(), mask_areas, owned, final)).cpu().numpy()
     minimum = None if minimum_scores is None else minimum_scores.cpu().numpy()
-    segment_of_kept, segments = _accept(table, scores[kept].cpu().numpy(), settings.overlap_threshold, minimum)
+    segment_of_kept, segments = accept_in_order(table, scores.cpu().numpy(), settings.overlap_threshold, minimum)
     lookup = torch.from_numpy(segment_of_kept).to(owner.device)
     segment_map = torch.empty(owner.shape, dtype=torch.int32, device=owner.device)
     for rows in _row_bands(resizer.height, resizer.width):
         segment_map[rows] = torch.where(inside[rows], lookup[owner[rows].long()], 0)
     return PanopticSegments(segment_map.cpu().numpy(), *segments)
+
+
+def kept_queries(class_probs: Tensor, is_thing: Tensor, settings: InferenceSettings) -> tuple[Tensor, Tensor, Tensor]:
+    """The K queries that may become segments, in order, with the probability and index of their best class: `(K,)`."""
+    scores, labels = class_probs.max(-1)
+    kept = ((labels < len(is_thing)) & (scores > settings.object_mask_threshold)).nonzero().squeeze(1)
+    return kept, scores[kept], labels[kept]
 
 
 def semantic_classes(mask_logits: Tensor, class_probs: Tensor, resizer: MaskResizer) -> np.ndarray:
@@ -244,7 +250,7 @@ def _areas(segment_map: np.ndarray, count: int) -> np.ndarray:
     )
 
 
-def _accept(
+def accept_in_order(
     table: np.ndarray, scores: np.ndarray, overlap_threshold: float, minimum_scores: np.ndarray | None
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Decides which masks become segments, in query order as published.

@@ -8,7 +8,6 @@ then downloaded as one block of bytes.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,11 +18,8 @@ from torch import Tensor
 
 from fcclip_core.inference.mask_resize import KEPT_SIZES, MaskResizer
 from fcclip_core.inference.ownership import FrameTaps, OwnedPixels, owned_pixels
-from fcclip_core.inference.postprocess import ClassifiedMasks, HostMerger, MergedFrame, Merger
+from fcclip_core.inference.postprocess import ClassifiedMasks, MergedFrame
 from fcclip_core.inference.preprocess import FrameGeometry
-from fcclip_core.settings import InferenceSettings
-
-_logger = logging.getLogger(__name__)
 
 OLDEST_TRITON = (3, 3)
 """First version whose compiler supports the kernel's small matrix products."""
@@ -142,41 +138,6 @@ class PackedFrame:
             boxes=np.stack(sides, -1)[: len(queries)].astype(np.int64),
             embeddings=unit[queries],
         )
-
-
-def create_merger(device: torch.device) -> Merger:
-    """Creates the fastest merger for `device`; a GPU's merger must reproduce the host's result on a test frame."""
-    host = HostMerger(device)
-    if device.type != "cuda":
-        return host
-    try:
-        merger = DeviceMerger(device)
-        if _agree(merger, host, device):
-            return merger
-        reason = "its segments differ from the host's on a test frame"
-    except Exception as error:  # the kernel does not compile or run: Triton and CUDA raise various types
-        reason = f"{type(error).__name__}: {error}"
-    _logger.error("merging on the GPU failed; falling back to slower merging with the host: %s", reason)
-    return host
-
-
-def _agree(merger: Merger, host: Merger, device: torch.device) -> bool:
-    """Whether both mergers agree on a synthetic frame of large, overlapping masks."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(1, 24, 6, 8, generator=generator)
-    masks = F.interpolate(coarse * 8, size=(48, 64), mode="bilinear")[0].to(device)
-    probabilities = (torch.randn(24, 9, generator=generator) * 4).softmax(-1).to(device)
-    embeddings = torch.randn(24, 16, generator=generator).to(device)
-    settings = InferenceSettings(shorter_side=192, object_mask_threshold=0.3, overlap_threshold=0.1)
-    is_thing = torch.arange(8, device=device) % 2 == 0
-    frame = ClassifiedMasks(masks, probabilities, embeddings, is_thing, FrameGeometry.of(240, 320, settings), settings)
-    found, expected = merger(frame), host(frame)
-    return (
-        len(expected.queries) > 0
-        and np.array_equal(found.queries, expected.queries)
-        and np.array_equal(found.class_indices, expected.class_indices)
-        and float((found.segment_map != expected.segment_map).mean()) < 1e-3
-    )
 
 
 @dataclass(frozen=True)

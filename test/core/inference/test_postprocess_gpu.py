@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from gpu_kernels import (
     DEVICE,
     GPUS,
@@ -18,12 +15,12 @@ from gpu_kernels import (
     needs_triton,
     runs_kernels,
 )
-from scipy import ndimage
+from merged_frames import CASES, THINGS, Case, assert_merged, draw
 
 from fcclip_core.inference import postprocess_gpu as device_postprocess
 from fcclip_core.inference.mask_resize import MaskResizer
 from fcclip_core.inference.ownership import FrameTaps, OwnedPixels, owned_pixels
-from fcclip_core.inference.postprocess import ClassifiedMasks, panoptic_segments
+from fcclip_core.inference.postprocess import ClassifiedMasks
 from fcclip_core.inference.postprocess_gpu import DeviceMerger
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.settings import InferenceSettings
@@ -31,86 +28,19 @@ from fcclip_core.settings import InferenceSettings
 if LAUNCHES:
     from fcclip_core.inference.ownership_triton import owned_pixels_by_triton
 
-THINGS = (True, True, False, False, False)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A frame's sizes, how many queries there are, and thresholds that keep some of them."""
-
-    image: tuple[int, int]
-    resized: tuple[int, int]
-    padded: tuple[int, int]
-    queries: int = 12
-    threshold: float = 0.0
-    overlap: float = 0.3
-    void: float = 0.0
-
-    @property
-    def geometry(self) -> FrameGeometry:
-        return FrameGeometry(self.image, self.resized, self.padded)
-
-    @property
-    def mask_size(self) -> tuple[int, int]:
-        return self.padded[0] // 4, self.padded[1] // 4
-
-    @property
-    def settings(self) -> InferenceSettings:
-        return InferenceSettings(object_mask_threshold=self.threshold, overlap_threshold=self.overlap)
-
-
-CASES = {
-    "shrunk, not padded": Case((45, 60), (96, 128), (96, 128)),
-    "enlarged and padded": Case((75, 131), (48, 84), (64, 96)),
-    "a threshold drops some": Case((40, 70), (64, 112), (64, 128), threshold=0.45),
-    "void drops some": Case((40, 70), (64, 112), (64, 128), void=3.0),
-    "nothing is kept": Case((20, 30), (64, 96), (64, 96), threshold=1.0),
-    "one query": Case((20, 30), (64, 96), (64, 96), queries=1),
-    "tiny image": Case((1, 3), (32, 96), (32, 96)),
-    "more queries than a byte counts": Case((24, 33), (32, 44), (32, 64), queries=300, overlap=0.0),
-    "every overlap is enough": Case((48, 48), (96, 96), (96, 96), overlap=0.0),
-}
-
-
-def draw(case: Case, seed: int = 0) -> ClassifiedMasks:
-    """Blobs of all sizes, most of a mask far from zero, as masks are."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(case.queries, 1, 4, 5, generator=generator) * 12 - 3
-    logits = F.interpolate(coarse, size=case.mask_size, mode="bicubic")[:, 0]
-    probs = torch.randn(case.queries, len(THINGS) + 1, generator=generator) * 2
-    probs[:, -1] += case.void
-    embeddings = torch.randn(case.queries, 7, generator=generator) * 3
-    tensors = (logits, probs.softmax(-1), embeddings, torch.tensor(THINGS))
-    return ClassifiedMasks(*(tensor.to(DEVICE) for tensor in tensors), case.geometry, case.settings)
-
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("seed", range(3))
 def test_merges_as_panoptic_segments(case: Case, seed: int) -> None:
-    frame = draw(case, seed)
-    resizer = MaskResizer(case.geometry, case.mask_size, DEVICE)
-    expected = panoptic_segments(frame.mask_logits, frame.class_probs, frame.is_thing, resizer, case.settings)
-    merged = DeviceMerger(DEVICE)(frame)
-    assert merged.segment_map.dtype == np.int32
-    assert (merged.segment_map != expected.segment_map).mean() <= (0.0 if DEVICE.type == "cpu" else 0.001)
-    np.testing.assert_array_equal(merged.class_indices, expected.class_indices)
-    np.testing.assert_array_equal(merged.queries, expected.queries)
-    np.testing.assert_array_equal(merged.scores, expected.scores)
-    assert [part.dtype for part in (merged.class_indices, merged.queries, merged.scores)] == ["<i8", "<i8", "<f4"]
-
-    count = len(merged.queries)
-    np.testing.assert_array_equal(merged.areas, np.bincount(merged.segment_map.ravel(), minlength=count + 1)[1:])
-    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(merged.segment_map, count)]
-    np.testing.assert_array_equal(merged.boxes, np.array(boxes, np.int64).reshape(-1, 4))
-    unit = F.normalize(frame.embeddings, dim=-1)[merged.queries].cpu().numpy()
-    np.testing.assert_array_equal(merged.embeddings, unit)
+    frame = draw(case, seed, DEVICE)
+    assert_merged(DeviceMerger(DEVICE)(frame), frame, apart=0.0 if DEVICE.type == "cpu" else 0.001)
 
 
 def test_cases_cover_what_they_say() -> None:
     # Guards the test above: merged stuff, rejected masks and dropped queries must all happen in it.
     stuff_merged = rejected = 0
     for case in CASES.values():
-        frame = draw(case)
+        frame = draw(case, device=DEVICE)
         kept = frame.class_probs.max(-1).indices < len(THINGS)
         merger = DeviceMerger(DEVICE)
         merged = merger(frame)
@@ -125,7 +55,7 @@ def test_cases_cover_what_they_say() -> None:
 
 def test_results_survive_the_next_frame() -> None:
     merger, case = DeviceMerger(DEVICE), CASES["shrunk, not padded"]
-    frames = [draw(case, seed) for seed in range(3)]
+    frames = [draw(case, seed, DEVICE) for seed in range(3)]
 
     def run(frame: ClassifiedMasks) -> list[np.ndarray]:
         merged = merger(frame)
@@ -141,7 +71,7 @@ def test_results_survive_the_next_frame() -> None:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_taps_are_the_resizer_s(case: Case) -> None:
-    logits = draw(case).mask_logits[:2]
+    logits = draw(case, device=DEVICE).mask_logits[:2]
     taps = FrameTaps.of(case.geometry, case.mask_size, DEVICE)
     enlarged = logits
     for axis, side in ((1, taps.rows), (2, taps.columns)):
@@ -177,7 +107,7 @@ def compare(ours: OwnedPixels, plain: OwnedPixels) -> None:
 @runs_kernels
 @pytest.mark.parametrize("case", [case for case in CASES.values() if case.queries < 100], ids=str)
 def test_kernel_gives_pixels_to_the_same_queries(case: Case) -> None:
-    frame = draw(case)
+    frame = draw(case, device=DEVICE)
     scores, labels = frame.class_probs.max(-1)
     kept = (labels < len(THINGS)) & (scores > case.threshold)
     ours = owned_pixels_by_triton(frame.mask_logits, scores, kept, FrameTaps.of(case.geometry, case.mask_size, DEVICE))
@@ -208,7 +138,7 @@ def test_kernel_lets_the_first_of_equal_queries_win() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_kernel_reads_short_logits(dtype: torch.dtype) -> None:
     case = CASES["shrunk, not padded"]
-    frame = draw(case)
+    frame = draw(case, device=DEVICE)
     logits, scores = frame.mask_logits.to(dtype), frame.class_probs.max(-1).values
     kept = torch.ones_like(scores, dtype=torch.bool)
     taps = FrameTaps.of(case.geometry, case.mask_size, DEVICE)

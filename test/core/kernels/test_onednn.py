@@ -14,8 +14,8 @@ from fcclip_core.backends import create_backend
 from fcclip_core.backends.eager import EagerBackend
 from fcclip_core.backends.onednn import OneDnnBackend
 from fcclip_core.errors import BackendError
-from fcclip_core.kernels import deformable_native
-from fcclip_core.kernels.deformable_native import NativeDeformableAttention, compile_kernel, takes
+from fcclip_core.kernels import deformable_native, native_library
+from fcclip_core.kernels.deformable_native import LIBRARY, NativeDeformableAttention, takes
 from fcclip_core.kernels.onednn import FusedBlock, FusedLinear, for_processor, text_tower_for_processor
 from fcclip_core.model.config import TINY, TextConfig
 from fcclip_core.model.deformable_attention import DeformableAttention
@@ -31,14 +31,14 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> None:
     try:
-        compile_kernel(tmp_path_factory.mktemp("kernels"))
+        LIBRARY.load(tmp_path_factory.mktemp("kernels"))
     except BackendError as error:
         pytest.skip(str(error))
 
 
 @pytest.fixture
 def not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deformable_native, "_libraries", [])
+    monkeypatch.setattr(LIBRARY, "_loaded", None)
 
 
 @pytest.fixture
@@ -196,11 +196,11 @@ def test_without_a_compiler_the_network_runs_all_the_same(
 
 
 def test_a_kernel_is_compiled_once(not_loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    compile_kernel(tmp_path)
-    kernel = next(tmp_path.glob("deformable-*.so"))
+    LIBRARY.load(tmp_path)
+    kernel = next(tmp_path.glob("deformable_native-*.so"))
     made = kernel.stat().st_mtime_ns
-    monkeypatch.setattr(deformable_native, "_libraries", [])
-    compile_kernel(tmp_path)
+    monkeypatch.setattr(LIBRARY, "_loaded", None)
+    LIBRARY.load(tmp_path)
     assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [made]
 
 
@@ -209,7 +209,7 @@ def test_a_damaged_kernel_is_compiled_again(
     not_loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     """Loading one would end the process: the loader reads what lies beyond the end of the file."""
-    compile_kernel(tmp_path / "whole")
+    LIBRARY.load(tmp_path / "whole")
     whole = next((tmp_path / "whole").iterdir())
     content = bytearray(whole.read_bytes())
     if damage == "another byte":
@@ -221,8 +221,8 @@ def test_a_damaged_kernel_is_compiled_again(
     damaged = tmp_path / "damaged" / whole.name
     damaged.parent.mkdir()
     damaged.write_bytes(content)
-    monkeypatch.setattr(deformable_native, "_libraries", [])
-    compile_kernel(damaged.parent)
+    monkeypatch.setattr(LIBRARY, "_loaded", None)
+    LIBRARY.load(damaged.parent)
     assert "is damaged, so it is compiled again" in caplog.text
     assert damaged.stat().st_size == whole.stat().st_size
 
@@ -231,15 +231,15 @@ def test_a_damaged_kernel_is_compiled_again(
 def test_a_kernel_that_others_could_have_planted_is_not_loaded(
     not_loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, shared: str
 ) -> None:
-    compile_kernel(tmp_path / "kernels")
+    LIBRARY.load(tmp_path / "kernels")
     planted = next((tmp_path / "kernels").iterdir())
     (planted.parent if shared == "the folder" else planted).chmod(0o777)
     before = planted.stat().st_ino
     loaded: list[str] = []
-    real = deformable_native.ctypes.CDLL
-    monkeypatch.setattr(deformable_native.ctypes, "CDLL", lambda path: loaded.append(path) or real(path))
-    monkeypatch.setattr(deformable_native, "_libraries", [])
-    compile_kernel(tmp_path / "kernels")
+    real = native_library.ctypes.CDLL
+    monkeypatch.setattr(native_library.ctypes, "CDLL", lambda path: loaded.append(path) or real(path))
+    monkeypatch.setattr(LIBRARY, "_loaded", None)
+    LIBRARY.load(tmp_path / "kernels")
     assert "everybody can write to it" in caplog.text
     if shared == "the folder":
         assert not Path(loaded[0]).is_relative_to(tmp_path)
@@ -253,8 +253,8 @@ def test_a_folder_that_cannot_be_used_costs_time_alone(
 ) -> None:
     """As root, a file in the way stands for a folder without write permission."""
     (tmp_path / "file").write_text("")
-    compile_kernel(tmp_path / "file" / "built")
-    assert deformable_native._libraries
+    LIBRARY.load(tmp_path / "file" / "built")
+    assert LIBRARY._loaded
     assert "FCCLIP_CACHE_DIR" in caplog.text
 
 
