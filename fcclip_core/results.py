@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -17,6 +18,7 @@ from fcclip_core.inference.postprocess import instance_masks, semantic_classes
 from fcclip_core.inference.preprocess import FrameGeometry
 
 _BAND = 1 << 14
+_BYTE_IDS = 256
 """Pixels at a time; what is needed for them stays in the processor's cache."""
 
 
@@ -371,8 +373,12 @@ class PanopticResult:
             pixels: `(H, W)`, of a type that holds the values.
             values: One a segment, in the order of `segments`.
         """
-        table: np.ndarray = np.zeros(max((segment.id for segment in self.segments), default=0) + 1, pixels.dtype)
-        table[[segment.id for segment in self.segments]] = values
+        ids = [segment.id for segment in self.segments]
+        table: np.ndarray = np.zeros(max(max(ids, default=0) + 1, _BYTE_IDS), pixels.dtype)
+        table[ids] = values
+        if len(table) == _BYTE_IDS:
+            cv2.LUT(self.segment_map.astype(np.uint8), table, dst=pixels)
+            return
         # In bands, because numpy makes an index of eight bytes a pixel, 384 MB for 48 megapixels.
         rows = max(_BAND // pixels.shape[1], 1)
         for top in range(0, pixels.shape[0], rows):

@@ -124,7 +124,7 @@ void fcclip_own_pixels(const Sizes* sizes, const float* logits, const float* sco
   std::vector<Widened> widened;
   std::vector<std::int32_t> columns_held;
   std::vector<std::pair<std::int64_t, std::int64_t>> rows_held;
-  alignas(64) float logit[COLUMNS], best[COLUMNS];
+  alignas(64) float logit[COLUMNS], probability[COLUMNS], best[COLUMNS];
   alignas(64) std::int32_t winner[COLUMNS], inside[COLUMNS];
 
   for (std::int64_t top = begin * ROWS; top < std::min(end * ROWS, sizes->height); top += ROWS) {
@@ -187,30 +187,30 @@ void fcclip_own_pixels(const Sizes* sizes, const float* logits, const float* sco
           }
           if (!one.competes) continue;
           const float score = scores[one.query], half = 0.5f * score;
-          const std::int32_t number = static_cast<std::int32_t>(nth);
-          for (int x = 0; x < COLUMNS; ++x) {
-            const float probability = score * sigmoid(logit[x]);
-            const bool better = probability > best[x];  // the first of equal ones wins
-            best[x] = better ? probability : best[x];
-            winner[x] = better ? number : winner[x];
-            inside[x] = better ? probability >= half : inside[x];
+          const std::int32_t label = static_cast<std::int32_t>(under[nth].query + 1);
+          for (int x = 0; x < COLUMNS; ++x) probability[x] = score * sigmoid(logit[x]);
+          for (int x = 0; x < COLUMNS; ++x) {  // masks of bits, since compilers make branches of choices
+            const std::int32_t better = -static_cast<std::int32_t>(probability[x] > best[x]);
+            const std::int32_t contained = probability[x] >= half;
+            best[x] = std::max(best[x], probability[x]);
+            winner[x] = (label & better) | (winner[x] & ~better);  // the first of equal ones wins
+            inside[x] = (contained & better) | (inside[x] & ~better);
           }
         }
         for (std::size_t nth = 0; nth < under.size(); ++nth) {
           if (!under[nth].competes) continue;
-          const std::int32_t number = static_cast<std::int32_t>(nth);
+          const std::int32_t label = static_cast<std::int32_t>(under[nth].query + 1);
           int mine = 0, both = 0;
           std::int32_t* there = &columns_held[nth * COLUMNS];
           for (int x = 0; x < COLUMNS; ++x) {
-            const std::int32_t is_mine = (winner[x] == number) & (x < count), is_both = is_mine & inside[x];
+            const std::int32_t is_mine = (winner[x] == label) & (x < count), is_both = is_mine & inside[x];
             mine += is_mine, both += is_both, there[x] |= is_both;
           }
           owned[under[nth].query] += mine, held[under[nth].query] += both;
           if (both) rows_held[nth] = {std::min(rows_held[nth].first, y), y + 1};
         }
         std::int16_t* to = labels + y * sizes->width + left;
-        for (int x = 0; x < count; ++x)
-          to[x] = inside[x] ? static_cast<std::int16_t>(under[winner[x]].query + 1) : 0;
+        for (int x = 0; x < count; ++x) to[x] = static_cast<std::int16_t>(winner[x] & -inside[x]);
       }
       for (std::size_t nth = 0; nth < under.size(); ++nth) {
         const std::int32_t* there = &columns_held[nth * COLUMNS];
