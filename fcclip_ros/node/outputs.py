@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 import fcclip_ros.msg as msg
 from fcclip_core.segments.visualization import draw_overlay
 from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 from fcclip_ros.compat import optional_module
+from fcclip_ros.conversions.compressed import compressed_message
 from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.conversions.messages import (
     MAX_MONO8_ID,
@@ -60,7 +61,9 @@ class Outputs:
         self.points = CloudOutput(node, f"{prefix}points", f"{prefix}label_info", labeled=self._vision is not None)
         """Publishes between its `start` and `stop`."""
         self.masks = MaskOutput(node, prefix)
-        kinds = dict.fromkeys(("panoptic", "semantic", "confidence", "overlay"), Image) | {"segments": msg.SegmentArray}
+        images = ("panoptic", "semantic", "confidence", "overlay")
+        kinds = dict.fromkeys(images, Image) | {"segments": msg.SegmentArray}
+        kinds |= dict.fromkeys((f"{name}/compressed" for name in images), CompressedImage)
         if self._vision is None:
             node.get_logger().info(
                 "vision_msgs is not installed: no detections, detections_3d and label_info", once=True
@@ -96,9 +99,9 @@ class Outputs:
     def send(self, frame: LabeledFrame) -> None:
         """Publishes the outputs of a frame, with the header of its image."""
         header, result, vision = frame.header, frame.result, self._vision
-        self._send("panoptic", lambda: panoptic_message(result, header))
-        self._send("semantic", lambda: semantic_message(result, frame.snapshot.class_ids, header))
-        self._send("confidence", lambda: confidence_message(result, header))
+        self._send_image("panoptic", lambda: panoptic_message(result, header))
+        self._send_image("semantic", lambda: semantic_message(result, frame.snapshot.class_ids, header))
+        self._send_image("confidence", lambda: confidence_message(result, header))
         self._send("segments", lambda: self._segments_of(frame))
         self.masks.send(frame)
         if vision is not None:
@@ -108,12 +111,24 @@ class Outputs:
             if vision is not None:
                 self._send("detections_3d", lambda: detections_3d_message(frame, vision))
         if self._overlay_is_due():
-            self._send("overlay", lambda: self._draw(frame))
+            self._send_image("overlay", lambda: self._draw(frame))
 
     def _send(self, name: str, make_message: Callable[[], Any]) -> None:
+        if self._is_wanted(name):
+            self._publishers[name].publish(make_message())
+
+    def _send_image(self, name: str, make_message: Callable[[], Image]) -> None:
+        raw, packed = self._is_wanted(name), self._is_wanted(f"{name}/compressed")
+        if raw or packed:
+            message = make_message()
+            if raw:
+                self._publishers[name].publish(message)
+            if packed:
+                self._publishers[f"{name}/compressed"].publish(compressed_message(message))
+
+    def _is_wanted(self, name: str) -> bool:
         publisher = self._publishers[name]
-        if publisher.is_activated and publisher.get_subscription_count() > 0:
-            publisher.publish(make_message())
+        return publisher.is_activated and publisher.get_subscription_count() > 0
 
     def _segments_of(self, frame: LabeledFrame) -> msg.SegmentArray:
         return segments_message(frame.result, frame.header, self.embedding_type, frame.geometry, self.contour_type)

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
@@ -31,8 +32,9 @@ from ros_harness import (
     status_of,
     wait_until,
 )
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
+from fcclip_core.images.encoded_images import is_jpeg
 from fcclip_ros import msg, srv
 from fcclip_ros.qos import LATCHED, OUTPUT
 
@@ -162,6 +164,19 @@ def test_an_unsubscribed_output_costs_nothing_and_a_late_listener_gets_the_vocab
     publish_until(publisher, rgb_message(flat_image()), lambda: overlays.qsize() >= 8, rate=50.0)
     assert time.monotonic() - began > 6 / 5.0
     assert segments.qsize() > overlays.qsize()
+
+
+def test_compressed_outputs_are_those_of_the_raw_ones(quick_node: Process, peer: Peer) -> None:
+    topics = ("panoptic", "semantic", "confidence")
+    raw = {name: peer.listen(Image, f"/fcclip/{name}", OUTPUT) for name in topics}
+    packed = {name: peer.listen(CompressedImage, f"/fcclip/{name}/compressed", OUTPUT) for name in (*topics, "overlay")}
+    publish_until(camera(peer), rgb_message(flat_image()), lambda: not any(q.empty() for q in packed.values()))
+    # Every frame is the same.
+    for name, queue in raw.items():
+        labels = cv2.imdecode(np.frombuffer(packed[name].get(timeout=5)[1].data, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert labels.max() > 0
+        assert labels.tobytes() == bytes(queue.get(timeout=5)[1].data)
+    assert is_jpeg(packed["overlay"].get(timeout=5)[1].data)
 
 
 @pytest.mark.parametrize("reliability", [RELIABLE, BEST_EFFORT], ids=["reliable", "best_effort"])
