@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fcclip_core.datasets.catalog import DatasetWords
     from fcclip_core.datasets.records import Dataset
     from fcclip_core.terminal import Terminal
+    from fcclip_core.vocabulary.classes import Vocabulary
+    from fcclip_core.weights.model_zoo import PublishedModel
 
 WORLD = "world"
 WORLD_TITLE = "the simulated world, rendered on the fly"
@@ -39,8 +41,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "evaluate",
         help="measure a checkpoint on a dataset or in the simulated world",
-        description="PQ, SQ, RQ, AP, mIoU, recall, grounding (Table 7) and images per second, next to the "
-        "paper's numbers. Start it with torchrun to share the images among processes.",
+        description="PQ, SQ, RQ, AP, mIoU, recall, grounding (Table 7) and images per second, next to the published "
+        "numbers where classes and words are the paper's. Start it with torchrun to share the images among processes.",
     )
     targets = parser.add_subparsers(metavar="DATASET", required=True)
     titles = {name: entry.title for name, entry in DATASETS.items()} | {WORLD: WORLD_TITLE}
@@ -74,15 +76,18 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FcclipError: An argument is out of range, the data or the weights cannot be read, or nothing can be written.
     """
-    settings, forms = settings_from(args), _forms(args)
+    size = input_size(args)
+    settings = settings_from(args, size.sides)
+    forms = _forms(args, settings)
     with _prepared(args) as (dataset, words, device, console):
-        vocabulary = words.vocabulary
+        vocabulary, trained_on = words.vocabulary, _trained_on(args)
         from fcclip_core.distributed import is_first
         from fcclip_core.evaluation.runner import evaluate
         from fcclip_core.segmenter import Segmenter
 
         segmenter = Segmenter.from_checkpoint(
             args.checkpoint,
+            train_vocabulary=trained_on,
             device=str(device),
             backend=args.backend,
             precision=args.precision,
@@ -91,6 +96,9 @@ def run(args: argparse.Namespace) -> int:
         )
         with console.status("encoding the vocabulary"):
             snapshot = segmenter.set_vocabulary(vocabulary)
+        used = segmenter.settings
+        console.print(_seen(snapshot.seen, segmenter.train_vocabulary))
+        console.print(f"input size: {_sides(used)} ({size.whose})")
         with _progress(console, "images", _share(dataset, args.limit)) as advance:
             evaluation = evaluate(
                 dataset, segmenter, snapshot, vocabulary.things, forms=forms, limit=args.limit, advance=advance
@@ -98,21 +106,25 @@ def run(args: argparse.Namespace) -> int:
         if not is_first() or evaluation is None:
             return 0
 
-        from fcclip_core.evaluation.paper import paper_scores, published_model
+        from fcclip_core.evaluation.paper import published_model
         from fcclip_core.evaluation.report import class_table, document, forms_table, score_table
         from fcclip_core.terminal import Terminal
 
         model = published_model(segmenter.config.name)
-        paper = paper_scores(model, _paper_name(args.dataset))
-        about = _about(args, words) | {"vanished_masks": segmenter.vanished_masks}
-        about |= {"device": segmenter.backend_description, "paper_model": model.name}
-        result = document(evaluation, vocabulary.names, about, segmenter.settings, paper)
+        paper, left_out = _paper(args, model, dataset, vocabulary, segmenter.train_vocabulary)
+        about = _about(args, words, segmenter.train_vocabulary, snapshot.seen)
+        about |= {"input_size": size.whose, "vanished_masks": segmenter.vanished_masks}
+        about |= {"device": segmenter.backend_description, "paper_model": model.name, "paper_left_out": left_out}
+        result = document(evaluation, vocabulary.names, about, used, paper)
         # Written before anything is printed: a reader that leaves (`| head`) must not cost hours of work.
         written = _write(args.json, result)
         out = Terminal()
         if segmenter.provenance.seeded:
             out.print("seeded weights: the numbers mean nothing")
-        out.print(score_table(evaluation.scores(), paper, model.name, _title(args, evaluation.images)))
+        title = f"{_title(args, evaluation.images)}, {_sides(used)}"
+        out.print(score_table(evaluation.scores(), paper, model.name, title))
+        if left_out:
+            out.print(f"no published numbers beside these: {left_out}")
         if result["forms"]:
             out.print(forms_table({"as above": evaluation.scores()} | result["forms"], "other settings, same masks"))
         if args.per_class:
@@ -136,8 +148,9 @@ def run_clip_masks(args: argparse.Namespace) -> int:
         from fcclip_core.segmenter import Segmenter
         from fcclip_core.weights.checkpoints import load_checkpoint, load_model
 
-        checkpoint = load_checkpoint(args.checkpoint)
+        checkpoint = load_checkpoint(args.checkpoint, train_vocabulary=_trained_on(args))
         snapshot = Segmenter(checkpoint, device=str(device)).set_vocabulary(vocabulary)
+        console.print(_seen(snapshot.seen, checkpoint.train_vocabulary))
         tower = load_model(checkpoint).backbone.to(device)
         with _progress(console, "images", _share(dataset, args.limit)) as advance:
             named = name_masks(dataset, tower, snapshot, sizes, limit=args.limit, advance=advance)
@@ -149,7 +162,8 @@ def run_clip_masks(args: argparse.Namespace) -> int:
 
         scores = {str(size): masks.scores(vocabulary.things, snapshot.seen) for size, masks in named.items()}
         images = len(dataset) if args.limit is None else min(args.limit, len(dataset))
-        result = _about(args, words) | {"images": images, "units": "per cent", "sizes": scores}
+        about = _about(args, words, checkpoint.train_vocabulary, snapshot.seen)
+        result = about | {"images": images, "units": "per cent", "sizes": scores}
         written = _write(args.json, result)
         out = Terminal()
         out.print(sizes_table(scores, _title(args, images)))
@@ -175,6 +189,12 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         "--vocabulary",
         metavar="V",
         help="words for the dataset's classes, in its order: a bundled name, .yaml, or the paper's .txt",
+    )
+    parser.add_argument(
+        "--train-vocabulary",
+        metavar="V",
+        help="the classes that the model was trained on, which count as seen: a bundled name, .yaml, or the paper's "
+        ".txt (default: the checkpoint's own)",
     )
 
 
@@ -249,9 +269,8 @@ def _open(args: argparse.Namespace) -> tuple[Dataset, DatasetWords]:
     return dataset, dataset_words(entry, dataset.classes, given)
 
 
-def _forms(args: argparse.Namespace) -> dict[str, InferenceSettings]:
+def _forms(args: argparse.Namespace, settings: InferenceSettings) -> dict[str, InferenceSettings]:
     """Further settings to compare, by name."""
-    settings = settings_from(args)
     forms = {}
     if args.ensembles:
         forms = {name: replace(settings, ensemble=name) for name in ENSEMBLES}
@@ -281,12 +300,53 @@ def _whole_numbers(option: str, text: str) -> list[int]:
     return [InferenceSettings(shorter_side=int(size), max_size=max(1333, int(size))).shorter_side for size in sizes]
 
 
-def _paper_name(dataset: str) -> str:
-    if dataset == WORLD:
-        return ""
+@dataclass(frozen=True)
+class InputSize:
+    """The input size: shorter side and upper limit of the longer one, None for the model's own; and whose it is."""
+
+    sides: tuple[int, int] | None
+    whose: str
+
+
+def input_size(args: argparse.Namespace) -> InputSize:
+    """The dataset's own size, as far as no option says otherwise."""
     from fcclip_core.datasets.catalog import DATASETS
 
-    return DATASETS[dataset].paper
+    own = None if args.dataset == WORLD else DATASETS[args.dataset].size
+    sides = (own.shorter_side, own.max_size) if own else None
+    if args.shorter_side or (args.max_size is not None and args.shorter_side is None):
+        return InputSize(sides, "as given")
+    if args.shorter_side is None and own is not None:
+        return InputSize(sides, f"the paper's for {args.dataset}")
+    return InputSize(None, "the model's own")
+
+
+def _sides(settings: InferenceSettings) -> str:
+    return f"shorter side {settings.shorter_side}, longer at most {settings.max_size}"
+
+
+def _trained_on(args: argparse.Namespace) -> Vocabulary | None:
+    return None if args.train_vocabulary is None else vocabulary_from(args.train_vocabulary)
+
+
+def _seen(seen: Sequence[bool], trained_on: Vocabulary) -> str:
+    names = len(trained_on.synonyms)
+    return f"seen: {sum(seen)} of {len(seen)} classes, by {names} names of {len(trained_on)} training classes"
+
+
+def _paper(
+    args: argparse.Namespace, model: PublishedModel, dataset: Dataset, words: Vocabulary, trained_on: Vocabulary
+) -> tuple[dict[str, float], str]:
+    """The published results to stand beside ours; or none, and why none where the paper has some."""
+    from fcclip_core.datasets.catalog import DATASETS
+    from fcclip_core.evaluation.paper import Evaluated, difference, paper_scores
+
+    if args.dataset == WORLD or not DATASETS[args.dataset].paper:
+        return {}, ""
+    entry = DATASETS[args.dataset]
+    is_complete = args.limit is None or args.limit >= len(dataset)
+    left_out = difference(Evaluated(entry, dataset.classes, args.split, is_complete, words, trained_on))
+    return ({} if left_out else paper_scores(model, entry)), left_out
 
 
 def _share(dataset: Dataset, limit: int | None) -> int:
@@ -296,9 +356,12 @@ def _share(dataset: Dataset, limit: int | None) -> int:
     return len(range(rank(), len(dataset) if limit is None else min(limit, len(dataset)), world_size()))
 
 
-def _about(args: argparse.Namespace, words: DatasetWords) -> dict[str, Any]:
+def _about(
+    args: argparse.Namespace, words: DatasetWords, trained_on: Vocabulary, seen: Sequence[bool]
+) -> dict[str, Any]:
     about: dict[str, Any] = {"dataset": args.dataset, "checkpoint": args.checkpoint}
     about |= {"vocabulary": args.vocabulary or words.vocabulary.description, "words": words.how}
+    about |= {"train_vocabulary": args.train_vocabulary or trained_on.description, "seen_classes": sum(seen)}
     if args.dataset == WORLD:
         return about | {"scenes": args.scenes, "seed": args.seed, "views": args.views}
     return about | {"data": str(args.data), "split": args.split}
@@ -315,7 +378,7 @@ def _keep_inputs(args: argparse.Namespace) -> None:
     Raises:
         FcclipError: It would.
     """
-    given = [text for text in (args.checkpoint, args.vocabulary) if text]
+    given = [text for text in (args.checkpoint, args.vocabulary, args.train_vocabulary) if text]
     refuse_overwriting("--json", [args.json], map(expanded, given))
     data = getattr(args, "data", None)
     if data is not None and args.json.is_file() and data.resolve() in args.json.resolve().parents:

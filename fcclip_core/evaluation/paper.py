@@ -1,8 +1,55 @@
-"""The published results for a dataset, under the names of our metrics."""
+"""The published results for a dataset, under the names of our metrics, and whether they may stand beside ours."""
 
 from __future__ import annotations
 
-from fcclip_core.weights.model_zoo import PUBLISHED_MODELS, PublishedModel, Scores
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fcclip_core.datasets.catalog import DATASETS, DatasetEntry, authors_list
+from fcclip_core.datasets.records import ClassList
+from fcclip_core.quoting import short
+from fcclip_core.vocabulary.class_matching import match_classes
+from fcclip_core.vocabulary.classes import Vocabulary
+from fcclip_core.weights.model_zoo import AUTHORS, LOGGED_PRESET, LOGGED_RUNS, PUBLISHED_MODELS, PublishedModel, Scores
+
+PAPER_WORDS: Mapping[str, str] = {
+    "coco": "6f07f36d7b1ff5ee",
+    "ade20k": "ab8a15e3f2b24f69",
+    "ade20k_full": "74c430ddd02e0c83",
+    "cityscapes": "49ba45667d255708",
+    "mapillary": "fd487a2e2cd1b26e",
+    "pascal_context_59": "d5a8661efba1caba",
+    "pascal_context_459": "0cc85b7850f64882",
+    "pascal_voc_20": "bceee4b9886f180a",
+    "pascal_voc_21": "9d2c53c3b33f3e28",
+}
+"""`fingerprint` of the words with which the paper evaluates each dataset (the authors' revision 2b0bbe2)."""
+
+_TRAINED_ON = "coco"
+_AP_BY_OTHER_RULES = frozenset({"cityscapes"})
+"""Datasets whose published AP is not pycocotools': Cityscapes' is by cityscapesScripts."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation was made with.
+
+    Attributes:
+        entry: The dataset.
+        classes: The classes that its files have.
+        split: Its part.
+        is_complete: Whether all images of that part were evaluated.
+        words: The vocabulary, in the order of `classes`.
+        trained_on: The vocabulary that decides which classes count as seen.
+    """
+
+    entry: DatasetEntry
+    classes: ClassList
+    split: str
+    is_complete: bool
+    words: Vocabulary
+    trained_on: Vocabulary
 
 
 def published_model(preset: str) -> PublishedModel:
@@ -10,15 +57,54 @@ def published_model(preset: str) -> PublishedModel:
     return next((model for model in PUBLISHED_MODELS if model.preset == preset), PUBLISHED_MODELS[0])
 
 
-def paper_scores(model: PublishedModel, dataset: str) -> dict[str, float]:
-    """Metric -> published result in per cent.
+def paper_scores(model: PublishedModel, entry: DatasetEntry) -> dict[str, float]:
+    """Metric -> published result, in per cent; `fps` in images per second.
 
-    Args:
-        model: A published model.
-        dataset: Name of the dataset's scores in `PublishedModel`; "" if the paper has none.
+    Only what was measured by the rules that ours follows: the AP of Cityscapes is left out. Of a dataset that the paper
+    evaluates with panoptic truth, the semantic form has the mIoU alone.
     """
-    scores: Scores | None = getattr(model, dataset) if dataset else None
+    scores: Scores | None = getattr(model, entry.paper) if entry.paper else None
     if scores is None:
         return {}
-    named = {"pq.all": scores.pq, "ap.all": scores.ap, "miou.all": scores.miou}
-    return {name: value for name, value in named.items() if value is not None}
+    named = {"miou.all": scores.miou}
+    if scores.pq is not None and not entry.is_panoptic:
+        return named
+    logged = LOGGED_RUNS[entry.paper] if model.preset == LOGGED_PRESET else None
+    if scores.pq is not None:
+        named |= {"pq.all": scores.pq}
+    if scores.ap is not None and entry.paper not in _AP_BY_OTHER_RULES:
+        named |= {"ap.all": scores.ap}
+    if logged is not None:
+        named |= {"fps": 1 / logged.seconds}
+        if logged.sq is not None and logged.rq is not None:
+            named |= {"sq.all": logged.sq, "rq.all": logged.rq}
+    return named
+
+
+def difference(evaluated: Evaluated) -> str:
+    """What differs from the paper's evaluation in images, classes or words; empty if nothing does.
+
+    Published results stand beside ours only where nothing does.
+    """
+    entry = evaluated.entry
+    if evaluated.split != entry.split:
+        return f"the split is {short(evaluated.split)}, the paper's is {entry.split}"
+    if not evaluated.is_complete:
+        return "only a part of the images was evaluated"
+    names = evaluated.classes.names
+    if names and match_classes(names, evaluated.words, evaluated.classes.ids, entry.category_ids) is None:
+        return "most classes of the dataset's files are not the paper's"
+    missing = []
+    if fingerprint(evaluated.words) != PAPER_WORDS[entry.paper]:
+        missing.append(f"--vocabulary {authors_list(entry.paper_list)}")
+    if fingerprint(evaluated.trained_on) != PAPER_WORDS[_TRAINED_ON]:
+        missing.append(f"--train-vocabulary {authors_list(DATASETS[_TRAINED_ON].paper_list)}")
+    if missing:
+        return f"the words are not the paper's; pass {' '.join(missing)} (fcclip/data/datasets/ in {AUTHORS})"
+    return ""
+
+
+def fingerprint(vocabulary: Vocabulary) -> str:
+    """16 hexadecimal digits that tell lists of names and synonyms apart; the order of the classes does not count."""
+    rows = sorted(",".join(item.synonyms) for item in vocabulary.classes)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]

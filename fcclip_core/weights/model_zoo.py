@@ -153,6 +153,41 @@ PUBLISHED_MODELS = (
 )
 
 
+@dataclass(frozen=True)
+class LoggedRun:
+    """What the authors' log of one evaluation says beyond their table.
+
+    Attributes:
+        gpu: The one GPU on which it ran.
+        seconds: Time of an image, without reading and resizing it, with semantic segmentation, and with panoptic and
+            instance segmentation where they evaluate these; batch 1, mean over the validation set.
+        sq: Segmentation quality in per cent; None for a semantic dataset.
+        rq: Recognition quality in per cent.
+    """
+
+    gpu: str
+    seconds: float
+    sq: float | None = None
+    rq: float | None = None
+
+
+LOGGED_PRESET = "convnext_large"
+"""The model of the authors' logs."""
+
+LOGGED_RUNS: Mapping[str, LoggedRun] = {
+    "ade20k": LoggedRun("V100", 0.370685, 71.571, 32.342),
+    "cityscapes": LoggedRun("V100", 0.514755, 75.370, 53.586),
+    "mapillary": LoggedRun("A100", 0.380684, 57.682, 22.898),
+    "ade20k_full": LoggedRun("V100", 0.391567),
+    "pascal_context_59": LoggedRun("V100", 0.222029),
+    "pascal_context_459": LoggedRun("V100", 0.308577),
+    "pascal_voc_21": LoggedRun("V100", 0.217278),
+    "pascal_voc_20": LoggedRun("V100", 0.218180),
+    "coco": LoggedRun("V100", 0.362965, 83.035, 64.835),
+}
+"""Dataset, as in `PublishedModel` -> its log in `logs/testing/` of the authors' repository, at the same revision."""
+
+
 def published_as(file_name: str) -> PublishedModel | None:
     """The published model with this file name; None if unknown."""
     return next((model for model in PUBLISHED_MODELS if model.file_name == file_name), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fcclip_core.model.config import PRESETS
-from fcclip_core.weights.model_zoo import PUBLISHED_MODELS, PublishedModel, published_as
+from fcclip_core.weights.model_zoo import LOGGED_PRESET, LOGGED_RUNS, PUBLISHED_MODELS, PublishedModel, published_as
 
 BY_PRESET = {model.preset: model for model in PUBLISHED_MODELS}
 
@@ -33,6 +33,16 @@ def numbers(model: PublishedModel) -> list[float]:
 )
 def test_numbers_are_the_authors(preset: str, row: str) -> None:
     assert numbers(BY_PRESET[preset]) == [float(number) for number in row.split()]
+
+
+def test_the_logs_are_of_the_datasets_of_the_table() -> None:
+    """SQ and RQ only where there is a PQ, which is below both: a class's PQ is their product."""
+    model = BY_PRESET[LOGGED_PRESET]
+    assert len(LOGGED_RUNS) == 9
+    for dataset, run in LOGGED_RUNS.items():
+        quality = getattr(model, dataset).pq
+        assert (quality is None) == (run.sq is None) == (run.rq is None), dataset
+        assert quality is None or quality < run.rq < run.sq < 100, dataset
 
 
 def test_every_preset_with_a_published_clip_is_listed_once() -> None:
