@@ -8,10 +8,19 @@ from dataclasses import dataclass
 
 from fcclip_core.datasets.catalog import DATASETS, DatasetEntry, authors_list
 from fcclip_core.datasets.records import ClassList
+from fcclip_core.evaluation.timing import TABLE_4, TIME_RULES, TimeRule
 from fcclip_core.quoting import short
 from fcclip_core.vocabulary.class_matching import match_classes
 from fcclip_core.vocabulary.classes import Vocabulary
-from fcclip_core.weights.model_zoo import AUTHORS, LOGGED_PRESET, LOGGED_RUNS, PUBLISHED_MODELS, PublishedModel, Scores
+from fcclip_core.weights.model_zoo import (
+    AUTHORS,
+    FURTHER_SCORES,
+    MAIN_PRESET,
+    PUBLISHED_MODELS,
+    FurtherScores,
+    PublishedModel,
+    Scores,
+)
 
 PAPER_WORDS: Mapping[str, str] = {
     "coco": "6f07f36d7b1ff5ee",
@@ -57,28 +66,26 @@ def published_model(preset: str) -> PublishedModel:
     return next((model for model in PUBLISHED_MODELS if model.preset == preset), PUBLISHED_MODELS[0])
 
 
-def paper_scores(model: PublishedModel, entry: DatasetEntry) -> dict[str, float]:
+def paper_scores(model: PublishedModel, entry: DatasetEntry, rule: TimeRule) -> dict[str, float]:
     """Metric -> published result, in per cent; `fps` in images per second.
 
-    Only what was measured by the rules that ours follows: the AP of Cityscapes is left out. Of a dataset that the paper
-    evaluates with panoptic truth, the semantic form has the mIoU alone.
+    Only what was measured by the rules that ours follows: without the AP of Cityscapes, and with images per second only
+    where time is counted as in Table 4. A semantic dataset has neither PQ nor AP, and Table 4's times are of panoptic
+    ones.
     """
     scores: Scores | None = getattr(model, entry.paper) if entry.paper else None
     if scores is None:
         return {}
-    named = {"miou.all": scores.miou}
-    if scores.pq is not None and not entry.is_panoptic:
-        return named
-    logged = LOGGED_RUNS[entry.paper] if model.preset == LOGGED_PRESET else None
-    if scores.pq is not None:
-        named |= {"pq.all": scores.pq}
-    if scores.ap is not None and entry.paper not in _AP_BY_OTHER_RULES:
-        named |= {"ap.all": scores.ap}
-    if logged is not None:
-        named |= {"fps": 1 / logged.seconds}
-        if logged.sq is not None and logged.rq is not None:
-            named |= {"sq.all": logged.sq, "rq.all": logged.rq}
-    return named
+    further = FURTHER_SCORES[entry.paper] if model.preset == MAIN_PRESET else FurtherScores()
+    named = {"miou.all": scores.miou, "grounding.miou": further.grounding_miou}
+    if entry.is_panoptic:
+        named |= {"pq.all": scores.pq, "sq.all": further.sq, "rq.all": further.rq}
+        named |= {"grounding.pq": further.grounding_pq}
+        if entry.paper not in _AP_BY_OTHER_RULES:
+            named["ap.all"] = scores.ap
+        if rule == TIME_RULES[TABLE_4]:
+            named["fps"] = further.fps
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def difference(evaluated: Evaluated) -> str:

@@ -28,10 +28,9 @@ SHARES = ("recall", "segment_recall")
 UNITS = {
     "pq, sq, rq, ap, miou, grounding": "per cent",
     "recall, segment_recall": "share, 0 to 1",
-    "fps": "images a second, one process, reading left out",
 }
 
-PAPER_FPS = "the authors' images/s are of one V100 (Mapillary Vistas: A100), without reading and resizing"
+PAPER_FPS = "the published images/s are of one V100"
 
 
 def document(
@@ -55,7 +54,7 @@ def document(
         **about,
         "images": evaluation.images,
         "settings": asdict(settings),
-        "units": UNITS,
+        "units": UNITS | {"fps": evaluation.rule.about},
         **scores,
         "paper": dict(paper),
         "forms": {name: board.scores() for name, board in evaluation.forms.items()},

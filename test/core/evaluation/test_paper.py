@@ -10,9 +10,10 @@ from fcclip_core.datasets.catalog import DATASETS, authors_list
 from fcclip_core.datasets.records import ClassList
 from fcclip_core.evaluation import paper
 from fcclip_core.evaluation.paper import Evaluated, difference, fingerprint, paper_scores, published_model
+from fcclip_core.evaluation.timing import SEGMENTS, TABLE_4, TIME_RULES
 from fcclip_core.vocabulary.classes import Vocabulary
+from fcclip_core.weights.model_zoo import MAIN_PRESET
 
-LARGE = published_model("convnext_large")
 WORDS = Vocabulary.from_names(["wall, walls", "cat", "sky"])
 TRAINED = Vocabulary.from_names(["cat", "dog"])
 NAMED = ClassList(("wall", "cat", "sky"), (False, True, False))
@@ -58,17 +59,17 @@ def test_a_fingerprint_knows_words_and_not_the_order_of_classes() -> None:
 
 
 def test_only_numbers_by_the_same_rules_are_given() -> None:
-    assert "ap.all" not in paper_scores(LARGE, DATASETS["cityscapes"]), "cityscapesScripts' AP is another measure"
-    assert paper_scores(LARGE, DATASETS["coco"])["ap.all"] == 44.6
-    assert paper_scores(LARGE, DATASETS["ade20k_150"]) == {"miou.all": 34.1}, "it was evaluated with segments"
-    assert paper_scores(LARGE, DATASETS["folder"]) == {}
-    large = paper_scores(LARGE, DATASETS["ade20k"])
-    assert (large["sq.all"], large["rq.all"], round(large["fps"], 2)) == (71.571, 32.342, 2.7)
-    assert paper_scores(published_model("rn50"), DATASETS["ade20k"]) == {
-        "miou.all": 23.3,
-        "pq.all": 17.9,
-        "ap.all": 9.5,
-    }
+    def published(dataset: str, preset: str = MAIN_PRESET, rule: str = SEGMENTS) -> dict[str, float]:
+        return paper_scores(published_model(preset), DATASETS[dataset], TIME_RULES[rule])
+
+    assert "ap.all" not in published("cityscapes"), "cityscapesScripts' AP is another measure"
+    assert published("coco")["ap.all"] == 44.6
+    assert published("ade20k_150") == {"miou.all": 34.1, "grounding.miou": 54.1}, "it has no segments"
+    assert published("folder") == {}
+    large = published("ade20k")
+    assert (large["sq.all"], large["rq.all"], large["grounding.pq"]) == (71.6, 32.3, 38.4)
+    assert "fps" not in large and published("ade20k", rule=TABLE_4)["fps"] == 2.71
+    assert published("ade20k", "rn50", TABLE_4) == {"miou.all": 23.3, "pq.all": 17.9, "ap.all": 9.5}
 
 
 @pytest.mark.parametrize("name", [name for name, entry in DATASETS.items() if entry.paper])
