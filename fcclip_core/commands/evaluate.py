@@ -51,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
     for name, title in titles.items():
         target = targets.add_parser(name, help=title, description=f"Evaluates on {title}.")
         _add_dataset_arguments(target, name)
-        _add_run_arguments(target)
+        _add_run_arguments(target, _own_size(name))
         _add_form_arguments(target)
         target.set_defaults(run=run, dataset=name)
 
@@ -209,9 +209,9 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     )
 
 
-def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_run_arguments(parser: argparse.ArgumentParser, size: tuple[int, int] | None = None) -> None:
     # Figures are to be of the weights, whatever backends a machine has.
-    add_model_arguments(parser, backend="eager")
+    add_model_arguments(parser, backend="eager", size=size)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--json", type=expanded, metavar="FILE", help="write every number to this file")
 
@@ -328,15 +328,19 @@ class InputSize:
 
 def input_size(args: argparse.Namespace) -> InputSize:
     """The dataset's own size, as far as no option says otherwise."""
-    from fcclip_core.datasets.catalog import DATASETS
-
-    own = None if args.dataset == WORLD else DATASETS[args.dataset].size
-    sides = (own.shorter_side, own.max_size) if own else None
+    sides = _own_size(args.dataset)
     if args.shorter_side or (args.max_size is not None and args.shorter_side is None):
         return InputSize(sides, "as given")
-    if args.shorter_side is None and own is not None:
+    if args.shorter_side is None and sides is not None:
         return InputSize(sides, f"the paper's for {args.dataset}")
     return InputSize(None, "the model's own")
+
+
+def _own_size(dataset: str) -> tuple[int, int] | None:
+    from fcclip_core.datasets.catalog import DATASETS
+
+    size = None if dataset == WORLD else DATASETS[dataset].size
+    return (size.shorter_side, size.max_size) if size else None
 
 
 def _sides(settings: InferenceSettings) -> str:

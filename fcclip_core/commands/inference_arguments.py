@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from fcclip_core.vocabulary.classes import Vocabulary
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, *, backend: str = "auto") -> None:
-    """Adds an option for each of `ModelSettings`, by default `backend`, and of `InferenceSettings`."""
+def add_model_arguments(
+    parser: argparse.ArgumentParser, *, backend: str = "auto", size: tuple[int, int] | None = None
+) -> None:
+    """Adds an option for each of `ModelSettings`, by default `backend`, and of `InferenceSettings`.
+
+    `size` is what `settings_from` will be given, for the help texts.
+    """
+    shown = {"shorter_side": "", "max_size": str(InferenceSettings().max_size)}
+    if size is not None:
+        shown = dict(zip(shown, map(str, size), strict=True))
     for name, setting in settings_of(ModelSettings).items():
         _add(parser, name, setting, default=backend if name == "backend" else setting[0].default)
     group = parser.add_argument_group("inference settings (defaults are the published ones)")
@@ -24,8 +32,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, backend: str = "auto
             text = f"{about.sentence.replace('auto: ', 'default: ')}"
             group.add_argument(_option(name), action=argparse.BooleanOptionalAction, default=None, help=text)
         else:  # What is not given follows the others, or the model's preset.
-            shown = "" if name == "shorter_side" else str(item.default)
-            _add(group, name, (item, about), default=None, shown=shown)
+            _add(group, name, (item, about), default=None, shown=shown.get(name, str(item.default)))
 
 
 def add_vanished_masks_argument(parser: argparse.ArgumentParser) -> None:
