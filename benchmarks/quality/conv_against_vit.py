@@ -1,4 +1,4 @@
-"""Convolutional against ViT image tower of equal size as a mask classifier, over input sizes (the paper's Table 9).
+"""Convolutional against ViT image tower of equal size as a mask classifier, over input sizes.
 
 Both are trained here by the small CLIP's recipe: the same windows, captions, seed and text tower's first weights. Then
 each names the true masks of whole frames and crops of things. Run the same command again to resume.

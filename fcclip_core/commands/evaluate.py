@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from fcclip_core.datasets.catalog import DatasetWords
     from fcclip_core.datasets.records import Dataset
     from fcclip_core.terminal import Terminal
+    from fcclip_core.vocabulary.classes import Vocabulary
+    from fcclip_core.weights.model_zoo import PublishedModel
 
 WORLD = "world"
 WORLD_TITLE = "the simulated world, rendered on the fly"
 WORLD_SIZE = (320, 240)
 SWEEP_GRID = "0,0.2,0.4,0.6,0.8,1"
+FPS_RULES = ("segments", "table4")
+"""As in `evaluation.timing.TIME_RULES`, which is not loaded for help texts."""
 CLIP_SIZES = "224,448,672,896,1120"
 
 
@@ -39,22 +43,23 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "evaluate",
         help="measure a checkpoint on a dataset or in the simulated world",
-        description="PQ, SQ, RQ, AP, mIoU, recall, grounding (Table 7) and images per second, next to the "
-        "paper's numbers. Start it with torchrun to share the images among processes.",
+        description="PQ, SQ, RQ, AP, mIoU, recall, grounding (Table 7) and images per second, next to the published "
+        "numbers where classes and words are the paper's. Start it with torchrun to share the images among processes.",
     )
     targets = parser.add_subparsers(metavar="DATASET", required=True)
     titles = {name: entry.title for name, entry in DATASETS.items()} | {WORLD: WORLD_TITLE}
     for name, title in titles.items():
         target = targets.add_parser(name, help=title, description=f"Evaluates on {title}.")
         _add_dataset_arguments(target, name)
-        _add_run_arguments(target)
+        _add_run_arguments(target, _own_size(name))
         _add_form_arguments(target)
         target.set_defaults(run=run, dataset=name)
 
     clip_masks = targets.add_parser(
         "clip-masks",
-        help="how well CLIP alone names the truth's masks, over input sizes (Tables 9 and 10)",
-        description="Pools CLIP's features over the masks of the truth and names them, at several input sizes.",
+        help="how well CLIP alone names the truth's masks, over input sizes",
+        description="Pools CLIP's features over the masks of the truth and names them, at several input sizes. The "
+        "paper's Table 9 does so with the mask proposals of another model.",
     )
     sources = clip_masks.add_subparsers(metavar="DATASET", required=True)
     for name, title in titles.items():
@@ -74,15 +79,19 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FcclipError: An argument is out of range, the data or the weights cannot be read, or nothing can be written.
     """
-    settings, forms = settings_from(args), _forms(args)
+    size = input_size(args)
+    settings = settings_from(args, size.sides)
+    forms = _forms(args, settings)
     with _prepared(args) as (dataset, words, device, console):
-        vocabulary = words.vocabulary
+        vocabulary, trained_on = words.vocabulary, _trained_on(args)
         from fcclip_core.distributed import is_first
         from fcclip_core.evaluation.runner import evaluate
+        from fcclip_core.evaluation.timing import TIME_RULES
         from fcclip_core.segmenter import Segmenter
 
         segmenter = Segmenter.from_checkpoint(
             args.checkpoint,
+            train_vocabulary=trained_on,
             device=str(device),
             backend=args.backend,
             precision=args.precision,
@@ -91,28 +100,42 @@ def run(args: argparse.Namespace) -> int:
         )
         with console.status("encoding the vocabulary"):
             snapshot = segmenter.set_vocabulary(vocabulary)
+        used = segmenter.settings
+        console.print(_seen(snapshot.seen, segmenter.train_vocabulary))
+        console.print(f"input size: {_sides(used)} ({size.whose})")
         with _progress(console, "images", _share(dataset, args.limit)) as advance:
             evaluation = evaluate(
-                dataset, segmenter, snapshot, vocabulary.things, forms=forms, limit=args.limit, advance=advance
+                dataset,
+                segmenter,
+                snapshot,
+                vocabulary.things,
+                forms=forms,
+                rule=TIME_RULES[args.fps],
+                limit=args.limit,
+                advance=advance,
             )
         if not is_first() or evaluation is None:
             return 0
 
-        from fcclip_core.evaluation.paper import paper_scores, published_model
+        from fcclip_core.evaluation.paper import published_model
         from fcclip_core.evaluation.report import class_table, document, forms_table, score_table
         from fcclip_core.terminal import Terminal
 
         model = published_model(segmenter.config.name)
-        paper = paper_scores(model, _paper_name(args.dataset))
-        about = _about(args, words) | {"vanished_masks": segmenter.vanished_masks}
-        about |= {"device": segmenter.backend_description, "paper_model": model.name}
-        result = document(evaluation, vocabulary.names, about, segmenter.settings, paper)
+        paper, left_out = _paper(args, model, dataset, vocabulary, segmenter.train_vocabulary)
+        about = _about(args, words, segmenter.train_vocabulary, snapshot.seen)
+        about |= {"input_size": size.whose, "vanished_masks": segmenter.vanished_masks}
+        about |= {"device": segmenter.backend_description, "paper_model": model.name, "paper_left_out": left_out}
+        result = document(evaluation, vocabulary.names, about, used, paper)
         # Written before anything is printed: a reader that leaves (`| head`) must not cost hours of work.
         written = _write(args.json, result)
         out = Terminal()
         if segmenter.provenance.seeded:
             out.print("seeded weights: the numbers mean nothing")
-        out.print(score_table(evaluation.scores(), paper, model.name, _title(args, evaluation.images)))
+        title = f"{_title(args, evaluation.images)}, {_sides(used)}"
+        out.print(score_table(evaluation.scores(), paper, model.name, title))
+        if left_out:
+            out.print(f"no published numbers beside these: {left_out}")
         if result["forms"]:
             out.print(forms_table({"as above": evaluation.scores()} | result["forms"], "other settings, same masks"))
         if args.per_class:
@@ -136,8 +159,9 @@ def run_clip_masks(args: argparse.Namespace) -> int:
         from fcclip_core.segmenter import Segmenter
         from fcclip_core.weights.checkpoints import load_checkpoint, load_model
 
-        checkpoint = load_checkpoint(args.checkpoint)
+        checkpoint = load_checkpoint(args.checkpoint, train_vocabulary=_trained_on(args))
         snapshot = Segmenter(checkpoint, device=str(device)).set_vocabulary(vocabulary)
+        console.print(_seen(snapshot.seen, checkpoint.train_vocabulary))
         tower = load_model(checkpoint).backbone.to(device)
         with _progress(console, "images", _share(dataset, args.limit)) as advance:
             named = name_masks(dataset, tower, snapshot, sizes, limit=args.limit, advance=advance)
@@ -149,7 +173,8 @@ def run_clip_masks(args: argparse.Namespace) -> int:
 
         scores = {str(size): masks.scores(vocabulary.things, snapshot.seen) for size, masks in named.items()}
         images = len(dataset) if args.limit is None else min(args.limit, len(dataset))
-        result = _about(args, words) | {"images": images, "units": "per cent", "sizes": scores}
+        about = _about(args, words, checkpoint.train_vocabulary, snapshot.seen)
+        result = about | {"images": images, "units": "per cent", "sizes": scores}
         written = _write(args.json, result)
         out = Terminal()
         out.print(sizes_table(scores, _title(args, images)))
@@ -176,16 +201,29 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         metavar="V",
         help="words for the dataset's classes, in its order: a bundled name, .yaml, or the paper's .txt",
     )
+    parser.add_argument(
+        "--train-vocabulary",
+        metavar="V",
+        help="the classes that the model was trained on, which count as seen: a bundled name, .yaml, or the paper's "
+        ".txt (default: the checkpoint's own)",
+    )
 
 
-def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_run_arguments(parser: argparse.ArgumentParser, size: tuple[int, int] | None = None) -> None:
     # Figures are to be of the weights, whatever backends a machine has.
-    add_model_arguments(parser, backend="eager")
+    add_model_arguments(parser, backend="eager", size=size)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--json", type=expanded, metavar="FILE", help="write every number to this file")
 
 
 def _add_form_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fps",
+        choices=FPS_RULES,
+        default=FPS_RULES[0],
+        help="what counts as an image's time: from pixels to segments (segments, the default), or as in the paper's "
+        "Table 4, from the resized image to segments, semantic map and instances (table4)",
+    )
     parser.add_argument("--per-class", action="store_true", help="print a table of all classes")
     parser.add_argument(
         "--ensembles", action="store_true", help="compare the ways to join the two classifiers (Table 8)"
@@ -249,9 +287,8 @@ def _open(args: argparse.Namespace) -> tuple[Dataset, DatasetWords]:
     return dataset, dataset_words(entry, dataset.classes, given)
 
 
-def _forms(args: argparse.Namespace) -> dict[str, InferenceSettings]:
+def _forms(args: argparse.Namespace, settings: InferenceSettings) -> dict[str, InferenceSettings]:
     """Further settings to compare, by name."""
-    settings = settings_from(args)
     forms = {}
     if args.ensembles:
         forms = {name: replace(settings, ensemble=name) for name in ENSEMBLES}
@@ -281,12 +318,58 @@ def _whole_numbers(option: str, text: str) -> list[int]:
     return [InferenceSettings(shorter_side=int(size), max_size=max(1333, int(size))).shorter_side for size in sizes]
 
 
-def _paper_name(dataset: str) -> str:
-    if dataset == WORLD:
-        return ""
+@dataclass(frozen=True)
+class InputSize:
+    """The input size: shorter side and upper limit of the longer one, None for the model's own; and whose it is."""
+
+    sides: tuple[int, int] | None
+    whose: str
+
+
+def input_size(args: argparse.Namespace) -> InputSize:
+    """The dataset's own size, as far as no option says otherwise."""
+    sides = _own_size(args.dataset)
+    if args.shorter_side or (args.max_size is not None and args.shorter_side is None):
+        return InputSize(sides, "as given")
+    if args.shorter_side is None and sides is not None:
+        return InputSize(sides, f"the paper's for {args.dataset}")
+    return InputSize(None, "the model's own")
+
+
+def _own_size(dataset: str) -> tuple[int, int] | None:
     from fcclip_core.datasets.catalog import DATASETS
 
-    return DATASETS[dataset].paper
+    size = None if dataset == WORLD else DATASETS[dataset].size
+    return (size.shorter_side, size.max_size) if size else None
+
+
+def _sides(settings: InferenceSettings) -> str:
+    return f"shorter side {settings.shorter_side}, longer at most {settings.max_size}"
+
+
+def _trained_on(args: argparse.Namespace) -> Vocabulary | None:
+    return None if args.train_vocabulary is None else vocabulary_from(args.train_vocabulary)
+
+
+def _seen(seen: Sequence[bool], trained_on: Vocabulary) -> str:
+    names = len(trained_on.synonyms)
+    return f"seen: {sum(seen)} of {len(seen)} classes, by {names} names of {len(trained_on)} training classes"
+
+
+def _paper(
+    args: argparse.Namespace, model: PublishedModel, dataset: Dataset, words: Vocabulary, trained_on: Vocabulary
+) -> tuple[dict[str, float], str]:
+    """The published results to stand beside ours; or none, and why none where the paper has some."""
+    from fcclip_core.datasets.catalog import DATASETS
+    from fcclip_core.evaluation.paper import Evaluated, difference, paper_scores
+    from fcclip_core.evaluation.timing import TIME_RULES
+
+    if args.dataset == WORLD or not DATASETS[args.dataset].paper:
+        return {}, ""
+    entry = DATASETS[args.dataset]
+    is_complete = args.limit is None or args.limit >= len(dataset)
+    left_out = difference(Evaluated(entry, dataset.classes, args.split, is_complete, words, trained_on))
+    return ({} if left_out else paper_scores(model, entry, TIME_RULES[args.fps])), left_out
 
 
 def _share(dataset: Dataset, limit: int | None) -> int:
@@ -296,9 +379,12 @@ def _share(dataset: Dataset, limit: int | None) -> int:
     return len(range(rank(), len(dataset) if limit is None else min(limit, len(dataset)), world_size()))
 
 
-def _about(args: argparse.Namespace, words: DatasetWords) -> dict[str, Any]:
+def _about(
+    args: argparse.Namespace, words: DatasetWords, trained_on: Vocabulary, seen: Sequence[bool]
+) -> dict[str, Any]:
     about: dict[str, Any] = {"dataset": args.dataset, "checkpoint": args.checkpoint}
     about |= {"vocabulary": args.vocabulary or words.vocabulary.description, "words": words.how}
+    about |= {"train_vocabulary": args.train_vocabulary or trained_on.description, "seen_classes": sum(seen)}
     if args.dataset == WORLD:
         return about | {"scenes": args.scenes, "seed": args.seed, "views": args.views}
     return about | {"data": str(args.data), "split": args.split}
@@ -315,7 +401,7 @@ def _keep_inputs(args: argparse.Namespace) -> None:
     Raises:
         FcclipError: It would.
     """
-    given = [text for text in (args.checkpoint, args.vocabulary) if text]
+    given = [text for text in (args.checkpoint, args.vocabulary, args.train_vocabulary) if text]
     refuse_overwriting("--json", [args.json], map(expanded, given))
     data = getattr(args, "data", None)
     if data is not None and args.json.is_file() and data.resolve() in args.json.resolve().parents:

@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from fcclip_core.vocabulary.classes import Vocabulary
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, *, backend: str = "auto") -> None:
-    """Adds an option for each of `ModelSettings`, by default `backend`, and of `InferenceSettings`."""
+def add_model_arguments(
+    parser: argparse.ArgumentParser, *, backend: str = "auto", size: tuple[int, int] | None = None
+) -> None:
+    """Adds an option for each of `ModelSettings`, by default `backend`, and of `InferenceSettings`.
+
+    `size` is what `settings_from` will be given, for the help texts.
+    """
+    shown = {"shorter_side": "", "max_size": str(InferenceSettings().max_size)}
+    if size is not None:
+        shown = dict(zip(shown, map(str, size), strict=True))
     for name, setting in settings_of(ModelSettings).items():
         _add(parser, name, setting, default=backend if name == "backend" else setting[0].default)
     group = parser.add_argument_group("inference settings (defaults are the published ones)")
@@ -24,8 +32,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, backend: str = "auto
             text = f"{about.sentence.replace('auto: ', 'default: ')}"
             group.add_argument(_option(name), action=argparse.BooleanOptionalAction, default=None, help=text)
         else:  # What is not given follows the others, or the model's preset.
-            shown = "" if name == "shorter_side" else str(item.default)
-            _add(group, name, (item, about), default=None, shown=shown)
+            _add(group, name, (item, about), default=None, shown=shown.get(name, str(item.default)))
 
 
 def add_vanished_masks_argument(parser: argparse.ArgumentParser) -> None:
@@ -61,17 +68,25 @@ def _add(parser: Any, name: str, setting: tuple[Field[Any], About], default: Any
     )
 
 
-def settings_from(args: argparse.Namespace) -> InferenceSettings:
-    """The published settings, at the size of the model's preset, with the given options put in.
+def settings_from(args: argparse.Namespace, size: tuple[int, int] | None = None) -> InferenceSettings:
+    """The published settings with the given options put in.
+
+    Args:
+        args: The parsed options.
+        size: Shorter side and upper limit of the longer side in pixels where no option says otherwise; None: the
+            shorter side of the model's preset and the published limit.
 
     Raises:
         SettingsError: A value is out of range.
     """
+    shorter_side, max_size = size or (0, InferenceSettings().max_size)
     given = {name: getattr(args, name) for name in InferenceSettings.names() if getattr(args, name) is not None}
-    if "shorter_side" in given and "max_size" not in given:
-        # Asking for large images alone must not fail on a limit that was not mentioned.
-        given["max_size"] = max(InferenceSettings().max_size, given["shorter_side"])
-    return InferenceSettings(**{"shorter_side": 0, **given})
+    # Asking for one of the two sizes alone must not fail on the other one, which was not mentioned.
+    if "shorter_side" in given:
+        max_size = max(max_size, given["shorter_side"])
+    elif "max_size" in given:
+        shorter_side = min(shorter_side, given["max_size"])
+    return InferenceSettings(**{"shorter_side": shorter_side, "max_size": max_size, **given})
 
 
 def vocabulary_from(text: str, stuff: str = "") -> Vocabulary:

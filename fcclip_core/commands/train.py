@@ -55,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
 def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> None:
     from fcclip_core.training.config import PRECISIONS, TrainingConfig
 
-    parser = recipes.add_parser(dataset, help=title, description=f"The paper's recipe on {title}.")
+    parser = recipes.add_parser(dataset, help=title, description=f"Trains on {title}.")
     parser.add_argument("--data", type=expanded, required=True, metavar="DIR", help="root folder of the dataset")
     parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="for states, log and checkpoints")
     parser.add_argument("--split", default=split, help=f"part of the dataset (default: {split})")
@@ -70,7 +70,7 @@ def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> 
         "--checkpoint", metavar="C", help="start from these weights instead: a file, a bundled name or recipe:NAME"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    group = parser.add_argument_group("recipe (defaults are the paper's)")
+    group = parser.add_argument_group("recipe (steps, batch, rate and crop are by default those of the paper on COCO)")
     defaults = TrainingConfig()
     for name, text in _SETTING_HELP.items():
         default = getattr(defaults, name)

@@ -18,6 +18,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class InputSize:
+    """To what size images are resized before the network.
+
+    Attributes:
+        shorter_side: Length of the shorter side in pixels.
+        max_size: Upper limit of the longer side in pixels.
+    """
+
+    shorter_side: int
+    max_size: int
+
+
+USUAL_SIZE = InputSize(800, 1333)
+STREET_SIZE = InputSize(1024, 2560)
+"""The authors' size for street scenes; these and the usual one are those of their configuration files."""
+
+
+@dataclass(frozen=True)
 class DatasetEntry:
     """One dataset in one published format.
 
@@ -29,6 +47,8 @@ class DatasetEntry:
         vocabulary: The bundled vocabulary with its classes; None if there is none.
         paper_list: The paper's list of class names in the authors' repository, without `_with_prompt_eng.txt`; the user
             must pass it if there is no bundled vocabulary. Without either, the dataset's own names are used.
+        lacks: First name of the class of the paper's list that the dataset does not have; empty if it has all.
+        size: The input size at which the paper evaluates; None for the model's own.
         is_panoptic: Whether its ground truth has segments.
         category_ids: Ids in its files of the classes of that vocabulary, in order; empty if ids cannot be used.
     """
@@ -39,6 +59,8 @@ class DatasetEntry:
     paper: str = ""
     vocabulary: str | None = None
     paper_list: str = ""
+    lacks: str = ""
+    size: InputSize | None = USUAL_SIZE
     is_panoptic: bool = False
     category_ids: tuple[int, ...] = ()
 
@@ -65,11 +87,16 @@ DATASETS: dict[str, DatasetEntry] = {
         "val2017",
         "coco",
         "coco_panoptic",
+        "coco_panoptic",
         is_panoptic=True,
         category_ids=_COCO_IDS,
     ),
     "folder": DatasetEntry(
-        "a folder of one's own in the COCO panoptic format", "coco_panoptic.panoptic_folder", "", is_panoptic=True
+        "a folder of one's own in the COCO panoptic format",
+        "coco_panoptic.panoptic_folder",
+        "",
+        size=None,
+        is_panoptic=True,
     ),
     "ade20k": DatasetEntry(
         "ADE20K panoptic, 150 classes",
@@ -77,11 +104,12 @@ DATASETS: dict[str, DatasetEntry] = {
         "validation",
         "ade20k",
         "ade20k_150",
+        "ade20k_150",
         is_panoptic=True,
         category_ids=tuple(range(150)),
     ),
     "ade20k_150": DatasetEntry(
-        "ADE20K semantic, 150 classes", "ade20k.ade20k_150", "validation", "ade20k", "ade20k_150"
+        "ADE20K semantic, 150 classes", "ade20k.ade20k_150", "validation", "ade20k", "ade20k_150", "ade20k_150"
     ),
     "ade20k_847": DatasetEntry(
         "ADE20K full semantic, 847 classes", "ade20k.ade20k_847", "validation", "ade20k_full", paper_list="ade20k_847"
@@ -92,10 +120,18 @@ DATASETS: dict[str, DatasetEntry] = {
         "val",
         "cityscapes",
         "cityscapes",
+        "cityscapes",
+        size=STREET_SIZE,
         is_panoptic=True,
     ),
     "cityscapes_semantic": DatasetEntry(
-        "Cityscapes semantic, 19 classes", "cityscapes.cityscapes_semantic", "val", "cityscapes", "cityscapes"
+        "Cityscapes semantic, 19 classes",
+        "cityscapes.cityscapes_semantic",
+        "val",
+        "cityscapes",
+        "cityscapes",
+        "cityscapes",
+        size=STREET_SIZE,
     ),
     "mapillary_vistas": DatasetEntry(
         "Mapillary Vistas panoptic, 65 classes",
@@ -103,6 +139,7 @@ DATASETS: dict[str, DatasetEntry] = {
         "validation",
         "mapillary",
         paper_list="mapillary_vistas",
+        size=STREET_SIZE,
         is_panoptic=True,
     ),
     "mapillary_vistas_semantic": DatasetEntry(
@@ -111,9 +148,15 @@ DATASETS: dict[str, DatasetEntry] = {
         "validation",
         "mapillary",
         paper_list="mapillary_vistas",
+        size=STREET_SIZE,
     ),
     "pascal_context_59": DatasetEntry(
-        "PASCAL Context, 59 classes", "pascal.pascal_context_59", "validation", "pascal_context_59", "pascal_context_59"
+        "PASCAL Context, 59 classes",
+        "pascal.pascal_context_59",
+        "validation",
+        "pascal_context_59",
+        "pascal_context_59",
+        "pascal_ctx_59",
     ),
     "pascal_context_459": DatasetEntry(
         "PASCAL Context, 459 classes",
@@ -123,14 +166,21 @@ DATASETS: dict[str, DatasetEntry] = {
         paper_list="pascal_ctx_459",
     ),
     "pascal_voc_20": DatasetEntry(
-        "PASCAL VOC, 20 classes", "pascal.pascal_voc_20", "val", "pascal_voc_20", "pascal_voc_20"
+        "PASCAL VOC, 20 classes",
+        "pascal.pascal_voc_20",
+        "val",
+        "pascal_voc_20",
+        "pascal_voc_20",
+        "pascal_voc_21",
+        lacks="background",
     ),
     "pascal_voc_21": DatasetEntry(
         "PASCAL VOC, 20 classes and background",
         "pascal.pascal_voc_21",
         "val",
         "pascal_voc_21",
-        paper_list="pascal_voc_21",
+        "pascal_voc_21",
+        "pascal_voc_21",
     ),
 }
 
@@ -174,13 +224,19 @@ def dataset_words(entry: DatasetEntry, classes: ClassList, given: Vocabulary | N
     )
 
 
+def authors_list(name: str) -> str:
+    """The file of a `DatasetEntry.paper_list` in the authors' repository."""
+    return f"{name}_with_prompt_eng.txt"
+
+
 def _words(entry: DatasetEntry, classes: ClassList, given: Vocabulary | None) -> tuple[Vocabulary, str]:
     from fcclip_core.vocabulary.class_matching import match_classes, match_in_order
     from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
 
     if given is not None:
-        matching = match_in_order(classes.names, given, "the dataset")
-        return replace(given, classes=matching.classes), f"the given words, {matching.how}"
+        kept, left_out = _without(given, entry.lacks, len(classes))
+        matching = match_in_order(classes.names, kept, "the dataset")
+        return replace(kept, classes=matching.classes), f"the given words{left_out}, {matching.how}"
     if entry.vocabulary is not None:
         bundled = Vocabulary.load(entry.vocabulary)
         if not classes.names:
@@ -188,13 +244,20 @@ def _words(entry: DatasetEntry, classes: ClassList, given: Vocabulary | None) ->
         found = match_classes(classes.names, bundled, classes.ids, entry.category_ids)
         if found is not None:
             return replace(bundled, classes=found.classes), f"{entry.vocabulary}, {found.how}"
-    if entry.paper_list:
+    if entry.vocabulary is None and entry.paper_list:
         raise VocabularyError(
             f"{entry.title}: no list of its class names is bundled; pass --vocabulary with the paper's "
-            f"{entry.paper_list}_with_prompt_eng.txt (fcclip/data/datasets/ in {AUTHORS}), or your own list in that "
-            "order"
+            f"{authors_list(entry.paper_list)} (fcclip/data/datasets/ in {AUTHORS}), or your own list in that order"
         )
     # A user's own dataset in a known layout may have other classes. One class per name; commas are part of the name.
     own = "the dataset's own names"
     how = own if entry.vocabulary is None else f"{own}, since most of them are not in {entry.vocabulary}"
     return Vocabulary(tuple(VocabularyClass((name,)) for name in classes.names), description=own), how
+
+
+def _without(given: Vocabulary, name: str, count: int) -> tuple[Vocabulary, str]:
+    """The words without the class that the dataset lacks, where just this one is too many, and what to say of it."""
+    kept = tuple(item for item in given.classes if item.name != name)
+    if not name or not len(kept) == count == len(given) - 1:
+        return given, ""
+    return replace(given, classes=kept), f" without {name}"

@@ -1,4 +1,7 @@
-"""CLIP as a mask classifier (Tables 9 and 10): CLIP alone classifies ground-truth masks, at several input sizes."""
+"""CLIP as a mask classifier: CLIP alone classifies ground-truth masks, at several input sizes.
+
+The paper's Table 9 does so with the mask proposals of ODISE, so its numbers are not comparable.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ MEASURES = {
     "pq": "PQ",
     "sq": "SQ",
     "rq": "RQ",
-    "ap": "AP",
+    "ap": "AP (pycocotools)",
     "miou": "mIoU",
     "recall": "recall@0.5, masks",
     "segment_recall": "recall@0.5, segments",
@@ -28,8 +28,9 @@ SHARES = ("recall", "segment_recall")
 UNITS = {
     "pq, sq, rq, ap, miou, grounding": "per cent",
     "recall, segment_recall": "share, 0 to 1",
-    "fps": "images a second, one process, reading left out",
 }
+
+PAPER_FPS = "the published images/s are of one V100"
 
 
 def document(
@@ -46,14 +47,14 @@ def document(
         class_names: C names.
         about: Description of the run: dataset, checkpoint and so on.
         settings: Settings of the main result.
-        paper: The published results under our names.
+        paper: The published results under our names; empty if none may stand beside ours.
     """
     scores = evaluation.scores()
     return {
         **about,
         "images": evaluation.images,
         "settings": asdict(settings),
-        "units": UNITS,
+        "units": UNITS | {"fps": evaluation.rule.about},
         **scores,
         "paper": dict(paper),
         "forms": {name: board.scores() for name, board in evaluation.forms.items()},
@@ -62,8 +63,9 @@ def document(
 
 
 def score_table(scores: Scores, paper: Mapping[str, float], paper_name: str, title: str) -> Table:
-    """One row per metric, one column per group of classes, and a column with the published results."""
-    table = Table(*("", *GROUPS), box=SIMPLE, title=title, title_style="")
+    """One row per metric, one column per group of classes, and a column with the published results, if there are."""
+    caption = PAPER_FPS if "fps" in paper else None
+    table = Table(*("", *GROUPS), box=SIMPLE, title=title, title_style="", caption=caption, caption_style="")
     if paper:
         table.add_column(paper_name)
     for column in table.columns[1:]:
@@ -74,7 +76,8 @@ def score_table(scores: Scores, paper: Mapping[str, float], paper_name: str, tit
             table.add_row(label, *cells, *([_cell(measure, paper.get(f"{measure}.all"))] if paper else []))
     for name, label in (("grounding.pq", "grounding PQ"), ("grounding.miou", "grounding mIoU"), ("fps", "images/s")):
         if name in scores:
-            table.add_row(label, _cell(name, scores[name]))
+            published = [*("" for _ in GROUPS[1:]), _cell(name, paper[name])] if name in paper else []
+            table.add_row(label, _cell(name, scores[name]), *published)
     return table
 
 

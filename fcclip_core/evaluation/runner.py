@@ -16,6 +16,7 @@ from fcclip_core.evaluation.averages import class_groups
 from fcclip_core.evaluation.overlaps import mask_overlaps, segment_overlaps
 from fcclip_core.evaluation.recall import MaskRecall
 from fcclip_core.evaluation.scoreboard import Scoreboard, Scores
+from fcclip_core.evaluation.timing import SEGMENTS, TIME_RULES, TimeRule
 from fcclip_core.quoting import short
 from fcclip_core.segmenter import EncodedImage, Segmenter
 from fcclip_core.settings import InferenceSettings
@@ -35,9 +36,10 @@ class Evaluation:
         mask_recall: Recall of the masks of all object queries.
         segment_recall: Recall of the segments of `main`.
         images: Number of images.
-        seconds: Time from image to segments, without metrics and reading files.
-        timed: Images in `seconds`; the first one of each process is a warm-up.
+        seconds: Time of the images, as `rule` counts it.
+        timed: Images in `seconds`.
         panoptic: Whether the ground truth is panoptic.
+        rule: What counts as an image's time.
     """
 
     things: tuple[bool, ...]
@@ -51,6 +53,7 @@ class Evaluation:
     seconds: float = 0.0
     timed: int = 0
     panoptic: bool = False
+    rule: TimeRule = TIME_RULES[SEGMENTS]
 
     def merge(self, other: Evaluation) -> None:
         """Adds the counts of another process."""
@@ -84,6 +87,7 @@ def evaluate(
     things: tuple[bool, ...],
     *,
     forms: Mapping[str, InferenceSettings] | None = None,
+    rule: TimeRule = TIME_RULES[SEGMENTS],
     limit: int | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Evaluation | None:
@@ -95,6 +99,7 @@ def evaluate(
         snapshot: The vocabulary, in the order of the dataset's classes.
         things: Whether each class is a thing.
         forms: More settings to evaluate, by name; the input size is always the segmenter's.
+        rule: What counts as an image's time.
         limit: Evaluate only the first images; None: all.
         advance: Called after each image of this process.
 
@@ -123,6 +128,7 @@ def evaluate(
         forms={name: board() for name in forms},
         mask_recall=MaskRecall(len(things)),
         segment_recall=MaskRecall(len(things)),
+        rule=rule,
     )
     count = len(dataset) if limit is None else min(limit, len(dataset))
     for number in range(rank(), count, world_size()):
@@ -146,8 +152,8 @@ def _count(
     """Decodes an image with the whole vocabulary and with only its own classes, and counts both."""
     result = segmenter.decode(encoded, snapshot)
     total.main.update(number, sample, result)
-    if total.images:
-        total.seconds += sum(result.timings.values())
+    if total.images >= total.rule.warm_up:
+        total.seconds += total.rule.seconds(result, isinstance(sample, PanopticSample))
         total.timed += 1
     total.images += 1
     class_map = sample.class_map()

@@ -1,1 +1,1 @@
-"""Training, with the paper's recipe (section 4.1, implementation details) as the default configuration."""
+"""Training; losses, schedule and augmentation are by default those of the paper (section 4.1)."""

@@ -1,4 +1,4 @@
-"""Configuration of a training run; the defaults are the paper's recipe (section 4.1)."""
+"""Configuration of a training run; the defaults are those of the paper's training on COCO (section 4.1)."""
 
 from __future__ import annotations
 

@@ -153,6 +153,43 @@ PUBLISHED_MODELS = (
 )
 
 
+@dataclass(frozen=True)
+class FurtherScores:
+    """What the paper reports of its main model beyond the authors' table; None if not reported.
+
+    Attributes:
+        sq: Segmentation quality in per cent.
+        rq: Recognition quality in per cent.
+        grounding_pq: PQ with each image's own classes as the only words, in per cent (Table 7).
+        grounding_miou: mIoU likewise.
+        fps: Images per second on one V100, mean over the validation set, with all postprocessing (Table 4).
+    """
+
+    sq: float | None = None
+    rq: float | None = None
+    grounding_pq: float | None = None
+    grounding_miou: float | None = None
+    fps: float | None = None
+
+
+MAIN_PRESET = "convnext_large"
+"""The paper's main model."""
+
+FURTHER_SCORES: Mapping[str, FurtherScores] = {
+    "ade20k": FurtherScores(71.6, 32.3, 38.4, 54.1, 2.71),
+    "cityscapes": FurtherScores(75.4, 53.6, 48.1),
+    "mapillary": FurtherScores(57.7, 22.9, 21.5),
+    "ade20k_full": FurtherScores(grounding_miou=33.4),
+    "pascal_context_59": FurtherScores(grounding_miou=74.9),
+    "pascal_context_459": FurtherScores(grounding_miou=41.2),
+    "pascal_voc_21": FurtherScores(grounding_miou=88.7),
+    "pascal_voc_20": FurtherScores(grounding_miou=98.5),
+    "coco": FurtherScores(83.0, 64.8, fps=2.76),
+}
+"""Dataset, as in `PublishedModel` -> Tables 2, 4 and 7 of arXiv 2308.02487; SQ and RQ of ADE20K and COCO are from the
+authors' `logs/testing/`."""
+
+
 def published_as(file_name: str) -> PublishedModel | None:
     """The published model with this file name; None if unknown."""
     return next((model for model in PUBLISHED_MODELS if model.file_name == file_name), None)

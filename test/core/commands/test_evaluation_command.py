@@ -17,9 +17,11 @@ from PIL import Image
 
 from checkout import ROOT as CHECKOUT
 from fcclip_core.commands import evaluate
+from fcclip_core.commands.inference_arguments import settings_from
 from fcclip_core.datasets.catalog import DATASETS, dataset_words
 from fcclip_core.datasets.records import ClassList
 from fcclip_core.errors import DatasetError, FcclipError, SettingsError, VocabularyError
+from fcclip_core.evaluation.paper import fingerprint
 from fcclip_core.vocabulary.classes import Vocabulary
 
 TINY = ("--checkpoint", "recipe:tiny", "--device", "cpu", "--shorter-side", "64")
@@ -136,20 +138,109 @@ def test_a_place_that_cannot_be_written_is_named_before_anything_is_computed(
         run("folder", "--data", data, "--checkpoint", "/no/such/model.safetensors", "--json", tmp_path / "new.json")
 
 
-def test_semantic_dataset_stands_beside_the_papers_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def write_voc(root: Path, images: int = 1) -> Path:
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("a\n")
-    Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(tmp_path / "JPEGImages/a.jpg")
-    Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40).astype(np.uint8) % 21).save(
-        tmp_path / "SegmentationClass/a.png"
-    )
+        (root / folder).mkdir(parents=True)
+    (root / "ImageSets/Segmentation/val.txt").write_text("\n".join(map(str, range(images))))
+    labels = np.arange(1600, dtype=np.uint16).reshape(40, 40).astype(np.uint8) % 21
+    for number in range(images):
+        Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(root / f"JPEGImages/{number}.jpg")
+        Image.fromarray(labels).save(root / f"SegmentationClass/{number}.png")
+    return root
+
+
+def test_semantic_dataset_has_classes_and_no_segments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "scores.json"
-    assert run("pascal_voc_20", "--data", tmp_path, *TINY, "--json", out) == 0
+    assert run("pascal_voc_20", "--data", write_voc(tmp_path / "voc"), *TINY, "--json", out) == 0
     document = json.loads(out.read_text())
-    assert document["paper"] == {"miou.all": 95.4} and "95.4" in capsys.readouterr().out
     assert "pq.all" not in document and 0 <= document["miou.all"] <= 100
     assert document["miou.unseen"] is None, "all of VOC's classes are COCO's"
+    # Its words are ours, so the paper's 95.4 is no measure for them.
+    assert document["paper"] == {} and "--vocabulary pascal_voc_21_with_prompt_eng.txt" in document["paper_left_out"]
+    printed = capsys.readouterr().out
+    assert "95.4" not in printed and "no published numbers beside these" in printed
+
+
+def as_list(*names: str) -> str:
+    """A file in the form of the authors'."""
+    return "\n".join(["0:invalid_class_id", *(f"{number}:{text}" for number, text in enumerate(names, 1))])
+
+
+def test_the_papers_number_stands_beside_words_that_are_the_papers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, trained = tmp_path / "voc_21.txt", tmp_path / "coco.txt"
+    objects = Vocabulary.load("pascal_voc_20")
+    words.write_text(as_list("background,wall", *(", ".join(item.synonyms) for item in objects.classes)))
+    trained.write_text(as_list("cat", "dog,hound"))
+    known = {"pascal_voc_20": fingerprint(objects), "coco": fingerprint(Vocabulary.load(trained))}
+    monkeypatch.setattr("fcclip_core.evaluation.paper.PAPER_WORDS", known)
+    data, out = write_voc(tmp_path / "voc", images=2), tmp_path / "scores.json"
+    given = ("--vocabulary", words, "--train-vocabulary", trained, "--json", out)
+
+    assert run("pascal_voc_20", "--data", data, *TINY, *given) == 0
+    document = json.loads(out.read_text())
+    assert document["paper"]["miou.all"] == 95.4 and document["paper_left_out"] == ""
+    assert document["words"] == "the given words without background, by position"
+    assert document["seen_classes"] == 2, "cat and dog, by the given training words"
+    captured = capsys.readouterr()
+    assert "95.4" in captured.out and "seen: 2 of 20 classes, by 3 names of 2 training classes" in captured.err
+
+    assert run("pascal_voc_20", "--data", data, *TINY, *given, "--limit", 1) == 0
+    document = json.loads(out.read_text())
+    assert document["paper"] == {} and document["paper_left_out"] == "only a part of the images was evaluated"
+
+
+def test_training_words_decide_what_is_seen(tmp_path: Path) -> None:
+    data, out, trained = write_folder(tmp_path / "data"), tmp_path / "scores.json", tmp_path / "trained.txt"
+    trained.write_text(as_list("moon dust, regolith", "house"))
+    options = ("--data", data, *TINY, "--train-vocabulary", trained, "--json", out)
+    assert run("folder", *options) == 0
+    document = json.loads(out.read_text())
+    assert [row["seen"] for row in document["details"]["per_class"]] == [False, True]
+    assert (document["train_vocabulary"], document["seen_classes"]) == (str(trained), 1)
+    assert run("clip-masks", "folder", *options, "--sizes", 64) == 0
+    document = json.loads(out.read_text())
+    assert (document["train_vocabulary"], document["seen_classes"]) == (str(trained), 1)
+    with pytest.raises(FcclipError, match="would overwrite|would replace"):
+        run("folder", "--data", data, *TINY, "--train-vocabulary", trained, "--json", trained)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "size", "whose"),
+    [
+        ("cityscapes", (), (1024, 2560), "the paper's for cityscapes"),
+        ("mapillary_vistas_semantic", (), (1024, 2560), "the paper's for mapillary_vistas_semantic"),
+        ("ade20k", (), (800, 1333), "the paper's for ade20k"),
+        ("folder", (), (0, 1333), "the model's own"),
+        ("cityscapes", ("--shorter-side", 512), (512, 2560), "as given"),
+        ("cityscapes", ("--max-size", 900), (900, 900), "as given"),
+        ("ade20k", ("--shorter-side", 1400), (1400, 1400), "as given"),
+        ("ade20k", ("--shorter-side", 0), (0, 1333), "the model's own"),
+    ],
+)
+def test_the_input_size_is_the_datasets_until_another_is_asked_for(
+    dataset: str, options: tuple[object, ...], size: tuple[int, int], whose: str
+) -> None:
+    args = parse(dataset, "--data", "/data", "--checkpoint", "recipe:tiny", *options)
+    found = evaluate.input_size(args)
+    settings = settings_from(args, found.sides)
+    assert (settings.shorter_side, settings.max_size, found.whose) == (*size, whose)
+
+
+def test_the_report_says_which_size_was_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write_voc(tmp_path / "voc"), tmp_path / "scores.json"
+    options = ("--checkpoint", "recipe:tiny", "--device", "cpu", "--json", out)
+    assert run("pascal_voc_21", "--data", data, *options) == 0
+    document = json.loads(out.read_text())
+    assert (document["settings"]["shorter_side"], document["settings"]["max_size"]) == (800, 1333)
+    assert document["input_size"] == "the paper's for pascal_voc_21"
+    captured = capsys.readouterr()
+    assert "shorter side 800, longer at most 1333" in " ".join(captured.out.split())
+    assert "input size: shorter side 800, longer at most 1333 (the paper's for pascal_voc_21)" in " ".join(
+        captured.err.split()
+    )
+    assert document["words"] == "pascal_voc_21, by position"
 
 
 def test_clip_masks_gives_a_row_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,7 +307,6 @@ def test_datasets_without_a_bundled_list_ask_for_the_papers() -> None:
         ("ade20k_847", "ade20k_847_with_prompt_eng.txt"),
         ("mapillary_vistas", "mapillary_vistas_with_prompt_eng.txt"),
         ("pascal_context_459", "pascal_ctx_459_with_prompt_eng.txt"),
-        ("pascal_voc_21", "pascal_voc_21_with_prompt_eng.txt"),
     ):
         with pytest.raises(VocabularyError, match=list_file):
             dataset_words(DATASETS[name], ClassList((), (False,)))

@@ -13,6 +13,7 @@ from fcclip_core.datasets.records import IGNORE, ClassList, PanopticSample, Sema
 from fcclip_core.errors import DatasetError, VocabularyError
 from fcclip_core.evaluation import runner
 from fcclip_core.evaluation.clip_masks import masks_on_grid, name_masks
+from fcclip_core.evaluation.timing import TABLE_4, TIME_RULES
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.segmenter import Segmenter
@@ -125,6 +126,13 @@ def test_perfect_answers_get_full_marks(tiny: Segmenter) -> None:
     for group in ("all", "seen", "unseen"):
         assert scores[f"recall.{group}"] == scores[f"segment_recall.{group}"] == 1.0
     assert scores["fps"] > 0
+
+
+def test_as_in_table_4_five_images_warm_up(tiny: Segmenter) -> None:
+    segmenter, snapshot, _ = prepared(tiny)
+    pictures, rule = [PICTURES[0]] * 7, TIME_RULES[TABLE_4]
+    result = runner.evaluate(Samples(pictures), segmenter, snapshot, VOCABULARY.things, rule=rule)
+    assert result.images == 7 and result.timed == 2 and result.rule == rule
 
 
 def test_wrong_names_cost_quality_but_not_recall(tiny: Segmenter) -> None:

@@ -34,6 +34,7 @@ def train_synonyms() -> frozenset[str]:
         ("cityscapes", 19, 8),
         ("pascal_context_59", 59, 36),
         ("pascal_voc_20", 20, 20),
+        ("pascal_voc_21", 21, 20),
         ("indoor_robot", 66, 56),
         ("warehouse", 42, 34),
         ("everyday", 339, 290),
@@ -46,8 +47,8 @@ def test_counts(name: str, classes: int, things: int) -> None:
 
 def test_the_counts_above_cover_every_bundled_file() -> None:
     assert set(bundled_vocabularies()) == {
-        "coco_panoptic", "ade20k_150", "cityscapes", "pascal_context_59", "pascal_voc_20", "indoor_robot", "warehouse",
-        "everyday",
+        "coco_panoptic", "ade20k_150", "cityscapes", "pascal_context_59", "pascal_voc_20", "pascal_voc_21",
+        "indoor_robot", "warehouse", "everyday",
     }  # fmt: skip
 
 
@@ -96,6 +97,7 @@ def test_the_golden_vocabulary_is_seen_as_the_reference_says() -> None:
         ("pascal_context_59", "openvocab_pascal_ctx59_sem_seg_val", ["road"]),
         ("cityscapes", "openvocab_cityscapes_fine_panoptic_val", []),
         ("pascal_voc_20", "openvocab_pascal20_sem_seg_val", []),
+        ("pascal_voc_21", "openvocab_pascal21_sem_seg_val", []),
     ],
 )
 def test_seen_classes_are_those_of_the_authors_lists(name: str, dataset: str, differ: list[str]) -> None:
@@ -103,6 +105,15 @@ def test_seen_classes_are_those_of_the_authors_lists(name: str, dataset: str, di
     authors = np.array(json.loads((REFERENCE / "overlap.json").read_text())[dataset]["overlap"], dtype=bool)
     ours = vocabulary.seen_mask(train_synonyms())
     assert [vocabulary.names[index] for index in np.flatnonzero(ours != authors)] == differ
+
+
+def test_vocs_background_goes_by_what_is_no_object_in_pascal_context() -> None:
+    objects, context = Vocabulary.load("pascal_voc_20"), Vocabulary.load("pascal_context_59")
+    background, *others = Vocabulary.load("pascal_voc_21").classes
+    around = [item for item in context.classes if not {*item.synonyms} & {*objects.synonyms}]
+    assert len(around) == 39
+    assert background.synonyms == ("background", *(text for item in around for text in item.synonyms))
+    assert tuple(others) == objects.classes
 
 
 @pytest.mark.parametrize("name", bundled_vocabularies())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fcclip_core.model.config import PRESETS
-from fcclip_core.weights.model_zoo import PUBLISHED_MODELS, PublishedModel, published_as
+from fcclip_core.weights.model_zoo import FURTHER_SCORES, MAIN_PRESET, PUBLISHED_MODELS, PublishedModel, published_as
 
 BY_PRESET = {model.preset: model for model in PUBLISHED_MODELS}
 
@@ -33,6 +33,18 @@ def numbers(model: PublishedModel) -> list[float]:
 )
 def test_numbers_are_the_authors(preset: str, row: str) -> None:
     assert numbers(BY_PRESET[preset]) == [float(number) for number in row.split()]
+
+
+def test_further_numbers_are_of_the_datasets_of_the_table() -> None:
+    """SQ and RQ only where there is a PQ, which is below both: a class's PQ is their product. Grounding is easier."""
+    model = BY_PRESET[MAIN_PRESET]
+    assert len(FURTHER_SCORES) == 9
+    for dataset, further in FURTHER_SCORES.items():
+        scores = getattr(model, dataset)
+        assert (scores.pq is None) == (further.sq is None) == (further.rq is None), dataset
+        assert scores.pq is None or scores.pq < further.rq < further.sq < 100, dataset
+        assert further.grounding_pq is None or scores.pq < further.grounding_pq, dataset
+        assert further.grounding_miou is None or scores.miou < further.grounding_miou, dataset
 
 
 def test_every_preset_with_a_published_clip_is_listed_once() -> None:
