@@ -50,6 +50,7 @@ class PublishedModel:
     """One published checkpoint.
 
     Attributes:
+        key: Our name: `fcclip weights install` takes it, and as a checkpoint it is the installed model.
         name: The authors' name.
         preset: Its configuration, a name in `PRESETS`.
         url: The authors' download page.
@@ -63,10 +64,13 @@ class PublishedModel:
         pascal_voc_21: Pascal VOC with background, zero-shot.
         pascal_voc_20: Pascal VOC without background, zero-shot.
         coco: COCO panoptic, the training dataset.
-        license: License of the FC-CLIP file.
+        license: License of the file.
         clip_license: License of its CLIP weights.
+        trained_on: Bundled vocabulary with its training classes.
+        sha256: SHA-256 of the file, hexadecimal; empty if unknown.
     """
 
+    key: str
     name: str
     preset: str
     url: str
@@ -82,6 +86,13 @@ class PublishedModel:
     coco: Scores
     license: str = LICENSE
     clip_license: str = OPENAI_LICENSE
+    trained_on: str = TRAINED_ON
+    sha256: str = ""
+
+    @property
+    def download_name(self) -> str:
+        """The name of the downloaded file: the authors', if known."""
+        return self.file_name or f"{self.key}.pth"
 
     @property
     def clip(self) -> str:
@@ -97,6 +108,7 @@ def _model(
     tower = preset.replace("convnext_l", "ConvNeXt-L").replace("rn", "ResNet")
     values = [float(value) for value in scores.split()]
     return PublishedModel(
+        key=preset,
         name=f"FC-CLIP ({tower})",
         preset=preset,
         url=f"https://drive.google.com/file/d/{file_id}/view",
@@ -155,11 +167,16 @@ PUBLISHED_MODELS = (
 
 def published_as(file_name: str) -> PublishedModel | None:
     """The published model with this file name; None if unknown."""
-    return next((model for model in PUBLISHED_MODELS if model.file_name == file_name), None)
+    return next((model for model in PUBLISHED_MODELS if model.download_name == file_name), None)
+
+
+def model_named(key: str) -> PublishedModel | None:
+    """The published model with this key; None if unknown."""
+    return next((model for model in PUBLISHED_MODELS if model.key == key), None)
 
 
 def models_folder() -> Path | None:
-    """The folder in which `fcclip weights import` puts models, or links to models stored elsewhere.
+    """The folder in which `fcclip weights` puts published models, or links to models stored elsewhere.
 
     Returns:
         $XDG_DATA_HOME/fcclip_ros/models, else ~/.local/share/fcclip_ros/models; None if the user has no home folder.
@@ -169,16 +186,16 @@ def models_folder() -> Path | None:
     return folder / "fcclip_ros" / "models" if folder.is_absolute() else None
 
 
-def imported_models() -> tuple[Path, ...]:
-    """Files of the imported published models, most accurate first (PQ on ADE20K)."""
+def imported_models() -> Mapping[str, Path]:
+    """Key -> file of the imported published models, most accurate first (PQ on ADE20K)."""
     folder = models_folder()
     best_first = sorted(PUBLISHED_MODELS, key=lambda model: model.ade20k.pq or 0.0, reverse=True)
-    files = [folder / f"{model.preset}.safetensors" for model in best_first] if folder else []
-    return tuple(path for path in files if os.path.exists(path))
+    files = {model.key: folder / f"{model.key}.safetensors" for model in best_first} if folder else {}
+    return {key: path for key, path in files.items() if os.path.exists(path)}
 
 
-def remember_import(path: Path, preset: str) -> str:
-    """Registers a published model imported to `path`, so that `auto` finds it.
+def remember_import(path: Path, key: str) -> str:
+    """Registers a published model imported to `path`, so that `auto` and its key find it.
 
     Returns:
         Why it cannot be registered; empty on success.
@@ -186,7 +203,7 @@ def remember_import(path: Path, preset: str) -> str:
     folder = models_folder()
     if folder is None:
         return "this user has no home folder; set XDG_DATA_HOME to a folder for models"
-    link = folder / f"{preset}.safetensors"
+    link = folder / f"{key}.safetensors"
     if os.path.realpath(link) == os.path.realpath(path):
         return ""
     try:
@@ -204,8 +221,7 @@ def nothing_imported(classes: int) -> str:
     return (
         f"checkpoint auto: no published model was imported on this machine, so the bundled {DEMO} is used: a small "
         f"model that knows {classes} classes of the simulated world (balls, boxes, cones, floors, walls) and little "
-        f"else. For {best.name}, download {best.file_name} from {best.url}, then run: fcclip weights import "
-        f"{best.file_name}"
+        f"else. For {best.name}, run: fcclip weights install {best.key}"
     )
 
 
