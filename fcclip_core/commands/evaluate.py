@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         from fcclip_core.evaluation.report import class_table, document, forms_table, score_table
         from fcclip_core.terminal import Terminal
 
-        model = published_model(segmenter.config.name)
+        model = published_model(segmenter.config.name, segmenter.provenance)
         paper = paper_scores(model, _paper_name(args.dataset))
         about = _about(args, words) | {"vanished_masks": segmenter.vanished_masks}
         about |= {"device": segmenter.backend_description, "paper_model": model.name}

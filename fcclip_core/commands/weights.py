@@ -14,7 +14,7 @@ from fcclip_core.files.paths import expanded, refuse_overwriting
 from fcclip_core.quoting import short
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from fcclip_core.model.config import ModelConfig
     from fcclip_core.terminal import Terminal
@@ -97,22 +97,30 @@ def run_list(args: argparse.Namespace) -> int:
 
     from fcclip_core.model.config import PRESETS
     from fcclip_core.terminal import Terminal
-    from fcclip_core.weights.model_zoo import AUTHORS, PUBLISHED_MODELS, RECIPE_PREFIX, bundled_checkpoints
+    from fcclip_core.weights.model_zoo import (
+        AUTHORS,
+        FC_CLIP,
+        FINE_TUNED,
+        PUBLISHED_MODELS,
+        RECIPE_PREFIX,
+        bundled_checkpoints,
+    )
 
     console = Terminal(soft_wrap=True)
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title="Published results, per cent", title_style="")
-    table.add_column("dataset", no_wrap=True)
-    for model in PUBLISHED_MODELS:
-        table.add_column(model.preset, justify="right", no_wrap=True)
-    for row in _score_rows():
-        table.add_row(*row)
-    console.print(table)
+    for title, models in (("FC-CLIP", FC_CLIP), ("Fine-tuned CLIP", FINE_TUNED)):
+        table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title=f"{title}: published results, per cent", title_style="")
+        table.add_column("dataset", no_wrap=True)
+        for model in models:
+            table.add_column(model.key, justify="right", no_wrap=True)
+        for row in _score_rows(models):
+            table.add_row(*row)
+        console.print(table)
     for model in PUBLISHED_MODELS:
         console.print(
-            f"\n{model.preset}: {model.name}"
+            f"\n{model.key}: {model.name}"
             f"\n  file     {model.file_name or '(named by the download)'} from {model.url}"
             f"\n  license  {model.license}"
-            f"\n  CLIP     open_clip {model.clip}, {model.clip_license}"
+            f"\n  CLIP     {model.clip}, {model.clip_license}" + (f"\n  note     {model.note}" if model.note else "")
         )
     console.print(f"\nNumbers, files and license: {AUTHORS}. Then: fcclip weights install NAME")
     console.print(f"Bundled: {', '.join(bundled_checkpoints()) or 'none'}")
@@ -137,6 +145,8 @@ def run_install(args: argparse.Namespace) -> int:
         console.print(f"{model.key} is installed: {place}; --reinstall replaces it")
         return 0
     console.print(f"{model.key}: {model.name}\n  from     {model.url}\n  license  {model.license}")
+    if model.note:
+        console.print(f"  note     {model.note}")
     with progress_bar(console) as bar:
         place, checkpoint = install(model, clip=args.clip, sha256=args.sha256, dtype=args.dtype, progress=reporter(bar))
     _print_written(console, place, checkpoint)
@@ -191,14 +201,12 @@ def _print_written(console: Terminal, path: Path, checkpoint: Checkpoint) -> Non
 
 def _published_model(checkpoint: Checkpoint) -> PublishedModel | None:
     """Which published model a checkpoint is by all signs, and not made or trained here; None if none."""
-    from fcclip_core.weights.model_zoo import PUBLISHED_MODELS, model_named
+    from fcclip_core.weights.model_zoo import published_from
 
     about = checkpoint.provenance
     if about.seeded or about.note:
         return None
-    origins = {source.origin for source in about.sources}
-    known = next((model for model in PUBLISHED_MODELS if model.url in origins), None)
-    return known or model_named(checkpoint.config.name)  # FC-CLIP's own models are called as their presets
+    return published_from((source.origin for source in about.sources), checkpoint.config.name)
 
 
 def run_inspect(args: argparse.Namespace) -> int:
@@ -230,10 +238,8 @@ def run_inspect(args: argparse.Namespace) -> int:
     return 0
 
 
-def _score_rows() -> Iterable[tuple[str, ...]]:
-    """One row per dataset and measure, one column per published model."""
-    from fcclip_core.weights.model_zoo import PUBLISHED_MODELS
-
+def _score_rows(models: Sequence[PublishedModel]) -> Iterable[tuple[str, ...]]:
+    """One row per dataset and measure that any of the models reports, one column per model."""
     datasets = {
         "ADE20K": "ade20k",
         "Cityscapes": "cityscapes",
@@ -247,9 +253,9 @@ def _score_rows() -> Iterable[tuple[str, ...]]:
     }
     for dataset, attribute in datasets.items():
         for measure, label in (("pq", "PQ"), ("ap", "AP"), ("miou", "mIoU")):
-            values = [getattr(getattr(model, attribute), measure) for model in PUBLISHED_MODELS]
-            if None not in values:
-                yield f"{dataset} {label}", *(f"{value:.1f}" for value in values)
+            values = [getattr(getattr(model, attribute), measure) for model in models]
+            if any(value is not None for value in values):
+                yield f"{dataset} {label}", *("-" if value is None else f"{value:.1f}" for value in values)
 
 
 def _part_rows(file: WeightFile) -> Iterable[tuple[str, str, str]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from fcclip_core.weights.model_zoo import PUBLISHED_MODELS, PublishedModel, Scores
+from fcclip_core.weights.checkpoints import Provenance
+from fcclip_core.weights.model_zoo import PUBLISHED_MODELS, PublishedModel, Scores, published_from
 
 
-def published_model(preset: str) -> PublishedModel:
-    """The published model of a preset; the paper's main model for unpublished presets."""
-    return next((model for model in PUBLISHED_MODELS if model.preset == preset), PUBLISHED_MODELS[0])
+def published_model(preset: str, provenance: Provenance) -> PublishedModel:
+    """The published model that weights of a preset are; the paper's main model for unpublished presets."""
+    return published_from((source.origin for source in provenance.sources), preset) or PUBLISHED_MODELS[0]
 
 
 def paper_scores(model: PublishedModel, dataset: str) -> dict[str, float]:

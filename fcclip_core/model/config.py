@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fcclip_core.quoting import short
@@ -89,6 +89,7 @@ class ModelConfig:
         embed_dim: Size of CLIP's joint embedding space.
         open_clip_name: open_clip's architecture name; None for a tower that open_clip does not publish.
         open_clip_tag: open_clip's tag of the pre-trained weights that the published checkpoints need.
+        clip_is_frozen: Whether CLIP's weights are open_clip's own; if not, checkpoints must contain them.
         valid_mask_only: Ensemble only masks that survive at stride 32 (the published ResNet setting).
         shorter_side: Shorter image side in pixels that the model is intended for.
         hidden_dim: Channels of the pixel decoder, of mask features and of object queries.
@@ -107,6 +108,7 @@ class ModelConfig:
     embed_dim: int
     open_clip_name: str | None = None
     open_clip_tag: str | None = None
+    clip_is_frozen: bool = True
     valid_mask_only: bool = False
     shorter_side: int = 800
     hidden_dim: int = 256
@@ -141,6 +143,9 @@ CONVNEXT_BASE = ModelConfig(
     open_clip_name="convnext_base_w_320",
     open_clip_tag="laion_aesthetic_s13b_b82k_augreg",
 )
+# MAFT+ has fewer queries, and trains CLIP too.
+MAFT_PLUS_LARGE = replace(CONVNEXT_LARGE, name="maft_plus_large", num_queries=100, clip_is_frozen=False)
+MAFT_PLUS_BASE = replace(CONVNEXT_BASE, name="maft_plus_base", num_queries=100, clip_is_frozen=False)
 RN50 = _resnet("RN50", ResNetConfig((3, 4, 6, 3), 64, 224), text_width=512, embed_dim=1024)
 RN101 = _resnet("RN101", ResNetConfig((3, 4, 23, 3), 64, 224), text_width=512, embed_dim=512)
 RN50X4 = _resnet("RN50x4", ResNetConfig((4, 6, 10, 6), 80, 288), text_width=640, embed_dim=640)
@@ -176,7 +181,19 @@ TINY = ModelConfig(
 
 PRESETS: dict[str, ModelConfig] = {
     config.name: config
-    for config in (CONVNEXT_LARGE, CONVNEXT_BASE, RN50, RN101, RN50X4, RN50X16, RN50X64, CONVNEXT_SMALL, TINY)
+    for config in (
+        CONVNEXT_LARGE,
+        CONVNEXT_BASE,
+        MAFT_PLUS_LARGE,
+        MAFT_PLUS_BASE,
+        RN50,
+        RN101,
+        RN50X4,
+        RN50X16,
+        RN50X64,
+        CONVNEXT_SMALL,
+        TINY,
+    )
 }
 
 

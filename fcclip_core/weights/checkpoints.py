@@ -31,8 +31,10 @@ from fcclip_core.quoting import first_line, short, short_name
 from fcclip_core.settings import AUTO, PUBLISHED, VANISHED_MASKS
 from fcclip_core.vocabulary.classes import Vocabulary, require_vocabulary
 from fcclip_core.weights.clip_weights import ClipWeights, fitting_preset, load_clip
+from fcclip_core.weights.fine_tuned import OVRCOAT_COPY, further_entries
 from fcclip_core.weights.model_zoo import (
     DEMO,
+    OVRCOAT,
     PUBLISHED_MODELS,
     RECIPE_PREFIX,
     TRAINED_ON,
@@ -292,7 +294,10 @@ def check_published(file: WeightFile, train_vocabulary: Vocabulary, preset: str 
     buffer = {EMPTY_WEIGHT: Entry((len(train_vocabulary) + 1,), torch.float32)}
     # A full state dictionary contains the training loss's buffer; files without CLIP may or may not.
     kept = buffer if holds_clip(file) or EMPTY_WEIGHT in file.tensors else {}
-    _check_keys(file, {**(layout.everything if holds_clip(file) else layout.trained), **kept}, config)
+    further = further_entries(file.tensors, config)
+    # A CLIP that was trained too cannot be taken from anywhere else.
+    needs_clip = holds_clip(file) or bool(further) or not config.clip_is_frozen
+    _check_keys(file, {**(layout.everything if needs_clip else layout.trained), **kept, **further}, config)
     return config
 
 
@@ -395,12 +400,18 @@ def _from_own_file(file: WeightFile) -> Checkpoint:
 def _from_published_file(
     file: WeightFile, clip: Path | None, preset: str | None, vocabulary: Vocabulary | None
 ) -> Checkpoint:
-    vocabulary = Vocabulary.load(TRAINED_ON) if vocabulary is None else vocabulary
-    config = check_published(file, vocabulary, preset)
     known = published_as(file.path.name)
+    if known is None and any(key.startswith(OVRCOAT_COPY) for key in file.tensors):
+        known = model_named(OVRCOAT)
+    vocabulary = Vocabulary.load(known.trained_on if known else TRAINED_ON) if vocabulary is None else vocabulary
+    config = check_published(file, vocabulary, preset)
     sources = [Source("FC-CLIP weights", file.path.name, origin=known.url if known else "", path=file.path)]
     license = known.license if known else ""
     if not holds_clip(file):
+        if known is not None and known.is_fine_tuned:
+            raise CheckpointError(
+                f"{file.path} lacks CLIP's weights, which {known.name} has trained too; use the original file"
+            )
         weights = load_clip(config, clip)
         sources.append(Source("CLIP weights", weights.path.name, origin=weights.origin, path=weights.path))
         return join_clip(config, file.tensors, weights, vocabulary, Provenance(tuple(sources), license))

@@ -1,14 +1,15 @@
-"""The available weights: published FC-CLIP models with accuracy, files and licenses; bundled and seeded checkpoints.
+"""The available weights: published models with accuracy, files and licenses; bundled and seeded checkpoints.
 
-Numbers, links and license are from the authors' repository, https://github.com/bytedance/fc-clip (README at revision
-2b0bbe2; ConvNeXt-L is the model of the paper's Table 1, the ResNets are those of Table 11). All were trained on COCO
-panoptic with CLIP frozen.
+FC-CLIP: numbers, links and license are from the authors' repository, https://github.com/bytedance/fc-clip (README at
+revision 2b0bbe2; ConvNeXt-L is the model of the paper's Table 1, the ResNets are those of Table 11). All were trained
+on COCO panoptic with CLIP frozen. OVRCOAT and MAFT+, which train CLIP too: from https://github.com/nickormushev/OVRCOAT
+(README at revision 9fd9450) and https://github.com/jiaosiyu1999/MAFT-Plus (README at revision fd12806).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,10 @@ EVERYDAY = "everyday"
 AUTHORS = "https://github.com/bytedance/fc-clip"
 TRAINED_ON = "coco_panoptic"
 """Bundled vocabulary with the training classes of all published models."""
+OVRCOAT = "ovrcoat"
+"""Key of OVRCOAT."""
 LICENSE = "Apache-2.0 (the authors' repository; the files carry no license of their own)"
+MAFT_PLUS_LICENSE = "MIT (the authors' repository; the files carry no license of their own)"
 OPENAI_LICENSE = "MIT (OpenAI CLIP)"
 LAION_LICENSE = "MIT (LAION OpenCLIP)"
 
@@ -40,9 +44,12 @@ class Scores:
         miou: Mean intersection over union.
     """
 
-    miou: float
+    miou: float | None = None
     pq: float | None = None
     ap: float | None = None
+
+
+NOT_REPORTED = Scores()
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,9 @@ class PublishedModel:
         clip_license: License of its CLIP weights.
         trained_on: Bundled vocabulary with its training classes.
         sha256: SHA-256 of the file, hexadecimal; empty if unknown.
+        is_fine_tuned: Whether CLIP was trained too, so that the file contains it.
+        note: What else to know of its numbers; empty if nothing.
+        is_complete: Whether the published inference is computed here in full; if not, the numbers do not hold.
     """
 
     key: str
@@ -76,18 +86,21 @@ class PublishedModel:
     url: str
     file_name: str | None
     ade20k: Scores
-    cityscapes: Scores
-    mapillary: Scores
-    ade20k_full: Scores
-    pascal_context_59: Scores
-    pascal_context_459: Scores
-    pascal_voc_21: Scores
-    pascal_voc_20: Scores
-    coco: Scores
+    cityscapes: Scores = NOT_REPORTED
+    mapillary: Scores = NOT_REPORTED
+    ade20k_full: Scores = NOT_REPORTED
+    pascal_context_59: Scores = NOT_REPORTED
+    pascal_context_459: Scores = NOT_REPORTED
+    pascal_voc_21: Scores = NOT_REPORTED
+    pascal_voc_20: Scores = NOT_REPORTED
+    coco: Scores = NOT_REPORTED
     license: str = LICENSE
     clip_license: str = OPENAI_LICENSE
     trained_on: str = TRAINED_ON
     sha256: str = ""
+    is_fine_tuned: bool = False
+    note: str = ""
+    is_complete: bool = True
 
     @property
     def download_name(self) -> str:
@@ -96,9 +109,11 @@ class PublishedModel:
 
     @property
     def clip(self) -> str:
-        """open_clip's name and tag of the CLIP weights, which the file omits."""
+        """Where CLIP's weights come from: the file, or open_clip under this name and tag."""
         config = PRESETS[self.preset]
-        return f"{config.open_clip_name} {config.open_clip_tag}"
+        if self.is_fine_tuned:
+            return "in the file, trained too"
+        return f"open_clip {config.open_clip_name} {config.open_clip_tag}"
 
 
 def _model(
@@ -128,7 +143,7 @@ def _model(
 
 # ADE20K PQ AP mIoU, Cityscapes PQ AP mIoU, Mapillary PQ mIoU, mIoU of ADE20K-847, Context-59 and -459, VOC-21 and -20,
 # COCO PQ AP mIoU.
-PUBLISHED_MODELS = (
+FC_CLIP = (
     _model(
         "convnext_large",
         "26.8 16.8 34.1 44.0 26.8 56.2 18.3 27.8 14.8 58.4 18.2 81.8 95.4 54.4 44.6 63.7",
@@ -163,6 +178,45 @@ PUBLISHED_MODELS = (
         "1rvfFVp5p3PZQsHp2NGVEBeYYcqgVVaZX",
     ),
 )
+_MAFT_PLUS_NOTE = (
+    "the numbers are with MAFT+'s content-dependent transfer, which is not computed here; set alpha and beta to 1, "
+    "as its authors classify with CLIP alone"
+)
+# MAFT+'s own repository reports PQ on ADE20K only; its other numbers are those that OVRCOAT's authors measured.
+FINE_TUNED = (
+    PublishedModel(
+        key=OVRCOAT,
+        name="OVRCOAT (ConvNeXt-L)",
+        preset="convnext_large",
+        url="https://drive.google.com/file/d/1raLz9TybKGxMCsWVjjdoBnbraUXDgmQ0/view",
+        file_name="ovrcoat.pth",
+        ade20k=Scores(pq=28.6),
+        cityscapes=Scores(pq=45.3),
+        mapillary=Scores(pq=19.6),
+        coco=Scores(pq=54.6),
+        license=LICENSE,
+        clip_license=LAION_LICENSE,
+        is_fine_tuned=True,
+        note="the numbers are with clip_trust 0.5, which is 0 by default here",
+    ),
+    PublishedModel(
+        key="maftp_l_pano",
+        name="MAFT+ (ConvNeXt-L, panoptic)",
+        preset="maft_plus_large",
+        url="https://drive.google.com/file/d/1znk_uco8fwvbA0kndy4kGyVp22KbQr6g/view",
+        file_name="maftp_l_pano.pth",
+        ade20k=Scores(pq=27.1),
+        cityscapes=Scores(pq=38.3),
+        mapillary=Scores(pq=15.7),
+        coco=Scores(pq=50.3),
+        license=MAFT_PLUS_LICENSE,
+        clip_license=LAION_LICENSE,
+        is_fine_tuned=True,
+        note=_MAFT_PLUS_NOTE,
+        is_complete=False,
+    ),
+)
+PUBLISHED_MODELS = FC_CLIP + FINE_TUNED
 
 
 def published_as(file_name: str) -> PublishedModel | None:
@@ -173,6 +227,16 @@ def published_as(file_name: str) -> PublishedModel | None:
 def model_named(key: str) -> PublishedModel | None:
     """The published model with this key; None if unknown."""
     return next((model for model in PUBLISHED_MODELS if model.key == key), None)
+
+
+def published_from(origins: Iterable[str], preset: str) -> PublishedModel | None:
+    """The published model of a preset that weights are, which come from these addresses; None if unknown.
+
+    Weights of an unknown origin are taken for FC-CLIP's, whose keys are the names of its presets.
+    """
+    origins = set(origins)
+    known = next((model for model in PUBLISHED_MODELS if model.preset == preset and model.url in origins), None)
+    return known or model_named(preset)
 
 
 def models_folder() -> Path | None:
@@ -187,9 +251,9 @@ def models_folder() -> Path | None:
 
 
 def imported_models() -> Mapping[str, Path]:
-    """Key -> file of the imported published models, most accurate first (PQ on ADE20K)."""
+    """Key -> file of the imported published models, most accurate first (PQ on ADE20K), incomplete ones last."""
     folder = models_folder()
-    best_first = sorted(PUBLISHED_MODELS, key=lambda model: model.ade20k.pq or 0.0, reverse=True)
+    best_first = sorted(PUBLISHED_MODELS, key=lambda model: (model.is_complete, model.ade20k.pq or 0.0), reverse=True)
     files = {model.key: folder / f"{model.key}.safetensors" for model in best_first} if folder else {}
     return {key: path for key, path in files.items() if os.path.exists(path)}
 

@@ -7,9 +7,16 @@ import re
 import pytest
 
 from fcclip_core.model.config import PRESETS
-from fcclip_core.weights.model_zoo import PUBLISHED_MODELS, PublishedModel, bundled_checkpoints, published_as
+from fcclip_core.weights.model_zoo import (
+    FC_CLIP,
+    PUBLISHED_MODELS,
+    PublishedModel,
+    bundled_checkpoints,
+    published_as,
+    published_from,
+)
 
-BY_PRESET = {model.preset: model for model in PUBLISHED_MODELS}
+BY_PRESET = {model.preset: model for model in FC_CLIP}
 
 
 def numbers(model: PublishedModel) -> list[float]:
@@ -37,9 +44,23 @@ def test_numbers_are_the_authors(preset: str, row: str) -> None:
     assert numbers(BY_PRESET[preset]) == [float(number) for number in row.split()]
 
 
-def test_every_preset_with_a_published_clip_is_listed_but_base_which_nobody_published() -> None:
+def test_every_preset_with_open_clips_clip_is_listed_unless_no_panoptic_model_is_published() -> None:
     published = {config.name for config in PRESETS.values() if config.open_clip_name}
-    assert set(BY_PRESET) == published - {"convnext_base"}
+    assert {model.preset for model in PUBLISHED_MODELS} == published - {"convnext_base", "maft_plus_base"}
+
+
+def test_ovrcoat_is_the_best_on_ade20k_and_what_is_not_computed_here_in_full_comes_last() -> None:
+    assert max(PUBLISHED_MODELS, key=lambda model: model.ade20k.pq or 0).key == "ovrcoat"
+    assert [model.key for model in PUBLISHED_MODELS if not model.is_complete] == ["maftp_l_pano"]
+    assert all(model.note for model in PUBLISHED_MODELS if not model.is_complete)
+
+
+def test_weights_are_known_by_their_origin_and_else_taken_for_fc_clips() -> None:
+    for model in PUBLISHED_MODELS:
+        assert published_from(["elsewhere", model.url], model.preset) == model
+    assert published_from([], "convnext_large") == BY_PRESET["convnext_large"]
+    assert published_from([BY_PRESET["rn50"].url], "rn101") == BY_PRESET["rn101"]
+    assert published_from([], "maft_plus_large") is None
 
 
 def test_keys_are_names_that_are_no_paths() -> None:
@@ -65,4 +86,6 @@ def test_a_known_file_name_tells_its_model() -> None:
 def test_clip_names_are_open_clips_own() -> None:
     from open_clip import is_pretrained_cfg
 
-    assert all(is_pretrained_cfg(*model.clip.split()) for model in PUBLISHED_MODELS)
+    for config in PRESETS.values():
+        if config.open_clip_name:
+            assert is_pretrained_cfg(config.open_clip_name, config.open_clip_tag), config.name
