@@ -67,8 +67,8 @@ def add_parser(subparsers: Any) -> None:
     importing.add_argument(
         "--train-vocabulary",
         metavar="V",
-        help="the classes that the model was trained on: bundled name, .yaml, or the paper's .txt (default: SRC's own; "
-        "coco_panoptic for published files)",
+        help="the classes that the model was trained on: bundled name, .yaml, or the paper's .txt (default: SRC's "
+        "own; for published files coco_panoptic, or coco_stuff for MAFT+'s semantic ones)",
     )
     importing.set_defaults(run=run_import)
 
@@ -283,7 +283,7 @@ def _description(file: WeightFile, config: ModelConfig, checkpoint: Checkpoint |
         )
         return
     vocabulary = checkpoint.train_vocabulary
-    stored = "stored" if ours else "not stored; the published models were trained on COCO panoptic"
+    stored = "stored" if ours else "not stored; that of the published models"
     yield f"checks: {checked}, every value is a finite number"
     yield f"training vocabulary ({stored}): {len(vocabulary)} classes, {', '.join(vocabulary.names[:5])}, ..."
     yield f"text tower id: {checkpoint.text_tower_id}"

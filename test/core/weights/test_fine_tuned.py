@@ -16,19 +16,26 @@ from fcclip_core.cli import main
 from fcclip_core.errors import CheckpointError
 from fcclip_core.weights.checkpoints import load_checkpoint, load_model
 from fcclip_core.weights.model_zoo import imported_models
+from fcclip_core.weights.published_layout import EMPTY_WEIGHT
 
 State = dict[str, torch.Tensor]
 FILES: dict[str, tuple[Callable[[], State], str]] = {
     "ovrcoat.pth": (ovrcoat_state, "convnext_large"),
     "maftp_l_pano.pth": (lambda: maft_plus_state("maft_plus_large"), "maft_plus_large"),
-    "base.pth": (lambda: maft_plus_state("maft_plus_base"), "maft_plus_base"),
+    "maftp_b.pth": (lambda: maft_plus_state("maft_plus_base"), "maft_plus_base"),
 }
+CLASSES = {"ovrcoat.pth": 133, "maftp_l_pano.pth": 133, "maftp_b.pth": 171}
 FURTHER = {
     "ovrcoat.pth": ["frozen_backbone.clip_model.logit_scale"],
     "maftp_l_pano.pth": ["backbone_t.clip_model.visual.trunk.stem.0.weight", "cdt.cross_atten.MLP.bias"],
-    "base.pth": ["backbone_t.clip_model.visual.head.proj.weight", "cdt.cross_atten.multihead_attn.in_proj_weight"],
+    "maftp_b.pth": ["backbone_t.clip_model.visual.head.proj.weight", "cdt.cross_atten.multihead_attn.in_proj_weight"],
 }
 CASES = [(name, key) for name, keys in FURTHER.items() for key in [*keys, f"{CLIP_PREFIX}ln_final.bias"]]
+
+
+def made(name: str) -> State:
+    """The tensors of a file, with the training loss's buffer of its training classes."""
+    return {**FILES[name][0](), EMPTY_WEIGHT: torch.ones(CLASSES[name] + 1)}
 
 
 def saved(folder: Path, name: str, state: State) -> Path:
@@ -38,21 +45,21 @@ def saved(folder: Path, name: str, state: State) -> Path:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_as_their_code_writes_it_loads_with_its_own_clip(name: str, tmp_path: Path) -> None:
-    make, preset = FILES[name]
+    preset = FILES[name][1]
     # Their CLIP differs from what it began with: the loaded one must be theirs.
-    state = make()
+    state = made(name)
     key = f"{CLIP_PREFIX}visual.trunk.stem.0.weight"
     state[key] = torch.tensor(0.123).expand(state[key].shape)
     checkpoint = load_checkpoint(saved(tmp_path, name, state))
     assert checkpoint.config.name == preset
+    assert len(checkpoint.train_vocabulary) == CLASSES[name]
     assert load_model(checkpoint).backbone.trunk.stem[0].weight.flatten()[0].item() == pytest.approx(0.123)
     assert not [key for key in checkpoint.state if not key.startswith(("backbone.", "sem_seg_head.", "void_"))]
 
 
 @pytest.mark.parametrize(("name", "key"), CASES)
 def test_a_key_that_is_missing_or_of_another_shape_is_named(name: str, key: str, tmp_path: Path) -> None:
-    make, preset = FILES[name]
-    state = make()
+    preset, state = FILES[name][1], made(name)
     without = {other: tensor for other, tensor in state.items() if other != key}
     with pytest.raises(CheckpointError, match=f"does not match {preset}. Keys 1 missing: {key}"):
         load_checkpoint(saved(tmp_path, name, without))
@@ -66,7 +73,7 @@ def test_a_key_that_is_missing_or_of_another_shape_is_named(name: str, key: str,
 @pytest.mark.parametrize("prefix", ["frozen_backbone.", "backbone_t.", "cdt."])
 def test_parts_that_inference_needs_not_may_be_stripped_as_a_whole(prefix: str, tmp_path: Path) -> None:
     name = "ovrcoat.pth" if prefix == "frozen_backbone." else "maftp_l_pano.pth"
-    state = {key: tensor for key, tensor in FILES[name][0]().items() if not key.startswith(prefix)}
+    state = {key: tensor for key, tensor in made(name).items() if not key.startswith(prefix)}
     assert load_checkpoint(saved(tmp_path, name, state)).config.name == FILES[name][1]
 
 

@@ -12,6 +12,7 @@ from fcclip_core.weights.model_zoo import (
     PUBLISHED_MODELS,
     PublishedModel,
     bundled_checkpoints,
+    model_named,
     published_as,
     published_from,
 )
@@ -44,15 +45,31 @@ def test_numbers_are_the_authors(preset: str, row: str) -> None:
     assert numbers(BY_PRESET[preset]) == [float(number) for number in row.split()]
 
 
-def test_every_preset_with_open_clips_clip_is_listed_unless_no_panoptic_model_is_published() -> None:
+def test_every_preset_with_open_clips_clip_is_listed_but_base_which_nobody_published_frozen() -> None:
     published = {config.name for config in PRESETS.values() if config.open_clip_name}
-    assert {model.preset for model in PUBLISHED_MODELS} == published - {"convnext_base", "maft_plus_base"}
+    assert {model.preset for model in PUBLISHED_MODELS} == published - {"convnext_base"}
 
 
 def test_ovrcoat_is_the_best_on_ade20k_and_what_is_not_computed_here_in_full_comes_last() -> None:
     assert max(PUBLISHED_MODELS, key=lambda model: model.ade20k.pq or 0).key == "ovrcoat"
-    assert [model.key for model in PUBLISHED_MODELS if not model.is_complete] == ["maftp_l_pano"]
+    assert [model.key for model in PUBLISHED_MODELS if not model.is_complete] == [
+        "maftp_l_pano",
+        "maftp_l",
+        "maftp_b",
+    ]
     assert all(model.note for model in PUBLISHED_MODELS if not model.is_complete)
+
+
+@pytest.mark.parametrize(
+    ("key", "row"),
+    # A-847, A-150, PC-459, PC-59, PAS-20: the columns of MAFT+'s README.
+    [("maftp_b", "13.8 34.6 16.2 57.5 95.4"), ("maftp_l", "15.1 36.1 21.6 59.4 96.5")],
+)
+def test_numbers_of_maft_plus_are_its_authors(key: str, row: str) -> None:
+    model = model_named(key)
+    assert model is not None
+    scores = (model.ade20k_full, model.ade20k, model.pascal_context_459, model.pascal_context_59, model.pascal_voc_20)
+    assert [item.miou for item in scores] == [float(number) for number in row.split()]
 
 
 def test_weights_are_known_by_their_origin_and_else_taken_for_fc_clips() -> None:
