@@ -153,6 +153,11 @@ class InferenceSettings:
         0.8, "Weight of the out-of-vocabulary classifier for unseen classes (equation 7)", limits=(0.0, 1.0)
     )
     ensemble: str = setting("geometric", "How the two classifiers are joined (Table 8)", choices=ENSEMBLES)
+    clip_trust: float = setting(
+        0.0,
+        "Share of CLIP's highest class probability by which no object becomes less likely (OVRCOAT's COAT, there 0.5)",
+        limits=(0.0, 1.0),
+    )
     object_mask_threshold: float = setting(
         0.0, "Object queries whose best class scores this or less are dropped", limits=(0.0, 1.0)
     )

@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         from fcclip_core.evaluation.report import class_table, document, forms_table, score_table
         from fcclip_core.terminal import Terminal
 
-        model = published_model(segmenter.config.name)
+        model = published_model(segmenter.config.name, segmenter.provenance)
         paper, left_out = _paper(args, model, dataset, vocabulary, segmenter.train_vocabulary)
         about = _about(args, words, segmenter.train_vocabulary, snapshot.seen)
         about |= {"input_size": size.whose, "vanished_masks": segmenter.vanished_masks}

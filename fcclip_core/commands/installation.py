@@ -416,7 +416,7 @@ def _weights() -> Iterator[Finding]:
     from fcclip_core.files.cache_folder import cache_folder
     from fcclip_core.model.config import PRESETS
     from fcclip_core.weights.clip_weights import cached_clip
-    from fcclip_core.weights.model_zoo import bundled_checkpoints
+    from fcclip_core.weights.model_zoo import bundled_checkpoints, imported_models
 
     names = bundled_checkpoints()
     yield Finding(
@@ -424,7 +424,14 @@ def _weights() -> Iterator[Finding]:
         "bundled checkpoints",
         OK if names else NOTE,
         ", ".join(names)
-        or "none: import a published one (`fcclip weights list`), or use recipe:NAME to try the machine",
+        or "none: install a published one (`fcclip weights list`), or use recipe:NAME to try the machine",
+    )
+    installed = imported_models()
+    yield Finding(
+        "weights",
+        "published models, installed",
+        OK if installed else NOTE,
+        ", ".join(installed) or "none: `fcclip weights install convnext_large`",
     )
     cached = [config.name for config in PRESETS.values() if cached_clip(config) is not None]
     yield Finding(

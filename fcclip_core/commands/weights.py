@@ -1,8 +1,9 @@
-"""`fcclip weights`: which models are published, joining them with CLIP into one file, looking into a file."""
+"""`fcclip weights`: which models are published, installing them, joining files with CLIP, looking into a file."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 from fcclip_core.commands.inference_arguments import vocabulary_from
 from fcclip_core.errors import CheckpointError
 from fcclip_core.files.paths import expanded, refuse_overwriting
+from fcclip_core.quoting import short
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from fcclip_core.model.config import ModelConfig
+    from fcclip_core.terminal import Terminal
     from fcclip_core.vocabulary.classes import Vocabulary
     from fcclip_core.weights.checkpoints import Checkpoint
+    from fcclip_core.weights.model_zoo import PublishedModel
     from fcclip_core.weights.weight_files import WeightFile
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -24,11 +28,24 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 def add_parser(subparsers: Any) -> None:
     """Registers the command and its three actions."""
-    parser = subparsers.add_parser("weights", help="list published models, import them, inspect a file")
+    parser = subparsers.add_parser("weights", help="list published models, install or import them, inspect a file")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
     listing = actions.add_parser("list", help="every published model: accuracy, origin, license")
     listing.set_defaults(run=run_list)
+
+    installing = actions.add_parser(
+        "install",
+        help="download a published model and make it known under its name",
+        description="Downloads a published file (an interrupted download continues), checks it key for key, joins it "
+        "with CLIP's weights, and puts the result where --checkpoint NAME, checkpoint:=NAME and auto find it. Proxies "
+        "are taken from the environment (https_proxy).",
+    )
+    installing.add_argument("name", metavar="NAME", help="name of a published model: `fcclip weights list`")
+    _add_joining(installing)
+    installing.add_argument("--sha256", default="", metavar="HEX", help="SHA-256 that the downloaded file must have")
+    installing.add_argument("--reinstall", action="store_true", help="download it again although it is installed")
+    installing.set_defaults(run=run_install)
 
     importing = actions.add_parser(
         "import",
@@ -43,29 +60,34 @@ def add_parser(subparsers: Any) -> None:
         "--output",
         metavar="OUT.safetensors",
         type=expanded,
-        help="default: where checkpoint auto looks, ~/.local/share/fcclip_ros/models/PRESET.safetensors",
+        help="default for published models: where auto looks, ~/.local/share/fcclip_ros/models/NAME.safetensors",
     )
-    importing.add_argument(
-        "--clip",
-        metavar="FILE",
-        type=expanded,
-        help="CLIP's weights as open_clip saves them, if SRC has none (default: open_clip's cache or download)",
-    )
+    _add_joining(importing)
     importing.add_argument("--preset", help="fail unless SRC fits this preset (default: recognize it)")
     importing.add_argument(
         "--train-vocabulary",
         metavar="V",
-        help="the classes that the model was trained on: bundled name, .yaml, or the paper's .txt (default: SRC's own; "
-        "coco_panoptic for published files)",
-    )
-    importing.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="how to store the weights; computing is in float32 anyway"
+        help="the classes that the model was trained on: bundled name, .yaml, or the paper's .txt (default: SRC's "
+        "own; for published files coco_panoptic, or coco_stuff for MAFT+'s semantic ones)",
     )
     importing.set_defaults(run=run_import)
 
     inspecting = actions.add_parser("inspect", help="say what a file of weights holds, and check it")
     inspecting.add_argument("file", metavar="FILE", type=expanded)
     inspecting.set_defaults(run=run_inspect)
+
+
+def _add_joining(parser: argparse.ArgumentParser) -> None:
+    """The options of joining a published file with CLIP."""
+    parser.add_argument(
+        "--clip",
+        metavar="FILE",
+        type=expanded,
+        help="CLIP's weights as open_clip saves them, if the file has none (default: open_clip's cache or download)",
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="how to store the weights; computing is in float32 anyway"
+    )
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -75,28 +97,60 @@ def run_list(args: argparse.Namespace) -> int:
 
     from fcclip_core.model.config import PRESETS
     from fcclip_core.terminal import Terminal
-    from fcclip_core.weights.model_zoo import AUTHORS, PUBLISHED_MODELS, RECIPE_PREFIX, bundled_checkpoints
+    from fcclip_core.weights.model_zoo import (
+        AUTHORS,
+        FC_CLIP,
+        FINE_TUNED,
+        PUBLISHED_MODELS,
+        RECIPE_PREFIX,
+        bundled_checkpoints,
+    )
 
     console = Terminal(soft_wrap=True)
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title="Published results, per cent", title_style="")
-    table.add_column("dataset", no_wrap=True)
-    for model in PUBLISHED_MODELS:
-        table.add_column(model.preset, justify="right", no_wrap=True)
-    for row in _score_rows():
-        table.add_row(*row)
-    console.print(table)
+    for title, models in (("FC-CLIP", FC_CLIP), ("Fine-tuned CLIP", FINE_TUNED)):
+        table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title=f"{title}: published results, per cent", title_style="")
+        table.add_column("dataset", no_wrap=True)
+        for model in models:
+            table.add_column(model.key, justify="right", no_wrap=True)
+        for row in _score_rows(models):
+            table.add_row(*row)
+        console.print(table)
     for model in PUBLISHED_MODELS:
         console.print(
-            f"\n{model.preset}: {model.name}"
+            f"\n{model.key}: {model.name}"
             f"\n  file     {model.file_name or '(named by the download)'} from {model.url}"
             f"\n  license  {model.license}"
-            f"\n  CLIP     open_clip {model.clip}, {model.clip_license}"
+            f"\n  CLIP     {model.clip}, {model.clip_license}" + (f"\n  note     {model.note}" if model.note else "")
         )
-    console.print(f"\nNumbers, files and license: {AUTHORS}. Then: fcclip weights import FILE")
+    console.print(f"\nNumbers, files and license: {AUTHORS}. Then: fcclip weights install NAME")
     console.print(f"Bundled: {', '.join(bundled_checkpoints()) or 'none'}")
     console.print(
         f"Seeded (any size, no download, labels mean nothing): {', '.join(RECIPE_PREFIX + n for n in PRESETS)}"
     )
+    return 0
+
+
+def run_install(args: argparse.Namespace) -> int:
+    """Downloads, checks, joins and writes."""
+    from fcclip_core.commands.progress_bar import progress_bar, reporter
+    from fcclip_core.terminal import Terminal
+    from fcclip_core.weights.install import install, place_for, require_model
+
+    console = Terminal(stderr=True, soft_wrap=True)
+    model = require_model(args.name)
+    if re.fullmatch("([0-9a-fA-F]{64})?", args.sha256) is None:
+        raise CheckpointError(f"--sha256 is {short(args.sha256)}; expected 64 hexadecimal digits, as sha256sum prints")
+    place = place_for(model.key)
+    if place.exists() and not args.reinstall:
+        console.print(f"{model.key} is installed: {place}; --reinstall replaces it")
+        return 0
+    console.print(f"{model.key}: {model.name}\n  from     {model.url}\n  license  {model.license}")
+    if model.note:
+        console.print(f"  note     {model.note}")
+    with progress_bar(console) as bar:
+        place, checkpoint = install(model, clip=args.clip, sha256=args.sha256, dtype=args.dtype, progress=reporter(bar))
+    _print_written(console, place, checkpoint)
+    console.print(f"{model.key} is installed: --checkpoint {model.key}, checkpoint:={model.key}; auto finds it too")
     return 0
 
 
@@ -105,6 +159,7 @@ def run_import(args: argparse.Namespace) -> int:
     from fcclip_core.commands.progress_bar import progress_bar, reporter
     from fcclip_core.terminal import Terminal
     from fcclip_core.weights.checkpoints import load_checkpoint, save_checkpoint
+    from fcclip_core.weights.install import place_for
     from fcclip_core.weights.model_zoo import remember_import
 
     console = Terminal(stderr=True, soft_wrap=True)
@@ -122,45 +177,36 @@ def run_import(args: argparse.Namespace) -> int:
             train_vocabulary=_vocabulary(args.train_vocabulary),
             progress=reporter(bar),
         )
-        output = args.output or _usual_place(checkpoint.config.name)
+        model = _published_model(checkpoint)
+        if args.output is not None:
+            output = args.output
+        elif model is not None:
+            output = place_for(model.key)
+        else:
+            raise CheckpointError(f"{args.source} is not a published model, so name the file: -o OUT.safetensors")
         save_checkpoint(output, checkpoint, dtype=args.dtype, progress=reporter(bar))
-    size = output.stat().st_size
-    console.print(f"{output}: {checkpoint.config.name}, {size / 1e6:,.0f} MB, {checkpoint.provenance.describe()}")
-    if _is_published(checkpoint):
-        if why := remember_import(output, checkpoint.config.name):
+    _print_written(console, output, checkpoint)
+    if model is not None:
+        if why := remember_import(output, model.key):
             console.print(f"checkpoint auto will not find it: {why}")
         else:
-            console.print("checkpoint auto, the default everywhere, finds it now")
+            console.print(f"checkpoint auto, the default everywhere, finds it now; its own name is {model.key}")
     return 0
 
 
-def _usual_place(preset: str) -> Path:
-    """The default place for a model.
-
-    Raises:
-        CheckpointError: There is no such place.
-    """
-    from fcclip_core.weights.model_zoo import models_folder
-
-    folder = models_folder()
-    if folder is None:
-        raise CheckpointError("this user has no home folder to put models in; name the file: -o OUT.safetensors")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be made ({error.strerror or error}); name another file: -o OUT.safetensors"
-        ) from error
-    return folder / f"{preset}.safetensors"
+def _print_written(console: Terminal, path: Path, checkpoint: Checkpoint) -> None:
+    size = path.stat().st_size
+    console.print(f"{path}: {checkpoint.config.name}, {size / 1e6:,.0f} MB, {checkpoint.provenance.describe()}")
 
 
-def _is_published(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint is, by all signs, one of the published models, and not made or trained here."""
-    from fcclip_core.weights.model_zoo import PUBLISHED_MODELS
+def _published_model(checkpoint: Checkpoint) -> PublishedModel | None:
+    """Which published model a checkpoint is by all signs, and not made or trained here; None if none."""
+    from fcclip_core.weights.model_zoo import published_from
 
     about = checkpoint.provenance
-    is_known = checkpoint.config.name in {model.preset for model in PUBLISHED_MODELS}
-    return is_known and not about.seeded and not about.note
+    if about.seeded or about.note:
+        return None
+    return published_from((source.origin for source in about.sources), checkpoint.config.name)
 
 
 def run_inspect(args: argparse.Namespace) -> int:
@@ -192,10 +238,8 @@ def run_inspect(args: argparse.Namespace) -> int:
     return 0
 
 
-def _score_rows() -> Iterable[tuple[str, ...]]:
-    """One row per dataset and measure, one column per published model."""
-    from fcclip_core.weights.model_zoo import PUBLISHED_MODELS
-
+def _score_rows(models: Sequence[PublishedModel]) -> Iterable[tuple[str, ...]]:
+    """One row per dataset and measure that any of the models reports, one column per model."""
     datasets = {
         "ADE20K": "ade20k",
         "Cityscapes": "cityscapes",
@@ -209,9 +253,9 @@ def _score_rows() -> Iterable[tuple[str, ...]]:
     }
     for dataset, attribute in datasets.items():
         for measure, label in (("pq", "PQ"), ("ap", "AP"), ("miou", "mIoU")):
-            values = [getattr(getattr(model, attribute), measure) for model in PUBLISHED_MODELS]
-            if None not in values:
-                yield f"{dataset} {label}", *(f"{value:.1f}" for value in values)
+            values = [getattr(getattr(model, attribute), measure) for model in models]
+            if any(value is not None for value in values):
+                yield f"{dataset} {label}", *("-" if value is None else f"{value:.1f}" for value in values)
 
 
 def _part_rows(file: WeightFile) -> Iterable[tuple[str, str, str]]:
@@ -239,7 +283,7 @@ def _description(file: WeightFile, config: ModelConfig, checkpoint: Checkpoint |
         )
         return
     vocabulary = checkpoint.train_vocabulary
-    stored = "stored" if ours else "not stored; the published models were trained on COCO panoptic"
+    stored = "stored" if ours else "not stored; that of the published models"
     yield f"checks: {checked}, every value is a finite number"
     yield f"training vocabulary ({stored}): {len(vocabulary)} classes, {', '.join(vocabulary.names[:5])}, ..."
     yield f"text tower id: {checkpoint.text_tower_id}"

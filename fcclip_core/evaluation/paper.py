@@ -12,6 +12,7 @@ from fcclip_core.evaluation.timing import TABLE_4, TIME_RULES, TimeRule
 from fcclip_core.quoting import short
 from fcclip_core.vocabulary.class_matching import match_classes
 from fcclip_core.vocabulary.classes import Vocabulary
+from fcclip_core.weights.checkpoints import Provenance
 from fcclip_core.weights.model_zoo import (
     AUTHORS,
     FURTHER_SCORES,
@@ -20,6 +21,7 @@ from fcclip_core.weights.model_zoo import (
     FurtherScores,
     PublishedModel,
     Scores,
+    published_from,
 )
 
 PAPER_WORDS: Mapping[str, str] = {
@@ -61,9 +63,9 @@ class Evaluated:
     trained_on: Vocabulary
 
 
-def published_model(preset: str) -> PublishedModel:
-    """The published model of a preset; the paper's main model for unpublished presets."""
-    return next((model for model in PUBLISHED_MODELS if model.preset == preset), PUBLISHED_MODELS[0])
+def published_model(preset: str, provenance: Provenance) -> PublishedModel:
+    """The published model that weights of a preset are; the paper's main model for unpublished presets."""
+    return published_from((source.origin for source in provenance.sources), preset) or PUBLISHED_MODELS[0]
 
 
 def paper_scores(model: PublishedModel, entry: DatasetEntry, rule: TimeRule) -> dict[str, float]:
@@ -76,7 +78,7 @@ def paper_scores(model: PublishedModel, entry: DatasetEntry, rule: TimeRule) -> 
     scores: Scores | None = getattr(model, entry.paper) if entry.paper else None
     if scores is None:
         return {}
-    further = FURTHER_SCORES[entry.paper] if model.preset == MAIN_PRESET else FurtherScores()
+    further = FURTHER_SCORES[entry.paper] if model.key == MAIN_PRESET else FurtherScores()
     named = {"miou.all": scores.miou, "grounding.miou": further.grounding_miou}
     if entry.is_panoptic:
         named |= {"pq.all": scores.pq, "sq.all": further.sq, "rq.all": further.rq}

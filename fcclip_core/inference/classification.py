@@ -153,20 +153,23 @@ class MaskProbabilities:
 def classify(output: ModelOutput, classifier: TextClassifier, settings: InferenceSettings) -> MaskProbabilities:
     """Scores every mask against the vocabulary with both classifiers and combines them (equation 7).
 
-    The void probability comes from the in-vocabulary classifier alone: CLIP has no notion of "no object".
+    The void probability comes from the in-vocabulary classifier alone: CLIP has no notion of "no object". With
+    `clip_trust` it falls where CLIP is sure of a class (OVRCOAT's CLIP-conditioned objectness adjustment, COAT).
 
     Args:
         output: The network's masks and embeddings.
         classifier: The vocabulary.
-        settings: alpha, beta, kind of ensemble and the valid-mask rule; `valid_mask_only` must be resolved.
+        settings: alpha, beta, kind of ensemble, clip_trust and the valid-mask rule; `valid_mask_only` must be resolved.
     """
     in_logits = classifier.logits(output.in_vocab_embedding, classifier.in_vocab_scale)
     void_logits = classifier.void_logits(output.in_vocab_embedding)
     out_logits = classifier.logits(output.out_vocab_embedding, classifier.out_vocab_scale)
 
     weight = _out_vocab_weight(classifier.seen, settings)
+    trust = torch.full_like(void_logits, settings.clip_trust)
     if settings.valid_mask_only:
         weight = torch.where(output.mask_survives.unsqueeze(-1), weight, 0.0)
+        trust = torch.where(output.mask_survives.unsqueeze(-1), trust, 0.0)
     # Log-probabilities cannot underflow to log(0), as the published formula does at logit gaps above 100.
     in_log, out_log = in_logits.log_softmax(-1), out_logits.log_softmax(-1)
     if settings.ensemble == "arithmetic":
@@ -176,6 +179,7 @@ def classify(output: ModelOutput, classifier: TextClassifier, settings: Inferenc
         mixed = (in_log * (1 - weight) + out_log * weight).softmax(-1)
 
     void = torch.cat((in_logits, void_logits), dim=-1).softmax(-1)[..., -1:]
+    void = void * (1 - trust * out_log.exp().amax(-1, keepdim=True))
     there = torch.cat((in_logits > _ABSENT, torch.ones_like(void, dtype=torch.bool)), dim=-1)
     ensemble = torch.cat((mixed * (1 - void), void), dim=-1) + 1e-8 * there
     return MaskProbabilities(

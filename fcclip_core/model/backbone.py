@@ -18,7 +18,7 @@ from timm.layers import Mlp
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from fcclip_core.model.config import ConvNeXtConfig, ModelConfig, ResNetConfig
+from fcclip_core.model.config import LINEAR, ConvNeXtConfig, ModelConfig, ResNetConfig
 from fcclip_core.model.precision import at_least_float32
 
 
@@ -75,8 +75,7 @@ class ConvNeXtTower(nn.Module):
         """Builds an untrained tower into a joint space of `embed_dim` dimensions."""
         super().__init__()
         self.trunk = ConvNeXt(depths=config.depths, dims=config.dims, num_classes=0, global_pool="")
-        head = Mlp(config.dims[-1], 2 * embed_dim, embed_dim, bias=(True, False))
-        self.head = nn.Sequential(OrderedDict(mlp=head))
+        self.head = _build_head(config, embed_dim)
         self.pool: Pool = mask_pool
 
     def forward(self, image: Tensor) -> FeaturePyramid:
@@ -93,6 +92,14 @@ class ConvNeXtTower(nn.Module):
         norm = cast(nn.LayerNorm, self.trunk.head.norm)
         pooled = F.layer_norm(self.pool(res5, masks), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         return self.head(pooled.to(res5.dtype))
+
+
+def _build_head(config: ConvNeXtConfig, embed_dim: int) -> nn.Sequential:
+    """The projection into the joint space, with open_clip's names."""
+    channels = config.dims[-1]
+    if config.head == LINEAR:
+        return nn.Sequential(OrderedDict(proj=nn.Linear(channels, embed_dim, bias=False)))
+    return nn.Sequential(OrderedDict(mlp=Mlp(channels, 2 * embed_dim, embed_dim, bias=(True, False))))
 
 
 class ResNetTower(ModifiedResNet):

@@ -1,25 +1,30 @@
-"""Model configurations: one frozen dataclass per part, one preset per published model (paper, Tables 1 and 11)."""
+"""Model configurations: one frozen dataclass per part, and presets, among them those of all published models."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fcclip_core.quoting import short
 
+MLP, LINEAR = CLIP_HEADS = ("mlp", "linear")
+"""Kinds of heads of CLIP's ConvNeXt image towers."""
+
 
 @dataclass(frozen=True)
 class ConvNeXtConfig:
-    """CLIP's ConvNeXt image tower (timm `ConvNeXt` trunk, pooled and projected by a two-layer MLP).
+    """CLIP's ConvNeXt image tower (timm `ConvNeXt` trunk, pooled and projected by a head).
 
     Attributes:
         depths: Blocks in each of the four stages.
         dims: Channels of each stage; strides are 4, 8, 16 and 32.
+        head: Kind of the projection into the joint space, one of `CLIP_HEADS`: two layers, or one without bias.
     """
 
     depths: tuple[int, int, int, int]
     dims: tuple[int, int, int, int]
+    head: str = MLP
 
     @property
     def channels(self) -> tuple[int, int, int, int]:
@@ -84,6 +89,7 @@ class ModelConfig:
         embed_dim: Size of CLIP's joint embedding space.
         open_clip_name: open_clip's architecture name; None for a tower that open_clip does not publish.
         open_clip_tag: open_clip's tag of the pre-trained weights that the published checkpoints need.
+        clip_is_frozen: Whether CLIP's weights are open_clip's own; if not, checkpoints must contain them.
         valid_mask_only: Ensemble only masks that survive at stride 32 (the published ResNet setting).
         shorter_side: Shorter image side in pixels that the model is intended for.
         hidden_dim: Channels of the pixel decoder, of mask features and of object queries.
@@ -102,6 +108,7 @@ class ModelConfig:
     embed_dim: int
     open_clip_name: str | None = None
     open_clip_tag: str | None = None
+    clip_is_frozen: bool = True
     valid_mask_only: bool = False
     shorter_side: int = 800
     hidden_dim: int = 256
@@ -128,6 +135,17 @@ CONVNEXT_LARGE = ModelConfig(
     open_clip_name="convnext_large_d_320",
     open_clip_tag="laion2b_s29b_b131k_ft_soup",
 )
+CONVNEXT_BASE = ModelConfig(
+    name="convnext_base",
+    vision=ConvNeXtConfig(depths=(3, 3, 27, 3), dims=(128, 256, 512, 1024), head=LINEAR),
+    text=TextConfig(width=640, heads=10, layers=12),
+    embed_dim=640,
+    open_clip_name="convnext_base_w_320",
+    open_clip_tag="laion_aesthetic_s13b_b82k_augreg",
+)
+# MAFT+ has fewer queries, and trains CLIP too.
+MAFT_PLUS_LARGE = replace(CONVNEXT_LARGE, name="maft_plus_large", num_queries=100, clip_is_frozen=False)
+MAFT_PLUS_BASE = replace(CONVNEXT_BASE, name="maft_plus_base", num_queries=100, clip_is_frozen=False)
 RN50 = _resnet("RN50", ResNetConfig((3, 4, 6, 3), 64, 224), text_width=512, embed_dim=1024)
 RN101 = _resnet("RN101", ResNetConfig((3, 4, 23, 3), 64, 224), text_width=512, embed_dim=512)
 RN50X4 = _resnet("RN50x4", ResNetConfig((4, 6, 10, 6), 80, 288), text_width=640, embed_dim=640)
@@ -162,7 +180,20 @@ TINY = ModelConfig(
 )
 
 PRESETS: dict[str, ModelConfig] = {
-    config.name: config for config in (CONVNEXT_LARGE, RN50, RN101, RN50X4, RN50X16, RN50X64, CONVNEXT_SMALL, TINY)
+    config.name: config
+    for config in (
+        CONVNEXT_LARGE,
+        CONVNEXT_BASE,
+        MAFT_PLUS_LARGE,
+        MAFT_PLUS_BASE,
+        RN50,
+        RN101,
+        RN50X4,
+        RN50X16,
+        RN50X64,
+        CONVNEXT_SMALL,
+        TINY,
+    )
 }
 
 
@@ -189,6 +220,8 @@ def config_from_dict(fields: object) -> ModelConfig:
     config = ModelConfig(**_checked(ModelConfig, "config", fields))
     if not _SIDES[0] <= config.shorter_side <= _SIDES[1]:
         raise ValueError(f"shorter_side is {config.shorter_side}; expected {_SIDES[0]} to {_SIDES[1]}")
+    if isinstance(config.vision, ConvNeXtConfig) and config.vision.head not in CLIP_HEADS:
+        raise ValueError(f"vision.head is {short(config.vision.head)}; expected one of {', '.join(CLIP_HEADS)}")
     for what, width, heads in (
         ("hidden_dim", config.hidden_dim, config.num_heads),
         ("text.width", config.text.width, config.text.heads),

@@ -31,12 +31,16 @@ from fcclip_core.quoting import first_line, short, short_name
 from fcclip_core.settings import AUTO, PUBLISHED, VANISHED_MASKS
 from fcclip_core.vocabulary.classes import Vocabulary, require_vocabulary
 from fcclip_core.weights.clip_weights import ClipWeights, fitting_preset, load_clip
+from fcclip_core.weights.fine_tuned import OVRCOAT_COPY, further_entries
 from fcclip_core.weights.model_zoo import (
     DEMO,
+    OVRCOAT,
+    PUBLISHED_MODELS,
     RECIPE_PREFIX,
     TRAINED_ON,
     bundled_checkpoints,
     imported_models,
+    model_named,
     nothing_imported,
     published_as,
 )
@@ -153,9 +157,9 @@ def load_checkpoint(
     """Loads weights strictly: no missing or unexpected keys, and all shapes and types as in the model.
 
     Args:
-        source: A file (ours, or a published FC-CLIP file with or without CLIP's keys), the name of a bundled
-            checkpoint, or `recipe:NAME` for seeded weights of preset NAME. "auto": the best published model imported on
-            this machine (`clip` and `preset` are ignored), else the bundled demo, with a warning.
+        source: A file (ours, or a published one with or without CLIP's keys), the name of a bundled checkpoint or of a
+            published model that is installed here, or `recipe:NAME` for seeded weights of preset NAME. "auto": the best
+            published model installed here (`clip` and `preset` are ignored), else the bundled demo, with a warning.
         clip: File with CLIP's weights, for published checkpoints without them; None: open_clip's.
         preset: Name in `PRESETS` that the file must have; None: detected.
         train_vocabulary: Replaces the stored one; published files store none and were trained on COCO's classes.
@@ -290,7 +294,10 @@ def check_published(file: WeightFile, train_vocabulary: Vocabulary, preset: str 
     buffer = {EMPTY_WEIGHT: Entry((len(train_vocabulary) + 1,), torch.float32)}
     # A full state dictionary contains the training loss's buffer; files without CLIP may or may not.
     kept = buffer if holds_clip(file) or EMPTY_WEIGHT in file.tensors else {}
-    _check_keys(file, {**(layout.everything if holds_clip(file) else layout.trained), **kept}, config)
+    further = further_entries(file.tensors, config)
+    # A CLIP that was trained too cannot be taken from anywhere else.
+    needs_clip = holds_clip(file) or bool(further) or not config.clip_is_frozen
+    _check_keys(file, {**(layout.everything if needs_clip else layout.trained), **kept, **further}, config)
     return config
 
 
@@ -314,7 +321,7 @@ def compare(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, Entry]) 
 
 
 def _best_here(train_vocabulary: Vocabulary | None) -> Checkpoint:
-    for path in imported_models():
+    for path in imported_models().values():
         try:
             checkpoint = load_checkpoint(path, train_vocabulary=train_vocabulary)
         except CheckpointError as error:
@@ -329,16 +336,18 @@ def _best_here(train_vocabulary: Vocabulary | None) -> Checkpoint:
 
 def _find(source: str | Path) -> Path:
     path = expanded(source, CheckpointError)
-    bundled = bundled_checkpoints()
-    if str(source) in bundled:
-        return bundled[str(source)]
+    named = {**imported_models(), **bundled_checkpoints()}
+    if str(source) in named:
+        return named[str(source)]
     if path.suffix or len(path.parts) > 1 or os.path.exists(path):  # exists is False for invalid names
         return path
-    close = difflib.get_close_matches(str(source), bundled, n=1)
+    if model_named(str(source)):
+        raise CheckpointError(f"{source} is not installed on this machine; run: fcclip weights install {source}")
+    close = difflib.get_close_matches(str(source), [*named, *(model.key for model in PUBLISHED_MODELS)], n=1)
     raise CheckpointError(
-        f"there is no file and no bundled checkpoint {short_name(source)!r}"
+        f"there is no file and no bundled or installed checkpoint {short_name(source)!r}"
         + (f"; did you mean {close[0]}?" if close else "")
-        + f"; bundled: {', '.join(bundled) or 'none'}; {AUTO} selects the best available; seeded: "
+        + f"; here are: {', '.join(named) or 'none'}; {AUTO} selects the best available; seeded: "
         + ", ".join(RECIPE_PREFIX + name for name in PRESETS)
     )
 
@@ -391,12 +400,18 @@ def _from_own_file(file: WeightFile) -> Checkpoint:
 def _from_published_file(
     file: WeightFile, clip: Path | None, preset: str | None, vocabulary: Vocabulary | None
 ) -> Checkpoint:
-    vocabulary = Vocabulary.load(TRAINED_ON) if vocabulary is None else vocabulary
-    config = check_published(file, vocabulary, preset)
     known = published_as(file.path.name)
+    if known is None and any(key.startswith(OVRCOAT_COPY) for key in file.tensors):
+        known = model_named(OVRCOAT)
+    vocabulary = Vocabulary.load(known.trained_on if known else TRAINED_ON) if vocabulary is None else vocabulary
+    config = check_published(file, vocabulary, preset)
     sources = [Source("FC-CLIP weights", file.path.name, origin=known.url if known else "", path=file.path)]
     license = known.license if known else ""
     if not holds_clip(file):
+        if known is not None and known.is_fine_tuned:
+            raise CheckpointError(
+                f"{file.path} lacks CLIP's weights, which {known.name} has trained too; use the original file"
+            )
         weights = load_clip(config, clip)
         sources.append(Source("CLIP weights", weights.path.name, origin=weights.origin, path=weights.path))
         return join_clip(config, file.tensors, weights, vocabulary, Provenance(tuple(sources), license))

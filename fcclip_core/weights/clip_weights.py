@@ -73,7 +73,7 @@ def cached_clip(config: ModelConfig) -> Path | None:
     """The file of a preset's CLIP weights from an earlier download; None if there is none."""
     from huggingface_hub import try_to_load_from_cache
 
-    if config.open_clip_name is None:
+    if not _is_published(config):
         return None
     entry = _pretrained_entry(config)
     for name in HUB_FILES if entry.get("hf_hub") else ():
@@ -99,10 +99,14 @@ def clip_source(config: ModelConfig) -> str:
     return ", or ".join(places)
 
 
+def _is_published(config: ModelConfig) -> bool:
+    return config.open_clip_name is not None and config.clip_is_frozen
+
+
 def _pretrained_entry(config: ModelConfig) -> dict[str, Any]:
     from open_clip import get_pretrained_cfg
 
-    if config.open_clip_name is None:
+    if not _is_published(config):
         raise CheckpointError(
             f"the CLIP of preset {config.name} is not published; its checkpoints contain CLIP's weights themselves"
         )

@@ -1,15 +1,16 @@
-"""The available weights: published FC-CLIP models with accuracy, files and licenses; bundled and seeded checkpoints.
+"""The available weights: published models with accuracy, files and licenses; bundled and seeded checkpoints.
 
-Numbers, links and license are from the authors' repository, https://github.com/bytedance/fc-clip (README at revision
-2b0bbe2; ConvNeXt-L is the model of the paper's Table 1, the ResNets are those of Table 11). All were trained on COCO
-panoptic with CLIP frozen.
+FC-CLIP: numbers, links and license are from the authors' repository, https://github.com/bytedance/fc-clip (README at
+revision 2b0bbe2; ConvNeXt-L is the model of the paper's Table 1, the ResNets are those of Table 11). All were trained
+on COCO panoptic with CLIP frozen. OVRCOAT and MAFT+, which train CLIP too: from https://github.com/nickormushev/OVRCOAT
+(README at revision 9fd9450) and https://github.com/jiaosiyu1999/MAFT-Plus (README at revision fd12806).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fcclip_core.files.atomic_write import atomic_write
@@ -24,8 +25,11 @@ EVERYDAY = "everyday"
 """Bundled vocabulary of common objects, used as distractors for short lists of words."""
 AUTHORS = "https://github.com/bytedance/fc-clip"
 TRAINED_ON = "coco_panoptic"
-"""Bundled vocabulary with the training classes of all published models."""
+"""Bundled vocabulary with the training classes of FC-CLIP's models, and of most others."""
+OVRCOAT = "ovrcoat"
+"""Key of OVRCOAT."""
 LICENSE = "Apache-2.0 (the authors' repository; the files carry no license of their own)"
+MAFT_PLUS_LICENSE = "MIT (the authors' repository; the files carry no license of their own)"
 OPENAI_LICENSE = "MIT (OpenAI CLIP)"
 LAION_LICENSE = "MIT (LAION OpenCLIP)"
 
@@ -40,9 +44,12 @@ class Scores:
         miou: Mean intersection over union.
     """
 
-    miou: float
+    miou: float | None = None
     pq: float | None = None
     ap: float | None = None
+
+
+NOT_REPORTED = Scores()
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class PublishedModel:
     """One published checkpoint.
 
     Attributes:
+        key: Our name: `fcclip weights install` takes it, and as a checkpoint it is the installed model.
         name: The authors' name.
         preset: Its configuration, a name in `PRESETS`.
         url: The authors' download page.
@@ -63,31 +71,49 @@ class PublishedModel:
         pascal_voc_21: Pascal VOC with background, zero-shot.
         pascal_voc_20: Pascal VOC without background, zero-shot.
         coco: COCO panoptic, the training dataset.
-        license: License of the FC-CLIP file.
+        license: License of the file.
         clip_license: License of its CLIP weights.
+        trained_on: Bundled vocabulary with its training classes.
+        sha256: SHA-256 of the file, hexadecimal; empty if unknown.
+        is_fine_tuned: Whether CLIP was trained too, so that the file contains it.
+        note: What else to know of its numbers; empty if nothing.
+        is_complete: Whether the published inference is computed here in full; if not, the numbers do not hold.
     """
 
+    key: str
     name: str
     preset: str
     url: str
     file_name: str | None
     ade20k: Scores
-    cityscapes: Scores
-    mapillary: Scores
-    ade20k_full: Scores
-    pascal_context_59: Scores
-    pascal_context_459: Scores
-    pascal_voc_21: Scores
-    pascal_voc_20: Scores
-    coco: Scores
+    cityscapes: Scores = NOT_REPORTED
+    mapillary: Scores = NOT_REPORTED
+    ade20k_full: Scores = NOT_REPORTED
+    pascal_context_59: Scores = NOT_REPORTED
+    pascal_context_459: Scores = NOT_REPORTED
+    pascal_voc_21: Scores = NOT_REPORTED
+    pascal_voc_20: Scores = NOT_REPORTED
+    coco: Scores = NOT_REPORTED
     license: str = LICENSE
     clip_license: str = OPENAI_LICENSE
+    trained_on: str = TRAINED_ON
+    sha256: str = ""
+    is_fine_tuned: bool = False
+    note: str = ""
+    is_complete: bool = True
+
+    @property
+    def download_name(self) -> str:
+        """The name of the downloaded file: the authors', if known."""
+        return self.file_name or f"{self.key}.pth"
 
     @property
     def clip(self) -> str:
-        """open_clip's name and tag of the CLIP weights, which the file omits."""
+        """Where CLIP's weights come from: the file, or open_clip under this name and tag."""
         config = PRESETS[self.preset]
-        return f"{config.open_clip_name} {config.open_clip_tag}"
+        if self.is_fine_tuned:
+            return "in the file, trained too"
+        return f"open_clip {config.open_clip_name} {config.open_clip_tag}"
 
 
 def _model(
@@ -97,6 +123,7 @@ def _model(
     tower = preset.replace("convnext_l", "ConvNeXt-L").replace("rn", "ResNet")
     values = [float(value) for value in scores.split()]
     return PublishedModel(
+        key=preset,
         name=f"FC-CLIP ({tower})",
         preset=preset,
         url=f"https://drive.google.com/file/d/{file_id}/view",
@@ -116,7 +143,7 @@ def _model(
 
 # ADE20K PQ AP mIoU, Cityscapes PQ AP mIoU, Mapillary PQ mIoU, mIoU of ADE20K-847, Context-59 and -459, VOC-21 and -20,
 # COCO PQ AP mIoU.
-PUBLISHED_MODELS = (
+FC_CLIP = (
     _model(
         "convnext_large",
         "26.8 16.8 34.1 44.0 26.8 56.2 18.3 27.8 14.8 58.4 18.2 81.8 95.4 54.4 44.6 63.7",
@@ -151,6 +178,65 @@ PUBLISHED_MODELS = (
         "1rvfFVp5p3PZQsHp2NGVEBeYYcqgVVaZX",
     ),
 )
+_MAFT_PLUS_NOTE = (
+    "the numbers are with MAFT+'s content-dependent transfer, which is not computed here; set alpha and beta to 1, "
+    "as its authors classify with CLIP alone"
+)
+
+
+def _maft_plus(
+    name: str, about: str, preset: str, scores: str, file_id: str, trained_on: str = "coco_stuff"
+) -> PublishedModel:
+    """One of MAFT+'s files; `scores`: mIoU of ADE20K, ADE20K-847, Context-459, Context-59 and VOC-20, or none."""
+    reported = [Scores(float(value)) for value in scores.split()] or [NOT_REPORTED] * 5
+    return PublishedModel(
+        key=f"maftp_{name}",
+        name=f"MAFT+ (ConvNeXt-{about})",
+        preset=preset,
+        url=f"https://drive.google.com/file/d/{file_id}/view",
+        file_name=f"maftp_{name}.pth",
+        ade20k=reported[0],
+        ade20k_full=reported[1],
+        pascal_context_459=reported[2],
+        pascal_context_59=reported[3],
+        pascal_voc_20=reported[4],
+        license=MAFT_PLUS_LICENSE,
+        clip_license=LAION_LICENSE,
+        trained_on=trained_on,
+        is_fine_tuned=True,
+        note=_MAFT_PLUS_NOTE,
+        is_complete=False,
+    )
+
+
+# MAFT+'s own repository reports PQ on ADE20K only; its other numbers are those that OVRCOAT's authors measured.
+FINE_TUNED = (
+    PublishedModel(
+        key=OVRCOAT,
+        name="OVRCOAT (ConvNeXt-L)",
+        preset="convnext_large",
+        url="https://drive.google.com/file/d/1raLz9TybKGxMCsWVjjdoBnbraUXDgmQ0/view",
+        file_name="ovrcoat.pth",
+        ade20k=Scores(pq=28.6),
+        cityscapes=Scores(pq=45.3),
+        mapillary=Scores(pq=19.6),
+        coco=Scores(pq=54.6),
+        license=LICENSE,
+        clip_license=LAION_LICENSE,
+        is_fine_tuned=True,
+        note="the numbers are with clip_trust 0.5, which is 0 by default here",
+    ),
+    replace(
+        _maft_plus("l_pano", "L, panoptic", "maft_plus_large", "", "1znk_uco8fwvbA0kndy4kGyVp22KbQr6g", TRAINED_ON),
+        ade20k=Scores(pq=27.1),
+        cityscapes=Scores(pq=38.3),
+        mapillary=Scores(pq=15.7),
+        coco=Scores(pq=50.3),
+    ),
+    _maft_plus("l", "L, semantic", "maft_plus_large", "36.1 15.1 21.6 59.4 96.5", "1EQo5guVuKkSSZj4bv0FQN_4X9h_Rwfe5"),
+    _maft_plus("b", "B, semantic", "maft_plus_base", "34.6 13.8 16.2 57.5 95.4", "1BeEeKOnWWIWIH-QWK_zLhAPUzCOnHuFG"),
+)
+PUBLISHED_MODELS = FC_CLIP + FINE_TUNED
 
 
 @dataclass(frozen=True)
@@ -192,11 +278,26 @@ authors' `logs/testing/`."""
 
 def published_as(file_name: str) -> PublishedModel | None:
     """The published model with this file name; None if unknown."""
-    return next((model for model in PUBLISHED_MODELS if model.file_name == file_name), None)
+    return next((model for model in PUBLISHED_MODELS if model.download_name == file_name), None)
+
+
+def model_named(key: str) -> PublishedModel | None:
+    """The published model with this key; None if unknown."""
+    return next((model for model in PUBLISHED_MODELS if model.key == key), None)
+
+
+def published_from(origins: Iterable[str], preset: str) -> PublishedModel | None:
+    """The published model of a preset that weights are, which come from these addresses; None if unknown.
+
+    Weights of an unknown origin are taken for FC-CLIP's, whose keys are the names of its presets.
+    """
+    origins = set(origins)
+    known = next((model for model in PUBLISHED_MODELS if model.preset == preset and model.url in origins), None)
+    return known or model_named(preset)
 
 
 def models_folder() -> Path | None:
-    """The folder in which `fcclip weights import` puts models, or links to models stored elsewhere.
+    """The folder in which `fcclip weights` puts published models, or links to models stored elsewhere.
 
     Returns:
         $XDG_DATA_HOME/fcclip_ros/models, else ~/.local/share/fcclip_ros/models; None if the user has no home folder.
@@ -206,16 +307,16 @@ def models_folder() -> Path | None:
     return folder / "fcclip_ros" / "models" if folder.is_absolute() else None
 
 
-def imported_models() -> tuple[Path, ...]:
-    """Files of the imported published models, most accurate first (PQ on ADE20K)."""
+def imported_models() -> Mapping[str, Path]:
+    """Key -> file of the imported published models, most accurate first (PQ on ADE20K), incomplete ones last."""
     folder = models_folder()
-    best_first = sorted(PUBLISHED_MODELS, key=lambda model: model.ade20k.pq or 0.0, reverse=True)
-    files = [folder / f"{model.preset}.safetensors" for model in best_first] if folder else []
-    return tuple(path for path in files if os.path.exists(path))
+    best_first = sorted(PUBLISHED_MODELS, key=lambda model: (model.is_complete, model.ade20k.pq or 0.0), reverse=True)
+    files = {model.key: folder / f"{model.key}.safetensors" for model in best_first} if folder else {}
+    return {key: path for key, path in files.items() if os.path.exists(path)}
 
 
-def remember_import(path: Path, preset: str) -> str:
-    """Registers a published model imported to `path`, so that `auto` finds it.
+def remember_import(path: Path, key: str) -> str:
+    """Registers a published model imported to `path`, so that `auto` and its key find it.
 
     Returns:
         Why it cannot be registered; empty on success.
@@ -223,7 +324,7 @@ def remember_import(path: Path, preset: str) -> str:
     folder = models_folder()
     if folder is None:
         return "this user has no home folder; set XDG_DATA_HOME to a folder for models"
-    link = folder / f"{preset}.safetensors"
+    link = folder / f"{key}.safetensors"
     if os.path.realpath(link) == os.path.realpath(path):
         return ""
     try:
@@ -241,8 +342,7 @@ def nothing_imported(classes: int) -> str:
     return (
         f"checkpoint auto: no published model was imported on this machine, so the bundled {DEMO} is used: a small "
         f"model that knows {classes} classes of the simulated world (balls, boxes, cones, floors, walls) and little "
-        f"else. For {best.name}, download {best.file_name} from {best.url}, then run: fcclip weights import "
-        f"{best.file_name}"
+        f"else. For {best.name}, run: fcclip weights install {best.key}"
     )
 
 

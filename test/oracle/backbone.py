@@ -81,6 +81,8 @@ def convnext_head(weights: Weights, pooled: torch.Tensor) -> torch.Tensor:
     """Projects pooled ConvNeXt features (B, Q, C) into CLIP's joint space (B, Q, D)."""
     visual = weights.under("backbone.clip_model.visual")
     x = visual.under("trunk.head.norm").layer_norm(pooled, CONVNEXT_EPS)
+    if "head.proj.weight" in visual:
+        return visual.under("head.proj").linear(x)
     return visual.under("head.mlp.fc2").linear(F.gelu(visual.under("head.mlp.fc1").linear(x)))
 
 

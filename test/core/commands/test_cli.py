@@ -18,7 +18,7 @@ from fcclip_core import cli
 from fcclip_core.errors import FcclipError
 from fcclip_core.weights import weight_files
 from fcclip_core.weights.checkpoints import load_checkpoint
-from fcclip_core.weights.model_zoo import PUBLISHED_MODELS
+from fcclip_core.weights.model_zoo import FC_CLIP, FINE_TUNED, PUBLISHED_MODELS
 
 COMMANDS = ("segment", "weights", "vocab", "train", "evaluate", "export", "world", "doctor")
 
@@ -120,14 +120,21 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 def test_list_shows_every_model_its_numbers_origin_and_license(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["weights", "list"]) == 0
     out = capsys.readouterr().out
-    lines = {" ".join(line.split()[:-6]): line.split()[-6:] for line in out.splitlines()}
+    frozen = out.split("Fine-tuned CLIP")[0]
+    lines = {" ".join(line.split()[:-6]): line.split()[-6:] for line in frozen.splitlines()}
     assert lines["ADE20K PQ"] == ["26.8", "17.9", "19.1", "21.8", "22.5", "22.8"]
     assert lines["COCO, seen mIoU"] == ["63.7", "58.8", "58.9", "60.4", "63.3", "65.3"]
-    assert lines["dataset"] == [model.preset for model in PUBLISHED_MODELS]
+    assert lines["dataset"] == [model.key for model in FC_CLIP]
+    others = {" ".join(line.split()[:-4]): line.split()[-4:] for line in out.split("Fine-tuned CLIP")[1].splitlines()}
+    assert others["dataset"] == [model.key for model in FINE_TUNED]
+    assert others["ADE20K PQ"] == ["28.6", "27.1", "-", "-"]
+    assert others["ADE20K mIoU"] == ["-", "-", "36.1", "34.6"]
+    assert "content-dependent transfer, which is not computed here" in out
     for model in PUBLISHED_MODELS:
         assert model.url in out
         assert model.clip in out
-    assert out.count("Apache-2.0") == len(PUBLISHED_MODELS)
+    assert out.count("license  Apache-2.0") == len(FC_CLIP) + 1
+    assert out.count("license  MIT") == 3
     assert max(map(len, out.split("convnext_large: ")[0].splitlines())) <= 80
 
 

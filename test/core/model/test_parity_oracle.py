@@ -183,10 +183,13 @@ def test_resnet_50() -> None:
     compare(load("rn50"), smooth_image(130, 97, 7), random_words(13, 1024, 7), InferenceSettings(shorter_side=96))
 
 
-RESNETS = [pytest.param(name, marks=pytest.mark.slow) for name in ("rn50", "rn101", "rn50x4", "rn50x16", "rn50x64")]
+LARGE = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("convnext_base", "rn50", "rn101", "rn50x4", "rn50x16", "rn50x64")
+]
 
 
-@pytest.mark.parametrize("preset", ["tiny", "convnext_small", *RESNETS])
+@pytest.mark.parametrize("preset", ["tiny", "convnext_small", *LARGE])
 def test_networks_in_double_precision(preset: str) -> None:
     # The recipe's weights make deep ResNets amplify rounding ten-thousandfold: float32 runs cannot be compared.
     checkpoint = load_checkpoint(f"recipe:{preset}")

@@ -30,6 +30,7 @@ def train_synonyms() -> frozenset[str]:
     ("name", "classes", "things"),
     [
         ("coco_panoptic", 133, 80),
+        ("coco_stuff", 171, 80),
         ("ade20k_150", 150, 100),
         ("cityscapes", 19, 8),
         ("pascal_context_59", 59, 36),
@@ -47,13 +48,15 @@ def test_counts(name: str, classes: int, things: int) -> None:
 
 def test_the_counts_above_cover_every_bundled_file() -> None:
     assert set(bundled_vocabularies()) == {
-        "coco_panoptic", "ade20k_150", "cityscapes", "pascal_context_59", "pascal_voc_20", "pascal_voc_21",
+        "coco_panoptic", "coco_stuff", "ade20k_150", "cityscapes",
+        "pascal_context_59", "pascal_voc_20", "pascal_voc_21",
         "indoor_robot", "warehouse", "everyday",
     }  # fmt: skip
 
 
 def test_things_and_stuff_stand_where_the_datasets_have_them() -> None:
     assert Vocabulary.load("coco_panoptic").things == (True,) * 80 + (False,) * 53
+    assert Vocabulary.load("coco_stuff").things == (True,) * 80 + (False,) * 91
     assert Vocabulary.load("cityscapes").things == (False,) * 11 + (True,) * 8
     assert np.flatnonzero(~np.array(Vocabulary.load("ade20k_150").things)).tolist() == list(ADE_STUFF)
 
@@ -67,6 +70,12 @@ def test_things_and_stuff_stand_where_the_datasets_have_them() -> None:
         ("coco_panoptic", 80, "banner"),
         ("coco_panoptic", 100, "road"),
         ("coco_panoptic", 132, "rug"),
+        # COCO-Stuff's category ids 1 to 90 have gaps, those of stuff are 92 to 182.
+        ("coco_stuff", 79, "toothbrush"),
+        ("coco_stuff", 80, "banner"),
+        ("coco_stuff", 80 + 137 - 92, "napkin"),
+        ("coco_stuff", 80 + 157 - 92, "sky"),
+        ("coco_stuff", 170, "wood"),
         ("ade20k_150", 12, "person"),
         ("ade20k_150", 65, "toilet"),
         ("ade20k_150", 116, "minibike"),

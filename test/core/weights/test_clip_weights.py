@@ -24,7 +24,7 @@ from fcclip_core.weights.weight_files import sha256_of
 
 STATE = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in listed_state("tiny").items()}
 CLIP = only_clip(STATE)
-WITH_PUBLISHED_CLIP = [config for config in PRESETS.values() if config.open_clip_name]
+WITH_PUBLISHED_CLIP = [config for config in PRESETS.values() if config.open_clip_name and config.clip_is_frozen]
 TEXT = ("positional_embedding", "text_projection", "token_embedding.weight", "ln_final.", "transformer.")
 
 Change = Callable[[dict[str, torch.Tensor]], dict]

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fcclip_core.model.config import PRESETS
-from fcclip_core.weights.model_zoo import FURTHER_SCORES, MAIN_PRESET, PUBLISHED_MODELS, PublishedModel, published_as
+from fcclip_core.weights.model_zoo import (
+    FC_CLIP,
+    FURTHER_SCORES,
+    MAIN_PRESET,
+    PUBLISHED_MODELS,
+    PublishedModel,
+    bundled_checkpoints,
+    model_named,
+    published_as,
+    published_from,
+)
 
-BY_PRESET = {model.preset: model for model in PUBLISHED_MODELS}
+BY_PRESET = {model.preset: model for model in FC_CLIP}
 
 
 def numbers(model: PublishedModel) -> list[float]:
@@ -47,10 +59,46 @@ def test_further_numbers_are_of_the_datasets_of_the_table() -> None:
         assert further.grounding_miou is None or scores.miou < further.grounding_miou, dataset
 
 
-def test_every_preset_with_a_published_clip_is_listed_once() -> None:
-    published = [config.name for config in PRESETS.values() if config.open_clip_name]
-    assert sorted(BY_PRESET) == sorted(published)
-    assert len(PUBLISHED_MODELS) == len(published)
+def test_every_preset_with_open_clips_clip_is_listed_but_base_which_nobody_published_frozen() -> None:
+    published = {config.name for config in PRESETS.values() if config.open_clip_name}
+    assert {model.preset for model in PUBLISHED_MODELS} == published - {"convnext_base"}
+
+
+def test_ovrcoat_is_the_best_on_ade20k_and_what_is_not_computed_here_in_full_comes_last() -> None:
+    assert max(PUBLISHED_MODELS, key=lambda model: model.ade20k.pq or 0).key == "ovrcoat"
+    assert [model.key for model in PUBLISHED_MODELS if not model.is_complete] == [
+        "maftp_l_pano",
+        "maftp_l",
+        "maftp_b",
+    ]
+    assert all(model.note for model in PUBLISHED_MODELS if not model.is_complete)
+
+
+@pytest.mark.parametrize(
+    ("key", "row"),
+    # A-847, A-150, PC-459, PC-59, PAS-20: the columns of MAFT+'s README.
+    [("maftp_b", "13.8 34.6 16.2 57.5 95.4"), ("maftp_l", "15.1 36.1 21.6 59.4 96.5")],
+)
+def test_numbers_of_maft_plus_are_its_authors(key: str, row: str) -> None:
+    model = model_named(key)
+    assert model is not None
+    scores = (model.ade20k_full, model.ade20k, model.pascal_context_459, model.pascal_context_59, model.pascal_voc_20)
+    assert [item.miou for item in scores] == [float(number) for number in row.split()]
+
+
+def test_weights_are_known_by_their_origin_and_else_taken_for_fc_clips() -> None:
+    for model in PUBLISHED_MODELS:
+        assert published_from(["elsewhere", model.url], model.preset) == model
+    assert published_from([], "convnext_large") == BY_PRESET["convnext_large"]
+    assert published_from([BY_PRESET["rn50"].url], "rn101") == BY_PRESET["rn101"]
+    assert published_from([], "maft_plus_large") is None
+
+
+def test_keys_are_names_that_are_no_paths() -> None:
+    keys = [model.key for model in PUBLISHED_MODELS]
+    assert len(set(keys)) == len(keys)
+    assert all(re.fullmatch(r"[a-z0-9_]+", key) for key in keys)
+    assert not set(keys) & set(bundled_checkpoints())
 
 
 def test_files_are_different_and_lie_where_the_authors_put_them() -> None:
@@ -69,4 +117,6 @@ def test_a_known_file_name_tells_its_model() -> None:
 def test_clip_names_are_open_clips_own() -> None:
     from open_clip import is_pretrained_cfg
 
-    assert all(is_pretrained_cfg(*model.clip.split()) for model in PUBLISHED_MODELS)
+    for config in PRESETS.values():
+        if config.open_clip_name:
+            assert is_pretrained_cfg(config.open_clip_name, config.open_clip_tag), config.name

@@ -37,6 +37,7 @@ from ros_harness import (
 )
 from sensor_msgs.msg import CompressedImage, Image
 
+from fcclip_core.weights.checkpoints import load_checkpoint, save_checkpoint
 from fcclip_ros import msg, srv
 from fcclip_ros.qos import OUTPUT
 
@@ -76,7 +77,7 @@ def test_a_node_without_any_parameter_becomes_active_with_the_demo(
     node.wait_for("reading images from", 60)
     assert state(peer) == "active"
     assert "the bundled demo is used" in node.output
-    assert "fcclip weights import fcclip_cocopan.pth" in node.output
+    assert "fcclip weights install convnext_large" in node.output
     vocabulary = peer.call(srv.GetVocabulary, "/fcclip/get_vocabulary").vocabulary
     assert len(vocabulary.classes) == 80
     assert "red ball" in {item.synonyms[0] for item in vocabulary.classes}
@@ -137,6 +138,19 @@ def test_a_missing_and_a_corrupt_checkpoint_leave_the_node_unconfigured_until_it
     status_of(diagnostics, lambda s, v: v["state"] == "active" and "cannot configure" not in s.message)
     segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
     publish_until(camera(peer), rgb_message(flat_image()), lambda: not segments.empty())
+
+
+def test_an_installed_model_goes_by_its_name_and_another_says_how_to_install_it(
+    start_process: Callable[..., Process], peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    models = tmp_path / "fcclip_ros" / "models"
+    models.mkdir(parents=True)
+    save_checkpoint(models / "rn50.safetensors", load_checkpoint("recipe:tiny"))
+    node = start_process("-m", "fcclip_ros.perception", "--ros-args", "-p", "checkpoint:=rn101", *WORDS)
+    node.wait_for("cannot configure: rn101 is not installed on this machine; run: fcclip weights install rn101")
+    assert set_parameters(peer, checkpoint="rn50", shorter_side=64)[0].successful
+    assert transition(peer, "configure")
 
 
 def test_without_autostart_the_node_waits_and_a_bad_vocabulary_keeps_it_unconfigured(
