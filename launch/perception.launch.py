@@ -21,6 +21,7 @@ PARAMETERS = {
     "autostart": "Configure and activate at startup; otherwise wait for lifecycle transitions",
     "use_depth": "Use DEPTH_TOPIC, registered to the images, and camera_info for 3D outputs",
     "image_transport": "raw, or compressed: subscribe to sensor_msgs/CompressedImage on IMAGE_TOPIC/compressed",
+    "depth_transport": "raw, or compressedDepth: subscribe to DEPTH_TOPIC/compressedDepth",
     "cameras": 'Names of several cameras, such as "[front, left]"; the topics of each are in ~/NAME/',
     "checkpoint": "Weights: a file, a bundled name, recipe:NAME (seeded random weights), or auto: the best available",
     "vocabulary": "Classes: a file, a bundled name, auto, or a list such as \"['person', 'pallet, wooden pallet']\"",
@@ -172,8 +173,12 @@ def nodes(context: LaunchContext) -> list[Node]:
         started += [rviz_window(name, topic, given["fixed_frame"], common) for name, topic in topics.items()]
     compressed = parameters.get("image_transport") == "compressed"
     simulated = yaml.safe_load(given["sim"])
-    if simulated and (given["source"] or compressed):
-        raise ValueError("sim:=true cannot be combined with source or image_transport:=compressed; remove those")
+    packed_depth = parameters.get("depth_transport", "raw") != "raw"
+    if simulated and (given["source"] or compressed or packed_depth):
+        raise ValueError(
+            "sim:=true cannot be combined with source, image_transport:=compressed or "
+            "depth_transport:=compressedDepth; remove those"
+        )
     if simulated:
         pairs = zip(topics.items(), depth_topics.items(), strict=True)
         started += [sim_camera(*pair, seed, float(given["rate"]), common) for seed, pair in enumerate(pairs)]

@@ -21,6 +21,7 @@ from fcclip_core.errors import ImageError
 from fcclip_core.images.encoded_images import announced_size, check_size, decode, is_jpeg, is_png
 from fcclip_core.images.image_limits import MAX_PIXELS
 from fcclip_core.quoting import first_line
+from fcclip_ros.conversions.compressed_depth import CompressedDepth, is_compressed_depth
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image
@@ -132,19 +133,35 @@ def size_of(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> t
     return (height, width) if height and width else None
 
 
-def to_depth(message: Image) -> np.ndarray:
-    """Converts a depth image to an array, without a copy if its byte order is native.
+def to_depth(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Converts a depth image to an array, without a copy if it is not compressed and its byte order is native.
 
     Args:
-        message: sensor_msgs/Image in 16UC1 or mono16 (millimeters) or 32FC1 (meters).
+        message: sensor_msgs/Image in 16UC1 or mono16 (millimeters) or 32FC1 (meters), or sensor_msgs/CompressedImage
+            of image_transport's compressedDepth.
+        max_pixels: Maximum number of pixels of compressed depth.
 
     Returns:
         uint16 or float32 `(H, W)`; rows may be padded.
 
     Raises:
-        ImageError: The encoding is unsupported, the image is empty, or its sizes are inconsistent.
+        ImageError: The encoding is unsupported, the image is empty, its sizes are inconsistent, or it is damaged.
     """
+    if hasattr(message, "format"):
+        return CompressedDepth.from_message(message, max_pixels).decode()
     return _native_pixels(message, _DEPTH_ENCODINGS, "depth", "16UC1 (millimeters) or 32FC1 (meters)")
+
+
+def depth_size(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of a depth image, checked as far as possible without decoding; arguments as for `to_depth`.
+
+    Raises:
+        ImageError: As for `to_depth`, except for damaged data.
+    """
+    if hasattr(message, "format"):
+        return CompressedDepth.from_message(message, max_pixels).size
+    height, width = to_depth(message).shape
+    return height, width
 
 
 def to_labels(message: Image) -> np.ndarray:
@@ -261,7 +278,7 @@ def _decompressed(message: CompressedImage, max_pixels: int) -> np.ndarray:
     data, shown = memoryview(message.data), message.format[:40]
     if len(data) == 0:
         raise ImageError("the compressed image has no data")
-    if "compressedDepth" in message.format:
+    if is_compressed_depth(message.format):
         raise ImageError("the image is a compressed depth image; subscribe to the color camera's compressed topic")
     if not is_jpeg(data) and not is_png(data):
         raise ImageError(f"the compressed image (format {shown!r}, {len(data)} bytes) is neither JPEG nor PNG")

@@ -91,6 +91,7 @@ class Camera:
         self.outputs.contour_type = configuration.publish_contours
         self._depth_erosion = configuration.depth_erosion
         self.depth.tolerance, self.depth.patience = configuration.depth_tolerance, configuration.depth_wait
+        self.depth.max_pixels = configuration.max_image_pixels
 
     def start(self, configuration: NodeParameters, segmenter: Segmenter) -> None:
         """Subscribes to images, and to depth if it is used; `segmenter` is the one that labels the frames."""
@@ -98,7 +99,7 @@ class Camera:
         self.search.start(segmenter)
         reliability = configuration.image_reliability
         if configuration.use_depth:
-            self.depth.start(reliability, rectified=configuration.image_rectified)
+            self.depth.start(configuration.depth_transport, reliability, rectified=configuration.image_rectified)
             self.outputs.points.start()
         self.input.start(configuration.image_transport, reliability)
 

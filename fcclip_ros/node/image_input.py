@@ -9,6 +9,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
 from fcclip_ros.node.qos_matching import QosMatchingSubscription
+from fcclip_ros.node.transport_topic import transport_topic
 
 TRANSPORTS = ("raw", "compressed")
 
@@ -35,8 +36,9 @@ class ImageInput:
             transport: One of `TRANSPORTS`.
             reliability: One of `qos.RELIABILITIES`.
         """
-        kind = CompressedImage if transport == "compressed" else Image
-        self._subscription.start(kind, self._topic(transport), reliability)
+        kind, suffix = (CompressedImage, "/compressed") if transport == "compressed" else (Image, "")
+        topic = transport_topic(self._node, self._name, suffix, "compressed images")
+        self._subscription.start(kind, topic, reliability)
 
     def stop(self) -> None:
         """Unsubscribes."""
@@ -50,23 +52,3 @@ class ImageInput:
     def describe(self) -> str:
         """Human-readable description of the subscription."""
         return self._subscription.describe()
-
-    def _topic(self, transport: str) -> str:
-        """The topic to subscribe to, before remapping.
-
-        A remapping of the raw topic also applies to the compressed one, as in image_transport; a remapping of the
-        compressed topic itself takes precedence.
-        """
-        if transport == "raw":
-            return self._name
-        compressed = f"{self._name}/compressed"
-        if self._node.resolve_topic_name(compressed) != self._node.resolve_topic_name(compressed, only_expand=True):
-            return compressed
-        moved = f"{self._node.resolve_topic_name(self._name)}/compressed"
-        # rclpy remaps this name once more, so that two rules may be chained.
-        if (chained := self._node.resolve_topic_name(moved)) != moved:
-            self._node.get_logger().warning(
-                f"compressed images are read from {chained}: {self._name} is remapped to "
-                f"{moved.removesuffix('/compressed')}, and {moved} to {chained}; remap {compressed} to change that"
-            )
-        return moved

@@ -20,6 +20,7 @@ from fcclip_core.settings import AUTO, InferenceSettings, ModelSettings, WordSet
 from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_ros.conversions.messages import EMBEDDING_TYPES
 from fcclip_ros.declarations import Declaration, check_choices
+from fcclip_ros.node.depth_input import DEPTH_TRANSPORTS
 from fcclip_ros.node.image_input import TRANSPORTS
 from fcclip_ros.node.mask_output import mask_topics
 from fcclip_ros.qos import RELIABILITIES
@@ -166,6 +167,11 @@ class NodeParameters:
         any_type=True,
     )
     use_depth: bool = _declared(False, "Subscribe to `depth` and `camera_info`, and publish 3D positions of segments")
+    depth_transport: str = _declared(
+        "raw",
+        "raw reads `depth`, compressedDepth reads `depth/compressedDepth` (PNG or RVL)",
+        choices=DEPTH_TRANSPORTS,
+    )
     depth_tolerance: float = _declared(
         0.02,
         "Largest difference between the stamps of an image and its depth, in seconds",

@@ -186,6 +186,14 @@ def test_the_input_is_copied_on_request_but_for_what_is_written_anew(tmp_path: P
     assert [message.width for _, message in found["panoptic"]] == [image.width]
 
 
+def test_compressed_depth_beside_the_images_is_no_choice(tmp_path: Path) -> None:
+    image = drive_messages(1)[0]
+    depth = CompressedImage(header=image.header, format="16UC1; compressedDepth png")
+    bag = save(tmp_path / "run", [("/image", image), ("/depth/compressedDepth", depth)])
+    assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
+    assert len(load(tmp_path / "out" / "run_bag")["segments"]) == 1
+
+
 def test_what_cannot_be_labeled_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = drive_messages(1)[0]
     several = save(tmp_path / "several", [("/left", image), ("/right", image)])

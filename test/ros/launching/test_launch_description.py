@@ -108,9 +108,11 @@ def test_sim_sets_parameters_that_the_camera_has(describe: Describe) -> None:
     assert settings.keys() <= {declaration.name for declaration in PARAMETERS}
 
 
-@pytest.mark.parametrize("other", [{"source": "photos"}, {"image_transport": "compressed"}])
+@pytest.mark.parametrize(
+    "other", [{"source": "photos"}, {"image_transport": "compressed"}, {"depth_transport": "compressedDepth"}]
+)
 def test_sim_with_what_it_does_not_go_with_is_refused(describe: Describe, other: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="sim:=true cannot be combined with source or image_transport:=compressed"):
+    with pytest.raises(ValueError, match="sim:=true cannot be combined with source, image_transport:=compressed or"):
         describe(sim="true", **other)
 
 
