@@ -22,6 +22,7 @@ from fcclip_core.images.encoded_images import announced_size, check_size, decode
 from fcclip_core.images.image_limits import MAX_PIXELS
 from fcclip_core.quoting import first_line
 from fcclip_ros.conversions.compressed_depth import CompressedDepth, is_compressed_depth
+from fcclip_ros.conversions.planar_yuv import PLANAR_ENCODINGS, planes_to_rgb
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image
@@ -74,7 +75,7 @@ _ENCODINGS: dict[str, _Encoding] = {
     **{f"bayer_{pattern}16": _Encoding(1, "u2", code, _MOSAIC) for pattern, code in _BAYER.items()},
 }
 
-ENCODINGS = tuple(_ENCODINGS)
+ENCODINGS = (*_ENCODINGS, *PLANAR_ENCODINGS)
 """Encodings of sensor_msgs/Image that `to_rgb` supports."""
 
 _DEPTH_ENCODINGS = {
@@ -212,8 +213,7 @@ def _encoding(name: str) -> _Encoding:
 def _pixels(message: Image, encoding: _Encoding) -> np.ndarray:
     """The data of a message as `(H, W)` or `(H, W, C)`, without a copy."""
     height, width, step = message.height, message.width, message.step
-    if height == 0 or width == 0:
-        raise ImageError(f"the image is {width} x {height}, so it has no pixels")
+    _check_not_empty(message)
     if encoding.block == _PAIR and width % 2:
         raise ImageError(f"the image is {width} pixels wide; {message.encoding} needs an even width")
     _check_block(height, width, encoding, message.encoding)
@@ -230,6 +230,11 @@ def _pixels(message: Image, encoding: _Encoding) -> np.ndarray:
     shape, strides = (height, width, encoding.channels), (step, encoding.channels * dtype.itemsize, dtype.itemsize)
     pixels: np.ndarray = np.ndarray(shape, dtype, data, strides=strides)
     return pixels[:, :, 0] if encoding.channels == 1 else pixels
+
+
+def _check_not_empty(message: Image) -> None:
+    if message.height == 0 or message.width == 0:
+        raise ImageError(f"the image is {message.width} x {message.height}, so it has no pixels")
 
 
 def _check_block(height: int, width: int, encoding: _Encoding, name: str) -> None:
@@ -262,6 +267,10 @@ def _as_rgb(pixels: np.ndarray, encoding: _Encoding) -> np.ndarray:
 
 
 def _converted(message: Image, max_pixels: int) -> np.ndarray:
+    if message.encoding in PLANAR_ENCODINGS:
+        _check_not_empty(message)
+        check_size(message.height, message.width, max_pixels)
+        return planes_to_rgb(message)
     encoding = _encoding(message.encoding)
     pixels = _pixels(message, encoding)
     check_size(message.height, message.width, max_pixels)
