@@ -22,6 +22,7 @@ from fcclip_ros.node.frame_statistics import Statistics
 from fcclip_ros.node.image_input import ImageInput
 from fcclip_ros.node.outputs import Outputs
 from fcclip_ros.node.parameters import NodeParameters
+from fcclip_ros.node.rate_limit import RateLimit
 from fcclip_ros.node.search import Search
 
 _WARNING_PERIOD = 5.0
@@ -64,6 +65,8 @@ class Camera:
         self.mask_problem = ""
         self._mask_problem_logged = False
         self._depth_erosion = 0
+        self._max_rate = 0.0
+        self._frame_limit = RateLimit()
         self.outputs = Outputs(node, self.private_name(""))
         # A logger per camera: throttled warnings of one camera must not suppress those of another.
         self._logger = node.get_logger().get_child(name) if name else node.get_logger()
@@ -90,6 +93,7 @@ class Camera:
         self.outputs.embedding_type = configuration.publish_embeddings
         self.outputs.contour_type = configuration.publish_contours
         self._depth_erosion = configuration.depth_erosion
+        self._max_rate = configuration.max_rate
         self.depth.tolerance, self.depth.patience = configuration.depth_tolerance, configuration.depth_wait
         self.depth.max_pixels = configuration.max_image_pixels
 
@@ -120,7 +124,15 @@ class Camera:
         return f"segmentation of {self.name}" if self.name else "segmentation"
 
     def _on_message(self, message: Any) -> None:
-        """Starts matching depth to an image when it arrives, however long it is queued; in the executor."""
+        """Takes an image, unless it is beyond the parameter max_rate; in the executor.
+
+        Depth is matched to it from now on, however long it is queued.
+        """
+        if self.enabled and self._max_rate > 0:
+            if not self._frame_limit.is_due(self._max_rate):
+                self.statistics.left_out()
+                return
+            self._frame_limit.spend(self._max_rate)
         self.depth.arrive(message.header)
         self._on_image(self, message)
 

@@ -153,6 +153,13 @@ class NodeParameters:
         "Reliability of the image subscription; auto: reliable if every publisher is, else best effort",
         choices=RELIABILITIES,
     )
+    max_rate: float = _declared(
+        0.0,
+        "Most frames of each camera that are labeled per second, which leaves the processor to others; 0: all that the "
+        "model has time for",
+        limits=(0.0, 1000.0),
+        live=True,
+    )
     max_image_pixels: int = _declared(
         MAX_PIXELS,
         "Most pixels of an image, from a camera or in a request; larger images are rejected, not decoded",

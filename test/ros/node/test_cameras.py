@@ -138,7 +138,7 @@ def test_a_broken_camera_shows_in_its_own_diagnostics_alone(node: Process, peer:
     while not said(found := statuses(diagnostics)):
         assert time.monotonic() < end
         for _ in range(5):
-            broken.publish(Image(encoding="nv12", height=2, width=2))
+            broken.publish(Image(encoding="nv16", height=2, width=2))
             good.publish(PLAIN)
             time.sleep(0.05)
     assert set(found) == {"fcclip: segmentation of front", "fcclip: segmentation of left"}

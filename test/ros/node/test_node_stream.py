@@ -90,7 +90,7 @@ def test_bad_frames_are_counted_named_and_survived(quick_node: Process, peer: Pe
     good = rgb_message(flat_image())
     publish_until(publisher, good, lambda: not segments.empty())
     for bad, kind, complaint in (
-        (Image(encoding="nv12", height=2, width=2), "bad", "encoding 'nv12' is not supported"),
+        (Image(encoding="nv16", height=2, width=2), "bad", "encoding 'nv16' is not supported"),
         (Image(encoding="rgb8"), "bad", "0 x 0, so it has no pixels"),
         (Image(encoding="rgb8", height=2, width=2, step=5), "bad", "step is 5 bytes"),
         (Image(encoding="rgb8", height=2, width=2, step=6, data=array("B", bytes(11))), "bad", "has 11 bytes of data"),
@@ -108,7 +108,7 @@ def test_bad_frames_are_counted_named_and_survived(quick_node: Process, peer: Pe
         drain(segments)
         publish_until(publisher, good, lambda: not segments.empty())
     assert "frame not labeled: " in quick_node.output
-    counted = lambda v: sum(int(v[f"frames {kind}"]) for kind in ("labeled", "dropped", "bad", "failed"))  # noqa: E731
+    counted = lambda v: sum(int(v[f"frames {kind}"]) for kind in ("labeled", "left out", "dropped", "bad", "failed"))  # noqa: E731
     status_of(diagnostics, lambda s, v: int(v["frames received"]) == counted(v))
 
 
@@ -131,6 +131,29 @@ def test_the_limit_of_pixels_is_a_live_parameter_and_holds_for_services(quick_no
 
 
 @pytest.mark.slow
+def test_frames_beyond_the_rate_are_left_out_while_it_holds(quick_node: Process, peer: Peer) -> None:
+    diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
+
+    def counts() -> dict[str, int]:
+        drain(diagnostics)
+        _, values = status_of(diagnostics, lambda status, about: True)
+        names = ("received", "labeled", "left out", "dropped", "bad", "failed")
+        return {name: int(values[f"frames {name}"]) for name in names}
+
+    with Camera(peer, 60.0, flat_image()):
+        try:
+            assert set_parameters(peer, max_rate=0.5)[0].successful
+            before = counts()
+            wait_until(lambda: counts()["left out"] > before["left out"] + 60, 20)
+            after = counts()
+            labeled, left_out = (after[name] - before[name] for name in ("labeled", "left out"))
+            assert labeled <= 0.05 * left_out + 1, "one in 120, and the one that was in the model"
+        finally:
+            assert set_parameters(peer, max_rate=0.0)[0].successful
+        wait_until(lambda: counts()["labeled"] > after["labeled"] + 20, 20)
+    assert not set_parameters(peer, max_rate=-1.0)[0].successful
+
+
 def test_forty_eight_megapixels_go_through(quick_node: Process, peer: Peer) -> None:
     panoptic = peer.listen(Image, "/fcclip/panoptic", OUTPUT)
     assert set_parameters(peer, max_image_pixels=48_000_000)[0].successful

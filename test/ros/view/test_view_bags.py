@@ -358,7 +358,7 @@ def test_what_cannot_be_shown_is_said_and_the_rest_is_shown(tmp_path: Path, caps
     cloud = messages_3d.points_message(other)
     cloud.fields = cloud.fields[:3]
     blind = messages.camera_info_message(good.header, WIDTH, HEIGHT, np.zeros((3, 3)))
-    recorded = [("/image", Image(encoding="nv12")), *inputs(good)[:1], ("/camera_info", blind)]
+    recorded = [("/image", Image(encoding="nv16")), *inputs(good)[:1], ("/camera_info", blind)]
     bag = save(tmp_path / "run", [*recorded, *labels_with_depth(good), ("/fcclip/points", cloud)])
     shown = view(tmp_path, bag)
     assert list(shown.at_stamps("/camera/view/image", "Image:buffer")) == STAMPS[:1]
