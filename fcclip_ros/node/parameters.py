@@ -18,6 +18,7 @@ from fcclip_core.images.image_limits import MAX_PIXELS
 from fcclip_core.segments.contours import CONTOUR_TYPES, check_contour_type
 from fcclip_core.settings import AUTO, InferenceSettings, ModelSettings, WordSettings, settings_of
 from fcclip_core.vocabulary.classes import Vocabulary
+from fcclip_ros.conversions.gray_range import GrayRange
 from fcclip_ros.conversions.messages import EMBEDDING_TYPES
 from fcclip_ros.declarations import Declaration, check_choices
 from fcclip_ros.node.depth_input import DEPTH_TRANSPORTS
@@ -164,6 +165,13 @@ class NodeParameters:
         MAX_PIXELS,
         "Most pixels of an image, from a camera or in a request; larger images are rejected, not decoded",
         limits=(1, 1_000_000_000),
+        live=True,
+    )
+    gray16_range: GrayRange = _declared(
+        "full",
+        "Which values of 16-bit gray images (mono16; with a range also 16UC1) become black and white, for thermal "
+        'cameras: two values ("28000 32000"), two percentiles of each image ("1% 99%"), or full: 0 and 65535',
+        read=GrayRange.parse,
         live=True,
     )
     ignore_mask: tuple[str, ...] = _declared(

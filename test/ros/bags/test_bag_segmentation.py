@@ -139,7 +139,7 @@ def test_a_broken_image_is_left_out_and_said(tmp_path: Path, capsys: pytest.Capt
     bag = save(tmp_path / "run", [("/image", good[0]), ("/image", Image(encoding="nv16")), ("/image", good[1])])
     assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / "run_frames.jsonl").read_text().splitlines()]
-    assert "encoding 'nv12' is not supported" in lines[1]["error"]
+    assert "encoding 'nv16' is not supported" in lines[1]["error"]
     assert len(load(tmp_path / "out" / "run_bag")["panoptic"]) == 2
     assert "1 of 3 frames could not be read" in said(capsys)
 

@@ -131,7 +131,7 @@ def test_a_broken_camera_shows_in_its_own_diagnostics_alone(node: Process, peer:
 
     def said(values: dict[str, dict[str, str]]) -> bool:
         left = values["fcclip: segmentation of left"]
-        return "encoding 'nv12' is not supported" in left["last error"]
+        return "encoding 'nv16' is not supported" in left["last error"]
 
     drain(front)
     end = time.monotonic() + 20

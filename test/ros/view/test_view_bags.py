@@ -364,7 +364,7 @@ def test_what_cannot_be_shown_is_said_and_the_rest_is_shown(tmp_path: Path, caps
     assert list(shown.at_stamps("/camera/view/image", "Image:buffer")) == STAMPS[:1]
     assert list(shown.at_stamps("/camera/points", "Points3D:positions")) == STAMPS[:1]
     text = " ".join(capsys.readouterr().err.split())
-    assert "/image: 1 messages cannot be shown: encoding 'nv12' is not supported" in text
+    assert "/image: 1 messages cannot be shown: encoding 'nv16' is not supported" in text
     assert "/camera_info: 1 messages cannot be shown: camera_info has the focal lengths 0 and 0" in text
     assert "/fcclip/points: 1 messages cannot be shown: the cloud has the fields x, y, z; expected x, y, z, rgb" in text
 
