@@ -52,7 +52,7 @@ class Camera:
             node: The node.
             name: With a name, images are read from `NAME/image` and labels are published on `~/NAME/...`; without, from
                 `image` and on `~/...`. Depth and camera_info are read from the namespace of the images.
-            on_image: Called in the executor with each Image or CompressedImage.
+            on_image: Called with each Image or CompressedImage, in the executor or on the thread of a video.
         """
         self.name = name
         self.statistics = Statistics()
@@ -72,7 +72,7 @@ class Camera:
         self._logger = node.get_logger().get_child(name) if name else node.get_logger()
         namespace = f"{name}/" if name else ""
         self._on_image = on_image
-        self.input = ImageInput(node, f"{namespace}image", self._on_message)
+        self.input = ImageInput(node, f"{namespace}image", self._on_message, self._on_bad)
         self.depth = DepthInput(node, f"{namespace}depth", f"{namespace}camera_info", self._logger)
 
     def configure(self, configuration: NodeParameters, ignore_mask: IgnoreMask | None) -> None:
@@ -96,6 +96,7 @@ class Camera:
         self._max_rate = configuration.max_rate
         self.depth.tolerance, self.depth.patience = configuration.depth_tolerance, configuration.depth_wait
         self.depth.max_pixels = configuration.max_image_pixels
+        self.input.set_max_pixels(configuration.max_image_pixels)
 
     def start(self, configuration: NodeParameters, segmenter: Segmenter) -> None:
         """Subscribes to images, and to depth if it is used; `segmenter` is the one that labels the frames."""
@@ -105,7 +106,7 @@ class Camera:
         if configuration.use_depth:
             self.depth.start(configuration.depth_transport, reliability, rectified=configuration.image_rectified)
             self.outputs.points.start()
-        self.input.start(configuration.image_transport, reliability)
+        self.input.start(configuration.image_transport, reliability, configuration.max_image_pixels)
 
     def stop(self) -> None:
         """Unsubscribes and drops the latest frame."""
@@ -124,7 +125,7 @@ class Camera:
         return f"segmentation of {self.name}" if self.name else "segmentation"
 
     def _on_message(self, message: Any) -> None:
-        """Takes an image, unless it is beyond the parameter max_rate; in the executor.
+        """Takes an image, unless it is beyond the parameter max_rate; in the executor, or on the thread of a video.
 
         Depth is matched to it from now on, however long it is queued.
         """
@@ -135,6 +136,13 @@ class Camera:
             self._frame_limit.spend(self._max_rate)
         self.depth.arrive(message.header)
         self._on_image(self, message)
+
+    def _on_bad(self, reason: str) -> None:
+        """Counts a video packet that gave no image."""
+        if self.enabled:
+            self.statistics.received()
+            self.statistics.bad(reason)
+            self.warn(f"frame not labeled: {reason}")
 
     def prefetch_depth(self, header: Any) -> None:
         """Keeps matching depth to a frame that the model is about to process; see `DepthInput.prefetch_depth`."""

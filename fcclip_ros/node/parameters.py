@@ -20,9 +20,10 @@ from fcclip_core.settings import AUTO, InferenceSettings, ModelSettings, WordSet
 from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_ros.conversions.gray_range import GrayRange
 from fcclip_ros.conversions.messages import EMBEDDING_TYPES
+from fcclip_ros.conversions.video import check_video_support
 from fcclip_ros.declarations import Declaration, check_choices
 from fcclip_ros.node.depth_input import DEPTH_TRANSPORTS
-from fcclip_ros.node.image_input import TRANSPORTS
+from fcclip_ros.node.image_input import RAW, TRANSPORTS, VIDEO
 from fcclip_ros.node.mask_output import mask_topics
 from fcclip_ros.qos import RELIABILITIES
 
@@ -147,7 +148,10 @@ class NodeParameters:
         8, "Most frames of different cameras that go through the network together", limits=(1, 64)
     )
     image_transport: str = _declared(
-        "raw", "raw reads `image`, compressed reads `image/compressed`", choices=TRANSPORTS
+        RAW,
+        "raw reads `image`, compressed reads `image/compressed` (JPEG or PNG), ffmpeg reads `image/ffmpeg` (H.264 or "
+        "H.265; needs PyAV and ffmpeg_image_transport_msgs)",
+        choices=TRANSPORTS,
     )
     image_reliability: str = _declared(
         AUTO,
@@ -243,8 +247,11 @@ class NodeParameters:
         """Checks what depends on several parameters.
 
         Raises:
-            SettingsError: There are not as many ignore masks as cameras, or contours cannot be made here.
+            SettingsError: There are not as many ignore masks as cameras, or contours cannot be made or video not be
+                decoded here.
         """
+        if self.image_transport == VIDEO:
+            check_video_support()
         check_contour_type(self.publish_contours)
         if any(self.ignore_mask) and len(self.ignore_mask) != len(self.cameras):
             raise SettingsError(

@@ -44,6 +44,7 @@ class _Target:
 
     kind: type
     topic: str
+    depth: int
     reliability: ReliabilityPolicy
     durability: DurabilityPolicy
 
@@ -70,22 +71,23 @@ class QosMatchingSubscription:
         self._node = node
         self._callback = callback
         self._what = what
-        self._requested: tuple[type, str, str] | None = None
+        self._requested: tuple[type, str, str, int] | None = None
         self._subscription: Subscription | None = None
         self._subscribed: _Target | None = None
         self._changed = node.create_guard_condition(self._update)
         # Steady time: simulated time may be paused while publishers come and go.
         self._timer = node.create_timer(_RECHECK_PERIOD, self._update, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def start(self, kind: type, topic: str, reliability: str) -> None:
+    def start(self, kind: type, topic: str, reliability: str, depth: int = 1) -> None:
         """Subscribes.
 
         Args:
             kind: Message type.
             topic: Name before remapping: rclpy applies the rules, which must not be applied twice.
             reliability: One of `qos.RELIABILITIES`.
+            depth: Most messages that wait for the executor; the newest ones are kept.
         """
-        self._requested = (kind, topic, reliability)
+        self._requested = (kind, topic, reliability, depth)
         self._changed.trigger()
 
     def stop(self) -> None:
@@ -108,13 +110,14 @@ class QosMatchingSubscription:
         if requested is None:
             self._unsubscribe()
             return
-        kind, topic, reliability = requested
+        kind, topic, reliability, depth = requested
         publishers = self._node.get_publishers_info_by_topic(topic)
         self._update_problem(kind, topic, {info.topic_type for info in publishers})
         offered = [info.qos_profile for info in publishers if info.topic_type == type_name(kind)]
         target = _Target(
             kind,
             topic,
+            depth,
             choose_reliability(reliability, [profile.reliability for profile in offered]),
             choose_durability([profile.durability for profile in offered]),
         )
@@ -123,7 +126,7 @@ class QosMatchingSubscription:
             return
         self._unsubscribe()
         self._subscription = self._node.create_subscription(
-            kind, topic, self._callback, image_profile(target.reliability, target.durability)
+            kind, topic, self._callback, image_profile(target.reliability, target.durability, target.depth)
         )
         self._subscribed = target
         self._node.get_logger().info(f"reading {self._what} from {self.describe()}")
