@@ -158,18 +158,20 @@ def _decode_rvl(data: memoryview, size: tuple[int, int]) -> np.ndarray:
     """Decodes RVL: by turns the number of zeros, the number of other values, and these as differences in zigzag."""
     pixels = size[0] * size[1]
     numbers = _rvl_numbers(data[: 3 * pixels + 16])  # no image takes more
-    is_known, is_difference = np.zeros(pixels, bool), np.zeros(len(numbers), bool)
+    runs: list[int] = []
     filled = place = 0
     while filled < pixels:
-        zeros, known = (int(number) for number in numbers[place : place + 2]) if place + 2 <= len(numbers) else (0, 0)
+        zeros, known = (numbers.item(place), numbers.item(place + 1)) if place + 2 <= len(numbers) else (pixels, 1)
+        runs += (zeros, known)
         place, filled = place + 2 + known, filled + zeros + known
-        if place > len(numbers) or filled > pixels:
+        if place > len(numbers) or filled > pixels or zeros + known == 0:
             raise ImageError(
                 f"the RVL image ({len(data)} bytes) is damaged or cut short: it has {size[1]} x {size[0]} pixels"
             )
-        is_known[filled - known : filled] = True
-        is_difference[place - known : place] = True
-    zigzag = numbers[is_difference]
+    is_known = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    runs[::2] = [2] * (len(runs) // 2)  # the two numbers before each run of differences
+    is_difference = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    zigzag = numbers[:place][is_difference]
     values = np.zeros(pixels, np.uint16)
     # The sums of 16-bit differences wrap around, as in the encoder.
     values[is_known] = np.cumsum((zigzag >> 1) ^ -(zigzag & 1), dtype=np.int64).astype(np.uint16)

@@ -79,3 +79,5 @@ class VideoInput:
                     self._on_image(image_message(image.pixels, "rgb8", image.header))
         except ImageError as error:
             self._on_bad(str(error))
+        except Exception as error:  # nobody waits for the task's result
+            self._on_bad(f"a video packet was not read: {type(error).__name__}: {error}")

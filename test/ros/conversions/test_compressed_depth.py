@@ -109,6 +109,12 @@ def test_rvl_that_is_cut_short_is_said(part: float) -> None:
         to_depth(packed)
 
 
+def test_rvl_whose_runs_are_empty_is_damaged() -> None:
+    data = bytes(12) + struct.pack("<II", 20, 10) + bytes(400)
+    with pytest.raises(ImageError, match="damaged or cut short: it has 20 x 10 pixels"):
+        to_depth(message(data, "16UC1; compressedDepth rvl"))
+
+
 def test_rvl_of_noise_is_an_error_and_never_a_crash() -> None:
     for _ in range(300):
         noise = DICE.integers(0, 256, int(DICE.integers(0, 400)), np.uint8).tobytes()
