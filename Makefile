@@ -12,7 +12,7 @@ python := $(prefix)/bin/python
 interfaces := $(prefix)/build/fcclip_ros
 # Test modules are shared out among processes; each takes about 2 GB.
 workers := --numprocesses auto --maxprocesses 4 --dist loadfile
-test_interfaces := vision_msgs tf2_msgs
+test_interfaces := vision_msgs tf2_msgs ffmpeg_image_transport_msgs
 
 .PHONY: help setup test lint test-fast test-all demo fuzz docs clean
 
@@ -52,7 +52,7 @@ $(prefix)/.packages: pyproject.toml requirements.txt setup.py
 	@$(PYTHON) cmake/check_host.py
 	$(PYTHON) -m venv $(prefix)
 	$(python) -m pip install --upgrade pip
-	$(python) -m pip install --editable '.[ros,ros-build,evaluation,simulation,view,cpu,test]'
+	$(python) -m pip install --editable '.[ros,ros-build,evaluation,simulation,view,video,cpu,test]'
 	$(python) -m pip install --editable '.[rtx]' || echo 'TensorRT-RTX is not installed (above is why): its tests are skipped, which `make test` allows only where NVIDIA has no wheel'
 	@touch $@
 

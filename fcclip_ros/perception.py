@@ -286,6 +286,7 @@ class Perception(GuardedNode, LifecycleNode):
             max_batch=configuration.max_batch,
         )
         self._pipeline.max_image_pixels = configuration.max_image_pixels
+        self._pipeline.gray_range = configuration.gray16_range
         self.get_logger().info(
             printable(
                 f"loaded {configuration.checkpoint} in {time.monotonic() - began:.1f} s: "
@@ -406,6 +407,7 @@ class Perception(GuardedNode, LifecycleNode):
         pipeline, reason = self._pipeline, ""
         if pipeline is not None:
             pipeline.max_image_pixels = changed.max_image_pixels
+            pipeline.gray_range = changed.gray16_range
             if changed.settings != self._settings:
                 pipeline.segmenter.settings = self._settings = changed.settings
             reason = self._change_vocabulary(pipeline, vocabulary, options)

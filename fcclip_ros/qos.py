@@ -37,10 +37,10 @@ RELIABILITIES = ("auto", "reliable", "best_effort")
 
 
 def image_profile(
-    reliability: ReliabilityPolicy, durability: DurabilityPolicy = DurabilityPolicy.VOLATILE
+    reliability: ReliabilityPolicy, durability: DurabilityPolicy = DurabilityPolicy.VOLATILE, depth: int = 1
 ) -> QoSProfile:
-    """Profile of a camera topic, for publishers and subscriptions: only the latest frame."""
-    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability, durability=durability)
+    """Profile of a camera topic, for publishers and subscriptions: the latest `depth` frames."""
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability, durability=durability)
 
 
 def choose_durability(offered: Iterable[DurabilityPolicy]) -> DurabilityPolicy:

@@ -20,7 +20,8 @@ PARAMETERS = {
     "use_sim_time": "Use the time of /clock",
     "autostart": "Configure and activate at startup; otherwise wait for lifecycle transitions",
     "use_depth": "Use DEPTH_TOPIC, registered to the images, and camera_info for 3D outputs",
-    "image_transport": "raw, or compressed: subscribe to sensor_msgs/CompressedImage on IMAGE_TOPIC/compressed",
+    "image_transport": "raw, compressed or ffmpeg: subscribe to IMAGE_TOPIC, IMAGE_TOPIC/compressed or /ffmpeg (video)",
+    "depth_transport": "raw, or compressedDepth: subscribe to DEPTH_TOPIC/compressedDepth",
     "cameras": 'Names of several cameras, such as "[front, left]"; the topics of each are in ~/NAME/',
     "checkpoint": "Weights: a file, a bundled name, recipe:NAME (seeded random weights), or auto: the best available",
     "vocabulary": "Classes: a file, a bundled name, auto, or a list such as \"['person', 'pallet, wooden pallet']\"",
@@ -170,10 +171,17 @@ def nodes(context: LaunchContext) -> list[Node]:
     ]
     if yaml.safe_load(given["rviz"]):
         started += [rviz_window(name, topic, given["fixed_frame"], common) for name, topic in topics.items()]
-    compressed = parameters.get("image_transport") == "compressed"
+    transport = parameters.get("image_transport", "raw")
+    compressed = transport == "compressed"
     simulated = yaml.safe_load(given["sim"])
-    if simulated and (given["source"] or compressed):
-        raise ValueError("sim:=true cannot be combined with source or image_transport:=compressed; remove those")
+    packed_depth = parameters.get("depth_transport", "raw") != "raw"
+    if simulated and (given["source"] or transport != "raw" or packed_depth):
+        raise ValueError(
+            "sim:=true cannot be combined with source, nor with an image_transport or depth_transport other than raw; "
+            "remove those"
+        )
+    if given["source"] and transport == "ffmpeg":
+        raise ValueError("source publishes no video, so it cannot be combined with image_transport:=ffmpeg; remove one")
     if simulated:
         pairs = zip(topics.items(), depth_topics.items(), strict=True)
         started += [sim_camera(*pair, seed, float(given["rate"]), common) for seed, pair in enumerate(pairs)]

@@ -64,7 +64,7 @@ def required() -> set[str]:
 def optional() -> set[str]:
     """Distributions that only some commands need."""
     extras = PROJECT["optional-dependencies"]
-    lines = [line for name in ("cpu", "gpu", "evaluation", "simulation", "view") for line in extras[name]]
+    lines = [line for name in ("cpu", "gpu", "evaluation", "simulation", "view", "video") for line in extras[name]]
     return {normalized(re.split(r"[<>=\[;]", line)[0]) for line in lines}
 
 

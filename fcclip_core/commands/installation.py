@@ -395,6 +395,11 @@ def _optional_ros(apt_distribution: str) -> Iterator[Finding]:
             "~/detections and ~/label_info, which Nav2's layer needs, are not published",
         ),
         "tf2_msgs": ("tf2_msgs.msg", _IMPORT_PROBE, "sim_camera publishes its pose, but no transform on /tf"),
+        "ffmpeg_image_transport_msgs": (
+            "ffmpeg_image_transport_msgs.msg",
+            _IMPORT_PROBE,
+            "video (image_transport:=ffmpeg) cannot be read",
+        ),
         "cv_bridge": ("cv_bridge", _CV_BRIDGE_PROBE, "images are converted without it, with equal results"),
     }
     for name, (module, probe, without) in uses.items():

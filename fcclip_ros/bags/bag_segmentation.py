@@ -19,6 +19,7 @@ from fcclip_core.images.image_limits import MAX_PIXELS
 from fcclip_ros.bags.bag_reader import BagReader, message_definitions, typestore_of
 from fcclip_ros.bags.bag_topics import Say, Topic, unpacked
 from fcclip_ros.compat import optional_module
+from fcclip_ros.conversions.compressed_depth import SUFFIX
 from fcclip_ros.conversions.images import to_rgb
 
 if TYPE_CHECKING:
@@ -180,11 +181,13 @@ class BagImages:
         """The image topic to read."""
         found = {topic for topic, kind in topics_in(self.path, self.leave_out).items() if kind in IMAGE_TYPES}
         names = ", ".join(sorted(found)) or "none"
+        # image_transport gives this name to depth, which is never what is to be labeled.
+        pictures = {topic for topic in found if not topic.endswith(SUFFIX)} or found
         if self.topic and self.topic not in found:
             raise ImageError(f"{self.path} has no images on {self.topic}; its image topics: {names}")
-        if not self.topic and len(found) != 1:
+        if not self.topic and len(pictures) != 1:
             raise ImageError(f"{self.path} has {len(found)} image topics ({names}); choose one with {self.option}")
-        return self.topic or next(iter(found))
+        return self.topic or next(iter(pictures))
 
     def leave_out(self, text: str) -> None:
         """Collects a message about skipped data."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sensor_msgs.msg import Image
 
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.depth import depth_in_meters
@@ -15,7 +14,6 @@ from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
 from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import EncodedImage
 from fcclip_core.vocabulary.snapshot import VocabularySnapshot
-from fcclip_ros.conversions.images import to_depth
 
 
 @dataclass(frozen=True)
@@ -23,17 +21,17 @@ class FrameDepth:
     """Depth of one frame, registered to its image.
 
     Attributes:
-        message: The depth image.
+        pixels: uint16 millimeters or float32 meters, `(h, w)` in the sensor's size.
         camera: Camera model of the frame's image.
     """
 
-    message: Image
+    pixels: np.ndarray
     camera: PinholeCamera
 
     @functools.cached_property
     def meters(self) -> np.ndarray:
         """Depth along the optical axis, float32 `(H, W)` in the size of the frame, NaN where unknown; lazy."""
-        return depth_in_meters(to_depth(self.message), (self.camera.width, self.camera.height))
+        return depth_in_meters(self.pixels, (self.camera.width, self.camera.height))
 
 
 @dataclass(frozen=True)

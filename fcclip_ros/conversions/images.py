@@ -21,6 +21,9 @@ from fcclip_core.errors import ImageError
 from fcclip_core.images.encoded_images import announced_size, check_size, decode, is_jpeg, is_png
 from fcclip_core.images.image_limits import MAX_PIXELS
 from fcclip_core.quoting import first_line
+from fcclip_ros.conversions.compressed_depth import CompressedDepth, is_compressed_depth
+from fcclip_ros.conversions.gray_range import FULL_RANGE, GrayRange
+from fcclip_ros.conversions.planar_yuv import PLANAR_ENCODINGS, planes_to_rgb
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image
@@ -73,7 +76,9 @@ _ENCODINGS: dict[str, _Encoding] = {
     **{f"bayer_{pattern}16": _Encoding(1, "u2", code, _MOSAIC) for pattern, code in _BAYER.items()},
 }
 
-ENCODINGS = tuple(_ENCODINGS)
+_GRAY_16 = _ENCODINGS["mono16"]
+
+ENCODINGS = (*_ENCODINGS, *PLANAR_ENCODINGS)
 """Encodings of sensor_msgs/Image that `to_rgb` supports."""
 
 _DEPTH_ENCODINGS = {
@@ -91,12 +96,14 @@ _LABEL_ENCODINGS = {
 _ADVICE = {
     "8UC1": "one channel without a meaning; publish it as mono8 if it is a gray image",
     "8UC3": "the order of its channels is unknown; publish it as rgb8 or bgr8",
-    "16UC1": "it is usually depth; subscribe to the color image",
+    "16UC1": "it is usually depth; subscribe to the color image, or set gray16_range if it is a thermal camera's",
     "32FC1": "it is usually depth; subscribe to the color image",
 }
 
 
-def to_rgb(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def to_rgb(
+    message: Image | CompressedImage, max_pixels: int = MAX_PIXELS, gray_range: GrayRange = FULL_RANGE
+) -> np.ndarray:
     """Converts an image message to RGB.
 
     An rgb8 image is not copied: the array is a view of the message's data, which it keeps alive. 16-bit values are
@@ -105,6 +112,8 @@ def to_rgb(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> np
     Args:
         message: sensor_msgs/Image in one of `ENCODINGS`, or sensor_msgs/CompressedImage with a JPEG or PNG.
         max_pixels: Maximum number of pixels.
+        gray_range: Which values of 16-bit gray images become black and white. With any but the full range, 16UC1 is
+            such an image too.
 
     Returns:
         uint8 RGB `(H, W, 3)`; rows may be padded.
@@ -114,7 +123,8 @@ def to_rgb(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> np
             cannot be decoded or converted.
     """
     try:
-        return _decompressed(message, max_pixels) if hasattr(message, "format") else _converted(message, max_pixels)
+        convert = _decompressed if hasattr(message, "format") else _converted
+        return convert(message, max_pixels, gray_range)
     except ImageError:
         raise
     except Exception as error:  # of OpenCV, cv_bridge or the decoders; out of memory
@@ -132,19 +142,35 @@ def size_of(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> t
     return (height, width) if height and width else None
 
 
-def to_depth(message: Image) -> np.ndarray:
-    """Converts a depth image to an array, without a copy if its byte order is native.
+def to_depth(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Converts a depth image to an array, without a copy if it is not compressed and its byte order is native.
 
     Args:
-        message: sensor_msgs/Image in 16UC1 or mono16 (millimeters) or 32FC1 (meters).
+        message: sensor_msgs/Image in 16UC1 or mono16 (millimeters) or 32FC1 (meters), or sensor_msgs/CompressedImage
+            of image_transport's compressedDepth.
+        max_pixels: Maximum number of pixels of compressed depth.
 
     Returns:
         uint16 or float32 `(H, W)`; rows may be padded.
 
     Raises:
-        ImageError: The encoding is unsupported, the image is empty, or its sizes are inconsistent.
+        ImageError: The encoding is unsupported, the image is empty, its sizes are inconsistent, or it is damaged.
     """
+    if hasattr(message, "format"):
+        return CompressedDepth.from_message(message, max_pixels).decode()
     return _native_pixels(message, _DEPTH_ENCODINGS, "depth", "16UC1 (millimeters) or 32FC1 (meters)")
+
+
+def depth_size(message: Image | CompressedImage, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of a depth image, checked as far as possible without decoding; arguments as for `to_depth`.
+
+    Raises:
+        ImageError: As for `to_depth`, except for damaged data.
+    """
+    if hasattr(message, "format"):
+        return CompressedDepth.from_message(message, max_pixels).size
+    height, width = to_depth(message).shape
+    return height, width
 
 
 def to_labels(message: Image) -> np.ndarray:
@@ -185,7 +211,9 @@ def cv_bridge() -> Any | None:
     return CvBridge()
 
 
-def _encoding(name: str) -> _Encoding:
+def _encoding(name: str, gray_range: GrayRange) -> _Encoding:
+    if name == "16UC1" and not gray_range.is_full:
+        return _GRAY_16
     if name not in _ENCODINGS:
         advice = f" ({_ADVICE[name]})" if name in _ADVICE else ""
         raise ImageError(f"encoding {name[:40]!r} is not supported{advice}; supported are {', '.join(ENCODINGS)}")
@@ -195,8 +223,7 @@ def _encoding(name: str) -> _Encoding:
 def _pixels(message: Image, encoding: _Encoding) -> np.ndarray:
     """The data of a message as `(H, W)` or `(H, W, C)`, without a copy."""
     height, width, step = message.height, message.width, message.step
-    if height == 0 or width == 0:
-        raise ImageError(f"the image is {width} x {height}, so it has no pixels")
+    _check_not_empty(message)
     if encoding.block == _PAIR and width % 2:
         raise ImageError(f"the image is {width} pixels wide; {message.encoding} needs an even width")
     _check_block(height, width, encoding, message.encoding)
@@ -215,6 +242,11 @@ def _pixels(message: Image, encoding: _Encoding) -> np.ndarray:
     return pixels[:, :, 0] if encoding.channels == 1 else pixels
 
 
+def _check_not_empty(message: Image) -> None:
+    if message.height == 0 or message.width == 0:
+        raise ImageError(f"the image is {message.width} x {message.height}, so it has no pixels")
+
+
 def _check_block(height: int, width: int, encoding: _Encoding, name: str) -> None:
     rows, columns = encoding.block
     if height < rows or width < columns:
@@ -230,10 +262,12 @@ def _native_pixels(message: Image, encodings: dict[str, _Encoding], what: str, e
     return pixels if pixels.dtype.isnative else pixels.astype(pixels.dtype.newbyteorder("="))
 
 
-def _as_rgb(pixels: np.ndarray, encoding: _Encoding) -> np.ndarray:
+def _as_rgb(pixels: np.ndarray, encoding: _Encoding, gray_range: GrayRange) -> np.ndarray:
     if encoding.depth == "u2":
         # OpenCV needs native byte order and aligned values.
         pixels = np.array(pixels, np.uint16)
+    if encoding is _GRAY_16 and not gray_range.is_full:
+        return cv2.cvtColor(gray_range.to_8_bits(pixels), cv2.COLOR_GRAY2RGB)
     if encoding.to_rgb is None:
         rgb = pixels
     elif encoding.block == _MOSAIC and min(pixels.shape) < 3:
@@ -244,24 +278,28 @@ def _as_rgb(pixels: np.ndarray, encoding: _Encoding) -> np.ndarray:
     return cv2.convertScaleAbs(rgb, alpha=255.0 / 65535.0) if encoding.depth == "u2" else rgb
 
 
-def _converted(message: Image, max_pixels: int) -> np.ndarray:
-    encoding = _encoding(message.encoding)
+def _converted(message: Image, max_pixels: int, gray_range: GrayRange) -> np.ndarray:
+    if message.encoding in PLANAR_ENCODINGS:
+        _check_not_empty(message)
+        check_size(message.height, message.width, max_pixels)
+        return planes_to_rgb(message)
+    encoding = _encoding(message.encoding, gray_range)
     pixels = _pixels(message, encoding)
     check_size(message.height, message.width, max_pixels)
-    bridge = cv_bridge()
+    bridge = cv_bridge() if encoding is not _GRAY_16 or gray_range.is_full else None
     if bridge is not None and encoding.to_rgb is not None and min(pixels.shape[:2]) > 2:
         # Older versions do not support all encodings.
         with contextlib.suppress(Exception):
             return bridge.imgmsg_to_cv2(message, "rgb8")
-    return _as_rgb(pixels, encoding)
+    return _as_rgb(pixels, encoding, gray_range)
 
 
-def _decompressed(message: CompressedImage, max_pixels: int) -> np.ndarray:
+def _decompressed(message: CompressedImage, max_pixels: int, gray_range: GrayRange) -> np.ndarray:
     """Decodes a JPEG or PNG; a truncated one, which OpenCV would fill with gray, is rejected."""
     data, shown = memoryview(message.data), message.format[:40]
     if len(data) == 0:
         raise ImageError("the compressed image has no data")
-    if "compressedDepth" in message.format:
+    if is_compressed_depth(message.format):
         raise ImageError("the image is a compressed depth image; subscribe to the color camera's compressed topic")
     if not is_jpeg(data) and not is_png(data):
         raise ImageError(f"the compressed image (format {shown!r}, {len(data)} bytes) is neither JPEG nor PNG")
@@ -274,4 +312,4 @@ def _decompressed(message: CompressedImage, max_pixels: int) -> np.ndarray:
     encoding = _ENCODINGS[source if source.startswith("bayer_") and source in _ENCODINGS else f"mono{bits}"]
     height, width = image.shape
     _check_block(height, width, encoding, source)
-    return _as_rgb(image, encoding)
+    return _as_rgb(image, encoding, gray_range)

@@ -22,6 +22,7 @@ from fcclip_ros.node.frame_statistics import Statistics
 from fcclip_ros.node.image_input import ImageInput
 from fcclip_ros.node.outputs import Outputs
 from fcclip_ros.node.parameters import NodeParameters
+from fcclip_ros.node.rate_limit import RateLimit
 from fcclip_ros.node.search import Search
 
 _WARNING_PERIOD = 5.0
@@ -51,7 +52,7 @@ class Camera:
             node: The node.
             name: With a name, images are read from `NAME/image` and labels are published on `~/NAME/...`; without, from
                 `image` and on `~/...`. Depth and camera_info are read from the namespace of the images.
-            on_image: Called in the executor with each Image or CompressedImage.
+            on_image: Called with each Image or CompressedImage, in the executor or on the thread of a video.
         """
         self.name = name
         self.statistics = Statistics()
@@ -64,12 +65,14 @@ class Camera:
         self.mask_problem = ""
         self._mask_problem_logged = False
         self._depth_erosion = 0
+        self._max_rate = 0.0
+        self._frame_limit = RateLimit()
         self.outputs = Outputs(node, self.private_name(""))
         # A logger per camera: throttled warnings of one camera must not suppress those of another.
         self._logger = node.get_logger().get_child(name) if name else node.get_logger()
         namespace = f"{name}/" if name else ""
         self._on_image = on_image
-        self.input = ImageInput(node, f"{namespace}image", self._on_message)
+        self.input = ImageInput(node, f"{namespace}image", self._on_message, self._on_bad)
         self.depth = DepthInput(node, f"{namespace}depth", f"{namespace}camera_info", self._logger)
 
     def configure(self, configuration: NodeParameters, ignore_mask: IgnoreMask | None) -> None:
@@ -90,7 +93,10 @@ class Camera:
         self.outputs.embedding_type = configuration.publish_embeddings
         self.outputs.contour_type = configuration.publish_contours
         self._depth_erosion = configuration.depth_erosion
+        self._max_rate = configuration.max_rate
         self.depth.tolerance, self.depth.patience = configuration.depth_tolerance, configuration.depth_wait
+        self.depth.max_pixels = configuration.max_image_pixels
+        self.input.set_max_pixels(configuration.max_image_pixels)
 
     def start(self, configuration: NodeParameters, segmenter: Segmenter) -> None:
         """Subscribes to images, and to depth if it is used; `segmenter` is the one that labels the frames."""
@@ -98,9 +104,9 @@ class Camera:
         self.search.start(segmenter)
         reliability = configuration.image_reliability
         if configuration.use_depth:
-            self.depth.start(reliability, rectified=configuration.image_rectified)
+            self.depth.start(configuration.depth_transport, reliability, rectified=configuration.image_rectified)
             self.outputs.points.start()
-        self.input.start(configuration.image_transport, reliability)
+        self.input.start(configuration.image_transport, reliability, configuration.max_image_pixels)
 
     def stop(self) -> None:
         """Unsubscribes and drops the latest frame."""
@@ -119,9 +125,24 @@ class Camera:
         return f"segmentation of {self.name}" if self.name else "segmentation"
 
     def _on_message(self, message: Any) -> None:
-        """Starts matching depth to an image when it arrives, however long it is queued; in the executor."""
+        """Takes an image, unless it is beyond the parameter max_rate; in the executor, or on the thread of a video.
+
+        Depth is matched to it from now on, however long it is queued.
+        """
+        if self.enabled and self._max_rate > 0:
+            if not self._frame_limit.is_due(self._max_rate):
+                self.statistics.left_out()
+                return
+            self._frame_limit.spend(self._max_rate)
         self.depth.arrive(message.header)
         self._on_image(self, message)
+
+    def _on_bad(self, reason: str) -> None:
+        """Counts a video packet that gave no image."""
+        if self.enabled:
+            self.statistics.received()
+            self.statistics.bad(reason)
+            self.warn(f"frame not labeled: {reason}")
 
     def prefetch_depth(self, header: Any) -> None:
         """Keeps matching depth to a frame that the model is about to process; see `DepthInput.prefetch_depth`."""

@@ -8,18 +8,24 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from fcclip_core.errors import DepthError, ImageError
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.depth import check_aspect
+from fcclip_core.images.image_limits import MAX_PIXELS
+from fcclip_ros.conversions.compressed_depth import SUFFIX
 from fcclip_ros.conversions.frame import FrameDepth
 from fcclip_ros.conversions.frame_ids import compare_frames
-from fcclip_ros.conversions.images import to_depth
+from fcclip_ros.conversions.images import depth_size, to_depth
 from fcclip_ros.conversions.stamps import StampMonitor, nanoseconds, nearest
 from fcclip_ros.node.qos_matching import QosMatchingSubscription
+from fcclip_ros.node.transport_topic import transport_topic
+
+DEPTH_TRANSPORTS = ("raw", "compressedDepth")
 
 _KEPT_SECONDS = 2.0
 """Seconds that depth images are buffered for images that arrive after them."""
@@ -79,14 +85,14 @@ class _Match:
 
     stamp: int
     taken: bool = False
-    nearest: Image | None = None
+    nearest: Image | CompressedImage | None = None
 
 
 @dataclass
 class _DepthBuffer:
     """Buffered messages, pending frames and counts since the start."""
 
-    kept: deque[tuple[float, Image]] = field(default_factory=deque)
+    kept: deque[tuple[float, Image | CompressedImage]] = field(default_factory=deque)
     kept_bytes: int = 0
     times: deque[float] = field(default_factory=deque)
     infos: deque[CameraInfo] = field(default_factory=lambda: deque(maxlen=_KEPT_INFOS))
@@ -125,7 +131,7 @@ class DepthInput:
 
         Args:
             node: The node.
-            depth_topic: Topic of depth images before remapping.
+            depth_topic: Topic of raw depth images before remapping; compressed ones are on `.../compressedDepth`.
             info_topic: Topic of camera_info before remapping.
             logger: Logs why frames have no depth.
         """
@@ -133,6 +139,9 @@ class DepthInput:
         """Maximum difference between the stamps of image and depth, in seconds."""
         self.patience = 0.0
         """Seconds after its arrival that a frame may wait for its depth."""
+        self.max_pixels = MAX_PIXELS
+        """Maximum number of pixels of compressed depth."""
+        self._node = node
         self._logger = logger
         self._topics = (depth_topic, info_topic)
         self._depth_subscription = QosMatchingSubscription(node, self._on_depth, "depth")
@@ -142,10 +151,11 @@ class DepthInput:
         self._rectified = True
         self._buffer = _DepthBuffer()
 
-    def start(self, reliability: str, *, rectified: bool) -> None:
+    def start(self, transport: str, reliability: str, *, rectified: bool) -> None:
         """Subscribes.
 
         Args:
+            transport: One of `DEPTH_TRANSPORTS`.
             reliability: One of `qos.RELIABILITIES`.
             rectified: Whether images and depth are rectified.
         """
@@ -153,7 +163,9 @@ class DepthInput:
             self._buffer = _DepthBuffer()
             self._rectified = rectified
             self._started = True
-        self._depth_subscription.start(Image, self._topics[0], reliability)
+        kind, suffix = (Image, "") if transport == "raw" else (CompressedImage, SUFFIX)
+        topic = transport_topic(self._node, self._topics[0], suffix, "compressed depth images")
+        self._depth_subscription.start(kind, topic, reliability)
         self._info_subscription.start(CameraInfo, self._topics[1], reliability)
 
     def stop(self) -> None:
@@ -199,28 +211,24 @@ class DepthInput:
             size: `(width, height)` of its image.
             arrived: Monotonic time at which the frame arrived, in seconds.
         """
-        with self._changed:
-            if not self._started:
-                return None
-            stamp = nanoseconds(header.stamp)
-            match = next((frame for frame in self._buffer.pending if frame.stamp == stamp and frame.taken), None)
-            if match is None:
-                match = self._match(stamp, taken=True)
-                self._buffer.pending.append(match)
-            self._wait(match, arrived + self.patience)
-            if match in self._buffer.pending:  # unless stopped in the meantime
-                self._buffer.pending.remove(match)
-            try:
-                depth = self._frame_depth(match, header.frame_id, size)
-            except _NoDepth as reason:
+        try:
+            with self._changed:
+                if not self._started:
+                    return None
+                message, camera = self._matching(header, size, arrived)
+            # Without the lock: unpacking takes milliseconds, for which the executor must not wait.
+            depth = FrameDepth(_unpacked(message, self.max_pixels), camera)
+        except _NoDepth as reason:
+            with self._changed:
                 self._buffer.missed += 1
                 self._buffer.missed_in_a_row += 1
-                self._buffer.missed_stamp = stamp
+                self._buffer.missed_stamp = nanoseconds(header.stamp)
                 self._report(reason)
-                return None
+            return None
+        with self._changed:
             self._buffer.matched += 1
             self._buffer.missed_in_a_row, self._buffer.problem, self._buffer.should_wait = 0, None, True
-            return depth
+        return depth
 
     def state(self, image_rate: float) -> DepthState | None:
         """The current state; None while not started.
@@ -240,10 +248,10 @@ class DepthInput:
 
     # In the executor
 
-    def _on_depth(self, message: Image) -> None:
+    def _on_depth(self, message: Image | CompressedImage) -> None:
         invalid = ""
         try:
-            to_depth(message)
+            depth_size(message, self.max_pixels)
         except ImageError as error:
             invalid = str(error)
         with self._changed:
@@ -267,7 +275,7 @@ class DepthInput:
 
     # With the lock held
 
-    def _keep(self, now: float, message: Image) -> None:
+    def _keep(self, now: float, message: Image | CompressedImage) -> None:
         """Buffers a depth image for later frames, and drops old ones."""
         buffer = self._buffer
         buffer.kept.append((now, message))
@@ -280,13 +288,13 @@ class DepthInput:
         kept = ((nanoseconds(message.header.stamp), message) for _, message in self._buffer.kept)
         return _Match(stamp, taken, nearest(stamp, kept))
 
-    def _compare(self, frame: _Match, message: Image) -> None:
+    def _compare(self, frame: _Match, message: Image | CompressedImage) -> None:
         """Takes a depth image if it is at least as near to the frame as the previous one."""
         off = abs(nanoseconds(message.header.stamp) - frame.stamp)
         if frame.nearest is None or off <= abs(nanoseconds(frame.nearest.header.stamp) - frame.stamp):
             frame.nearest = message
 
-    def _is_near(self, message: Image, stamp: int) -> bool:
+    def _is_near(self, message: Image | CompressedImage, stamp: int) -> bool:
         return abs(nanoseconds(message.header.stamp) - stamp) <= self.tolerance * 1e9
 
     def _wait(self, frame: _Match, deadline: float) -> None:
@@ -303,7 +311,27 @@ class DepthInput:
         if seconds > 0 and self._buffer.should_wait and not settled():
             self._buffer.should_wait = self._changed.wait_for(settled, seconds)
 
-    def _frame_depth(self, frame: _Match, frame_id: str, size: tuple[int, int]) -> FrameDepth:
+    def _matching(
+        self, header: Any, size: tuple[int, int], arrived: float
+    ) -> tuple[Image | CompressedImage, PinholeCamera]:
+        """The depth image of a frame, for which this waits, and the camera of the frame's image.
+
+        Raises:
+            _NoDepth: There is none, or it does not match.
+        """
+        stamp = nanoseconds(header.stamp)
+        match = next((frame for frame in self._buffer.pending if frame.stamp == stamp and frame.taken), None)
+        if match is None:
+            match = self._match(stamp, taken=True)
+            self._buffer.pending.append(match)
+        self._wait(match, arrived + self.patience)
+        if match in self._buffer.pending:  # unless stopped in the meantime
+            self._buffer.pending.remove(match)
+        return self._checked(match, header.frame_id, size)
+
+    def _checked(
+        self, frame: _Match, frame_id: str, size: tuple[int, int]
+    ) -> tuple[Image | CompressedImage, PinholeCamera]:
         """Checks that depth and camera_info match a frame.
 
         Raises:
@@ -332,12 +360,13 @@ class DepthInput:
                     "image and have its frame_id",
                 )
         try:
-            check_aspect((message.width, message.height), size)
-            return FrameDepth(message, camera_from_info(info, rectified=self._rectified).resized(*size))
-        except DepthError as error:
+            height, width = depth_size(message, self.max_pixels)
+            check_aspect((width, height), size)
+            return message, camera_from_info(info, rectified=self._rectified).resized(*size)
+        except (DepthError, ImageError) as error:
             raise _NoDepth("geometry", str(error)) from None
 
-    def _stamp_problem(self, message: Image, stamp: int) -> str:
+    def _stamp_problem(self, message: Image | CompressedImage, stamp: int) -> str:
         off = (nanoseconds(message.header.stamp) - stamp) / 1e9
         text = (
             f"no depth image has a stamp within {self.tolerance:g} s of an image's (the nearest is {abs(off):.3f} s "
@@ -392,6 +421,14 @@ class DepthInput:
 
     def _is_silent(self) -> bool:
         return not self._buffer.times or self._buffer.times[-1] < time.monotonic() - _SILENCE
+
+
+def _unpacked(message: Image | CompressedImage, max_pixels: int) -> np.ndarray:
+    """The depth of a message whose header has been checked; _NoDepth if its data are damaged."""
+    try:
+        return to_depth(message, max_pixels)
+    except ImageError as error:
+        raise _NoDepth("data", str(error)) from None
 
 
 def camera_from_info(info: CameraInfo, *, rectified: bool) -> PinholeCamera:

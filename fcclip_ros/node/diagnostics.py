@@ -133,6 +133,7 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         "frames received": str(counts.received),
         "frames labeled": str(counts.labeled),
         "frames batched": str(counts.batched),
+        "frames left out": str(counts.left_out),
         "frames dropped": str(counts.dropped),
         "frames bad": str(counts.bad),
         "frames failed": str(counts.failed),

@@ -22,6 +22,7 @@ class Counts:
         received: Frames that arrived while the node was active and enabled.
         labeled: Frames whose outputs were published.
         batched: Labeled frames that were processed in one batch with frames of other cameras.
+        left_out: Frames beyond the parameter max_rate.
         dropped: Frames that were replaced by a newer one before inference, or were queued when the node stopped.
         bad: Frames that are not a valid image.
         failed: Frames on which the model raised an error.
@@ -32,6 +33,7 @@ class Counts:
     received: int = 0
     labeled: int = 0
     batched: int = 0
+    left_out: int = 0
     dropped: int = 0
     bad: int = 0
     failed: int = 0
@@ -101,8 +103,13 @@ class Statistics:
     def received(self) -> None:
         """Counts a frame that arrived."""
         with self._lock:
-            self._counts["received"] += 1
-            self._received.append(time.monotonic())
+            self._receive()
+
+    def left_out(self) -> None:
+        """Counts a frame that arrived and is not labeled because of the parameter max_rate."""
+        with self._lock:
+            self._receive()
+            self._counts["left_out"] += 1
 
     def dropped(self) -> None:
         """Counts a frame that was dropped."""
@@ -154,6 +161,10 @@ class Statistics:
                 last_error=LastError(*self._error[:2], now - self._error[2]) if self._error else None,
                 failure=self._failure,
             )
+
+    def _receive(self) -> None:
+        self._counts["received"] += 1
+        self._received.append(time.monotonic())
 
     def _record(self, kind: str, reason: str) -> None:
         with self._lock:

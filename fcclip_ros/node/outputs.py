@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +29,7 @@ from fcclip_ros.conversions.messages import (
 from fcclip_ros.conversions.messages_3d import detections_3d_message
 from fcclip_ros.node.cloud_output import CloudOutput
 from fcclip_ros.node.mask_output import MaskOutput
+from fcclip_ros.node.rate_limit import RateLimit
 from fcclip_ros.qos import LATCHED, OUTPUT
 
 
@@ -53,8 +53,7 @@ class Outputs:
         """Type of the embeddings in ~/segments; one of `EMBEDDING_TYPES`."""
         self.contour_type = ""
         """Type of the contours in ~/segments; one of `contours.CONTOUR_TYPES`."""
-        self._overlay_due = 0.0
-        """Monotonic time at which the latest overlay was due."""
+        self._overlay_limit = RateLimit()
         self._announced: dict[int, str] = {}
         self._vision = optional_module("vision_msgs.msg")
         self._vocabulary = node.create_publisher(msg.Vocabulary, f"{prefix}vocabulary", LATCHED)
@@ -134,13 +133,9 @@ class Outputs:
         return segments_message(frame.result, frame.header, self.embedding_type, frame.geometry, self.contour_type)
 
     def _draw(self, frame: LabeledFrame) -> Image:
-        now, period = time.monotonic(), 1.0 / self.overlay_rate
-        # Scheduled from the due time, so that jitter does not lower the rate of a camera at the same rate.
-        due = self._overlay_due + period
-        self._overlay_due = due if now - due < period else now
+        self._overlay_limit.spend(self.overlay_rate)
         colors = {row.id: row.color for row in frame.snapshot.published}
         return image_message(draw_overlay(frame.image, frame.result, colors), "rgb8", frame.header)
 
     def _overlay_is_due(self) -> bool:
-        # With the current period: a higher rate takes effect immediately.
-        return self.overlay_rate > 0 and time.monotonic() >= self._overlay_due + 1.0 / self.overlay_rate
+        return self.overlay_rate > 0 and self._overlay_limit.is_due(self.overlay_rate)

@@ -18,9 +18,12 @@ from fcclip_core.images.image_limits import MAX_PIXELS
 from fcclip_core.segments.contours import CONTOUR_TYPES, check_contour_type
 from fcclip_core.settings import AUTO, InferenceSettings, ModelSettings, WordSettings, settings_of
 from fcclip_core.vocabulary.classes import Vocabulary
+from fcclip_ros.conversions.gray_range import GrayRange
 from fcclip_ros.conversions.messages import EMBEDDING_TYPES
+from fcclip_ros.conversions.video import check_video_support
 from fcclip_ros.declarations import Declaration, check_choices
-from fcclip_ros.node.image_input import TRANSPORTS
+from fcclip_ros.node.depth_input import DEPTH_TRANSPORTS
+from fcclip_ros.node.image_input import RAW, TRANSPORTS, VIDEO
 from fcclip_ros.node.mask_output import mask_topics
 from fcclip_ros.qos import RELIABILITIES
 
@@ -145,17 +148,34 @@ class NodeParameters:
         8, "Most frames of different cameras that go through the network together", limits=(1, 64)
     )
     image_transport: str = _declared(
-        "raw", "raw reads `image`, compressed reads `image/compressed`", choices=TRANSPORTS
+        RAW,
+        "raw reads `image`, compressed reads `image/compressed` (JPEG or PNG), ffmpeg reads `image/ffmpeg` (H.264 or "
+        "H.265; needs PyAV and ffmpeg_image_transport_msgs)",
+        choices=TRANSPORTS,
     )
     image_reliability: str = _declared(
         AUTO,
         "Reliability of the image subscription; auto: reliable if every publisher is, else best effort",
         choices=RELIABILITIES,
     )
+    max_rate: float = _declared(
+        0.0,
+        "Most frames of each camera that are labeled per second, which leaves the processor to others; 0: all that the "
+        "model has time for",
+        limits=(0.0, 1000.0),
+        live=True,
+    )
     max_image_pixels: int = _declared(
         MAX_PIXELS,
         "Most pixels of an image, from a camera or in a request; larger images are rejected, not decoded",
         limits=(1, 1_000_000_000),
+        live=True,
+    )
+    gray16_range: GrayRange = _declared(
+        "full",
+        "Which values of 16-bit gray images (mono16; with a range also 16UC1) become black and white, for thermal "
+        'cameras: two values ("28000 32000"), two percentiles of each image ("1% 99%"), or full: 0 and 65535',
+        read=GrayRange.parse,
         live=True,
     )
     ignore_mask: tuple[str, ...] = _declared(
@@ -166,6 +186,11 @@ class NodeParameters:
         any_type=True,
     )
     use_depth: bool = _declared(False, "Subscribe to `depth` and `camera_info`, and publish 3D positions of segments")
+    depth_transport: str = _declared(
+        "raw",
+        "raw reads `depth`, compressedDepth reads `depth/compressedDepth` (PNG or RVL)",
+        choices=DEPTH_TRANSPORTS,
+    )
     depth_tolerance: float = _declared(
         0.02,
         "Largest difference between the stamps of an image and its depth, in seconds",
@@ -222,8 +247,11 @@ class NodeParameters:
         """Checks what depends on several parameters.
 
         Raises:
-            SettingsError: There are not as many ignore masks as cameras, or contours cannot be made here.
+            SettingsError: There are not as many ignore masks as cameras, or contours cannot be made or video not be
+                decoded here.
         """
+        if self.image_transport == VIDEO:
+            check_video_support()
         check_contour_type(self.publish_contours)
         if any(self.ignore_mask) and len(self.ignore_mask) != len(self.cameras):
             raise SettingsError(

@@ -19,6 +19,7 @@ from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_core.vocabulary.snapshot import TextEmbeddings, VocabularySnapshot
 from fcclip_ros.conversions.frame import LabeledFrame
+from fcclip_ros.conversions.gray_range import FULL_RANGE, GrayRange
 from fcclip_ros.conversions.images import size_of, to_rgb
 from fcclip_ros.node.frame_statistics import Statistics
 from fcclip_ros.node.word_queue import Request, WordQueue
@@ -62,6 +63,7 @@ class _PendingFrame:
         time: Monotonic time of arrival, in seconds.
         size: (height, width) of the network's input; None if the message is invalid.
         max_pixels: Maximum number of pixels.
+        gray_range: Range of 16-bit gray images.
     """
 
     stream: Stream
@@ -69,13 +71,14 @@ class _PendingFrame:
     time: float
     size: tuple[int, int] | None
     max_pixels: int
+    gray_range: GrayRange
 
     @functools.cached_property
     def frame(self) -> _Frame | Exception:
         """The converted image, or the error; converted at the first access."""
         began = time.monotonic()
         try:
-            image = to_rgb(self.message, self.max_pixels)
+            image = to_rgb(self.message, self.max_pixels, self.gray_range)
         except Exception as error:  # an error in a converter must not end the thread either
             return error.with_traceback(None)
         latencies = {"wait": began - self.time, "convert": time.monotonic() - began}
@@ -184,6 +187,7 @@ class Pipeline:
         segmenter: The segmenter; its settings take effect with the next frame.
         vocabulary_options: Parameters that are applied to every vocabulary; see `change_options`.
         max_image_pixels: Maximum number of pixels of images in topics and requests, from the next message on.
+        gray_range: Range of 16-bit gray images, likewise.
     """
 
     def __init__(
@@ -208,6 +212,7 @@ class Pipeline:
         self.segmenter = segmenter
         self.vocabulary_options = VocabularyOptions()
         self.max_image_pixels = MAX_PIXELS
+        self.gray_range = FULL_RANGE
         self._streams = tuple(streams)
         self._announce = announce
         self._lost = lost
@@ -248,7 +253,8 @@ class Pipeline:
         except Exception as error:  # Invalid settings, for example.
             self._failed(stream, error)
             return
-        if self._frames.replace(stream, _PendingFrame(stream, message, time.monotonic(), padded, limit)) is not None:
+        frame = _PendingFrame(stream, message, time.monotonic(), padded, limit, self.gray_range)
+        if self._frames.replace(stream, frame) is not None:
             stream.statistics.dropped()
 
     def discard_frame(self, stream: Stream) -> None:
@@ -408,7 +414,7 @@ class Pipeline:
     def _segment(
         self, message: Any, snapshot: VocabularySnapshot | None, then: Callable[[LabeledFrame], Outcome]
     ) -> Outcome:
-        arrived, image = time.monotonic(), to_rgb(message, self.max_image_pixels)
+        arrived, image = time.monotonic(), to_rgb(message, self.max_image_pixels, self.gray_range)
         used = _require_snapshot(snapshot or self._snapshots.get(None))
         settings = self.segmenter.settings
         encoded = self.segmenter.encode(image, settings)

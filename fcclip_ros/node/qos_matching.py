@@ -17,7 +17,25 @@ _RECHECK_PERIOD = 0.5
 """Seconds between checks of the offered QoS."""
 
 _COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
-_COMPRESSED = "/compressed"
+_RAW_TYPE = "sensor_msgs/msg/Image"
+
+
+@dataclass(frozen=True)
+class _Compressed:
+    """How an input is read compressed: suffix of its topic, the topic before remapping, parameter and its value."""
+
+    suffix: str
+    topic: str
+    parameter: str
+    value: str
+    verb: str
+
+
+_COMPRESSED = {
+    "images": _Compressed("/compressed", "image", "image_transport", "compressed", "are"),
+    "depth": _Compressed("/compressedDepth", "depth", "depth_transport", "compressedDepth", "is"),
+}
+"""By what the messages are."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +44,7 @@ class _Target:
 
     kind: type
     topic: str
+    depth: int
     reliability: ReliabilityPolicy
     durability: DurabilityPolicy
 
@@ -52,22 +71,23 @@ class QosMatchingSubscription:
         self._node = node
         self._callback = callback
         self._what = what
-        self._requested: tuple[type, str, str] | None = None
+        self._requested: tuple[type, str, str, int] | None = None
         self._subscription: Subscription | None = None
         self._subscribed: _Target | None = None
         self._changed = node.create_guard_condition(self._update)
         # Steady time: simulated time may be paused while publishers come and go.
         self._timer = node.create_timer(_RECHECK_PERIOD, self._update, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def start(self, kind: type, topic: str, reliability: str) -> None:
+    def start(self, kind: type, topic: str, reliability: str, depth: int = 1) -> None:
         """Subscribes.
 
         Args:
             kind: Message type.
             topic: Name before remapping: rclpy applies the rules, which must not be applied twice.
             reliability: One of `qos.RELIABILITIES`.
+            depth: Most messages that wait for the executor; the newest ones are kept.
         """
-        self._requested = (kind, topic, reliability)
+        self._requested = (kind, topic, reliability, depth)
         self._changed.trigger()
 
     def stop(self) -> None:
@@ -90,13 +110,14 @@ class QosMatchingSubscription:
         if requested is None:
             self._unsubscribe()
             return
-        kind, topic, reliability = requested
+        kind, topic, reliability, depth = requested
         publishers = self._node.get_publishers_info_by_topic(topic)
         self._update_problem(kind, topic, {info.topic_type for info in publishers})
         offered = [info.qos_profile for info in publishers if info.topic_type == type_name(kind)]
         target = _Target(
             kind,
             topic,
+            depth,
             choose_reliability(reliability, [profile.reliability for profile in offered]),
             choose_durability([profile.durability for profile in offered]),
         )
@@ -105,7 +126,7 @@ class QosMatchingSubscription:
             return
         self._unsubscribe()
         self._subscription = self._node.create_subscription(
-            kind, topic, self._callback, image_profile(target.reliability, target.durability)
+            kind, topic, self._callback, image_profile(target.reliability, target.durability, target.depth)
         )
         self._subscribed = target
         self._node.get_logger().info(f"reading {self._what} from {self.describe()}")
@@ -122,7 +143,7 @@ class QosMatchingSubscription:
         if published and expected not in published:
             problem = (
                 f"{name} has the type {', '.join(sorted(published))}, but {self._what} are subscribed as {expected}; "
-                f"{_advice(expected, published)}"
+                f"{self._advice(expected, published)}"
             )
         elif not published:
             problem = self._elsewhere(expected, name)
@@ -131,29 +152,37 @@ class QosMatchingSubscription:
         self.problem = problem
 
     def _elsewhere(self, expected: str, name: str) -> str:
-        """Which related topic has images while `name` has no publishers; empty if there is none."""
+        """Which related topic has the messages while `name` has no publishers; empty if there is none."""
         # Fully qualified names from the graph, which must not be remapped.
         types = {topic: set(kinds) for topic, kinds in self._node.get_topic_names_and_types()}
-        base = name.removesuffix(_COMPRESSED)
-        if expected == _COMPRESSED_TYPE and base.endswith(_COMPRESSED) and _COMPRESSED_TYPE in types.get(base, ()):
+        packed = _COMPRESSED.get(self._what)
+        if packed is None:
+            return ""
+        base = name.removesuffix(packed.suffix)
+        if expected == _COMPRESSED_TYPE and base.endswith(packed.suffix) and _COMPRESSED_TYPE in types.get(base, ()):
             return (
-                f"{name} has no publishers; compressed images are on {base}: remap image to "
-                f"{base.removesuffix(_COMPRESSED)}, without {_COMPRESSED}"
+                f"{name} has no publishers; compressed {self._what} {packed.verb} on {base}: remap {packed.topic} to "
+                f"{base.removesuffix(packed.suffix)}, without {packed.suffix}"
             )
-        compressed = name + _COMPRESSED
-        if expected == "sensor_msgs/msg/Image" and _COMPRESSED_TYPE in types.get(compressed, ()):
-            return f"{name} has no publishers, but {compressed} has compressed images; set image_transport:=compressed"
+        compressed = name + packed.suffix
+        if expected == _RAW_TYPE and _COMPRESSED_TYPE in types.get(compressed, ()):
+            return (
+                f"{name} has no publishers, but {compressed} has compressed {self._what}; set "
+                f"{packed.parameter}:={packed.value}"
+            )
         return ""
+
+    def _advice(self, expected: str, published: set[str]) -> str:
+        packed = _COMPRESSED.get(self._what)
+        if packed is not None and published == {_COMPRESSED_TYPE}:
+            return (
+                f"set {packed.parameter}:={packed.value} and remap {packed.topic} to the name without {packed.suffix}"
+            )
+        if packed is not None and published == {_RAW_TYPE} and expected == _COMPRESSED_TYPE:
+            return f"set {packed.parameter}:=raw"
+        return "check the remapping"
 
 
 def type_name(kind: type) -> str:
     """Name of a message type in the ROS graph, such as sensor_msgs/msg/Image."""
     return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
-
-
-def _advice(expected: str, published: set[str]) -> str:
-    if published == {_COMPRESSED_TYPE}:
-        return f"set image_transport:=compressed and remap image to the name without {_COMPRESSED}"
-    if published == {"sensor_msgs/msg/Image"} and expected == _COMPRESSED_TYPE:
-        return "set image_transport:=raw"
-    return "check the remapping"

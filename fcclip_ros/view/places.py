@@ -18,7 +18,7 @@ from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.depth import depth_in_meters
 from fcclip_core.geometry.segments import segment_geometry
 from fcclip_core.results import Segment
-from fcclip_ros.conversions.images import to_depth, to_labels
+from fcclip_ros.conversions.images import depth_size, to_depth, to_labels
 from fcclip_ros.conversions.messages import box_of
 from fcclip_ros.conversions.messages_3d import geometry_message
 from fcclip_ros.conversions.stamps import nanoseconds, nearest
@@ -28,6 +28,8 @@ _TOLERANCE = 20_000_000
 
 _IN_MEMORY = 64 << 20
 """Size of buffered images in bytes beyond which a temporary file is used."""
+
+_RAW_LAYOUT = ("height", "width", "step", "encoding", "is_bigendian")
 
 _TOO_FAR = "too far"
 
@@ -98,7 +100,7 @@ class DepthJoin:
         Raises:
             ImageError: It is invalid.
         """
-        to_depth(message)
+        depth_size(message)
         self._depths.append((nanoseconds(message.header.stamp), self._keep(message)))
 
     def add_labels(self, role: str, message: Any) -> None:
@@ -136,7 +138,7 @@ class DepthJoin:
             try:
                 meters = depth_in_meters(to_depth(self._load(depth[1])), size)
                 joined = LabeledDepth(segments, labels, meters, calibration[1].resized(*size))
-            except DepthError as error:
+            except (DepthError, ImageError) as error:
                 self._missing[str(error)] += 1
                 joined = None
             yield segments, joined
@@ -190,26 +192,23 @@ class DepthJoin:
             raise ImageError(
                 f"depth cannot be written to {tempfile.gettempdir()} ({error.strerror}); set TMPDIR to another folder"
             ) from error
-        head = (message.header.frame_id, message.height, message.width, message.step, message.encoding)
-        return _Pixels(*head, message.is_bigendian, place, len(data))
+        layout = ("format",) if hasattr(message, "format") else _RAW_LAYOUT
+        fields = {name: getattr(message, name) for name in layout}
+        return _Pixels(message.header.frame_id, fields, place, len(data))
 
     def _load(self, pixels: _Pixels) -> Any:
         """A buffered image, with the fields of the message that were kept."""
         self._pixels.seek(pixels.place)
         data = np.frombuffer(self._pixels.read(pixels.length), np.uint8)
-        return SimpleNamespace(**{**vars(pixels), "data": data})
+        return SimpleNamespace(**pixels.fields, data=data)
 
 
 @dataclass(frozen=True)
 class _Pixels:
-    """An image whose data is in the temporary file."""
+    """An image, raw or compressed, whose data is in the temporary file; `fields` are the others of its message."""
 
     frame_id: str
-    height: int
-    width: int
-    step: int
-    encoding: str
-    is_bigendian: int
+    fields: dict[str, Any]
     place: int
     length: int
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fcclip_core.errors import ImageError
+from fcclip_ros.conversions.compressed_depth import SUFFIX, is_compressed_depth
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
@@ -21,7 +22,7 @@ OUTPUTS = {
 }
 """Outputs of the node that are shown -> their types."""
 
-_PICTURES = {"image": (IMAGE, COMPRESSED), "depth": (IMAGE,)}
+_PICTURES = {"image": (IMAGE, COMPRESSED), "depth": (IMAGE, COMPRESSED)}
 
 _DEPTH_ENCODINGS = {"16UC1", "32FC1"}
 """Encodings of depth in sensor_msgs/Image; mono16, which infrared cameras use, counts as an image."""
@@ -109,8 +110,10 @@ def find_parts(
     read = available if inputs is None else inputs
     known = {topic: encodings[topic] for topic, kind in read.items() if topic in encodings}
     known = {topic: encoding for topic, encoding in known.items() if may_be_input(topic, read[topic], wanted)}
-    depth = {topic for topic, encoding in known.items() if encoding in _DEPTH_ENCODINGS and read[topic] == IMAGE}
-    packed = {topic for topic, encoding in known.items() if read[topic] == COMPRESSED and _is_packed_depth(encoding)}
+    depth = {topic for topic, encoding in known.items() if _is_depth(read[topic], encoding)}
+    # Of the transport "compressed", which fits pictures: its PNG could be read, but a JPEG of depth is none.
+    packed = {topic for topic, encoding in known.items() if encoding.partition(";")[0].strip() in _DEPTH_ENCODINGS}
+    packed -= depth
     for role, given, candidates in (
         ("image", wanted.images, set(known) - depth - packed),
         ("depth", wanted.depths, depth),
@@ -124,13 +127,13 @@ def find_parts(
         if role == "depth" and candidates and not chosen:
             say(f"depth on {_listed(candidates)} is not used: the camera is ambiguous; select topics with --depth")
         if role == "depth" and packed and not chosen and not candidates:
-            say(f"depth on {_listed(packed)} is compressed, which is not supported; record or republish it as raw")
+            say(f"depth on {_listed(packed)} is compressed like color; record the raw topic or its /compressedDepth")
     return parts
 
 
-def _is_packed_depth(encoding: str) -> bool:
-    """Whether the format is that of image_transport's compressed depth, such as 16UC1; compressedDepth png."""
-    return "compressedDepth" in encoding or encoding.partition(";")[0].strip() in _DEPTH_ENCODINGS
+def _is_depth(kind: str, encoding: str) -> bool:
+    """Whether a topic of images has depth that can be read, raw or of image_transport's compressedDepth."""
+    return is_compressed_depth(encoding) if kind == COMPRESSED else encoding in _DEPTH_ENCODINGS
 
 
 def _output(topic: str, kind: str, wanted: Wanted) -> Part | None:
@@ -159,7 +162,7 @@ def _found(role: str, candidates: Collection[str], cameras: Sequence[str], node:
     """The topics with the default names; for a single camera, also the only topic there is."""
     namespace = node.rpartition("/")[0]
     # The raw topic takes precedence over the compressed one.
-    bases = {topic.removesuffix("/compressed"): topic for topic in sorted(candidates, reverse=True)}
+    bases = {_raw_name(topic): topic for topic in sorted(candidates, reverse=True)}
     by_name = {camera: "/".join(filter(None, (namespace, camera, role))) for camera in cameras}
     found = {camera: bases[_full(name)] for camera, name in by_name.items() if _full(name) in bases}
     if not found and len(cameras) == 1 and len(bases) == 1:
@@ -176,7 +179,12 @@ def _full(name: str) -> str:
 
 
 def _namespace(topic: str) -> str:
-    return topic.removesuffix("/compressed").rpartition("/")[0]
+    return _raw_name(topic).rpartition("/")[0]
+
+
+def _raw_name(topic: str) -> str:
+    """The name to which image_transport appended that of a transport."""
+    return topic.removesuffix("/compressed").removesuffix(SUFFIX)
 
 
 def _no_labels(available: Mapping[str, str], wanted: Wanted, missing: Sequence[str]) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from packed_depth import packed_depth
 from ros_harness import RELIABLE, Peer, camera, chosen_reliabilities, drain, flat_image, rgb_message, wait_until
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from fcclip_ros import msg
@@ -61,12 +62,14 @@ def steps() -> np.ndarray:
 class DepthCamera:
     """Publishes frames; each differs from a good one in what its test changes."""
 
-    def __init__(self, peer: Peer, depth_reliability: Any = RELIABLE, name: str = "") -> None:
-        """`name` is what the topics begin with, such as "/front"."""
+    def __init__(self, peer: Peer, depth_reliability: Any = RELIABLE, name: str = "", codec: str = "") -> None:
+        """`name` is what the topics begin with, such as "/front"; `codec` that of compressed depth, png or rvl."""
+        self._codec = codec
         self._peer = peer
         self._depth_reliability = depth_reliability
         self._image = camera(peer, f"{name}/image")
-        self._depth = camera(peer, f"{name}/depth", depth_reliability)
+        depth, kind = (f"{name}/depth/compressedDepth", CompressedImage) if codec else (f"{name}/depth", Image)
+        self._depth = camera(peer, depth, depth_reliability, kind)
         self._info = camera(peer, f"{name}/camera_info", RELIABLE, CameraInfo)
         # No two cameras have frames of one stamp.
         self._time = time.monotonic()
@@ -82,6 +85,7 @@ class DepthCamera:
         offset: float = 0.0,
         delay: float = 0.0,
         pixels: np.ndarray | None = None,
+        lost_bytes: int = 0,
     ) -> Time:
         """Publishes a frame and returns the stamp of its image.
 
@@ -94,6 +98,7 @@ class DepthCamera:
             offset: Seconds between the stamps of image and depth.
             delay: Seconds between the publishing of image and depth.
             pixels: The image.
+            lost_bytes: Bytes that compressed depth lacks at its end.
         """
         self._time += 0.1
         stamp = stamp_of(self._time)
@@ -102,7 +107,13 @@ class DepthCamera:
             height, width = pixels.shape[:2]
             self._info.publish(camera_info_message(Header(stamp=stamp, frame_id=info_frame_id), width, height, matrix))
         meters = np.full((HEIGHT, WIDTH), 2.0) if meters is None else meters
-        depth = depth_message(meters, Header(stamp=stamp_of(self._time + offset), frame_id=frame_id), encoding)
+        header = Header(stamp=stamp_of(self._time + offset), frame_id=frame_id)
+        if self._codec:
+            values = meters if encoding == "32FC1" else (meters * 1000).round()
+            depth = packed_depth(np.where(values > 0, values, np.inf), encoding, self._codec, header)
+            depth.data = depth.data[: len(depth.data) - lost_bytes]
+        else:
+            depth = depth_message(meters, header, encoding)
         if not delay:
             self._depth.publish(depth)
         self._image.publish(rgb_message(pixels, "camera", stamp))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import struct
 from array import array
 from pathlib import Path
 
@@ -18,14 +19,28 @@ from sensor_msgs.msg import CompressedImage, Image
 from fcclip_core import Segmenter, Vocabulary
 from fcclip_core.errors import FcclipError
 from fcclip_core.settings import InferenceSettings
-from fcclip_ros.conversions.images import size_of, to_depth, to_labels, to_rgb
+from fcclip_ros.conversions.images import depth_size, size_of, to_depth, to_labels, to_rgb
 
 _ENCODINGS = (
     *("rgb8", "bgr8", "rgba8", "bgra8", "mono8", "mono16", "8UC1", "8UC3", "16UC1", "32FC1", "32SC1", "rgb16"),
-    *("yuv422", "yuv422_yuy2", "uyvy", "yuyv", "nv21", "nv24", "bayer_rggb8", "bayer_gbrg16", "64FC4", ""),
+    *(
+        "yuv422",
+        "yuv422_yuy2",
+        "uyvy",
+        "yuyv",
+        "nv12",
+        "nv21",
+        "nv24",
+        "i420",
+        "bayer_rggb8",
+        "bayer_gbrg16",
+        "64FC4",
+        "",
+    ),
 )
 _MAX_PIXELS = 1_000_000
 _FORMATS = ("jpeg", "png", "rgb8; jpeg compressed bgr8", "16UC1; compressedDepth png", "webp", "tiff", "bmp", "")
+_DEPTH_FORMATS = tuple(f"{kind}; compressedDepth {codec}" for kind in ("16UC1", "32FC1") for codec in ("png", "rvl"))
 
 
 def _pictures() -> list[bytes]:
@@ -36,6 +51,14 @@ def _pictures() -> list[bytes]:
         PIL.Image.fromarray(pixels).save(buffer, kind)
         found.append(buffer.getvalue())
     return found
+
+
+def _depths() -> list[bytes]:
+    """A PNG and RVL behind their headers."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(np.arange(240, dtype=np.uint16).reshape(12, 20)).save(buffer, "PNG")
+    head = struct.pack("<iff", 0, 10_100.0, -1009.0)
+    return [head + buffer.getvalue(), head + struct.pack("<II", 2, 2) + bytes.fromhex("0030a122")]
 
 
 @st.composite
@@ -62,8 +85,12 @@ def _compressed(format_: str, data: bytes) -> bytes:
 
 
 def inputs() -> st.SearchStrategy[bytes]:
-    """Fields that do not fit each other, and damaged pictures."""
-    return st.one_of(_raw(), st.builds(_compressed, st.sampled_from(_FORMATS), mutated(_pictures())))
+    """Fields that do not fit each other, damaged pictures, and damaged depth."""
+    return st.one_of(
+        _raw(),
+        st.builds(_compressed, st.sampled_from(_FORMATS), mutated(_pictures())),
+        st.builds(_compressed, st.sampled_from(_DEPTH_FORMATS), mutated(_depths())),
+    )
 
 
 def read(data: bytes, folder: Path) -> None:
@@ -73,9 +100,11 @@ def read(data: bytes, folder: Path) -> None:
         message = deserialize_message(data[1:], kind)
     except Exception:  # such a message reaches no node
         return
-    for way in () if kind is CompressedImage else (to_depth, to_labels):
+    with contextlib.suppress(FcclipError):
+        assert to_depth(message, _MAX_PIXELS).shape == depth_size(message, _MAX_PIXELS)
+    if kind is Image:
         with contextlib.suppress(FcclipError):
-            assert way(message).shape == (message.height, message.width)
+            assert to_labels(message).shape == (message.height, message.width)
     size = size_of(message, _MAX_PIXELS)
     image = to_rgb(message, _MAX_PIXELS)
     assert size in (None, image.shape[:2])

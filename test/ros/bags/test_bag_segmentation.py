@@ -136,10 +136,10 @@ def test_what_competes_is_in_no_part_of_the_bag_and_no_file(tmp_path: Path) -> N
 
 def test_a_broken_image_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = drive_messages(2)
-    bag = save(tmp_path / "run", [("/image", good[0]), ("/image", Image(encoding="nv12")), ("/image", good[1])])
+    bag = save(tmp_path / "run", [("/image", good[0]), ("/image", Image(encoding="nv16")), ("/image", good[1])])
     assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / "run_frames.jsonl").read_text().splitlines()]
-    assert "encoding 'nv12' is not supported" in lines[1]["error"]
+    assert "encoding 'nv16' is not supported" in lines[1]["error"]
     assert len(load(tmp_path / "out" / "run_bag")["panoptic"]) == 2
     assert "1 of 3 frames could not be read" in said(capsys)
 
@@ -186,10 +186,18 @@ def test_the_input_is_copied_on_request_but_for_what_is_written_anew(tmp_path: P
     assert [message.width for _, message in found["panoptic"]] == [image.width]
 
 
+def test_compressed_depth_beside_the_images_is_no_choice(tmp_path: Path) -> None:
+    image = drive_messages(1)[0]
+    depth = CompressedImage(header=image.header, format="16UC1; compressedDepth png")
+    bag = save(tmp_path / "run", [("/image", image), ("/depth/compressedDepth", depth)])
+    assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
+    assert len(load(tmp_path / "out" / "run_bag")["segments"]) == 1
+
+
 def test_what_cannot_be_labeled_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = drive_messages(1)[0]
     several = save(tmp_path / "several", [("/left", image), ("/right", image)])
-    broken = save(tmp_path / "broken", [("/image", Image(encoding="nv12"))])
+    broken = save(tmp_path / "broken", [("/image", Image(encoding="nv16"))])
     (tmp_path / "no.mcap").write_bytes(b"no bag")
     for bag, complaint in (
         (several, "2 image topics (/left, /right); choose one with --topic"),

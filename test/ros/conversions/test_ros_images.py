@@ -103,7 +103,7 @@ def test_yuv_pairs_share_their_color(encoding: str, order: str) -> None:
     assert np.abs(rgb - np.clip(expected, 0, 255)).max() <= 2
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", images._ENCODINGS)
 def test_agrees_with_rosbags_image(encoding: str) -> None:
     layout = images._ENCODINGS[encoding]
     shape = (6, 8) if layout.channels == 1 else (6, 8, layout.channels)
@@ -156,12 +156,11 @@ def test_rgb8_is_a_view_of_the_message() -> None:
         ({"encoding": "bayer_rggb8", "width": 1}, "needs at least 2 x 2"),
         ({"encoding": "16UC1"}, "encoding '16UC1' is not supported .it is usually depth"),
         ({"encoding": "8UC3"}, "publish it as rgb8 or bgr8"),
-        ({"encoding": "nv12"}, "encoding 'nv12' is not supported; supported are rgb8, "),
+        ({"encoding": "nv16"}, "encoding 'nv16' is not supported; supported are rgb8, "),
         ({"encoding": ""}, "encoding '' is not supported"),
         ({"encoding": "x" * 1_000_000}, "encoding 'x{40}' is not"),
         ({"encoding": "rgb8\0"}, r"encoding 'rgb8.x00' is not supported"),
         ({"encoding": "rgb8 \n\x1b[31m"}, r"encoding 'rgb8 .n.x1b"),
-        ({"encoding": "nv21", "width": 7}, "encoding 'nv21' is not supported"),
     ],
 )
 def test_contradictions_are_refused_with_numbers(change: dict, complaint: str) -> None:
@@ -268,7 +267,7 @@ def test_a_last_row_without_padding_and_surplus_data_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    "encoding", [name for name in ENCODINGS if not name.startswith(("yuv", "bayer", "uyvy", "yuyv"))]
+    "encoding", [name for name in images._ENCODINGS if not name.startswith(("yuv", "bayer", "uyvy", "yuyv"))]
 )
 def test_one_pixel_is_an_image(encoding: str) -> None:
     layout = images._ENCODINGS[encoding]

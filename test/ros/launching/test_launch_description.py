@@ -108,10 +108,17 @@ def test_sim_sets_parameters_that_the_camera_has(describe: Describe) -> None:
     assert settings.keys() <= {declaration.name for declaration in PARAMETERS}
 
 
-@pytest.mark.parametrize("other", [{"source": "photos"}, {"image_transport": "compressed"}])
+@pytest.mark.parametrize(
+    "other", [{"source": "photos"}, {"image_transport": "compressed"}, {"depth_transport": "compressedDepth"}]
+)
 def test_sim_with_what_it_does_not_go_with_is_refused(describe: Describe, other: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="sim:=true cannot be combined with source or image_transport:=compressed"):
+    with pytest.raises(ValueError, match="sim:=true cannot be combined with source, nor with an image_transport"):
         describe(sim="true", **other)
+
+
+def test_a_source_publishes_no_video(describe: Describe) -> None:
+    with pytest.raises(ValueError, match="source publishes no video"):
+        describe(source="photos", image_transport="ffmpeg")
 
 
 def test_everything_that_is_described_is_in_the_description(launch_file: dict[str, Any]) -> None:

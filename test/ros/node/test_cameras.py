@@ -131,14 +131,14 @@ def test_a_broken_camera_shows_in_its_own_diagnostics_alone(node: Process, peer:
 
     def said(values: dict[str, dict[str, str]]) -> bool:
         left = values["fcclip: segmentation of left"]
-        return "encoding 'nv12' is not supported" in left["last error"]
+        return "encoding 'nv16' is not supported" in left["last error"]
 
     drain(front)
     end = time.monotonic() + 20
     while not said(found := statuses(diagnostics)):
         assert time.monotonic() < end
         for _ in range(5):
-            broken.publish(Image(encoding="nv12", height=2, width=2))
+            broken.publish(Image(encoding="nv16", height=2, width=2))
             good.publish(PLAIN)
             time.sleep(0.05)
     assert set(found) == {"fcclip: segmentation of front", "fcclip: segmentation of left"}

@@ -50,7 +50,7 @@ class Bench:
         self.hear: dict[str, Callable[[Any], None]] = {}
         node = SimpleNamespace(resolve_topic_name=lambda name: f"/{name}", hear=self.hear)
         self.input = DepthInput(node, "depth", "camera_info", SimpleNamespace(warning=self.said.append))
-        self.input.start("auto", rectified=True)
+        self.input.start("raw", "auto", rectified=True)
 
     def info(self, stamp: float = 0.0, focal: float = 50.0) -> None:
         matrix = MATRIX.copy()

@@ -57,6 +57,16 @@ def test_frames_are_counted_and_rates_look_back_five_seconds(monkeypatch: pytest
     assert (statistics.report().input_rate, statistics.report().output_rate) == (0.0, 0.0)
 
 
+def test_a_frame_that_is_left_out_is_received_and_no_drop() -> None:
+    statistics = Statistics()
+    statistics.left_out()
+    report = statistics.report()
+    assert report.counts == Counts(received=1, left_out=1) and report.input_rate > 0
+    status = make_status("n", STATE, replace(REPORT, counts=report.counts))
+    assert status.level == DiagnosticStatus.OK
+    assert {item.key: item.value for item in status.values}["frames left out"] == "1"
+
+
 def test_errors_are_counted_by_kind_and_grow_old(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(frame_statistics.time, "monotonic", lambda: now[0])

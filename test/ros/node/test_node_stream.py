@@ -92,7 +92,7 @@ def test_bad_frames_are_counted_named_and_survived(quick_node: Process, peer: Pe
     good = rgb_message(flat_image())
     publish_until(publisher, good, lambda: not segments.empty())
     for bad, kind, complaint in (
-        (Image(encoding="nv12", height=2, width=2), "bad", "encoding 'nv12' is not supported"),
+        (Image(encoding="nv16", height=2, width=2), "bad", "encoding 'nv16' is not supported"),
         (Image(encoding="rgb8"), "bad", "0 x 0, so it has no pixels"),
         (Image(encoding="rgb8", height=2, width=2, step=5), "bad", "step is 5 bytes"),
         (Image(encoding="rgb8", height=2, width=2, step=6, data=array("B", bytes(11))), "bad", "has 11 bytes of data"),
@@ -110,7 +110,7 @@ def test_bad_frames_are_counted_named_and_survived(quick_node: Process, peer: Pe
         drain(segments)
         publish_until(publisher, good, lambda: not segments.empty())
     assert "frame not labeled: " in quick_node.output
-    counted = lambda v: sum(int(v[f"frames {kind}"]) for kind in ("labeled", "dropped", "bad", "failed"))  # noqa: E731
+    counted = lambda v: sum(int(v[f"frames {kind}"]) for kind in ("labeled", "left out", "dropped", "bad", "failed"))  # noqa: E731
     status_of(diagnostics, lambda s, v: int(v["frames received"]) == counted(v))
 
 
@@ -130,6 +130,46 @@ def test_the_limit_of_pixels_is_a_live_parameter_and_holds_for_services(quick_no
     drain(segments)
     publish_until(publisher, message, lambda: not segments.empty())
     assert peer.call(srv.SegmentImage, "/fcclip/segment_image", srv.SegmentImage.Request(image=message)).success
+
+
+def test_thermal_images_are_read_once_a_range_is_set(quick_node: Process, peer: Peer) -> None:
+    segments = peer.listen(msg.SegmentArray, "/fcclip/segments", OUTPUT)
+    diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
+    values = np.full((12, 24), 30_000, "<u2")
+    message = Image(height=12, width=24, step=48, encoding="16UC1", data=array("B", values.tobytes()))
+    publisher = camera(peer)
+    wait_until(lambda: chosen_reliabilities(peer, "/image") == {RELIABLE})
+    publisher.publish(message)
+    status_of(diagnostics, lambda s, v: "set gray16_range if it is a thermal camera's" in v["last error"])
+    assert not set_parameters(peer, gray16_range="30000 29000")[0].successful
+    try:
+        assert set_parameters(peer, gray16_range="29000 31000")[0].successful
+        drain(segments)
+        publish_until(publisher, message, lambda: not segments.empty())
+    finally:
+        assert set_parameters(peer, gray16_range="full")[0].successful
+
+
+def test_frames_beyond_the_rate_are_left_out_while_it_holds(quick_node: Process, peer: Peer) -> None:
+    diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
+
+    def counts() -> dict[str, int]:
+        drain(diagnostics)
+        values = status_of(diagnostics, lambda status, about: True)
+        return {name: int(values[f"frames {name}"]) for name in ("labeled", "left out")}
+
+    with Camera(peer, 60.0, flat_image()):
+        try:
+            assert set_parameters(peer, max_rate=0.5)[0].successful
+            before = counts()
+            wait_until(lambda: counts()["left out"] > before["left out"] + 60, 20)
+            after = counts()
+            labeled, left_out = (after[name] - before[name] for name in ("labeled", "left out"))
+            assert labeled <= 0.05 * left_out + 1, "one in 120, and the one that was in the model"
+        finally:
+            assert set_parameters(peer, max_rate=0.0)[0].successful
+        wait_until(lambda: counts()["labeled"] > after["labeled"] + 20, 20)
+    assert not set_parameters(peer, max_rate=-1.0)[0].successful
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from ros_harness import Peer, state, transition, wait_until
 from std_msgs.msg import Header
 
 from fcclip_ros import srv
-from fcclip_ros.node import outputs
+from fcclip_ros.node import outputs, rate_limit
 from fcclip_ros.perception import Perception
 
 
@@ -109,7 +109,7 @@ def test_an_overlay_rate_that_is_raised_does_not_wait_out_the_old_period(
     peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(outputs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(rate_limit.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(outputs, "draw_overlay", lambda *_: np.zeros((1, 1, 3), np.uint8))
     host = Peer(lambda **options: LifecycleNode("publisher", **options))
     try:

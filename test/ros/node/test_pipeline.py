@@ -546,9 +546,9 @@ def test_the_next_image_is_decoded_while_a_frame_is_computed(gpu: Bench, monkeyp
     decoded: list[Any] = []
     itself = pipeline.to_rgb
 
-    def to_rgb(message: Any, max_pixels: int) -> np.ndarray:
+    def to_rgb(message: Any, *limits: Any) -> np.ndarray:
         decoded.append(message)
-        return itself(message, max_pixels)
+        return itself(message, *limits)
 
     monkeypatch.setattr(pipeline, "to_rgb", to_rgb)
     gpu.put(image(value=(1, 1, 1)))

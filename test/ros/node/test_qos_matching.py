@@ -185,6 +185,35 @@ def test_image_remapped_to_the_compressed_topic_with_compressed_transport_is_nam
     wait_until(lambda: "remap image to /cam, without /compressed" in subscription.problem)
 
 
+@pytest.mark.parametrize(
+    ("transport", "topic", "kind", "says"),
+    [
+        (
+            "raw",
+            "/depth/compressedDepth",
+            CompressedImage,
+            "/depth/compressedDepth has compressed depth; set depth_transport:=compressedDepth",
+        ),
+        ("raw", "/depth", CompressedImage, "set depth_transport:=compressedDepth and remap depth to the name without"),
+        ("compressedDepth", "/depth/compressedDepth", Image, "set depth_transport:=raw"),
+    ],
+)
+def test_depth_in_another_transport_is_named(
+    start: Callable[..., Peer],
+    peer: Peer,
+    capfd: pytest.CaptureFixture[str],
+    transport: str,
+    topic: str,
+    kind: type,
+    says: str,
+) -> None:
+    host = start()
+    DepthInput(host.node, "depth", "camera_info", host.node.get_logger()).start(transport, "auto", rectified=True)
+    peer.node.create_publisher(kind, topic, OUTPUT)
+    heard: list[str] = []
+    wait_until(lambda: heard.append(capfd.readouterr().err) or says in "".join(heard))
+
+
 def test_types_have_the_names_of_the_graph() -> None:
     assert type_name(CompressedImage) == "sensor_msgs/msg/CompressedImage"
 
@@ -213,7 +242,7 @@ def test_depth_goes_on_with_a_camera_info_whose_frame_is_careless(
 ) -> None:
     host = start()
     depth = DepthInput(host.node, "depth", "camera_info", host.node.get_logger())
-    depth.start("auto", rectified=True)
+    depth.start("raw", "auto", rectified=True)
     info = CameraInfo(width=4, height=2, k=[4.0, 0, 2, 0, 4, 1, 0, 0, 1], p=[4.0, 0, 2, 0, 0, 4, 1, 0, 0, 0, 1, 0])
     info.header.frame_id = frame_id
     image = Image(width=4, height=2, encoding="32FC1", step=16, data=array("B", bytes(32)))

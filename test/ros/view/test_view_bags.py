@@ -19,6 +19,7 @@ from bag_files import save
 from builtin_interfaces.msg import Time
 from depth_camera import HEIGHT, MATRIX, WIDTH, depth_message
 from fake_segmenter import FakeSegmenter
+from packed_depth import packed_depth
 from ros_harness import rgb_message
 from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import CompressedImage, Image
@@ -33,6 +34,7 @@ from fcclip_core.vocabulary.palette import class_color
 from fcclip_ros.bags.bag_segmentation import read_messages, topics_in
 from fcclip_ros.conversions import messages, messages_3d
 from fcclip_ros.conversions.frame import FrameDepth, LabeledFrame
+from fcclip_ros.conversions.images import to_depth
 from fcclip_ros.node.depth_input import camera_from_info
 
 pytest.importorskip("rerun", reason="rerun-sdk is not installed")
@@ -59,7 +61,7 @@ def frames(count: int = 3, frame_id: str = "optical") -> list[LabeledFrame]:
         meters = np.repeat([[1.0, 2.0, 4.0]], WIDTH // 3, axis=1).repeat(HEIGHT, axis=0) + 0.1 * number
         meters[10:20, 5:10] = 0
         info = messages.camera_info_message(header, WIDTH, HEIGHT, MATRIX)
-        depth = FrameDepth(depth_message(meters, header), camera_from_info(info, rectified=True))
+        depth = FrameDepth(to_depth(depth_message(meters, header)), camera_from_info(info, rectified=True))
         encoded = segmenter.encode(image)
         made.append(LabeledFrame(header, image, segmenter.decode(encoded), snapshot, encoded, 0.0, depth))
     return made
@@ -68,7 +70,7 @@ def frames(count: int = 3, frame_id: str = "optical") -> list[LabeledFrame]:
 def inputs(frame: LabeledFrame, camera: str = "") -> list[tuple[str, Any]]:
     return [
         (f"{camera}/image", rgb_message(frame.image, frame.header.frame_id, frame.header.stamp)),
-        (f"{camera}/depth", frame.depth.message),
+        (f"{camera}/depth", depth_message(frame.depth.pixels / 1000, frame.header)),
         (f"{camera}/camera_info", messages.camera_info_message(frame.header, WIDTH, HEIGHT, MATRIX)),
     ]
 
@@ -263,6 +265,30 @@ def test_why_frames_have_no_depth_is_counted_and_said(
     assert list(shown.at_stamps("/camera/boxes", "Boxes3D:centers").values()) == [[], [], []]
 
 
+@pytest.mark.parametrize("codec", ["png", "rvl"])
+def test_compressed_depth_makes_the_places_of_raw_depth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], codec: str
+) -> None:
+    run = frames()
+    raw = [item for frame in run for item in (*inputs(frame), *labels(frame))]
+    packed = [
+        (f"{topic}/compressedDepth", packed_depth(run[number // 6].depth.pixels, "16UC1", codec, message.header))
+        if topic == "/depth"
+        else (topic, message)
+        for number, (topic, message) in enumerate(raw)
+    ]
+    expected, found = view(tmp_path, save(tmp_path / "raw", raw)), view(tmp_path, save(tmp_path / codec, packed))
+    for component in ("Points3D:positions", "Points3D:class_ids"):
+        one, other = (shown.at_stamps("/camera/points", component) for shown in (expected, found))
+        assert list(one) == list(other) == STAMPS
+        assert all(np.array_equal(one[stamp], other[stamp]) for stamp in STAMPS)
+    message = packed[1][1]
+    message.data = message.data[:-30]
+    capsys.readouterr()
+    view(tmp_path, save(tmp_path / "damaged", packed))
+    assert "computed for 2 of 3 frames" in " ".join(capsys.readouterr().err.split())
+
+
 def test_depth_is_known_by_its_encoding_whatever_its_topic_is_called(tmp_path: Path) -> None:
     """Names that mislead: a color image of a "depth camera", and depth that does not say so."""
     run, recorded = frames(), []
@@ -332,13 +358,13 @@ def test_what_cannot_be_shown_is_said_and_the_rest_is_shown(tmp_path: Path, caps
     cloud = messages_3d.points_message(other)
     cloud.fields = cloud.fields[:3]
     blind = messages.camera_info_message(good.header, WIDTH, HEIGHT, np.zeros((3, 3)))
-    recorded = [("/image", Image(encoding="nv12")), *inputs(good)[:1], ("/camera_info", blind)]
+    recorded = [("/image", Image(encoding="nv16")), *inputs(good)[:1], ("/camera_info", blind)]
     bag = save(tmp_path / "run", [*recorded, *labels_with_depth(good), ("/fcclip/points", cloud)])
     shown = view(tmp_path, bag)
     assert list(shown.at_stamps("/camera/view/image", "Image:buffer")) == STAMPS[:1]
     assert list(shown.at_stamps("/camera/points", "Points3D:positions")) == STAMPS[:1]
     text = " ".join(capsys.readouterr().err.split())
-    assert "/image: 1 messages cannot be shown: encoding 'nv12' is not supported" in text
+    assert "/image: 1 messages cannot be shown: encoding 'nv16' is not supported" in text
     assert "/camera_info: 1 messages cannot be shown: camera_info has the focal lengths 0 and 0" in text
     assert "/fcclip/points: 1 messages cannot be shown: the cloud has the fields x, y, z; expected x, y, z, rgb" in text
 

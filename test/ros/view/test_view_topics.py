@@ -125,7 +125,18 @@ def test_depth_that_cannot_be_used_is_said() -> None:
     several = {"/a": IMAGE, "/b": IMAGE, "/image": IMAGE}
     find_parts(LABELS | several, Wanted(), {"/a": "16UC1", "/b": "32FC1", "/image": "rgb8"}, say=said.append)
     assert said.pop() == "depth on /a, /b is not used: the camera is ambiguous; select topics with --depth"
-    packed = {"/image": IMAGE, "/d/c": COMPRESSED}
-    formats = {"/image": "rgb8", "/d/c": "16UC1; compressedDepth png"}
+    packed = {"/image": IMAGE, "/d/compressed": COMPRESSED}
+    formats = {"/image": "rgb8", "/d/compressed": "16UC1; png compressed "}
     found = find_parts(LABELS | packed, Wanted(), formats, say=said.append)
-    assert "/d/c" not in found and "depth on /d/c is compressed" in said[0]
+    assert "/d/compressed" not in found and "depth on /d/compressed is compressed like color" in said[0]
+
+
+def test_compressed_depth_belongs_to_its_camera() -> None:
+    available = TWO | {f"/{name}/depth/compressedDepth": COMPRESSED for name in ("front", "left")}
+    formats = dict.fromkeys(available, "32FC1; compressedDepth png")
+    found = find_parts(available, Wanted(), formats)
+    assert (found["/left/depth/compressedDepth"].camera, found["/left/depth/compressedDepth"].role) == ("left", "depth")
+    both = LABELS | {"/image": IMAGE, "/cam/depth": IMAGE, "/cam/depth/compressedDepth": COMPRESSED}
+    formats = {"/image": "rgb8", "/cam/depth": "16UC1", "/cam/depth/compressedDepth": "16UC1; compressedDepth rvl"}
+    found = find_parts(both, Wanted(), formats)
+    assert {topic for topic, part in found.items() if part.role == "depth"} == {"/cam/depth"}, "raw first"
