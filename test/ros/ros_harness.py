@@ -38,7 +38,7 @@ from fcclip_ros.compat import destroy_state_machine
 from fcclip_ros.qos import image_profile
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+def wait_until(condition: Callable[[], Any], timeout: float = 30.0) -> Any:
     """Polls until `condition` returns something true, and returns that."""
     end = time.monotonic() + timeout
     while not (value := condition()):
@@ -148,13 +148,13 @@ class Process:
         wait_until(lambda: text in self.output or self._process.poll() is not None, timeout)
         assert text in self.output, self.output
 
-    def end(self, number: int = signal.SIGINT, timeout: float = 15.0) -> int:
+    def end(self, number: int = signal.SIGINT, timeout: float = 60.0) -> int:
         """Sends a signal and returns the exit status."""
         if self._process.poll() is None:
             self._process.send_signal(number)
         return self._process.wait(timeout)
 
-    def wait(self, timeout: float = 15.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """Waits for the process to end by itself and returns its exit status."""
         return self._process.wait(timeout)
 
