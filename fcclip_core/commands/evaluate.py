@@ -319,21 +319,21 @@ def _whole_numbers(option: str, text: str) -> list[int]:
 
 
 @dataclass(frozen=True)
-class InputSize:
+class ChosenSize:
     """The input size: shorter side and upper limit of the longer one, None for the model's own; and whose it is."""
 
     sides: tuple[int, int] | None
     whose: str
 
 
-def input_size(args: argparse.Namespace) -> InputSize:
+def input_size(args: argparse.Namespace) -> ChosenSize:
     """The dataset's own size, as far as no option says otherwise."""
     sides = _own_size(args.dataset)
     if args.shorter_side or (args.max_size is not None and args.shorter_side is None):
-        return InputSize(sides, "as given")
+        return ChosenSize(sides, "as given")
     if args.shorter_side is None and sides is not None:
-        return InputSize(sides, f"the paper's for {args.dataset}")
-    return InputSize(None, "the model's own")
+        return ChosenSize(sides, f"the paper's for {args.dataset}")
+    return ChosenSize(None, "the model's own")
 
 
 def _own_size(dataset: str) -> tuple[int, int] | None:
