@@ -376,15 +376,14 @@ class PanopticResult:
         ids = [segment.id for segment in self.segments]
         table: np.ndarray = np.zeros(max(max(ids, default=0) + 1, _BYTE_IDS), pixels.dtype)
         table[ids] = values
-        if len(table) == _BYTE_IDS:
-            cv2.LUT(self.segment_map.astype(np.uint8), table, dst=pixels)
-            return
-        # In bands, because numpy makes an index of eight bytes a pixel, 384 MB for 48 megapixels.
+        # In bands: a copy of the whole map, or numpy's index of eight bytes a pixel, would cost more than the look-up.
         rows = max(_BAND // pixels.shape[1], 1)
         for top in range(0, pixels.shape[0], rows):
             band = slice(top, top + rows)
-            # Every id is in the table; other modes make numpy copy.
-            np.take(table, self.segment_map[band], out=pixels[band], mode="clip")
+            if len(table) == _BYTE_IDS:
+                cv2.LUT(self.segment_map[band].astype(np.uint8), table, dst=pixels[band])
+            else:  # every id is in the table; other modes make numpy copy
+                np.take(table, self.segment_map[band], out=pixels[band], mode="clip")
 
     def _per_segment(self, values: Sequence[float], dtype: type) -> np.ndarray:
         pixels: np.ndarray = np.empty(self.segment_map.shape, dtype)

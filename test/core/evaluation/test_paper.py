@@ -12,7 +12,8 @@ from fcclip_core.evaluation import paper
 from fcclip_core.evaluation.paper import Evaluated, difference, fingerprint, paper_scores, published_model
 from fcclip_core.evaluation.timing import SEGMENTS, TABLE_4, TIME_RULES
 from fcclip_core.vocabulary.classes import Vocabulary
-from fcclip_core.weights.model_zoo import MAIN_PRESET
+from fcclip_core.weights.checkpoints import Provenance
+from fcclip_core.weights.model_zoo import MAIN_PRESET, model_named
 
 WORDS = Vocabulary.from_names(["wall, walls", "cat", "sky"])
 TRAINED = Vocabulary.from_names(["cat", "dog"])
@@ -60,12 +61,16 @@ def test_a_fingerprint_knows_words_and_not_the_order_of_classes() -> None:
 
 def test_only_numbers_by_the_same_rules_are_given() -> None:
     def published(dataset: str, preset: str = MAIN_PRESET, rule: str = SEGMENTS) -> dict[str, float]:
-        return paper_scores(published_model(preset), DATASETS[dataset], TIME_RULES[rule])
+        return paper_scores(published_model(preset, Provenance()), DATASETS[dataset], TIME_RULES[rule])
 
     assert "ap.all" not in published("cityscapes"), "cityscapesScripts' AP is another measure"
     assert published("coco")["ap.all"] == 44.6
     assert published("ade20k_150") == {"miou.all": 34.1, "grounding.miou": 54.1}, "it has no segments"
     assert published("folder") == {}
+    ovrcoat = model_named("ovrcoat")
+    assert ovrcoat is not None
+    rest = paper_scores(ovrcoat, DATASETS["ade20k"], TIME_RULES[SEGMENTS])
+    assert rest == {"pq.all": 28.6}, "SQ, RQ and grounding of the same preset are FC-CLIP's"
     large = published("ade20k")
     assert (large["sq.all"], large["rq.all"], large["grounding.pq"]) == (71.6, 32.3, 38.4)
     assert "fps" not in large and published("ade20k", rule=TABLE_4)["fps"] == 2.71

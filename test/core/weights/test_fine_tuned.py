@@ -96,6 +96,8 @@ def test_an_import_is_found_under_its_own_name_beside_fc_clip(
         path.touch()
         written.append(path)
 
+    # `install` first: it takes the name when it is imported, which must not be while another function has it.
+    monkeypatch.setattr("fcclip_core.weights.install.save_checkpoint", save)
     monkeypatch.setattr("fcclip_core.weights.checkpoints.save_checkpoint", save)
     assert main(["weights", "import", str(saved(tmp_path, name, ovrcoat_state()))]) == 0
     assert [path.name for path in written] == [f"{key}.safetensors"]

@@ -223,7 +223,7 @@ def test_parameters_change_or_are_refused_with_a_reason(node: Process, peer: Pee
         DescribeParameters.Request(names=["alpha", "image_transport"]),
     ).descriptors
     assert described[0].floating_point_range[0].to_value == 1.0
-    assert described[1].additional_constraints == "one of: raw, compressed"
+    assert described[1].additional_constraints == "one of: raw, compressed, ffmpeg"
 
 
 def test_the_vocabulary_is_changed_by_parameter(node: Process, peer: Peer) -> None:
