@@ -22,18 +22,26 @@ _RAW_TYPE = "sensor_msgs/msg/Image"
 
 @dataclass(frozen=True)
 class _Compressed:
-    """How an input is read compressed: suffix of its topic, the topic before remapping, parameter and its value."""
+    """How an input is read compressed: its topic before remapping, the value of its parameter, and a verb."""
 
-    suffix: str
     topic: str
-    parameter: str
-    value: str
+    transport: str
     verb: str
+
+    @property
+    def suffix(self) -> str:
+        """What image_transport appends to the topic."""
+        return f"/{self.transport}"
+
+    @property
+    def parameter(self) -> str:
+        """The parameter that chooses the transport."""
+        return f"{self.topic}_transport"
 
 
 _COMPRESSED = {
-    "images": _Compressed("/compressed", "image", "image_transport", "compressed", "are"),
-    "depth": _Compressed("/compressedDepth", "depth", "depth_transport", "compressedDepth", "is"),
+    "images": _Compressed("image", "compressed", "are"),
+    "depth": _Compressed("depth", "compressedDepth", "is"),
 }
 """By what the messages are."""
 
@@ -168,7 +176,7 @@ class QosMatchingSubscription:
         if expected == _RAW_TYPE and _COMPRESSED_TYPE in types.get(compressed, ()):
             return (
                 f"{name} has no publishers, but {compressed} has compressed {self._what}; set "
-                f"{packed.parameter}:={packed.value}"
+                f"{packed.parameter}:={packed.transport}"
             )
         return ""
 
@@ -176,7 +184,8 @@ class QosMatchingSubscription:
         packed = _COMPRESSED.get(self._what)
         if packed is not None and published == {_COMPRESSED_TYPE}:
             return (
-                f"set {packed.parameter}:={packed.value} and remap {packed.topic} to the name without {packed.suffix}"
+                f"set {packed.parameter}:={packed.transport} and remap {packed.topic} to the name without "
+                f"{packed.suffix}"
             )
         if packed is not None and published == {_RAW_TYPE} and expected == _COMPRESSED_TYPE:
             return f"set {packed.parameter}:=raw"
