@@ -147,4 +147,4 @@ def _range_of(declaration: Any) -> str:
     if declaration.limits is not None:
         low, high = declaration.limits
         return f"{low:g} to {high:,}".replace(",", " ") if isinstance(high, int) else f"{low:g} to {high:g}"
-    return ", ".join(choice or '""' for choice in declaration.choices)
+    return ", ".join(str(choice) or '""' for choice in declaration.choices)

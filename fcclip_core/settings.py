@@ -30,7 +30,7 @@ class About:
         unit: Of a number, such as "pixels".
         zero: What 0 means, if it means something else than a small number; then it need not lie within the limits.
         none: What None means, where it is allowed.
-        choices: The texts that it may be.
+        choices: The texts or numbers that it may be.
     """
 
     help: str
@@ -38,7 +38,7 @@ class About:
     unit: str = ""
     zero: str = ""
     none: str = ""
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] | tuple[int, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -76,9 +76,9 @@ def setting(default: Any, help: str, **about: Any) -> Any:
     return field(default=default, metadata={"about": About(help, **about)})
 
 
-def listed(choices: Iterable[str]) -> str:
+def listed(choices: Iterable[str | int]) -> str:
     """Choices as messages and help texts name them."""
-    return ", ".join(choice or '""' for choice in choices)
+    return ", ".join(str(choice) or '""' for choice in choices)
 
 
 def spanned(limits: tuple[float, float]) -> str:
@@ -168,6 +168,12 @@ class InferenceSettings:
         None,
         "Join the classifiers only for masks that survive at stride 32",
         none="as the model's preset says, but false with vanished_masks best_cell",
+    )
+    output_stride: int = setting(
+        1,
+        "Image pixels per pixel of the labels along each side: 2 and 4 give label images of half and a quarter of the "
+        "image's size, at a quarter and a sixteenth of the cost",
+        choices=(1, 2, 4),
     )
     top_k_instances: int = setting(100, "Instances kept per image", limits=(1, 10_000))
     num_threads: int = setting(0, "CPU threads of torch", limits=(0, 1024), zero="torch's choice")

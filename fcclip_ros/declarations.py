@@ -25,7 +25,7 @@ class Declaration:
         default: Its default, which also gives its type.
         description: For `ros2 param describe`.
         limits: Smallest and largest value of a number.
-        choices: The texts that it may be.
+        choices: The texts or numbers that it may be.
         live: Whether it may change while the node is configured.
         any_type: Whether values of several types are accepted.
         read_only: Whether it keeps the value that it has at start.
@@ -35,7 +35,7 @@ class Declaration:
     default: Any
     description: str
     limits: tuple[float, float] | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] | tuple[int, ...] = ()
     live: bool = False
     any_type: bool = False
     read_only: bool = False

@@ -20,7 +20,8 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from fcclip_core.errors import ImageError, SettingsError
-from fcclip_ros.conversions.messages import camera_info_message, image_message
+from fcclip_ros.conversions.camera_info import camera_info_message
+from fcclip_ros.conversions.messages import image_message
 from fcclip_ros.declarations import Declaration, declare_checked, refuse_fixed
 from fcclip_ros.process.guarded import GuardedNode
 from fcclip_ros.process.runner import run_process

@@ -29,7 +29,8 @@ from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import SPLITS, train_vocabulary, world_vocabulary
 from fcclip_core.vocabulary.snapshot import ResolvedClass
 from fcclip_ros.compat import optional_module
-from fcclip_ros.conversions.messages import camera_info_message, class_messages, image_message, region_of_interest
+from fcclip_ros.conversions.camera_info import camera_info_message
+from fcclip_ros.conversions.messages import class_messages, image_message, region_of_interest
 from fcclip_ros.conversions.messages_3d import make_pose
 from fcclip_ros.declarations import Declaration, declare_checked, refuse_fixed
 from fcclip_ros.node.worker import Worker

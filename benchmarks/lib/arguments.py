@@ -52,6 +52,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     "precision": {"default": "auto", "choices": ("auto", *PRECISIONS), "help": "what the backend computes in"},
     "device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N"},
     "shorter_side": {"type": int, "default": 0, "help": "test-time size in pixels; 0: the model's own"},
+    "output_stride": {"type": int, "default": 1, "choices": (1, 2, 4), "help": "image pixels per label pixel"},
     "threads": {"type": int, "default": 0, "help": "torch threads; 0 leaves torch's choice"},
     "vocabulary": {"default": "indoor_robot", "help": "a bundled vocabulary or a file"},
     "image": {"type": Path, "help": "photograph; without it, the reference's 640x480 one"},
@@ -92,6 +93,7 @@ def node_parameters(args: argparse.Namespace) -> dict[str, Any]:
         "camera_size": "{}x{}".format(*args.size),
         "device": args.device,
         "shorter_side": args.shorter_side,
+        "output_stride": getattr(args, "output_stride", 1),
         "num_threads": args.threads,
         "vocabulary": args.vocabulary,
         # The maximum, so that an overlay is part of every frame's cost.
@@ -106,7 +108,8 @@ def make_segmenter(args: argparse.Namespace, **options: Any) -> Segmenter:
         args: The command line.
         options: For `Segmenter.from_checkpoint`; they override the command line.
     """
-    settings = InferenceSettings(shorter_side=args.shorter_side, num_threads=args.threads)
+    stride = getattr(args, "output_stride", 1)
+    settings = InferenceSettings(shorter_side=args.shorter_side, output_stride=stride, num_threads=args.threads)
     given = {name: getattr(args, name) for name in ("device", "backend", "precision") if name in args}
     segmenter = Segmenter.from_checkpoint(args.checkpoint, settings=settings, **given | options)
     width, height = args.size

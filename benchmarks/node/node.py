@@ -54,7 +54,7 @@ def main() -> None:
     overheads = {
         f"node_overhead_ms_{row}": max(case["overhead_ms"][row] for case in cases.values()) for row in ("median", "p90")
     }
-    names = ("checkpoint", "size", "shorter_side", "outputs")
+    names = ("checkpoint", "size", "shorter_side", "output_stride", "outputs")
     report.write(
         args.json,
         **arguments_of(args, *names) | overheads,
@@ -67,7 +67,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    parser = make_parser(__doc__, *MODEL, "vocabulary", "size", "frames", "seconds", rate=30.0)
+    parser = make_parser(__doc__, *MODEL, "output_stride", "vocabulary", "size", "frames", "seconds", rate=30.0)
     parser.add_argument("--encodings", nargs="+", choices=ENCODINGS, default=ENCODINGS, help="of the camera")
     parser.add_argument(
         "--outputs", nargs="+", choices=tuple(OUTPUTS), default=DEFAULT_OUTPUTS, help="outputs that are listened to"

@@ -211,7 +211,8 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 
 def _add_run_arguments(parser: argparse.ArgumentParser, size: tuple[int, int] | None = None) -> None:
     # Figures are to be of the weights, whatever backends a machine has.
-    add_model_arguments(parser, backend="eager", size=size)
+    # Truth has the size of the images.
+    add_model_arguments(parser, backend="eager", size=size, without=("output_stride",))
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--json", type=expanded, metavar="FILE", help="write every number to this file")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from dataclasses import Field
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,19 @@ if TYPE_CHECKING:
 
 
 def add_model_arguments(
-    parser: argparse.ArgumentParser, *, backend: str = "auto", size: tuple[int, int] | None = None
+    parser: argparse.ArgumentParser,
+    *,
+    backend: str = "auto",
+    size: tuple[int, int] | None = None,
+    without: Collection[str] = (),
 ) -> None:
-    """Adds an option for each of `ModelSettings`, by default `backend`, and of `InferenceSettings`.
+    """Adds an option for each of `ModelSettings` and `InferenceSettings`.
 
-    `size` is what `settings_from` will be given, for the help texts.
+    Args:
+        parser: Gets the options.
+        backend: The default of `--backend`.
+        size: What `settings_from` will be given, for the help texts.
+        without: Settings that get no option and keep their defaults.
     """
     shown = {"shorter_side": "", "max_size": str(InferenceSettings().max_size)}
     if size is not None:
@@ -28,6 +37,8 @@ def add_model_arguments(
         _add(parser, name, setting, default=backend if name == "backend" else setting[0].default)
     group = parser.add_argument_group("inference settings (defaults are the published ones)")
     for name, (item, about) in settings_of(InferenceSettings).items():
+        if name in without:
+            continue
         if item.default is None:
             text = f"{about.sentence.replace('auto: ', 'default: ')}"
             group.add_argument(_option(name), action=argparse.BooleanOptionalAction, default=None, help=text)
@@ -80,7 +91,8 @@ def settings_from(args: argparse.Namespace, size: tuple[int, int] | None = None)
         SettingsError: A value is out of range.
     """
     shorter_side, max_size = size or (0, InferenceSettings().max_size)
-    given = {name: getattr(args, name) for name in InferenceSettings.names() if getattr(args, name) is not None}
+    options = {name: getattr(args, name, None) for name in InferenceSettings.names()}
+    given = {name: value for name, value in options.items() if value is not None}
     # Asking for one of the two sizes alone must not fail on the other one, which was not mentioned.
     if "shorter_side" in given:
         max_size = max(max_size, given["shorter_side"])

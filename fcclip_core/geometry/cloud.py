@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from fcclip_core.geometry.camera import PinholeCamera
+from fcclip_core.geometry.label_size import at_label_size
 from fcclip_core.results import PanopticResult
 
 POINT = np.dtype(
@@ -28,9 +29,9 @@ def organized_cloud(
     """Computes the points of all pixels, in pixel order.
 
     Args:
-        image: uint8 RGB `(H, W, 3)`.
+        image: uint8 RGB, of the labels' size or larger, by `output_stride`.
         depth: float32 `(H, W)`, meters, NaN where unknown.
-        camera: The camera, for images of this size.
+        camera: The camera, for images of the labels' size.
         result: The labels.
         out: Output array, `POINT` `(H, W)`, contiguous; None: a new one.
 
@@ -38,6 +39,7 @@ def organized_cloud(
         `POINT` `(H, W)`; x, y and z are NaN at pixels without depth and at pixels that the result ignores. Labels and
         color are set for all pixels.
     """
+    image = at_label_size(image, depth.shape)
     if result.ignored is not None:
         depth = np.where(result.ignored, np.float32(np.nan), depth)
     points: np.ndarray = np.empty(depth.shape, POINT) if out is None else out

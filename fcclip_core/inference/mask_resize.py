@@ -64,11 +64,11 @@ class MaskResizer:
     """
 
     def __init__(self, geometry: FrameGeometry, mask_size: tuple[int, int], device: torch.device) -> None:
-        """Prepares the composed resize from `mask_size` (height, width) to `geometry.image`."""
-        self.height, self.width = geometry.image
+        """Prepares the composed resize from `mask_size` (height, width) to `geometry.output`."""
+        self.height, self.width = geometry.output
         self._device = device
         self._rows, columns = (
-            composed_resize(mask_size[axis], geometry.padded[axis], geometry.resized[axis], geometry.image[axis])
+            composed_resize(mask_size[axis], geometry.padded[axis], geometry.resized[axis], geometry.output[axis])
             for axis in (0, 1)
         )
         on_cpu = device.type == "cpu"

@@ -72,8 +72,8 @@ class FrameTaps:
 
     @classmethod
     def of(cls, geometry: FrameGeometry, mask_size: tuple[int, int], device: torch.device) -> FrameTaps:
-        """The resize from `mask_size` (height, width) to `geometry.image`."""
-        sides = zip(mask_size, geometry.padded, geometry.resized, geometry.image, strict=True)
+        """The resize from `mask_size` (height, width) to `geometry.output`."""
+        sides = zip(mask_size, geometry.padded, geometry.resized, geometry.output, strict=True)
         return cls(*(AxisTaps.of(side, tile, device) for side, tile in zip(sides, TILE, strict=True)))
 
 

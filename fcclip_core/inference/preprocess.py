@@ -27,11 +27,18 @@ class FrameGeometry:
         image: The original frame.
         resized: After the test-time resize.
         padded: After padding right and bottom to a multiple of 32.
+        output_stride: Image pixels per pixel of the label image, along each side.
     """
 
     image: tuple[int, int]
     resized: tuple[int, int]
     padded: tuple[int, int]
+    output_stride: int = 1
+
+    @property
+    def output(self) -> tuple[int, int]:
+        """The label image: the frame's size divided by `output_stride`, rounded up."""
+        return -(-self.image[0] // self.output_stride), -(-self.image[1] // self.output_stride)
 
     @classmethod
     def of(cls, height: int, width: int, settings: InferenceSettings) -> FrameGeometry:
@@ -45,7 +52,7 @@ class FrameGeometry:
             sides = (sides[0] * limit, sides[1] * limit)
         resized = (max(int(sides[0] + 0.5), 1), max(int(sides[1] + 0.5), 1))
         padded = tuple(-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in resized)
-        return cls((height, width), resized, (padded[0], padded[1]))
+        return cls((height, width), resized, (padded[0], padded[1]), settings.output_stride)
 
 
 def check_image(image: np.ndarray) -> None:

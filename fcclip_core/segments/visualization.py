@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fcclip_core.errors import ImageError, SettingsError
+from fcclip_core.geometry.label_size import at_label_size
 from fcclip_core.results import Segment
 
 Color = tuple[int, int, int]
@@ -55,19 +56,20 @@ def draw_overlay(
 
     Args:
         image: uint8 RGB `(H, W, 3)`.
-        result: The segmentation of that image.
+        result: The segmentation of that image, `(h, w)`: of its size, or smaller by `output_stride`.
         colors: Class id -> `(r, g, b)`, 0..255, for all classes in the result.
         alpha: Opacity of the fill, 0 (outlines only) to 1 (opaque).
         labels: Whether to write names and scores.
 
     Returns:
-        A new uint8 RGB array `(H, W, 3)`.
+        A new uint8 RGB array `(h, w, 3)` of the segment map's size, to which the image is reduced.
 
     Raises:
-        ImageError: The image is not uint8 `(H, W, 3)` or differs in size from the segment map.
+        ImageError: The image is not uint8 `(H, W, 3)`, or smaller than the segment map or of another aspect ratio.
         SettingsError: `alpha` is out of range or `colors` lacks a class.
     """
     _check(image, result, colors, alpha)
+    image = at_label_size(image, result.segment_map.shape)
     if not result.segments:
         return image.copy()
     shades = segment_colors(result.segments, colors)
@@ -153,11 +155,6 @@ def draw_caption(text: str, width: int, font_size: int = 16) -> np.ndarray:
 def _check(image: np.ndarray, result: SegmentedImage, colors: Mapping[int, Color], alpha: float) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ImageError(f"the image is {image.dtype} {image.shape}; an overlay needs uint8 RGB (height, width, 3)")
-    if image.shape[:2] != result.segment_map.shape:
-        raise ImageError(
-            f"the image is {image.shape[0]} x {image.shape[1]} pixels and the segment map "
-            f"{result.segment_map.shape[0]} x {result.segment_map.shape[1]}; draw on the image that was segmented"
-        )
     if not 0.0 <= alpha <= 1.0:
         raise SettingsError(f"alpha is {alpha!r}; the fill's opacity must be between 0 and 1")
     for segment in result.segments:

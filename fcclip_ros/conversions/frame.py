@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sensor_msgs.msg import CameraInfo
 
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.depth import depth_in_meters
@@ -22,7 +23,7 @@ class FrameDepth:
 
     Attributes:
         pixels: uint16 millimeters or float32 meters, `(h, w)` in the sensor's size.
-        camera: Camera model of the frame's image.
+        camera: Camera model for images of the labels' size.
     """
 
     pixels: np.ndarray
@@ -30,7 +31,7 @@ class FrameDepth:
 
     @functools.cached_property
     def meters(self) -> np.ndarray:
-        """Depth along the optical axis, float32 `(H, W)` in the size of the frame, NaN where unknown; lazy."""
+        """Depth along the optical axis, float32 `(h, w)` in the size of the labels, NaN where unknown; lazy."""
         return depth_in_meters(self.pixels, (self.camera.width, self.camera.height))
 
 
@@ -41,12 +42,13 @@ class LabeledFrame:
     Attributes:
         header: Header of the image message.
         image: uint8 RGB `(H, W, 3)`.
-        result: The segmentation.
+        result: The segmentation; its labels are `(h, w)`, smaller than the image with `output_stride`.
         snapshot: The vocabulary; version 0 if it was used for this frame only.
         encoded: The network's output, which can be decoded with other vocabularies.
         arrival_time: Monotonic time at which the message arrived, in seconds.
         depth: Its depth, if there is any.
         depth_erosion: Width in pixels of the border of each segment whose depth is ignored.
+        camera_info: Calibration of the image, if there is any.
     """
 
     header: Any
@@ -57,6 +59,7 @@ class LabeledFrame:
     arrival_time: float
     depth: FrameDepth | None = None
     depth_erosion: int = 0
+    camera_info: CameraInfo | None = None
 
     @functools.cached_property
     def geometry(self) -> dict[int, SegmentGeometry]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
+from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import ColorRGBA, Header
 
 import fcclip_ros.action as action
@@ -47,27 +47,6 @@ def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
     message, target = _blank_image(pixels.shape, pixels.dtype, encoding, header)
     target[...] = pixels
     return message
-
-
-def camera_info_message(header: Header, width: int, height: int, matrix: np.ndarray) -> CameraInfo:
-    """The camera_info of a pinhole camera without distortion.
-
-    Args:
-        header: Header of the image.
-        width: Width in pixels.
-        height: Height in pixels.
-        matrix: Camera matrix `(3, 3)`.
-    """
-    return CameraInfo(
-        header=header,
-        width=width,
-        height=height,
-        distortion_model="plumb_bob",
-        d=[0.0] * 5,
-        k=matrix.ravel().tolist(),
-        r=np.eye(3).ravel().tolist(),
-        p=np.pad(matrix, ((0, 0), (0, 1))).ravel().tolist(),
-    )
 
 
 def panoptic_message(result: PanopticResult, header: Header) -> Image:

@@ -20,6 +20,7 @@ from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.node.depth_input import DepthInput
 from fcclip_ros.node.frame_statistics import Statistics
 from fcclip_ros.node.image_input import ImageInput
+from fcclip_ros.node.info_input import InfoInput
 from fcclip_ros.node.outputs import Outputs
 from fcclip_ros.node.parameters import NodeParameters
 from fcclip_ros.node.rate_limit import RateLimit
@@ -39,6 +40,7 @@ class Camera:
         vocabulary: Its active vocabulary, as published; None while there is none.
         distractors: Classes of the vocabulary that compete and are never published.
         input: Its image subscription.
+        info: Its calibration.
         depth: Its depth input, if depth is used.
         outputs: Its publishers.
         search: Queries on its frames.
@@ -73,7 +75,8 @@ class Camera:
         namespace = f"{name}/" if name else ""
         self._on_image = on_image
         self.input = ImageInput(node, f"{namespace}image", self._on_message, self._on_bad)
-        self.depth = DepthInput(node, f"{namespace}depth", f"{namespace}camera_info", self._logger)
+        self.info = InfoInput(node, f"{namespace}camera_info")
+        self.depth = DepthInput(node, f"{namespace}depth", self.info, self._logger)
 
     def configure(self, configuration: NodeParameters, ignore_mask: IgnoreMask | None) -> None:
         """Applies the parameters; resets tracking and the names of earlier class ids."""
@@ -99,10 +102,11 @@ class Camera:
         self.input.set_max_pixels(configuration.max_image_pixels)
 
     def start(self, configuration: NodeParameters, segmenter: Segmenter) -> None:
-        """Subscribes to images, and to depth if it is used; `segmenter` is the one that labels the frames."""
+        """Subscribes to images, camera_info, and depth if it is used; `segmenter` is the one that labels the frames."""
         self.statistics.restarted()
         self.search.start(segmenter)
         reliability = configuration.image_reliability
+        self.info.start(reliability)
         if configuration.use_depth:
             self.depth.start(configuration.depth_transport, reliability, rectified=configuration.image_rectified)
             self.outputs.points.start()
@@ -111,6 +115,7 @@ class Camera:
     def stop(self) -> None:
         """Unsubscribes and drops the latest frame."""
         self.input.stop()
+        self.info.stop()
         self.depth.stop()
         self.outputs.points.stop()
         self.search.stop("the node is no longer active, so no frames are received")
@@ -150,12 +155,13 @@ class Camera:
 
     def deliver(self, frame: LabeledFrame) -> None:
         """Publishes the outputs of a frame with its depth; with tracking, with track ids and voted classes."""
-        height, width = frame.image.shape[:2]
+        height, width = frame.result.segment_map.shape
         # First: everything else uses the labels.
         result = self._without_ignored(frame.result) if self._ignore_mask else frame.result
         result = self._tracker.update(result) if self._tracker else result
         depth = self.depth.take(frame.header, (width, height), frame.arrival_time)
-        complete = replace(frame, result=result, depth=depth, depth_erosion=self._depth_erosion)
+        info = self.info.at(frame.header)
+        complete = replace(frame, result=result, depth=depth, depth_erosion=self._depth_erosion, camera_info=info)
         self.outputs.send(complete)
         self.search.process(complete)
 

@@ -1,4 +1,4 @@
-"""Depth and camera_info: subscriptions, and matching of depth images to frames by their stamps."""
+"""Depth: the subscription, and matching of depth images to frames by their stamps."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from fcclip_core.errors import DepthError, ImageError
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.depth import check_aspect
 from fcclip_core.images.image_limits import MAX_PIXELS
+from fcclip_ros.conversions.camera_info import camera_from_info
 from fcclip_ros.conversions.compressed_depth import SUFFIX
 from fcclip_ros.conversions.frame import FrameDepth
 from fcclip_ros.conversions.frame_ids import compare_frames
 from fcclip_ros.conversions.images import depth_size, to_depth
 from fcclip_ros.conversions.stamps import StampMonitor, nanoseconds, nearest
+from fcclip_ros.node.info_input import InfoInput
 from fcclip_ros.node.qos_matching import QosMatchingSubscription
 from fcclip_ros.node.transport_topic import transport_topic
 
@@ -35,9 +37,6 @@ _KEPT_BYTES = 128 << 20
 
 _CLOCKS_DIFFER = 10.0
 """Seconds between stamps that no delay explains."""
-
-_KEPT_INFOS = 64
-"""Buffered messages of camera_info."""
 
 _KEPT_FRAMES = 8
 """Frames that may be pending in inference; beyond that the oldest, whose inference failed, is forgotten."""
@@ -95,7 +94,6 @@ class _DepthBuffer:
     kept: deque[tuple[float, Image | CompressedImage]] = field(default_factory=deque)
     kept_bytes: int = 0
     times: deque[float] = field(default_factory=deque)
-    infos: deque[CameraInfo] = field(default_factory=lambda: deque(maxlen=_KEPT_INFOS))
     invalid: str = ""
     pending: list[_Match] = field(default_factory=list)
     missed_stamp: int | None = None
@@ -126,13 +124,13 @@ class DepthInput:
     images that arrive before their frame are buffered for two seconds, up to 128 MiB.
     """
 
-    def __init__(self, node: Node, depth_topic: str, info_topic: str, logger: RcutilsLogger) -> None:
+    def __init__(self, node: Node, topic: str, info: InfoInput, logger: RcutilsLogger) -> None:
         """Does not subscribe yet.
 
         Args:
             node: The node.
-            depth_topic: Topic of raw depth images before remapping; compressed ones are on `.../compressedDepth`.
-            info_topic: Topic of camera_info before remapping.
+            topic: Topic of raw depth images before remapping; compressed ones are on `.../compressedDepth`.
+            info: The camera's camera_info.
             logger: Logs why frames have no depth.
         """
         self.tolerance = 0.02
@@ -143,9 +141,9 @@ class DepthInput:
         """Maximum number of pixels of compressed depth."""
         self._node = node
         self._logger = logger
-        self._topics = (depth_topic, info_topic)
+        self._topic = topic
+        self._info = info
         self._depth_subscription = QosMatchingSubscription(node, self._on_depth, "depth")
-        self._info_subscription = QosMatchingSubscription(node, self._on_info, "camera_info")
         self._changed = threading.Condition()
         self._started = False
         self._rectified = True
@@ -164,14 +162,12 @@ class DepthInput:
             self._rectified = rectified
             self._started = True
         kind, suffix = (Image, "") if transport == "raw" else (CompressedImage, SUFFIX)
-        topic = transport_topic(self._node, self._topics[0], suffix, "compressed depth images")
+        topic = transport_topic(self._node, self._topic, suffix, "compressed depth images")
         self._depth_subscription.start(kind, topic, reliability)
-        self._info_subscription.start(CameraInfo, self._topics[1], reliability)
 
     def stop(self) -> None:
         """Unsubscribes and clears the buffer."""
         self._depth_subscription.stop()
-        self._info_subscription.stop()
         with self._changed:
             self._started = False
             self._buffer = _DepthBuffer()
@@ -208,7 +204,7 @@ class DepthInput:
 
         Args:
             header: Header of the frame.
-            size: `(width, height)` of its image.
+            size: `(width, height)` of its labels.
             arrived: Monotonic time at which the frame arrived, in seconds.
         """
         try:
@@ -243,7 +239,7 @@ class DepthInput:
             text = problem.text if problem else self._frozen_stamps()
             if problem and problem.kind == "stamps":
                 text = f"{text}; images come at {image_rate:.1f} Hz, depth at {rate:.1f} Hz"
-        inputs = self._depth_subscription.describe(), self._info_subscription.describe()
+        inputs = self._depth_subscription.describe(), self._info.describe()
         return DepthState(*inputs, rate, buffer.matched, buffer.missed, text)
 
     # In the executor
@@ -268,10 +264,6 @@ class DepthInput:
             for frame in buffer.pending:
                 self._compare(frame, message)
             self._changed.notify_all()
-
-    def _on_info(self, message: CameraInfo) -> None:
-        with self._changed:
-            self._buffer.infos.append(message)
 
     # With the lock held
 
@@ -327,10 +319,10 @@ class DepthInput:
         self._wait(match, arrived + self.patience)
         if match in self._buffer.pending:  # unless stopped in the meantime
             self._buffer.pending.remove(match)
-        return self._checked(match, header.frame_id, size)
+        return self._checked(match, header, size)
 
     def _checked(
-        self, frame: _Match, frame_id: str, size: tuple[int, int]
+        self, frame: _Match, header: Any, size: tuple[int, int]
     ) -> tuple[Image | CompressedImage, PinholeCamera]:
         """Checks that depth and camera_info match a frame.
 
@@ -344,11 +336,10 @@ class DepthInput:
             if message is None or self._is_silent():
                 raise _NoDepth("no depth", f"no depth on {self._depth_subscription.describe()}")
             raise _NoDepth("stamps", self._stamp_problem(message, frame.stamp))
-        info = nearest(frame.stamp, ((nanoseconds(info.header.stamp), info) for info in self._buffer.infos))
+        info = self._info.at(header)
         if info is None:
-            raise _NoDepth(
-                "no camera_info", f"depth is received, but no camera_info on {self._info_subscription.describe()}"
-            )
+            raise _NoDepth("no camera_info", f"depth is received, but no camera_info on {self._info.describe()}")
+        frame_id = header.frame_id
         for name, other in (("depth", message.header.frame_id), ("camera_info", info.header.frame_id)):
             same, warning = compare_frames(name, other, frame_id)
             if warning:
@@ -429,25 +420,3 @@ def _unpacked(message: Image | CompressedImage, max_pixels: int) -> np.ndarray:
         return to_depth(message, max_pixels)
     except ImageError as error:
         raise _NoDepth("data", str(error)) from None
-
-
-def camera_from_info(info: CameraInfo, *, rectified: bool) -> PinholeCamera:
-    """The camera of a camera_info, with its binning and region of interest.
-
-    Args:
-        info: The message.
-        rectified: Whether images are rectified; see `PinholeCamera.from_calibration`.
-
-    Raises:
-        DepthError: It is not calibrated, or its distortion model is unknown.
-    """
-    return PinholeCamera.from_calibration(
-        (info.width, info.height),
-        info.k,
-        info.p,
-        distortion=info.d,
-        model=info.distortion_model,
-        binning=(info.binning_x, info.binning_y),
-        roi=(info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height),
-        rectified=rectified,
-    )

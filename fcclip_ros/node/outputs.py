@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 import fcclip_ros.msg as msg
+from fcclip_core.errors import DepthError
 from fcclip_core.segments.visualization import draw_overlay
 from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 from fcclip_ros.compat import optional_module
+from fcclip_ros.conversions.camera_info import label_info
 from fcclip_ros.conversions.compressed import compressed_message
 from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.conversions.messages import (
@@ -61,7 +63,7 @@ class Outputs:
         """Publishes between its `start` and `stop`."""
         self.masks = MaskOutput(node, prefix)
         images = ("panoptic", "semantic", "confidence", "overlay")
-        kinds = dict.fromkeys(images, Image) | {"segments": msg.SegmentArray}
+        kinds = dict.fromkeys(images, Image) | {"segments": msg.SegmentArray, "camera_info": CameraInfo}
         kinds |= dict.fromkeys((f"{name}/compressed" for name in images), CompressedImage)
         if self._vision is None:
             node.get_logger().info(
@@ -102,6 +104,8 @@ class Outputs:
         self._send_image("semantic", lambda: semantic_message(result, frame.snapshot.class_ids, header))
         self._send_image("confidence", lambda: confidence_message(result, header))
         self._send("segments", lambda: self._segments_of(frame))
+        if frame.camera_info is not None:
+            self._send_camera_info(frame, frame.camera_info)
         self.masks.send(frame)
         if vision is not None:
             self._send("detections", lambda: detections_message(result, header, vision))
@@ -124,6 +128,17 @@ class Outputs:
                 self._publishers[name].publish(message)
             if packed:
                 self._publishers[f"{name}/compressed"].publish(compressed_message(message))
+
+    def _send_camera_info(self, frame: LabeledFrame, info: CameraInfo) -> None:
+        if not self._is_wanted("camera_info"):
+            return
+        height, width = frame.result.segment_map.shape
+        try:
+            message = label_info(info, (width, height), frame.header)
+        except DepthError as error:
+            self._node.get_logger().warning(f"camera_info not published: {error}", throttle_duration_sec=60.0)
+            return
+        self._publishers["camera_info"].publish(message)
 
     def _is_wanted(self, name: str) -> bool:
         publisher = self._publishers[name]

@@ -10,19 +10,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 import rerun as rr
 import rerun.blueprint as rrb
 from numpy.lib.recfunctions import structured_to_unstructured
 
 from fcclip_core.errors import DepthError, ImageError
-from fcclip_core.geometry.camera import PinholeCamera
+from fcclip_core.geometry.camera import PinholeCamera, same_aspect
 from fcclip_core.geometry.cloud import POINT
 from fcclip_core.vocabulary.palette import Color, class_color
+from fcclip_ros.conversions.camera_info import camera_from_info
 from fcclip_ros.conversions.images import size_of, to_labels, to_rgb
 from fcclip_ros.conversions.messages import color_of
 from fcclip_ros.conversions.stamps import nanoseconds
-from fcclip_ros.node.depth_input import camera_from_info
 from fcclip_ros.view.places import DepthJoin
 from fcclip_ros.view.topics import Part
 
@@ -95,6 +96,7 @@ class _CameraScene:
         self._root = root
         self._step = point_step
         self._camera: PinholeCamera | None = None
+        self._image_size: tuple[int, int] | None = None
         self._classes: dict[int, tuple[str, Color]] = {}
         self._join = DepthJoin() if compute_geometry else None
         self.show: dict[str, Callable[[Any], None]] = {
@@ -128,7 +130,9 @@ class _CameraScene:
 
     def _image(self, message: Any) -> None:
         compressed = hasattr(message, "format")
-        self._log("view/image", _encoded(message) if compressed else rr.Image(to_rgb(message, _NO_LIMIT)), message)
+        shown = _encoded(message) if compressed else rr.Image(to_rgb(message, _NO_LIMIT))
+        self._image_size = size_of(message, _NO_LIMIT)
+        self._log("view/image", shown, message)
 
     def _camera_info(self, message: Any) -> None:
         camera = camera_from_info(message, rectified=True)
@@ -145,7 +149,8 @@ class _CameraScene:
             self._join.add_depth(message)
 
     def _semantic(self, message: Any) -> None:
-        self._log("view/labels", rr.SegmentationImage(to_labels(message), opacity=_OPACITY), message)
+        labels = _enlarged(to_labels(message), self._image_size)
+        self._log("view/labels", rr.SegmentationImage(labels, opacity=_OPACITY), message)
 
     def _panoptic(self, message: Any) -> None:
         if self._join is not None:
@@ -243,6 +248,13 @@ def _encoded(message: Any) -> rr.EncodedImage:
     contents = bytes(message.data)
     is_png = contents.startswith(b"\x89PNG")
     return rr.EncodedImage(contents=contents, media_type=rr.MediaType.PNG if is_png else rr.MediaType.JPEG)
+
+
+def _enlarged(labels: np.ndarray, image: tuple[int, int] | None) -> np.ndarray:
+    """Labels at the size of the image, from which `output_stride` made them smaller."""
+    if image is None or labels.shape == image or not same_aspect(labels.shape[::-1], image[::-1]):
+        return labels
+    return cv2.resize(labels, image[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _vector(value: Any) -> tuple[float, float, float]:

@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from fcclip_ros import msg
-from fcclip_ros.conversions.messages import camera_info_message
+from fcclip_ros.conversions.camera_info import camera_info_message
 
 HEIGHT, WIDTH = 40, 60
 MATRIX = np.array([[50.0, 0.0, 29.5], [0.0, 50.0, 19.5], [0.0, 0.0, 1.0]])

@@ -29,10 +29,11 @@ class Case:
     threshold: float = 0.0
     overlap: float = 0.3
     void: float = 0.0
+    stride: int = 1
 
     @property
     def geometry(self) -> FrameGeometry:
-        return FrameGeometry(self.image, self.resized, self.padded)
+        return FrameGeometry(self.image, self.resized, self.padded, self.stride)
 
     @property
     def mask_size(self) -> tuple[int, int]:
@@ -50,6 +51,8 @@ CASES = {
     "void drops some": Case((40, 70), (64, 112), (64, 128), void=3.0),
     "nothing is kept": Case((20, 30), (64, 96), (64, 96), threshold=1.0),
     "one query": Case((20, 30), (64, 96), (64, 96), queries=1),
+    "labels of half the size": Case((75, 131), (48, 84), (64, 96), stride=2),
+    "labels of a quarter of the size": Case((75, 131), (96, 168), (96, 192), stride=4),
     "tiny image": Case((1, 3), (32, 96), (32, 96)),
     "more queries than a byte counts": Case((24, 33), (32, 44), (32, 64), queries=300, overlap=0.0),
     "every overlap is enough": Case((48, 48), (96, 96), (96, 96), overlap=0.0),

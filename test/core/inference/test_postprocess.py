@@ -274,24 +274,27 @@ def test_no_thing_among_the_best_gives_no_instance() -> None:
 def published_resize(mask_logits: torch.Tensor, geometry: FrameGeometry) -> torch.Tensor:
     large = F.interpolate(mask_logits[None], size=geometry.padded, mode="bilinear", align_corners=False)
     large = large[:, :, : geometry.resized[0], : geometry.resized[1]]
-    return F.interpolate(large, size=geometry.image, mode="bilinear", align_corners=False)[0]
+    return F.interpolate(large, size=geometry.output, mode="bilinear", align_corners=False)[0]
 
 
 @pytest.mark.parametrize(
-    ("image", "resized", "padded"),
+    ("image", "resized", "padded", "stride"),
     [
-        ((120, 181), (96, 145), (96, 160)),
-        ((480, 640), (256, 341), (256, 352)),
-        ((1, 1), (32, 32), (32, 32)),
-        ((1, 300), (1, 64), (32, 64)),
-        ((37, 11), (64, 19), (64, 32)),
-        ((50, 70), (64, 90), (64, 96)),
+        ((120, 181), (96, 145), (96, 160), 1),
+        ((120, 181), (96, 145), (96, 160), 2),
+        ((120, 181), (96, 145), (96, 160), 4),
+        ((480, 640), (256, 341), (256, 352), 1),
+        ((1, 1), (32, 32), (32, 32), 1),
+        ((1, 1), (32, 32), (32, 32), 4),
+        ((1, 300), (1, 64), (32, 64), 1),
+        ((37, 11), (64, 19), (64, 32), 1),
+        ((50, 70), (64, 90), (64, 96), 1),
     ],
 )
 def test_masks_are_enlarged_as_by_two_bilinear_resizes(
-    image: tuple[int, int], resized: tuple[int, int], padded: tuple[int, int]
+    image: tuple[int, int], resized: tuple[int, int], padded: tuple[int, int], stride: int
 ) -> None:
-    geometry = FrameGeometry(image, resized, padded)
+    geometry = FrameGeometry(image, resized, padded, stride)
     size = (padded[0] // 4, padded[1] // 4)
     mask_logits = torch.randn(3, *size, generator=torch.Generator().manual_seed(1)) * 10
     resizer = MaskResizer(geometry, size, CPU)

@@ -12,11 +12,12 @@ from depth_camera import MATRIX, depth_message, stamp_of
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from fcclip_ros.conversions.camera_info import camera_info_message
 from fcclip_ros.conversions.frame import FrameDepth
-from fcclip_ros.conversions.messages import camera_info_message
 from fcclip_ros.conversions.stamps import nearest
-from fcclip_ros.node import depth_input
+from fcclip_ros.node import depth_input, info_input
 from fcclip_ros.node.depth_input import DepthInput
+from fcclip_ros.node.info_input import InfoInput
 
 SIZE = (8, 6)
 FAST = [10.0 + number / 30 for number in range(9)]
@@ -43,13 +44,15 @@ class Bench:
     """A DepthInput, and a clock that tests set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(depth_input, "QosMatchingSubscription", Topic)
+        for module in (depth_input, info_input):
+            monkeypatch.setattr(module, "QosMatchingSubscription", Topic)
         self.now = 1000.0
         monkeypatch.setattr(depth_input, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.said: list[str] = []
         self.hear: dict[str, Callable[[Any], None]] = {}
         node = SimpleNamespace(resolve_topic_name=lambda name: f"/{name}", hear=self.hear)
-        self.input = DepthInput(node, "depth", "camera_info", SimpleNamespace(warning=self.said.append))
+        info = InfoInput(node, "camera_info")
+        self.input = DepthInput(node, "depth", info, SimpleNamespace(warning=self.said.append))
         self.input.start("raw", "auto", rectified=True)
 
     def info(self, stamp: float = 0.0, focal: float = 50.0) -> None:

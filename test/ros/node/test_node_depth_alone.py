@@ -31,7 +31,7 @@ from sensor_msgs.msg import CameraInfo, PointCloud2
 
 from fcclip_ros import msg
 from fcclip_ros.conversions import frame
-from fcclip_ros.conversions.messages import camera_info_message
+from fcclip_ros.conversions.camera_info import camera_info_message
 from fcclip_ros.conversions.messages_3d import points_message
 from fcclip_ros.perception import Perception
 from fcclip_ros.qos import OUTPUT
@@ -72,7 +72,7 @@ def test_depth_without_camera_info(start_process: Callable[..., Process], peer: 
 
 def test_depth_is_subscribed_only_where_it_is_used(start_process: Callable[..., Process], peer: Peer) -> None:
     start_process(*fake_node(0.002)).wait_for("reading images from")
-    assert peer.node.count_subscribers("/depth") == peer.node.count_subscribers("/camera_info") == 0
+    assert (peer.node.count_subscribers("/depth"), peer.node.count_subscribers("/camera_info")) == (0, 1)
     assert not set_parameters(peer, use_depth=True)[0].successful, "not while configured"
     for label in ("deactivate", "cleanup"):
         assert transition(peer, label)

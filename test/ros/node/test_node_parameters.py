@@ -49,11 +49,11 @@ def test_every_parameter_is_described_and_every_number_has_a_range(parameter: An
     if isinstance(parameter.default, float):
         (limits,) = descriptor.floating_point_range
         assert limits.from_value <= parameter.default <= limits.to_value
-    elif isinstance(parameter.default, int) and not isinstance(parameter.default, bool):
+    elif isinstance(parameter.default, int) and not isinstance(parameter.default, bool) and not parameter.choices:
         (limits,) = descriptor.integer_range
         assert limits.from_value <= parameter.default <= limits.to_value
     if parameter.choices:
-        assert all(choice in descriptor.additional_constraints for choice in parameter.choices)
+        assert all(str(choice) in descriptor.additional_constraints for choice in parameter.choices)
 
 
 def test_declared_ranges_are_no_narrower_than_the_settings_own() -> None:

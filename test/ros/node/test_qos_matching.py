@@ -16,6 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from fcclip_ros.conversions.frame_ids import compare_frames
 from fcclip_ros.node.depth_input import DepthInput
 from fcclip_ros.node.image_input import ImageInput
+from fcclip_ros.node.info_input import InfoInput
 from fcclip_ros.node.qos_matching import QosMatchingSubscription, type_name
 from fcclip_ros.qos import LATCHED, OUTPUT, choose_durability
 
@@ -208,7 +209,8 @@ def test_depth_in_another_transport_is_named(
     says: str,
 ) -> None:
     host = start()
-    DepthInput(host.node, "depth", "camera_info", host.node.get_logger()).start(transport, "auto", rectified=True)
+    info = InfoInput(host.node, "camera_info")
+    DepthInput(host.node, "depth", info, host.node.get_logger()).start(transport, "auto", rectified=True)
     peer.node.create_publisher(kind, topic, OUTPUT)
     heard: list[str] = []
     wait_until(lambda: heard.append(capfd.readouterr().err) or says in "".join(heard))
@@ -241,7 +243,9 @@ def test_depth_goes_on_with_a_camera_info_whose_frame_is_careless(
     start: Callable[..., Peer], peer: Peer, frame_id: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     host = start()
-    depth = DepthInput(host.node, "depth", "camera_info", host.node.get_logger())
+    calibration = InfoInput(host.node, "camera_info")
+    calibration.start("auto")
+    depth = DepthInput(host.node, "depth", calibration, host.node.get_logger())
     depth.start("raw", "auto", rectified=True)
     info = CameraInfo(width=4, height=2, k=[4.0, 0, 2, 0, 4, 1, 0, 0, 1], p=[4.0, 0, 2, 0, 0, 4, 1, 0, 0, 0, 1, 0])
     info.header.frame_id = frame_id

@@ -33,9 +33,9 @@ from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_core.vocabulary.palette import class_color
 from fcclip_ros.bags.bag_segmentation import read_messages, topics_in
 from fcclip_ros.conversions import messages, messages_3d
+from fcclip_ros.conversions.camera_info import camera_from_info
 from fcclip_ros.conversions.frame import FrameDepth, LabeledFrame
 from fcclip_ros.conversions.images import to_depth
-from fcclip_ros.node.depth_input import camera_from_info
 
 pytest.importorskip("rerun", reason="rerun-sdk is not installed")
 from rrd_files import Recording  # noqa: E402

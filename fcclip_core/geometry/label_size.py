@@ -1,0 +1,30 @@
+"""Images at the size of their labels, which `output_stride` makes smaller."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from fcclip_core.errors import ImageError
+from fcclip_core.geometry.camera import same_aspect
+
+
+def at_label_size(image: np.ndarray, labels: tuple[int, int]) -> np.ndarray:
+    """The image with one pixel per label: unchanged, or reduced by averaging.
+
+    Args:
+        image: uint8 `(H, W, 3)`.
+        labels: `(height, width)` of the labels that were made from it.
+
+    Raises:
+        ImageError: The labels are larger than the image or have another aspect ratio, so they are of another image.
+    """
+    height, width = image.shape[:2]
+    if labels == (height, width):
+        return image
+    if labels[0] > height or labels[1] > width or not same_aspect((width, height), (labels[1], labels[0])):
+        raise ImageError(
+            f"the image is {height} x {width} pixels and the segment map {labels[0]} x {labels[1]}; use the image that "
+            "was segmented"
+        )
+    return cv2.resize(image, labels[::-1], interpolation=cv2.INTER_AREA)
