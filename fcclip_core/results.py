@@ -17,8 +17,10 @@ from fcclip_core.inference.mask_resize import KEPT_SIZES, MaskResizer
 from fcclip_core.inference.postprocess import instance_masks, semantic_classes
 from fcclip_core.inference.preprocess import FrameGeometry
 
-_BAND = 1 << 14
 _BYTE_IDS = 256
+"""Ids below it fit into a byte."""
+
+_BAND = 1 << 14
 """Pixels at a time; what is needed for them stays in the processor's cache."""
 
 
@@ -366,6 +368,18 @@ class PanopticResult:
             ignored=ignored if self.ignored is None else self.ignored | ignored,
         )
 
+    @functools.cached_property
+    def compact_map(self) -> np.ndarray:
+        """`segment_map` in the smallest type that holds its ids: uint8 or int32 `(H, W)`; computed once, read-only.
+
+        What looks something up for each pixel reads a quarter of the bytes there, and so does the next one.
+        """
+        if max((segment.id for segment in self.segments), default=0) >= _BYTE_IDS:
+            return self.segment_map
+        compact = self.segment_map.astype(np.uint8)
+        compact.flags.writeable = False
+        return compact
+
     def fill_segments(self, pixels: np.ndarray, values: Sequence[float]) -> None:
         """Writes each segment's value into its pixels, and 0 where there is no segment.
 
@@ -376,14 +390,15 @@ class PanopticResult:
         ids = [segment.id for segment in self.segments]
         table: np.ndarray = np.zeros(max(max(ids, default=0) + 1, _BYTE_IDS), pixels.dtype)
         table[ids] = values
-        # In bands: a copy of the whole map, or numpy's index of eight bytes a pixel, would cost more than the look-up.
+        if self.compact_map.dtype == np.uint8:
+            cv2.LUT(self.compact_map, table, dst=pixels)
+            return
+        # In bands: numpy's index of eight bytes a pixel would cost more than the look-up.
         rows = max(_BAND // pixels.shape[1], 1)
         for top in range(0, pixels.shape[0], rows):
             band = slice(top, top + rows)
-            if len(table) == _BYTE_IDS:
-                cv2.LUT(self.segment_map[band].astype(np.uint8), table, dst=pixels[band])
-            else:  # every id is in the table; other modes make numpy copy
-                np.take(table, self.segment_map[band], out=pixels[band], mode="clip")
+            # Every id is in the table; other modes make numpy copy.
+            np.take(table, self.segment_map[band], out=pixels[band], mode="clip")
 
     def _per_segment(self, values: Sequence[float], dtype: type) -> np.ndarray:
         pixels: np.ndarray = np.empty(self.segment_map.shape, dtype)

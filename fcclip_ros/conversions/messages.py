@@ -52,7 +52,7 @@ def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
 def panoptic_message(result: PanopticResult, header: Header) -> Image:
     """Segment ids as 16UC1; 0 for no segment."""
     message, pixels = _blank_image(result.segment_map.shape, np.uint16, "16UC1", header)
-    pixels[...] = result.segment_map
+    pixels[...] = result.compact_map
     return message
 
 
