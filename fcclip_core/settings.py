@@ -16,6 +16,9 @@ AUTO = "auto"
 
 ENSEMBLES = ("geometric", "arithmetic", "in_vocabulary", "out_of_vocabulary")
 
+OUTPUT_STRIDES = (1, 2, 4)
+"""Image pixels per pixel of the labels along each side."""
+
 PUBLISHED, BEST_CELL = VANISHED_MASKS = ("published", "best_cell")
 """What masks that vanish at stride 32 are pooled over: nothing, as in the published code, or one cell each."""
 
@@ -173,7 +176,7 @@ class InferenceSettings:
         1,
         "Image pixels per pixel of the labels along each side: 2 and 4 give label images of half and a quarter of the "
         "image's size, at a quarter and a sixteenth of the cost",
-        choices=(1, 2, 4),
+        choices=OUTPUT_STRIDES,
     )
     top_k_instances: int = setting(100, "Instances kept per image", limits=(1, 10_000))
     num_threads: int = setting(0, "CPU threads of torch", limits=(0, 1024), zero="torch's choice")

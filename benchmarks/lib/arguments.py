@@ -12,6 +12,7 @@ from fcclip_core.errors import SettingsError
 from fcclip_core.export.input_spec import PRECISIONS
 from fcclip_core.images.camera_size import parse_size
 from fcclip_core.model.config import PRESETS
+from fcclip_core.settings import OUTPUT_STRIDES
 
 MODEL = ("checkpoint", "backend", "precision", "device", "shorter_side", "threads")
 """What decides how the model runs."""
@@ -52,7 +53,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     "precision": {"default": "auto", "choices": ("auto", *PRECISIONS), "help": "what the backend computes in"},
     "device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N"},
     "shorter_side": {"type": int, "default": 0, "help": "test-time size in pixels; 0: the model's own"},
-    "output_stride": {"type": int, "default": 1, "choices": (1, 2, 4), "help": "image pixels per label pixel"},
+    "output_stride": {"type": int, "default": 1, "choices": OUTPUT_STRIDES, "help": "image pixels per label pixel"},
     "threads": {"type": int, "default": 0, "help": "torch threads; 0 leaves torch's choice"},
     "vocabulary": {"default": "indoor_robot", "help": "a bundled vocabulary or a file"},
     "image": {"type": Path, "help": "photograph; without it, the reference's 640x480 one"},

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from fcclip_core.geometry.camera import PinholeCamera
-from fcclip_core.geometry.label_size import at_label_size
+from fcclip_core.images.label_size import at_label_size
 from fcclip_core.results import PanopticResult
 
 POINT = np.dtype(

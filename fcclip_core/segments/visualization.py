@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fcclip_core.errors import ImageError, SettingsError
-from fcclip_core.geometry.label_size import at_label_size
+from fcclip_core.images.label_size import at_label_size
 from fcclip_core.results import Segment
 
 Color = tuple[int, int, int]

@@ -33,7 +33,7 @@ from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_core.vocabulary.palette import class_color
 from fcclip_ros.bags.bag_segmentation import read_messages, topics_in
 from fcclip_ros.conversions import messages, messages_3d
-from fcclip_ros.conversions.camera_info import camera_from_info
+from fcclip_ros.conversions.camera_info import camera_from_info, camera_info_message
 from fcclip_ros.conversions.frame import FrameDepth, LabeledFrame
 from fcclip_ros.conversions.images import to_depth
 
@@ -50,9 +50,9 @@ def stamp_of(number: int) -> Time:
 STAMPS = [100_000_000_000 + 100_000_000 * number for number in range(3)]
 
 
-def frames(count: int = 3, frame_id: str = "optical") -> list[LabeledFrame]:
+def frames(count: int = 3, frame_id: str = "optical", stride: int = 1) -> list[LabeledFrame]:
     """Labeled frames with depth: three upright bands, at other distances in each frame, with a hole."""
-    segmenter = FakeSegmenter(InferenceSettings())
+    segmenter = FakeSegmenter(InferenceSettings(output_stride=stride))
     snapshot = segmenter.set_vocabulary(VOCABULARY)
     dice, made = np.random.default_rng(3), []
     for number in range(count):
@@ -60,8 +60,9 @@ def frames(count: int = 3, frame_id: str = "optical") -> list[LabeledFrame]:
         image = dice.integers(1, 256, (HEIGHT, WIDTH, 3), np.uint8)
         meters = np.repeat([[1.0, 2.0, 4.0]], WIDTH // 3, axis=1).repeat(HEIGHT, axis=0) + 0.1 * number
         meters[10:20, 5:10] = 0
-        info = messages.camera_info_message(header, WIDTH, HEIGHT, MATRIX)
-        depth = FrameDepth(to_depth(depth_message(meters, header)), camera_from_info(info, rectified=True))
+        info = camera_info_message(header, WIDTH, HEIGHT, MATRIX)
+        camera = camera_from_info(info, rectified=True).resized(WIDTH // stride, HEIGHT // stride)
+        depth = FrameDepth(to_depth(depth_message(meters, header)), camera)
         encoded = segmenter.encode(image)
         made.append(LabeledFrame(header, image, segmenter.decode(encoded), snapshot, encoded, 0.0, depth))
     return made
@@ -71,7 +72,7 @@ def inputs(frame: LabeledFrame, camera: str = "") -> list[tuple[str, Any]]:
     return [
         (f"{camera}/image", rgb_message(frame.image, frame.header.frame_id, frame.header.stamp)),
         (f"{camera}/depth", depth_message(frame.depth.pixels / 1000, frame.header)),
-        (f"{camera}/camera_info", messages.camera_info_message(frame.header, WIDTH, HEIGHT, MATRIX)),
+        (f"{camera}/camera_info", camera_info_message(frame.header, WIDTH, HEIGHT, MATRIX)),
     ]
 
 
@@ -168,6 +169,21 @@ def test_labels_and_depth_in_different_bags_make_the_same_places(tmp_path: Path)
             assert list(one) == list(other) == STAMPS
             for stamp in STAMPS:
                 assert one[stamp] == other[stamp] or np.allclose(one[stamp], other[stamp])
+
+
+def test_labels_smaller_than_the_image_lie_over_it_and_make_the_same_places(tmp_path: Path) -> None:
+    run = frames(stride=2)
+    said = save(tmp_path / "said", [item for frame in run for item in (*inputs(frame), *labels_with_depth(frame))])
+    alone = save(tmp_path / "alone", [item for frame in run for item in (*inputs(frame), *labels(frame))])
+    expected, found = view(tmp_path, said), view(tmp_path, alone)
+    for shown in (expected, found):
+        classes = shown.pixels("/camera/view/labels", "SegmentationImage")
+        for stamp, frame in zip(STAMPS, run, strict=True):
+            assert (classes[stamp][..., 0] == frame.result.class_map().repeat(2, axis=0).repeat(2, axis=1)).all()
+    for component in ("centers", "half_sizes"):
+        one, other = (shown.at_stamps("/camera/boxes", f"Boxes3D:{component}") for shown in (expected, found))
+        assert list(one) == list(other) == STAMPS
+        assert all(np.allclose(one[stamp], other[stamp]) for stamp in STAMPS)
 
 
 def test_a_bag_without_definitions_is_read_with_the_installed_ones(tmp_path: Path) -> None:
@@ -357,7 +373,7 @@ def test_what_cannot_be_shown_is_said_and_the_rest_is_shown(tmp_path: Path, caps
     good, other = frames(2)
     cloud = messages_3d.points_message(other)
     cloud.fields = cloud.fields[:3]
-    blind = messages.camera_info_message(good.header, WIDTH, HEIGHT, np.zeros((3, 3)))
+    blind = camera_info_message(good.header, WIDTH, HEIGHT, np.zeros((3, 3)))
     recorded = [("/image", Image(encoding="nv16")), *inputs(good)[:1], ("/camera_info", blind)]
     bag = save(tmp_path / "run", [*recorded, *labels_with_depth(good), ("/fcclip/points", cloud)])
     shown = view(tmp_path, bag)

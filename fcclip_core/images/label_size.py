@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from fcclip_core.errors import ImageError
-from fcclip_core.geometry.camera import same_aspect
+from fcclip_core.settings import OUTPUT_STRIDES
 
 
 def at_label_size(image: np.ndarray, labels: tuple[int, int]) -> np.ndarray:
@@ -17,12 +17,12 @@ def at_label_size(image: np.ndarray, labels: tuple[int, int]) -> np.ndarray:
         labels: `(height, width)` of the labels that were made from it.
 
     Raises:
-        ImageError: The labels are larger than the image or have another aspect ratio, so they are of another image.
+        ImageError: No `output_stride` gives labels of that size, so they are of another image.
     """
     height, width = image.shape[:2]
     if labels == (height, width):
         return image
-    if labels[0] > height or labels[1] > width or not same_aspect((width, height), (labels[1], labels[0])):
+    if labels not in [(-(-height // stride), -(-width // stride)) for stride in OUTPUT_STRIDES]:
         raise ImageError(
             f"the image is {height} x {width} pixels and the segment map {labels[0]} x {labels[1]}; use the image that "
             "was segmented"

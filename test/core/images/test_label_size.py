@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fcclip_core.errors import ImageError
-from fcclip_core.geometry.label_size import at_label_size
+from fcclip_core.images.label_size import at_label_size
 
 
 def test_pixels_of_a_label_are_averaged() -> None:
@@ -20,7 +20,7 @@ def test_an_image_of_the_same_size_is_not_copied() -> None:
     assert at_label_size(image, (2, 4)) is image
 
 
-@pytest.mark.parametrize("labels", [(4, 8), (1, 4), (480, 640)])
+@pytest.mark.parametrize("labels", [(4, 8), (1, 4), (480, 640), (2, 3)])
 def test_labels_of_another_image_are_refused(labels: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match="the image is 2 x 4 pixels and the segment map .* use the image that was seg"):
         at_label_size(np.zeros((2, 4, 3), np.uint8), labels)
