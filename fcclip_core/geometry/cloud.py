@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
 from fcclip_core.geometry.camera import PinholeCamera
+from fcclip_core.geometry.transform import RigidTransform
 from fcclip_core.results import PanopticResult
 
 POINT = np.dtype(
@@ -23,7 +26,12 @@ POINT = np.dtype(
 
 
 def organized_cloud(
-    image: np.ndarray, depth: np.ndarray, camera: PinholeCamera, result: PanopticResult, out: np.ndarray | None = None
+    image: np.ndarray,
+    depth: np.ndarray,
+    camera: PinholeCamera,
+    result: PanopticResult,
+    out: np.ndarray | None = None,
+    transform: RigidTransform | None = None,
 ) -> np.ndarray:
     """Computes the points of all pixels, in pixel order.
 
@@ -33,6 +41,7 @@ def organized_cloud(
         camera: The camera, for images of this size.
         result: The labels.
         out: Output array, `POINT` `(H, W)`, contiguous; None: a new one.
+        transform: From the camera's optical frame to that of the points; None: the optical frame.
 
     Returns:
         `POINT` `(H, W)`; x, y and z are NaN at pixels without depth and at pixels that the result ignores. Labels and
@@ -42,10 +51,13 @@ def organized_cloud(
         depth = np.where(result.ignored, np.float32(np.nan), depth)
     points: np.ndarray = np.empty(depth.shape, POINT) if out is None else out
     across, down = camera.rays()
+    places: Sequence[np.ndarray] | np.ndarray = (across * depth, down * depth, depth)
+    if transform is not None:
+        places = transform.apply(np.stack(places))
     ids = result.segment_map
     labels, scores = _tables(result)
     # Six columns of four bytes each: interleaving by OpenCV is several times faster than writing single fields.
-    columns = [across * depth, down * depth, depth, _packed(image), labels[ids].view(np.float32), scores[ids]]
+    columns = [*places, _packed(image), labels[ids].view(np.float32), scores[ids]]
     cv2.merge(columns, points.view(np.float32).reshape(*depth.shape, len(columns)))
     return points
 

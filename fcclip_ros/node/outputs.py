@@ -26,7 +26,7 @@ from fcclip_ros.conversions.messages import (
     semantic_message,
     vocabulary_message,
 )
-from fcclip_ros.conversions.messages_3d import detections_3d_message
+from fcclip_ros.conversions.messages_3d import detections_3d_message, geometry_messages
 from fcclip_ros.node.cloud_output import CloudOutput
 from fcclip_ros.node.mask_output import MaskOutput
 from fcclip_ros.node.rate_limit import RateLimit
@@ -130,7 +130,8 @@ class Outputs:
         return publisher.is_activated and publisher.get_subscription_count() > 0
 
     def _segments_of(self, frame: LabeledFrame) -> msg.SegmentArray:
-        return segments_message(frame.result, frame.header, self.embedding_type, frame.geometry, self.contour_type)
+        geometry = geometry_messages(frame)
+        return segments_message(frame.result, frame.header, self.embedding_type, geometry, self.contour_type)
 
     def _draw(self, frame: LabeledFrame) -> Image:
         self._overlay_limit.spend(self.overlay_rate)
