@@ -116,10 +116,12 @@ class Buffer:
                 raise InvalidArgumentException(f"{name!r} is no valid frame")
             if name not in known:
                 raise LookupException(f"{name!r} does not exist")
-        roots = {name: _ancestors(name, links)[-1] for name in (target_frame, source_frame)}
-        if roots[target_frame] != roots[source_frame]:
+        above = _ancestors(target_frame, links)
+        common = next((name for name in _ancestors(source_frame, links) if name in above), None)
+        if common is None:
             raise ConnectivityException(f"{target_frame!r} and {source_frame!r} are not part of the same tree")
-        target, source = (_to_root(name, links, time.nanoseconds) for name in (target_frame, source_frame))
+        # What is above both need not be known at that time.
+        target, source = (_up_to(common, name, links, time.nanoseconds) for name in (target_frame, source_frame))
         found = np.linalg.inv(target) @ source
         message = TransformStamped(child_frame_id=source_frame)
         message.header.frame_id, message.header.stamp = target_frame, time.to_msg()
@@ -160,10 +162,10 @@ def _ancestors(name: str, links: dict[str, _Link]) -> list[str]:
     return chain
 
 
-def _to_root(name: str, links: dict[str, _Link], stamp: int) -> np.ndarray:
+def _up_to(ancestor: str, name: str, links: dict[str, _Link], stamp: int) -> np.ndarray:
     matrix = np.eye(4)
-    for frame in _ancestors(name, links)[:-1]:
-        matrix = links[frame].at(stamp) @ matrix
+    while name != ancestor:
+        matrix, name = links[name].at(stamp) @ matrix, links[name].parent
     return matrix
 
 
