@@ -92,6 +92,7 @@ class Camera:
             self._logger.info(printable(text))
         lost_frames, votes = configuration.track_lost_frames, configuration.track_votes
         self._tracker = Tracker(lost_frames, votes=votes) if configuration.track else None
+        self.outputs.show_ids = configuration.track
         self.apply_parameters(configuration)
 
     def apply_parameters(self, configuration: NodeParameters) -> None:
