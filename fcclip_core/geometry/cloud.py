@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -23,6 +23,9 @@ POINT = np.dtype(
     ]
 )
 """A point: position in meters; color as 0x00RRGGBB; class and segment id, 0 = none; the segment's score, 0..1."""
+
+_BAND = 1 << 15
+"""Pixels computed at a time: temporary arrays of whole images would cost more than the computation."""
 
 
 def organized_cloud(
@@ -50,15 +53,18 @@ def organized_cloud(
     if result.ignored is not None:
         depth = np.where(result.ignored, np.float32(np.nan), depth)
     points: np.ndarray = np.empty(depth.shape, POINT) if out is None else out
-    across, down = camera.rays()
-    places: Sequence[np.ndarray] | np.ndarray = (across * depth, down * depth, depth)
-    if transform is not None:
-        places = transform.apply(np.stack(places))
-    ids = result.segment_map
-    labels, scores = _tables(result)
     # Six columns of four bytes each: interleaving by OpenCV is several times faster than writing single fields.
-    columns = [*places, _packed(image), labels[ids].view(np.float32), scores[ids]]
-    cv2.merge(columns, points.view(np.float32).reshape(*depth.shape, len(columns)))
+    fields = points.view(np.float32).reshape(*depth.shape, 6)
+    labels, scores = _tables(result)
+    height, width = depth.shape
+    rows = max(1, _BAND // width)
+    for band in (slice(top, top + rows) for top in range(0, height, rows)):
+        across, down = (ray[band] * depth[band] for ray in camera.rays())
+        places: Iterable[np.ndarray] = (across, down, depth[band])
+        if transform is not None:
+            places = transform.apply(np.stack((across, down, depth[band])))
+        ids = result.segment_map[band]
+        cv2.merge([*places, _packed(image[band]), labels[ids].view(np.float32), scores[ids]], fields[band])
     return points
 
 

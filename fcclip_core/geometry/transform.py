@@ -39,8 +39,9 @@ class RigidTransform:
 
     def rotate(self, points: np.ndarray) -> np.ndarray:
         """Rotates points `(3, ...)` without translating them; keeps their float type."""
-        turned = self.rotation.astype(points.dtype) @ points.reshape(3, -1)
-        return turned.reshape(points.shape)
+        # Not `@`: for a cloud, BLAS starts threads that cost more than the product, on a busy machine forty times more.
+        turned: np.ndarray = np.einsum("ij,j...->i...", self.rotation.astype(points.dtype), points)
+        return turned
 
     def apply(self, points: np.ndarray) -> np.ndarray:
         """Transforms points `(3, ...)`; keeps their float type."""

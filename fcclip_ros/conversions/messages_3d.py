@@ -111,9 +111,7 @@ def detections_3d_message(frame: LabeledFrame, vision: ModuleType) -> object:
         hypothesis.pose.pose.position = _point(geometry.centroid)
         center = make_pose(geometry.oriented_center, geometry.orientation)
         bounds = vision.BoundingBox3D(center=center, size=_vector(geometry.oriented_extents))
-        detections.append(
-            vision.Detection3D(header=header, id=str(segment.id), bbox=bounds, results=[hypothesis])
-        )
+        detections.append(vision.Detection3D(header=header, id=str(segment.id), bbox=bounds, results=[hypothesis]))
     return vision.Detection3DArray(header=header, detections=detections)
 
 

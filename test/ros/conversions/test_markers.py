@@ -27,7 +27,7 @@ CAMERA = PinholeCamera(60, 40, 50.0, 50.0, 29.5, 19.5)
 
 
 def make_frame(depth: FrameDepth | None = None) -> LabeledFrame:
-    """A cup 2 m before a camera, 20 x 10 pixels around its axis, on a floor that is no thing, and a cup without depth."""
+    """A cup 2 m before a camera, 20 x 10 pixels around its axis, a floor that is no thing, and a cup without depth."""
     segmenter = FakeSegmenter(InferenceSettings())
     segmenter.set_vocabulary(Vocabulary.from_names(["cup", "floor"], stuff=["floor"]))
     ids, meters = np.full((40, 60), 4, np.int32), np.full((40, 60), 3.0, np.float32)

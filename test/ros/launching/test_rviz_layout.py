@@ -49,7 +49,7 @@ def named(kind: type) -> str:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, Any]]:
-    """Relative topic -> type and profile, of all that a node publishes for its camera, as if every package were there."""
+    """Relative topic -> type and profile, of all that a node publishes for its camera, with every package there."""
     names = ("LabelInfo", "Detection2DArray", "Detection3DArray", "MarkerArray")
 
     def module(package: str) -> SimpleNamespace:

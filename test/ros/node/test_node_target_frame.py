@@ -113,9 +113,7 @@ def test_a_late_transform_is_waited_for_and_interpolated(robot: Broadcaster, pee
         stamp = nanoseconds(eye.publish(meters=steps()))
         time.sleep(0.02)
         quarter = math.sqrt(0.5)
-        before = transform_message(
-            "odom", "base_link", ((0, 0, 0), (0, 0, 0, 1)), stamp_of((stamp - 40_000_000) / 1e9)
-        )
+        before = transform_message("odom", "base_link", ((0, 0, 0), (0, 0, 0, 1)), stamp_of((stamp - 40_000_000) / 1e9))
         after = transform_message(
             "odom", "base_link", ((2, 0, 0), (0, 0, quarter, quarter)), stamp_of((stamp + 40_000_000) / 1e9)
         )

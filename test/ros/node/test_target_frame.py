@@ -1,4 +1,4 @@
-"""When a frame waits for its transform, and what is said without one: frames by hand, on tf2's buffer or its stand-in."""
+"""When a frame waits for its transform, and what is said without one: frames by hand, on tf2's buffer."""
 
 from __future__ import annotations
 
