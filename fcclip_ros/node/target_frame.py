@@ -58,6 +58,10 @@ class TargetFrame:
         self._logger = logger
         self._lock = threading.Lock()
         self._name = ""
+        self._found = self._missed = 0
+        self._problem = ""
+        self._should_wait = True
+        self._quiet_until = 0.0
         self._restart()
 
     @property
