@@ -87,7 +87,7 @@ class Transforms:
         self._update()
 
     def find(self, lookup: Lookup, *, wait: bool) -> RigidTransform:
-        """Returns a transform.
+        """Returns a transform; a wait ends early where transforms are no longer received.
 
         Args:
             lookup: The look-up.
@@ -102,7 +102,7 @@ class Transforms:
                     return self._find(lookup)
                 except MissingTransform:
                     seconds = lookup.deadline - time.monotonic()
-                    if not wait or seconds <= 0:
+                    if not wait or seconds <= 0 or self._buffer is None:
                         raise
                 self._changed.wait(seconds)
 
@@ -147,6 +147,7 @@ class Transforms:
             with self._changed:
                 self._buffer = self._listener = self._jumps = None
                 self._late.clear()
+                self._changed.notify_all()
             return
         tf2 = optional_module("tf2_ros")
         if tf2 is None:  # Checked when the parameter was set.

@@ -208,6 +208,14 @@ def test_transforms_are_received_only_while_they_are_needed(robot: Robot) -> Non
     assert robot.x(robot.place(10.0)) == 1.0
 
 
+def test_a_node_that_stops_waits_no_more(robot: Robot) -> None:
+    robot.drives_to(1.0, 10.0)
+    stop = threading.Timer(0.05, robot.transforms.need, (False,))
+    stop.start()
+    assert robot.place(10.1) is None
+    stop.join()
+
+
 def test_without_tf2_a_target_frame_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transforms, "optional_module", lambda name: None)
     values = {parameter.name: parameter.default for parameter in PARAMETERS}
