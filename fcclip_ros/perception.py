@@ -47,6 +47,7 @@ from fcclip_ros.node.find import Access, FindServices
 from fcclip_ros.node.frame_statistics import Report
 from fcclip_ros.node.parameters import NodeParameters
 from fcclip_ros.node.pipeline import Pipeline, VocabularyOptions
+from fcclip_ros.node.transforms import Transforms
 from fcclip_ros.node.wait_for import WaitForAction
 from fcclip_ros.node.word_queue import Superseded
 from fcclip_ros.node.worker import Worker
@@ -108,7 +109,8 @@ class Perception(GuardedNode, LifecycleNode):
         self.add_on_set_parameters_callback(self._on_parameters)
 
         names = parameters.camera_names(self.get_parameter("cameras").value)
-        self._cameras = tuple(Camera(self, name, self._on_image) for name in names)
+        self._transforms = Transforms(self)
+        self._cameras = tuple(Camera(self, name, self._on_image, self._transforms) for name in names)
         self._diagnostics = DiagnosticsPublisher(self, self._describe)
         # Reentrant: the callbacks await other threads without blocking the executor.
         group = ReentrantCallbackGroup()
@@ -167,6 +169,7 @@ class Perception(GuardedNode, LifecycleNode):
         """As rclpy's, and destroys the action server and state machine, which would keep the node in the ROS graph."""
         self._deadlines.close()
         self._wait_for.destroy()
+        self._transforms.destroy()
         super().destroy_node()
         destroy_state_machine(self)
 
@@ -208,6 +211,7 @@ class Perception(GuardedNode, LifecycleNode):
         assert self._pipeline is not None  # Only a configured node is activated.
         for camera in self._cameras:
             camera.start(self._configuration, self._pipeline.segmenter)
+        self._update_transforms()
 
     @guarded_transition
     def on_deactivate(self, state: LifecycleState) -> None:
@@ -307,8 +311,15 @@ class Perception(GuardedNode, LifecycleNode):
         if configuration.camera_size:
             segmenter.prepare_in_background(height, width, min(configuration.max_batch, len(self._cameras)))
 
+    def _update_transforms(self) -> None:
+        """Receives transforms as long as 3D outputs need them."""
+        # The same frame for all cameras.
+        target = self._cameras[0].target_frame.name
+        self._transforms.need(self._active and self._configuration.use_depth and bool(target))
+
     def _stop_stream(self) -> None:
         self._active = False
+        self._transforms.need(False)
         for camera in self._cameras:
             camera.stop()
             if self._pipeline is not None:
@@ -404,6 +415,7 @@ class Perception(GuardedNode, LifecycleNode):
             return SetParametersResult(successful=False, reason=printable(error))
         for camera in self._cameras:
             camera.apply_parameters(changed)
+        self._update_transforms()
         pipeline, reason = self._pipeline, ""
         if pipeline is not None:
             pipeline.max_image_pixels = changed.max_image_pixels
@@ -506,6 +518,7 @@ class Perception(GuardedNode, LifecycleNode):
             image_input=camera.input.describe(),
             image_problem=camera.input.problem,
             depth=camera.depth.state(image_rate),
+            transform=camera.target_frame.state(),
             vocabulary_version=vocabulary.version if vocabulary else 0,
             vocabulary_classes=len(vocabulary.classes) if vocabulary else 0,
             distractors=len(camera.distractors),

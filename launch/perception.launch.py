@@ -20,6 +20,7 @@ PARAMETERS = {
     "use_sim_time": "Use the time of /clock",
     "autostart": "Configure and activate at startup; otherwise wait for lifecycle transitions",
     "use_depth": "Use DEPTH_TOPIC, registered to the images, and camera_info for 3D outputs",
+    "target_frame": "Frame of the 3D outputs, such as map, odom or base_link, by the transform on /tf",
     "image_transport": "raw, compressed or ffmpeg: subscribe to IMAGE_TOPIC, IMAGE_TOPIC/compressed or /ffmpeg (video)",
     "depth_transport": "raw, or compressedDepth: subscribe to DEPTH_TOPIC/compressedDepth",
     "cameras": 'Names of several cameras, such as "[front, left]"; the topics of each are in ~/NAME/',

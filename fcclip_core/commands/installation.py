@@ -386,8 +386,15 @@ def _transport(rmw: str) -> Iterator[Finding]:
         )
 
 
+_APT_NAMES = {"tf2_ros": "tf2_ros_py"}
+"""Python packages whose ROS package has another name."""
+
+_WITH_WHEELS = ("visualization_msgs",)
+"""Optional ROS packages that the wheels contain."""
+
+
 def _optional_ros(apt_distribution: str) -> Iterator[Finding]:
-    """What the node uses where it is installed; wheels have none of it, so only a full install gets a command."""
+    """What the node uses where it is installed; most of it has no wheel, so only a full install gets a command."""
     uses = {
         "vision_msgs": (
             "vision_msgs.msg",
@@ -395,6 +402,8 @@ def _optional_ros(apt_distribution: str) -> Iterator[Finding]:
             "~/detections and ~/label_info, which Nav2's layer needs, are not published",
         ),
         "tf2_msgs": ("tf2_msgs.msg", _IMPORT_PROBE, "sim_camera publishes its pose, but no transform on /tf"),
+        "tf2_ros": ("tf2_ros", _IMPORT_PROBE, "3D outputs are in the cameras' frames only (target_frame)"),
+        "visualization_msgs": ("visualization_msgs.msg", _IMPORT_PROBE, "~/markers, boxes for RViz, is not published"),
         "ffmpeg_image_transport_msgs": (
             "ffmpeg_image_transport_msgs.msg",
             _IMPORT_PROBE,
@@ -403,9 +412,11 @@ def _optional_ros(apt_distribution: str) -> Iterator[Finding]:
         "cv_bridge": ("cv_bridge", _CV_BRIDGE_PROBE, "images are converted without it, with equal results"),
     }
     for name, (module, probe, without) in uses.items():
-        fix = f"sudo apt install ros-{apt_distribution}-{name.replace('_', '-')}" if apt_distribution else ""
+        package = _APT_NAMES.get(name, name).replace("_", "-")
+        has_wheel = not apt_distribution and name in _WITH_WHEELS
+        fix = f"sudo apt install ros-{apt_distribution}-{package}" if apt_distribution else WHEELS if has_wheel else ""
         if find_spec(name) is None:
-            where = "" if apt_distribution else " (no wheel exists; a full ROS 2 install has it)"
+            where = "" if apt_distribution or has_wheel else " (no wheel exists; a full ROS 2 install has it)"
             yield Finding("ROS 2", name, MISSING, f"not installed{where}: {without}", fix)
             continue
         _, error = _probe(probe.format(module))

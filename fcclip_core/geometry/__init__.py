@@ -1,1 +1,1 @@
-"""Depth and segments -> 3D points and positions, in the camera's optical frame: x right, y down, z forward, meters."""
+"""Depth and segments -> 3D points and positions in meters, seen from an optical frame: x right, y down, z forward."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 
 from fcclip_core.geometry.camera import PinholeCamera
+from fcclip_core.geometry.transform import RigidTransform
 from fcclip_core.images.label_size import at_label_size
 from fcclip_core.results import PanopticResult
 
@@ -22,9 +25,17 @@ POINT = np.dtype(
 )
 """A point: position in meters; color as 0x00RRGGBB; class and segment id, 0 = none; the segment's score, 0..1."""
 
+_BAND = 1 << 15
+"""Pixels computed at a time: temporary arrays of whole images would cost more than the computation."""
+
 
 def organized_cloud(
-    image: np.ndarray, depth: np.ndarray, camera: PinholeCamera, result: PanopticResult, out: np.ndarray | None = None
+    image: np.ndarray,
+    depth: np.ndarray,
+    camera: PinholeCamera,
+    result: PanopticResult,
+    out: np.ndarray | None = None,
+    transform: RigidTransform | None = None,
 ) -> np.ndarray:
     """Computes the points of all pixels, in pixel order.
 
@@ -34,6 +45,7 @@ def organized_cloud(
         camera: The camera, for images of the labels' size.
         result: The labels.
         out: Output array, `POINT` `(H, W)`, contiguous; None: a new one.
+        transform: From the camera's optical frame to that of the points; None: the optical frame.
 
     Returns:
         `POINT` `(H, W)`; x, y and z are NaN at pixels without depth and at pixels that the result ignores. Labels and
@@ -43,12 +55,18 @@ def organized_cloud(
     if result.ignored is not None:
         depth = np.where(result.ignored, np.float32(np.nan), depth)
     points: np.ndarray = np.empty(depth.shape, POINT) if out is None else out
-    across, down = camera.rays()
-    ids = result.segment_map
-    labels, scores = _tables(result)
     # Six columns of four bytes each: interleaving by OpenCV is several times faster than writing single fields.
-    columns = [across * depth, down * depth, depth, _packed(image), labels[ids].view(np.float32), scores[ids]]
-    cv2.merge(columns, points.view(np.float32).reshape(*depth.shape, len(columns)))
+    fields = points.view(np.float32).reshape(*depth.shape, 6)
+    labels, scores = _tables(result)
+    height, width = depth.shape
+    rows = max(1, _BAND // width)
+    for band in (slice(top, top + rows) for top in range(0, height, rows)):
+        across, down = (ray[band] * depth[band] for ray in camera.rays())
+        places: Iterable[np.ndarray] = (across, down, depth[band])
+        if transform is not None:
+            places = transform.apply(np.stack((across, down, depth[band])))
+        ids = result.segment_map[band]
+        cv2.merge([*places, _packed(image[band]), labels[ids].view(np.float32), scores[ids]], fields[band])
     return points
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from fcclip_core.geometry.camera import PinholeCamera
+from fcclip_core.geometry.transform import RigidTransform
 from fcclip_core.results import Segment
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ _TAIL = 0.005
 
 @dataclass(frozen=True)
 class SegmentGeometry:
-    """Position of a segment's visible surface in the camera's optical frame, meters.
+    """Position of a segment's visible surface, meters; in the camera's optical frame unless it was transformed.
 
     Attributes:
         centroid: float64 `(3,)`, the mean of the points.
@@ -83,7 +84,11 @@ class SegmentGeometry:
 
 
 def segment_geometry(
-    depth: np.ndarray, camera: PinholeCamera, result: SegmentedImage, erosion: int = 0
+    depth: np.ndarray,
+    camera: PinholeCamera,
+    result: SegmentedImage,
+    erosion: int = 0,
+    transform: RigidTransform | None = None,
 ) -> dict[int, SegmentGeometry]:
     """Measures every segment with enough depth.
 
@@ -92,6 +97,8 @@ def segment_geometry(
         camera: The camera, for images of this size.
         result: The labels.
         erosion: Width in pixels of the excluded rim of each segment; see `eroded`.
+        transform: From the camera's optical frame to that of the result, whose axes the axis-aligned boxes follow;
+            None: the optical frame.
 
     Returns:
         Segment id -> geometry, for segments with at least `MIN_POINTS` points.
@@ -103,9 +110,11 @@ def segment_geometry(
     for segment in result.segments:
         points = _points(segment, labels, interior, depth, camera)
         if points.shape[1] >= MIN_POINTS:
-            boxes.append(_boxes(points))
+            boxes.append(_boxes(transform.rotate(points) if transform else points))
             found.append(segment.id)
-    return dict(zip(found, _geometries(boxes), strict=True))
+    # Translated last, in double precision: float32 has steps of 3 cm at coordinates such as those of UTM.
+    origin = transform.translation if transform else np.zeros(3)
+    return dict(zip(found, _geometries(boxes, origin), strict=True))
 
 
 def eroded(labels: np.ndarray, known: np.ndarray, pixels: int) -> np.ndarray:
@@ -219,7 +228,8 @@ def _box_axes(points: np.ndarray) -> np.ndarray:
     return np.concatenate([turn @ principal[:, 1:].T, principal[:, :1].T])
 
 
-def _geometries(boxes: Sequence[_Boxes]) -> Iterator[SegmentGeometry]:
+def _geometries(boxes: Sequence[_Boxes], origin: np.ndarray) -> Iterator[SegmentGeometry]:
+    """The geometry of boxes that were measured from the camera, which is at `origin`."""
     if not boxes:
         return
     turns = np.stack([box.axes[np.argsort(-box.sides[3:], kind="stable")] for box in boxes])
@@ -231,11 +241,11 @@ def _geometries(boxes: Sequence[_Boxes]) -> Iterator[SegmentGeometry]:
     quaternions = Rotation.from_matrix(turns.transpose(0, 2, 1)).as_quat()
     for box, quaternion in zip(boxes, quaternions, strict=True):
         yield SegmentGeometry(
-            centroid=box.centroid,
+            centroid=box.centroid + origin,
             distance=float(np.linalg.norm(box.centroid)),
-            center=box.middle[:3],
+            center=box.middle[:3] + origin,
             extents=box.sides[:3],
-            oriented_center=box.middle[3:] @ box.axes,
+            oriented_center=box.middle[3:] @ box.axes + origin,
             orientation=quaternion,
             oriented_extents=-np.sort(-box.sides[3:]),
             points=box.points,

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Header
 
 from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.depth import depth_in_meters
 from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
+from fcclip_core.geometry.transform import RigidTransform
 from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import EncodedImage
 from fcclip_core.vocabulary.snapshot import VocabularySnapshot
@@ -24,10 +26,14 @@ class FrameDepth:
     Attributes:
         pixels: uint16 millimeters or float32 meters, `(h, w)` in the sensor's size.
         camera: Camera model for images of the labels' size.
+        frame_id: The frame in which 3D outputs are given; empty: that of the image.
+        transform: From the camera's optical frame to that frame; None if they are the same.
     """
 
     pixels: np.ndarray
     camera: PinholeCamera
+    frame_id: str = ""
+    transform: RigidTransform | None = None
 
     @functools.cached_property
     def meters(self) -> np.ndarray:
@@ -66,4 +72,12 @@ class LabeledFrame:
         """3D geometry of the segments that have enough depth, by segment id; lazy."""
         if self.depth is None:
             return {}
-        return segment_geometry(self.depth.meters, self.depth.camera, self.result, self.depth_erosion)
+        depth = self.depth
+        return segment_geometry(depth.meters, depth.camera, self.result, self.depth_erosion, depth.transform)
+
+    @property
+    def header_3d(self) -> Any:
+        """Header of the 3D outputs: that of the image, with the frame in which they are given."""
+        if self.depth is None or not self.depth.frame_id:
+            return self.header
+        return Header(stamp=self.header.stamp, frame_id=self.depth.frame_id)

@@ -1,6 +1,9 @@
-"""Comparison of frame_ids, tolerant of drivers that set them incorrectly."""
+"""Checks of frame_ids: tolerant of drivers that set them incorrectly, strict with parameters."""
 
 from __future__ import annotations
+
+from fcclip_core.errors import SettingsError
+from fcclip_core.quoting import short
 
 
 def compare_frames(what: str, other: str, image: str) -> tuple[bool, str]:
@@ -26,3 +29,16 @@ def compare_frames(what: str, other: str, image: str) -> tuple[bool, str]:
             "leading slash, remove it in the driver"
         )
     return False, ""
+
+
+def check_frame_id(parameter: str, name: str) -> str:
+    """Checks and returns a frame_id that a parameter names; may be empty.
+
+    Raises:
+        SettingsError: tf2 could never know a frame of that name.
+    """
+    if name.startswith("/"):
+        raise SettingsError(f"{parameter} is {short(name)}; tf2 allows no leading slash, write it without")
+    if not name.isprintable() or " " in name:
+        raise SettingsError(f"{parameter} is {short(name)}; expected the name of a frame, such as map, without spaces")
+    return name

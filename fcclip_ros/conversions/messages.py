@@ -17,13 +17,11 @@ import fcclip_ros.action as action
 import fcclip_ros.msg as msg
 import fcclip_ros.srv as srv
 from fcclip_core.errors import VocabularyError
-from fcclip_core.geometry.segments import SegmentGeometry
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.segments.contours import polygons, run_lengths
 from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
 from fcclip_core.vocabulary.palette import Color
 from fcclip_ros.conversions.message_data import blank_data
-from fcclip_ros.conversions.messages_3d import geometry_message
 
 if TYPE_CHECKING:
     from fcclip_core.segments.finding import Found
@@ -90,7 +88,7 @@ def segments_message(
     result: PanopticResult,
     header: Header,
     embedding_type: str = "",
-    geometry: Mapping[int, SegmentGeometry] | None = None,
+    geometry: Mapping[int, msg.SegmentGeometry] | None = None,
     contour_type: str = "",
 ) -> msg.SegmentArray:
     """The segments of a frame, ordered by id.
@@ -99,7 +97,7 @@ def segments_message(
         result: Result of the frame.
         header: Header of the message.
         embedding_type: One of `EMBEDDING_TYPES`.
-        geometry: 3D geometry by segment id; None without depth.
+        geometry: 3D geometry by segment id, see `messages_3d.geometry_messages`; None without depth.
         contour_type: One of `contours.CONTOUR_TYPES`.
     """
     height, width = result.segment_map.shape
@@ -115,7 +113,9 @@ def segments_message(
     )
 
 
-def segment_message(segment: Segment, embedding_type: str = "", geometry: SegmentGeometry | None = None) -> msg.Segment:
+def segment_message(
+    segment: Segment, embedding_type: str = "", geometry: msg.SegmentGeometry | None = None
+) -> msg.Segment:
     """A segment, with its embedding as one of `EMBEDDING_TYPES` and its 3D geometry, if known."""
     message = msg.Segment(
         id=segment.id,
@@ -126,7 +126,7 @@ def segment_message(segment: Segment, embedding_type: str = "", geometry: Segmen
         area=segment.area,
         box=region_of_interest(segment.box),
         embedding_type=embedding_type,
-        geometry=geometry_message(geometry),
+        geometry=geometry or msg.SegmentGeometry(),
         frame_class_id=segment.frame_class_id,
         frame_score=segment.frame_score,
     )

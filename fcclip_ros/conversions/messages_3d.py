@@ -1,4 +1,4 @@
-"""3D results -> messages, in the optical frame of the camera."""
+"""3D results -> messages, in the optical frame of the camera or the target frame."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from geometry_msgs.msg import Point, Pose, Quaternion, TransformStamped, Vector3
 from sensor_msgs.msg import PointCloud2, PointField
 
 import fcclip_ros.msg as msg
 from fcclip_core.geometry.cloud import POINT, organized_cloud
 from fcclip_core.geometry.segments import SegmentGeometry, eroded
+from fcclip_core.geometry.transform import RigidTransform
 from fcclip_ros.conversions.message_data import blank_data
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def points_message(frame: LabeledFrame) -> PointCloud2:
         raise ValueError("the frame has no depth")
     height, width = frame.result.segment_map.shape
     message, out = _blank_cloud(frame, height, width, is_dense=False)
-    organized_cloud(frame.image, frame.depth.meters, frame.depth.camera, frame.result, out)
+    depth = frame.depth
+    organized_cloud(frame.image, depth.meters, depth.camera, frame.result, out, depth.transform)
     return message
 
 
@@ -57,22 +59,28 @@ def fill_geometry(found: Sequence[msg.FoundSegment], frame: LabeledFrame) -> Non
     """
     if frame.depth is None:
         raise ValueError("the frame has no depth")
-    points = organized_cloud(frame.image, frame.depth.meters, frame.depth.camera, frame.result)
+    depth, geometry = frame.depth, geometry_messages(frame)
+    points = organized_cloud(frame.image, depth.meters, depth.camera, frame.result, transform=depth.transform)
     used = eroded(frame.result.segment_map.astype(np.uint16), np.isfinite(points["z"]), frame.depth_erosion)
     for number, message in enumerate(found, 1):
-        message.segment.geometry = geometry_message(frame.geometry.get(number))
+        message.segment.geometry = geometry.get(number, msg.SegmentGeometry())
         own = points[used == number]
         own["segment_id"], own["confidence"] = message.segment.id, message.score
         message.cloud, data = _blank_cloud(frame, 1, len(own), is_dense=True)
         data[0] = own
 
 
-def geometry_message(geometry: SegmentGeometry | None) -> msg.SegmentGeometry:
-    """The 3D geometry of a segment; invalid for None."""
-    if geometry is None:
-        return msg.SegmentGeometry()
+def geometry_messages(frame: LabeledFrame) -> dict[int, msg.SegmentGeometry]:
+    """The 3D geometry of the segments that have one, by segment id."""
+    frame_id = frame.header_3d.frame_id
+    return {number: geometry_message(geometry, frame_id) for number, geometry in frame.geometry.items()}
+
+
+def geometry_message(geometry: SegmentGeometry, frame_id: str) -> msg.SegmentGeometry:
+    """The 3D geometry of a segment in the frame `frame_id`."""
     return msg.SegmentGeometry(
         valid=True,
+        frame_id=frame_id,
         centroid=_point(geometry.centroid),
         distance=geometry.distance,
         center=_point(geometry.center),
@@ -92,7 +100,7 @@ def detections_3d_message(frame: LabeledFrame, vision: ModuleType) -> object:
         frame: The frame.
         vision: The module `vision_msgs.msg`.
     """
-    detections = []
+    detections, header = [], frame.header_3d
     for segment in frame.result.segments:
         geometry = frame.geometry.get(segment.id)
         if geometry is None or not segment.is_thing:
@@ -103,16 +111,14 @@ def detections_3d_message(frame: LabeledFrame, vision: ModuleType) -> object:
         hypothesis.pose.pose.position = _point(geometry.centroid)
         center = make_pose(geometry.oriented_center, geometry.orientation)
         bounds = vision.BoundingBox3D(center=center, size=_vector(geometry.oriented_extents))
-        detections.append(
-            vision.Detection3D(header=frame.header, id=str(segment.id), bbox=bounds, results=[hypothesis])
-        )
-    return vision.Detection3DArray(header=frame.header, detections=detections)
+        detections.append(vision.Detection3D(header=header, id=str(segment.id), bbox=bounds, results=[hypothesis]))
+    return vision.Detection3DArray(header=header, detections=detections)
 
 
 def _blank_cloud(frame: LabeledFrame, height: int, width: int, *, is_dense: bool) -> tuple[PointCloud2, np.ndarray]:
     """A cloud of zeros, and a view of its points `(height, width)` to write into."""
     message = PointCloud2(
-        header=frame.header,
+        header=frame.header_3d,
         height=height,
         width=width,
         fields=_FIELDS,
@@ -122,6 +128,16 @@ def _blank_cloud(frame: LabeledFrame, height: int, width: int, *, is_dense: bool
         is_dense=is_dense,
     )
     return message, blank_data(message.data, message.row_step * height).view(POINT).reshape(height, width)
+
+
+def transform_from_message(message: TransformStamped) -> RigidTransform:
+    """The transform of a message, from its child frame to the frame of its header.
+
+    Raises:
+        DepthError: It is no rigid transform.
+    """
+    moved, turned = message.transform.translation, message.transform.rotation
+    return RigidTransform.from_quaternion((moved.x, moved.y, moved.z), (turned.x, turned.y, turned.z, turned.w))
 
 
 def make_pose(position: np.ndarray, quaternion: np.ndarray) -> Pose:

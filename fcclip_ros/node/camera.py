@@ -25,6 +25,8 @@ from fcclip_ros.node.outputs import Outputs
 from fcclip_ros.node.parameters import NodeParameters
 from fcclip_ros.node.rate_limit import RateLimit
 from fcclip_ros.node.search import Search
+from fcclip_ros.node.target_frame import TargetFrame
+from fcclip_ros.node.transforms import Transforms
 
 _WARNING_PERIOD = 5.0
 """Seconds between warnings about frames of a camera that could not be labeled."""
@@ -42,12 +44,15 @@ class Camera:
         input: Its image subscription.
         info: Its calibration.
         depth: Its depth input, if depth is used.
+        target_frame: The frame of its 3D outputs.
         outputs: Its publishers.
         search: Queries on its frames.
         mask_problem: Why the latest frame was labeled without the ignore mask; empty if there was no problem.
     """
 
-    def __init__(self, node: LifecycleNode, name: str, on_image: Callable[[Camera, Any], None]) -> None:
+    def __init__(
+        self, node: LifecycleNode, name: str, on_image: Callable[[Camera, Any], None], transforms: Transforms
+    ) -> None:
         """Creates the publishers; does not subscribe yet.
 
         Args:
@@ -55,6 +60,7 @@ class Camera:
             name: With a name, images are read from `NAME/image` and labels are published on `~/NAME/...`; without, from
                 `image` and on `~/...`. Depth and camera_info are read from the namespace of the images.
             on_image: Called with each Image or CompressedImage, in the executor or on the thread of a video.
+            transforms: The transforms of the node.
         """
         self.name = name
         self.statistics = Statistics()
@@ -77,6 +83,7 @@ class Camera:
         self.input = ImageInput(node, f"{namespace}image", self._on_message, self._on_bad)
         self.info = InfoInput(node, f"{namespace}camera_info")
         self.depth = DepthInput(node, f"{namespace}depth", self.info, self._logger)
+        self.target_frame = TargetFrame(transforms, self._logger)
 
     def configure(self, configuration: NodeParameters, ignore_mask: IgnoreMask | None) -> None:
         """Applies the parameters; resets tracking and the names of earlier class ids."""
@@ -88,6 +95,7 @@ class Camera:
             self._logger.info(printable(text))
         lost_frames, votes = configuration.track_lost_frames, configuration.track_votes
         self._tracker = Tracker(lost_frames, votes=votes) if configuration.track else None
+        self.outputs.show_ids = configuration.track
         self.apply_parameters(configuration)
 
     def apply_parameters(self, configuration: NodeParameters) -> None:
@@ -99,6 +107,8 @@ class Camera:
         self._max_rate = configuration.max_rate
         self.depth.tolerance, self.depth.patience = configuration.depth_tolerance, configuration.depth_wait
         self.depth.max_pixels = configuration.max_image_pixels
+        self.target_frame.name = configuration.target_frame
+        self.target_frame.patience = configuration.transform_wait
         self.input.set_max_pixels(configuration.max_image_pixels)
 
     def start(self, configuration: NodeParameters, segmenter: Segmenter) -> None:
@@ -107,6 +117,7 @@ class Camera:
         self.search.start(segmenter)
         reliability = configuration.image_reliability
         self.info.start(reliability)
+        self.target_frame.start()
         if configuration.use_depth:
             self.depth.start(configuration.depth_transport, reliability, rectified=configuration.image_rectified)
             self.outputs.points.start()
@@ -154,12 +165,14 @@ class Camera:
         self.depth.prefetch_depth(header)
 
     def deliver(self, frame: LabeledFrame) -> None:
-        """Publishes the outputs of a frame with its depth; with tracking, with track ids and voted classes."""
+        """Publishes the outputs of a frame; with depth and its transform in 3D; with tracking, with voted classes."""
         height, width = frame.result.segment_map.shape
         # First: everything else uses the labels.
         result = self._without_ignored(frame.result) if self._ignore_mask else frame.result
         result = self._tracker.update(result) if self._tracker else result
         depth = self.depth.take(frame.header, (width, height), frame.arrival_time)
+        if depth is not None:
+            depth = self.target_frame.place(depth, frame.header, frame.arrival_time)
         info = self.info.at(frame.header)
         complete = replace(frame, result=result, depth=depth, depth_erosion=self._depth_erosion, camera_info=info)
         self.outputs.send(complete)

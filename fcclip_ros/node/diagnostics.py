@@ -15,6 +15,7 @@ from rclpy.node import Node
 
 from fcclip_ros.node.depth_input import DepthState
 from fcclip_ros.node.frame_statistics import Report
+from fcclip_ros.node.target_frame import TransformState
 from fcclip_ros.qos import DIAGNOSTICS
 
 PERIOD = 1.0
@@ -42,6 +43,7 @@ class NodeState:
         problem: Why the node is not working; empty if it is.
         mask_problem: Why frames are labeled without their ignore mask; empty if there is no problem.
         depth: State of the depth input; None if depth is not used.
+        transform: State of the transforms to the target frame; None without target frame.
     """
 
     lifecycle: str
@@ -60,6 +62,7 @@ class NodeState:
     problem: str
     mask_problem: str
     depth: DepthState | None = None
+    transform: TransformState | None = None
 
 
 class DiagnosticsPublisher:
@@ -122,6 +125,8 @@ def _judge(state: NodeState, report: Report) -> tuple[bytes, str]:
         return DiagnosticStatus.WARN, state.mask_problem
     if state.depth is not None and state.depth.problem:
         return DiagnosticStatus.WARN, f"frames are published without depth: {state.depth.problem}"
+    if state.depth is not None and state.transform is not None and state.transform.problem:
+        return DiagnosticStatus.WARN, f"3D outputs are left out: {state.transform.problem}"
     return DiagnosticStatus.OK, f"{report.output_rate:.1f} frames/s of {report.input_rate:.1f}"
 
 
@@ -151,6 +156,7 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         "backend": state.backend,
         "image input": state.image_input,
         **(_depth(state.depth) if state.depth is not None else {}),
+        **(_transform(state.transform) if state.depth is not None and state.transform is not None else {}),
         "vocabulary version": str(state.vocabulary_version),
         "vocabulary classes": str(state.vocabulary_classes),
         "distractors": str(state.distractors),
@@ -170,6 +176,15 @@ def _depth(depth: DepthState) -> dict[str, str]:
         "frames with depth": str(depth.matched),
         "frames without depth": str(depth.missed),
         "depth problem": depth.problem,
+    }
+
+
+def _transform(transform: TransformState) -> dict[str, str]:
+    return {
+        "target frame": transform.target_frame,
+        "frames with transform": str(transform.found),
+        "frames without transform": str(transform.missed),
+        "transform problem": transform.problem,
     }
 
 

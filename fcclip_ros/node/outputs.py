@@ -16,6 +16,7 @@ from fcclip_ros.compat import optional_module
 from fcclip_ros.conversions.camera_info import label_info
 from fcclip_ros.conversions.compressed import compressed_message
 from fcclip_ros.conversions.frame import LabeledFrame
+from fcclip_ros.conversions.markers import markers_message
 from fcclip_ros.conversions.messages import (
     MAX_MONO8_ID,
     confidence_message,
@@ -28,7 +29,7 @@ from fcclip_ros.conversions.messages import (
     semantic_message,
     vocabulary_message,
 )
-from fcclip_ros.conversions.messages_3d import detections_3d_message
+from fcclip_ros.conversions.messages_3d import detections_3d_message, geometry_messages
 from fcclip_ros.node.cloud_output import CloudOutput
 from fcclip_ros.node.mask_output import MaskOutput
 from fcclip_ros.node.rate_limit import RateLimit
@@ -55,9 +56,12 @@ class Outputs:
         """Type of the embeddings in ~/segments; one of `EMBEDDING_TYPES`."""
         self.contour_type = ""
         """Type of the contours in ~/segments; one of `contours.CONTOUR_TYPES`."""
+        self.show_ids = False
+        """Whether the texts of ~/markers contain the segment ids."""
         self._overlay_limit = RateLimit()
         self._announced: dict[int, str] = {}
         self._vision = optional_module("vision_msgs.msg")
+        self._visualization = optional_module("visualization_msgs.msg")
         self._vocabulary = node.create_publisher(msg.Vocabulary, f"{prefix}vocabulary", LATCHED)
         self.points = CloudOutput(node, f"{prefix}points", f"{prefix}label_info", labeled=self._vision is not None)
         """Publishes between its `start` and `stop`."""
@@ -72,6 +76,10 @@ class Outputs:
         else:
             self._label_info = node.create_publisher(self._vision.LabelInfo, f"{prefix}label_info", LATCHED)
             kinds |= {"detections": self._vision.Detection2DArray, "detections_3d": self._vision.Detection3DArray}
+        if self._visualization is None:
+            node.get_logger().info("visualization_msgs is not installed: no markers", once=True)
+        else:
+            kinds["markers"] = self._visualization.MarkerArray
         self._publishers = {
             name: node.create_lifecycle_publisher(kind, f"{prefix}{name}", OUTPUT) for name, kind in kinds.items()
         }
@@ -99,7 +107,7 @@ class Outputs:
 
     def send(self, frame: LabeledFrame) -> None:
         """Publishes the outputs of a frame, with the header of its image."""
-        header, result, vision = frame.header, frame.result, self._vision
+        header, result, vision, visualization = frame.header, frame.result, self._vision, self._visualization
         self._send_image("panoptic", lambda: panoptic_message(result, header))
         self._send_image("semantic", lambda: semantic_message(result, frame.snapshot.class_ids, header))
         self._send_image("confidence", lambda: confidence_message(result, header))
@@ -113,6 +121,8 @@ class Outputs:
             self.points.send(frame)
             if vision is not None:
                 self._send("detections_3d", lambda: detections_3d_message(frame, vision))
+            if visualization is not None:
+                self._send("markers", lambda: markers_message(frame, visualization, show_ids=self.show_ids))
         if self._overlay_is_due():
             self._send_image("overlay", lambda: self._draw(frame))
 
@@ -145,7 +155,8 @@ class Outputs:
         return publisher.is_activated and publisher.get_subscription_count() > 0
 
     def _segments_of(self, frame: LabeledFrame) -> msg.SegmentArray:
-        return segments_message(frame.result, frame.header, self.embedding_type, frame.geometry, self.contour_type)
+        geometry = geometry_messages(frame)
+        return segments_message(frame.result, frame.header, self.embedding_type, geometry, self.contour_type)
 
     def _draw(self, frame: LabeledFrame) -> Image:
         self._overlay_limit.spend(self.overlay_rate)

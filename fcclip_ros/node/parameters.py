@@ -18,6 +18,7 @@ from fcclip_core.images.image_limits import MAX_PIXELS
 from fcclip_core.segments.contours import CONTOUR_TYPES, check_contour_type
 from fcclip_core.settings import AUTO, InferenceSettings, ModelSettings, WordSettings, settings_of
 from fcclip_core.vocabulary.classes import Vocabulary
+from fcclip_ros.conversions.frame_ids import check_frame_id
 from fcclip_ros.conversions.gray_range import GrayRange
 from fcclip_ros.conversions.messages import EMBEDDING_TYPES
 from fcclip_ros.conversions.video import check_video_support
@@ -25,6 +26,7 @@ from fcclip_ros.declarations import Declaration, check_choices
 from fcclip_ros.node.depth_input import DEPTH_TRANSPORTS
 from fcclip_ros.node.image_input import RAW, TRANSPORTS, VIDEO
 from fcclip_ros.node.mask_output import mask_topics
+from fcclip_ros.node.transforms import check_tf2
 from fcclip_ros.qos import RELIABILITIES
 
 _VALID_MASK_ONLY = {AUTO: None, "true": True, "false": False}
@@ -209,6 +211,19 @@ class NodeParameters:
         limits=(0, MAX_EROSION),
         live=True,
     )
+    target_frame: str = _declared(
+        "",
+        "Frame of the 3D outputs, such as map, odom or base_link, by the transform on /tf at the stamp of the image "
+        "(needs tf2_ros); empty: the optical frame of the camera",
+        read=check_frame_id,
+        live=True,
+    )
+    transform_wait: float = _declared(
+        0.1,
+        "Longest time after its arrival that a labeled frame waits for the transform to target_frame, in seconds",
+        limits=(0.0, 1.0),
+        live=True,
+    )
     autostart: bool = _declared(True, "Configure and activate at start; otherwise a lifecycle manager does")
     publish_overlay_rate: float = _declared(
         5.0, "Most overlays per second, while somebody subscribes; 0: none", limits=(0.0, 120.0), live=True
@@ -247,9 +262,11 @@ class NodeParameters:
         """Checks what depends on several parameters.
 
         Raises:
-            SettingsError: There are not as many ignore masks as cameras, or contours cannot be made or video not be
-                decoded here.
+            SettingsError: There are not as many ignore masks as cameras, or contours cannot be made, video not be
+                decoded or transforms not be received here.
         """
+        if self.target_frame:
+            check_tf2()
         if self.image_transport == VIDEO:
             check_video_support()
         check_contour_type(self.publish_contours)

@@ -65,7 +65,8 @@ class LabeledDepth:
     def geometry(self) -> dict[int, Any]:
         """The fcclip_ros/SegmentGeometry of the segments by id, as the node would publish it."""
         found = segment_geometry(self.meters, self.camera, _Labels(self.labels, _segments(self.segments)))
-        return {number: geometry_message(geometry) for number, geometry in found.items()}
+        frame_id = self.segments.header.frame_id
+        return {number: geometry_message(geometry, frame_id) for number, geometry in found.items()}
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ class _CameraScene:
         self._step = point_step
         self._camera: PinholeCamera | None = None
         self._image_size: tuple[int, int] | None = None
+        self._frame_id = ""
         self._classes: dict[int, tuple[str, Color]] = {}
         self._join = DepthJoin() if compute_geometry else None
         self.show: dict[str, Callable[[Any], None]] = {
@@ -129,6 +130,7 @@ class _CameraScene:
         )
 
     def _image(self, message: Any) -> None:
+        self._frame_id = message.header.frame_id
         compressed = hasattr(message, "format")
         shown = _encoded(message) if compressed else rr.Image(to_rgb(message, _NO_LIMIT))
         self._image_size = size_of(message, _NO_LIMIT)
@@ -157,6 +159,7 @@ class _CameraScene:
             self._join.add_labels("panoptic", message)
 
     def _segments(self, message: Any) -> None:
+        self._frame_id = message.header.frame_id
         # Names and colors, in case the vocabulary was not recorded.
         self._add_classes(
             {
@@ -170,8 +173,13 @@ class _CameraScene:
             self._show_boxes(message, geometry)
         if self._join is not None:
             self._join.add_labels("segments", message)
+        elif not geometry:
+            for item in message.segments:
+                if item.geometry.valid:
+                    self._check_frame("boxes are", item.geometry.frame_id)
 
     def _points(self, message: Any) -> None:
+        self._check_frame("the cloud is", message.header.frame_id)
         names = tuple(field.name for field in message.fields)
         if names != POINT.names or message.point_step != POINT.itemsize:
             raise ImageError(f"the cloud has the fields {', '.join(names)}; expected {', '.join(POINT.names or ())}")
@@ -179,6 +187,18 @@ class _CameraScene:
             raise ImageError(f"the cloud has {len(message.data)} bytes for {message.height} x {message.width} points")
         points = np.frombuffer(message.data, POINT).reshape(message.height, message.width)
         self._show_cloud(message, structured_to_unstructured(points[["x", "y", "z"]]), points["semantic_id"])
+
+    def _check_frame(self, what: str, frame_id: str) -> None:
+        """Checks that 3D data are in the frame of the images.
+
+        Raises:
+            ImageError: They are in another one.
+        """
+        if self._frame_id and not _is_same_frame(frame_id, self._frame_id):
+            raise ImageError(
+                f"{what} in the frame {frame_id!r}, the image in {self._frame_id!r}; without transforms only the frame "
+                "of the image can be shown: leave the node's target_frame empty, or use RViz"
+            )
 
     # Entities
 
@@ -237,8 +257,15 @@ class _CameraScene:
 
 
 def _geometry(message: Any) -> dict[int, Any]:
-    """The 3D geometry in a SegmentArray by segment id; empty from a node without depth."""
-    return {item.id: item.geometry for item in message.segments if item.geometry.valid}
+    """The 3D geometry in a SegmentArray by segment id, in the frame of the image; empty from a node without depth."""
+    own = message.header.frame_id
+    # Earlier recordings do not say the frame.
+    frames = {item.id: getattr(item.geometry, "frame_id", own) for item in message.segments if item.geometry.valid}
+    return {item.id: item.geometry for item in message.segments if _is_same_frame(frames.get(item.id), own)}
+
+
+def _is_same_frame(one: str | None, other: str) -> bool:
+    return one is not None and one.lstrip("/") == other.lstrip("/")
 
 
 def _encoded(message: Any) -> rr.EncodedImage:

@@ -60,7 +60,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
     os.environ.setdefault(_name, str(_PROFILE))
 
-from optional_messages import messages_of  # noqa: E402
+from optional_messages import messages_of, package_of  # noqa: E402
 from ros_harness import Peer, Process  # noqa: E402
 
 
@@ -86,6 +86,20 @@ def vision_msgs(domain: None) -> Iterator[ModuleType]:
 def tf2_msgs(domain: None) -> Iterator[ModuleType]:
     """The messages of tf2_msgs, for a module whose nodes have that package."""
     with messages_of("tf2_msgs") as messages:
+        yield messages
+
+
+@pytest.fixture(scope="module")
+def tf2_ros(tf2_msgs: ModuleType) -> Iterator[ModuleType]:
+    """The package tf2_ros, for a module whose nodes have that package."""
+    with package_of("tf2_ros") as package:
+        yield package
+
+
+@pytest.fixture(scope="module")
+def visualization_msgs(domain: None) -> Iterator[ModuleType]:
+    """The messages of visualization_msgs, for a module whose nodes have that package."""
+    with messages_of("visualization_msgs") as messages:
         yield messages
 
 

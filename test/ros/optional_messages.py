@@ -1,4 +1,4 @@
-"""Messages of packages that are not on PyPI: the real ones where they are installed, else those of test/interfaces.
+"""Packages that are not on PyPI: the real ones where they are installed, else those of test/interfaces and stand_ins.
 
 `make setup` builds the latter, with the same fields, into a folder that is on nobody's path: what a node does without
 the packages is tested too.
@@ -19,6 +19,7 @@ from types import ModuleType
 import pytest
 
 _PREFIX = Path(sys.prefix) / "test_interfaces"
+_STAND_INS = Path(__file__).with_name("stand_ins")
 
 # Imported once: whoever holds a message of an earlier import would not know the classes of a later one.
 _modules: dict[str, ModuleType] = {}
@@ -27,7 +28,9 @@ _modules: dict[str, ModuleType] = {}
 @contextlib.contextmanager
 def messages_of(package: str) -> Iterator[ModuleType]:
     """The package's module `msg`, for this process and those that it starts until the block ends."""
-    if find_spec(package) is not None:
+    installed = find_spec(package)
+    # All stand-ins are in one folder, which one of them may have put on the path.
+    if installed is not None and not str(installed.origin).startswith(str(_PREFIX)):
         yield importlib.import_module(f"{package}.msg")
         return
     library = _PREFIX / "lib"
@@ -46,6 +49,20 @@ def messages_of(package: str) -> Iterator[ModuleType]:
             for name, module in _modules_of(package, sys.modules).items():
                 _modules[name] = module
                 del sys.modules[name]
+
+
+@contextlib.contextmanager
+def package_of(name: str) -> Iterator[ModuleType]:
+    """A Python package, for this process and those that it starts until the block ends."""
+    if find_spec(name) is not None:
+        yield importlib.import_module(name)
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(_STAND_INS), prepend=os.pathsep)
+        patch.syspath_prepend(str(_STAND_INS))
+        yield importlib.import_module(name)
+    for module in _modules_of(name, sys.modules):
+        del sys.modules[module]
 
 
 def _modules_of(package: str, modules: dict[str, ModuleType]) -> dict[str, ModuleType]:

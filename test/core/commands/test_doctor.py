@@ -176,6 +176,16 @@ def test_optional_ros_packages_are_no_problem(ros_like, without) -> None:
     assert findings["vision_msgs"].state == MISSING
 
 
+def test_each_optional_ros_package_comes_with_the_command_that_there_is(without) -> None:
+    without("tf2_ros", "visualization_msgs")
+    findings = by_name(list(installation._optional_ros("humble")))
+    assert findings["tf2_ros"].fix == "sudo apt install ros-humble-tf2-ros-py"
+    assert findings["visualization_msgs"].fix == "sudo apt install ros-humble-visualization-msgs"
+    findings = by_name(list(installation._optional_ros("")))
+    assert ("no wheel exists" in findings["tf2_ros"].detail, findings["tf2_ros"].fix) == (True, "")
+    assert findings["visualization_msgs"].fix == installation.WHEELS
+
+
 @pytest.mark.parametrize(
     ("code", "answer", "error"),
     [

@@ -23,6 +23,7 @@ DISPLAYS = {display["Name"]: display for display in MANAGER["Displays"]}
 SHOWN_TYPES = {
     "rviz_default_plugins/Image": "sensor_msgs/msg/Image",
     "rviz_default_plugins/PointCloud2": "sensor_msgs/msg/PointCloud2",
+    "rviz_default_plugins/MarkerArray": "visualization_msgs/msg/MarkerArray",
     "vision_msgs_rviz_plugins/Detection3DArray": "vision_msgs/msg/Detection3DArray",
 }
 """Displays, as their plugins' descriptions name them -> the messages that each shows."""
@@ -48,10 +49,13 @@ def named(kind: type) -> str:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, Any]]:
-    """Relative topic -> type and profile, of all that a node publishes for its camera; as if vision_msgs were there."""
-    names = ("LabelInfo", "Detection2DArray", "Detection3DArray")
-    vision = SimpleNamespace(**{name: type(name, (), {"__module__": "vision_msgs.msg"}) for name in names})
-    monkeypatch.setattr(outputs, "optional_module", lambda _: vision)
+    """Relative topic -> type and profile, of all that a node publishes for its camera, with every package there."""
+    names = ("LabelInfo", "Detection2DArray", "Detection3DArray", "MarkerArray")
+
+    def module(package: str) -> SimpleNamespace:
+        return SimpleNamespace(**{name: type(name, (), {"__module__": package}) for name in names})
+
+    monkeypatch.setattr(outputs, "optional_module", module)
     node = ListingNode()
     outputs.Outputs(node, "~/")
     return {name.replace("~", "fcclip"): (named(kind), profile) for name, (kind, profile) in node.made.items()}
@@ -71,7 +75,13 @@ def test_outputs_are_those_of_the_node(published: dict[str, tuple[str, Any]]) ->
         assert topic["Reliability Policy"].replace(" ", "_").upper() == profile.reliability.name
         assert topic["Durability Policy"].upper() == profile.durability.name
     topics = {display["Topic"]["Value"] for display in shown.values()}
-    assert topics == {"fcclip/overlay", "fcclip/points", "fcclip/detections_3d"}
+    assert topics == {"fcclip/overlay", "fcclip/points", "fcclip/markers", "fcclip/detections_3d"}
+
+
+def test_boxes_are_drawn_once_and_by_what_every_rviz_has() -> None:
+    shown = {name for name, display in DISPLAYS.items() if "Topic" in display and display["Enabled"]}
+    assert "Boxes with names" in shown
+    assert all(DISPLAYS[name]["Class"].startswith("rviz_default_plugins/") for name in shown)
 
 
 def test_the_camera_is_the_nodes() -> None:

@@ -9,6 +9,7 @@ import resource
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from std_msgs.msg import Header
 from fcclip_core.cli import main
 from fcclip_core.errors import ImageError
 from fcclip_core.geometry.cloud import POINT
+from fcclip_core.geometry.transform import RigidTransform
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_core.vocabulary.palette import class_color
@@ -88,7 +90,7 @@ def labels(frame: LabeledFrame, node: str = "/fcclip") -> list[tuple[str, Any]]:
 
 def labels_with_depth(frame: LabeledFrame) -> list[tuple[str, Any]]:
     *images, (topic, _) = labels(frame)
-    segments = messages.segments_message(frame.result, frame.header, "", frame.geometry)
+    segments = messages.segments_message(frame.result, frame.header, "", messages_3d.geometry_messages(frame))
     return [*images, (topic, segments), ("/fcclip/points", messages_3d.points_message(frame))]
 
 
@@ -148,6 +150,22 @@ def test_everything_that_a_node_said_is_shown(tmp_path: Path, plugin: StoragePlu
         assert np.allclose(halves[stamp], [place.oriented_extents / 2 for _, place in things])
     (matrix,) = shown.at_stamps("/camera/view", "Pinhole:image_from_camera")[STAMPS[0]]
     assert np.allclose(np.reshape(matrix, (3, 3)).T, MATRIX)
+
+
+def test_what_is_in_another_frame_than_the_image_is_not_shown_as_if_it_were_in_this(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A node with target_frame; the viewer has no transforms."""
+    (frame,) = frames(1)
+    transform = RigidTransform.from_quaternion((1, 2, 3), (0, 0, 0, 1))
+    moved = replace(frame, depth=replace(frame.depth, frame_id="map", transform=transform))
+    shown = view(tmp_path, save(tmp_path / "run", [*inputs(frame), *labels_with_depth(moved)]))
+    said = " ".join(capsys.readouterr().err.split())
+    for what in ("the cloud is", "boxes are"):
+        assert f"{what} in the frame 'map', the image in 'optical'; without transforms only" in said
+    assert "/camera/points" not in shown.entities()
+    assert not any(shown.at_stamps("/camera/boxes", "Boxes3D:labels").values())
+    assert list(shown.at_stamps("/camera/view/labels", "SegmentationImage:buffer"))
 
 
 def test_labels_and_depth_in_different_bags_make_the_same_places(tmp_path: Path) -> None:
