@@ -124,6 +124,25 @@ def test_what_nobody_subscribes_to_is_not_computed(peer: Peer, monkeypatch: pyte
         host.close()
 
 
+def test_a_target_frame_without_tf2_is_refused_at_configure_and_while_the_node_works(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fcclip_ros.node.transforms.optional_module", lambda name: None)
+    values = {"checkpoint": "fake", "vocabulary": ["cup"], "use_depth": True, "target_frame": "map"}
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+    host = Peer(lambda **options: Perception(fake_loader(), parameter_overrides=overrides, **options))
+    try:
+        assert not transition(peer, "configure")
+        assert "cannot configure: target_frame needs tf2_ros, which is not installed; " in capfd.readouterr().err
+        assert set_parameters(peer, target_frame="")[0].successful
+        assert transition(peer, "configure") and transition(peer, "activate")
+        (result,) = set_parameters(peer, target_frame="map")
+        assert (result.successful, result.reason.partition(",")[0]) == (False, "target_frame needs tf2_ros")
+        host.node.finish()
+    finally:
+        host.close()
+
+
 @pytest.mark.slow
 def test_two_thousand_frames_leave_the_memory_flat(start_process: Callable[..., Process], peer: Peer) -> None:
     node = start_process(*fake_node(0.0, *DEPTH))
