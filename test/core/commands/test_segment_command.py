@@ -29,6 +29,7 @@ from fcclip_core import cli, devices
 from fcclip_core.commands import segment
 from fcclip_core.commands.inference_arguments import settings_from, vocabulary_from
 from fcclip_core.errors import FcclipError, SettingsError, VocabularyError
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.images.image_files import read_image
 from fcclip_core.images.video_files import VideoFile, VideoFrame
 from fcclip_core.results import PanopticResult, Segment
@@ -53,6 +54,8 @@ class FakeSegmenter:
 
     on_frame: Callable[[int], None] = staticmethod(lambda index: None)
     backend_description = "fake"
+    weights_id = "fake"
+    vanished_masks = "published"
     device = torch.device("cpu")
 
     def __init__(self, settings: InferenceSettings) -> None:
@@ -69,7 +72,7 @@ class FakeSegmenter:
         ids = tuple(range(300, 300 + len(vocabulary)))
         rows = map(ResolvedClass, vocabulary.classes, ids, vocabulary.colors, (True,) * len(ids))
         published = tuple(row for row in rows if not row.item.distractor)
-        return SimpleNamespace(version=1, vocabulary=vocabulary, class_ids=ids, published=published)
+        return SimpleNamespace(version=1, vocabulary=vocabulary, class_ids=ids, seen=(), published=published)
 
     def default_background(self) -> Vocabulary:
         return Vocabulary.from_names(["secret lamp"])
@@ -419,7 +422,7 @@ def test_interruption_leaves_only_whole_files(tmp_path: Path, fake_segmenter: ty
 def test_interruption_while_writing_keeps_the_earlier_file(tmp_path: Path) -> None:
     target = tmp_path / "result.json"
     target.write_text("earlier")
-    with pytest.raises(KeyboardInterrupt), segment.atomic_write(target) as part:
+    with pytest.raises(KeyboardInterrupt), atomic_write(target) as part:
         part.write_text("hal")
         raise KeyboardInterrupt
     assert names_in(tmp_path) == ["result.json"]
