@@ -133,10 +133,10 @@ def _run_alone(args: argparse.Namespace) -> int:
     with _ours(out) as claim:
         _warn(args, request, console)
         tally = Tally(jobs)
-        display = Display(tally, console)
         writer = _writer(args, request, claim, args.device, console)
         tally.backends.append(writer.segmenter.backend_description)
-        with watched(writer.segmenter.device), display.shown():
+        with watched(writer.segmenter.device), Display(tally, console) as display:
+            display.show()
             segment_each(range(len(jobs)), jobs, writer, display, again=args.again)
     print_summary(tally, out, console)
     return 1 if tally.failed else 0
@@ -167,11 +167,11 @@ def _run_with_others(args: argparse.Namespace) -> int:
         plan.publish(jobs, claim.token)
         _warn(args, request, console)
         tally = Tally(jobs)
-        display = Display(tally, console)
+        display = stack.enter_context(Display(tally, console))
         wait_for_all = stack.enter_context(Collector(store, place, display, tally).running())
         _take_part(args, claim, jobs, store, place, console, display)
-        with display.shown():
-            wait_for_all()
+        display.show()
+        wait_for_all()
     print_summary(tally, out, console)
     return end_together(store, place, 1 if tally.failed else 0)
 
@@ -196,7 +196,9 @@ def _take_part(
         device = own_device(resolve_device(args.device))
         writer = _writer(args, _checked(args), claim, str(device), console)
         backend = writer.segmenter.backend_description
-        with watched(device), display.shown() if display else contextlib.nullcontext():
+        if display is not None:
+            display.show()
+        with watched(device):
             segment_each(handed_out(store, len(jobs)), jobs, writer, reports, again=args.again)
     except Exception as error:
         _logger.info("this process gives up", exc_info=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -77,18 +76,24 @@ class Display:
     """The progress bar, and a line for what is worth one. May be called from any thread."""
 
     def __init__(self, tally: Tally, console: Terminal) -> None:
-        """Shows nothing before `shown`."""
+        """Shows no bar before `show`."""
         self._tally = tally
         self._console = console
         self._tasks: dict[tuple[int, str], TaskID] = {}
         self._progress = progress_bar(console)
         self._whole = self._progress.add_task("inputs", total=len(tally.jobs))
 
-    @contextlib.contextmanager
-    def shown(self) -> Iterator[None]:
-        """The bar is on the terminal for the length of the block."""
-        with self._progress:
-            yield
+    def show(self) -> None:
+        """Begins to draw the bar; no other may be drawn at the same time."""
+        self._progress.start()
+
+    def __enter__(self) -> Display:
+        """Draws nothing yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the bar."""
+        self._progress.stop()
 
     def finished(self, number: int, outcome: Outcome) -> None:
         """See `Reports`."""
