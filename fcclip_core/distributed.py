@@ -71,16 +71,22 @@ class SharedStore:
     Collective operations would not do: where one process works for hours, those that wait for it time out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store: dist.Store) -> None:
+        """Wraps a store that all processes of the run use."""
+        self._store = store
+
+    @classmethod
+    def joined(cls) -> SharedStore:
         """Joins the other processes, which `torchrun` must have started.
 
         Raises:
             FcclipError: They do not come together.
         """
         try:
-            self._store, *_ = next(iter(rendezvous("env://")))
+            store, *_ = next(iter(rendezvous("env://")))
         except (ValueError, RuntimeError, OSError) as error:
             raise _apart(error) from error
+        return cls(store)
 
     def count(self, name: str) -> int:
         """0 for the first call with this name in any process, then 1, 2 and so on, each once."""

@@ -148,7 +148,7 @@ def _run_with_others(args: argparse.Namespace) -> int:
     from fcclip_core.distributed import SharedStore
     from fcclip_core.terminal import Terminal
 
-    place, store = torchrun.place(), SharedStore()
+    place, store = torchrun.place(), SharedStore.joined()
     console = Terminal(stderr=True, soft_wrap=True, quiet=not place.is_first)
     plan = Plan(store)
     if not place.is_first:
