@@ -140,6 +140,6 @@ def print_summary(tally: Tally, out: Path, console: Terminal) -> None:
         about = ", ".join(f"{name} {count}" for name, count in counts)
         console.print(f"{len(again)} were labeled again, because an earlier run made them otherwise ({about})")
     if tally.lost:
-        console.print(Text(f"{len(tally.lost)} processes gave up; start the command again to go on", style="red"))
+        console.print(Text(f"processes that gave up: {len(tally.lost)}; start the command again to go on", style="red"))
     if failed:
         console.print(Text(f"failed: {listed(str(job.source) for job in failed)}", style="red"))
