@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import Store
 from torch.distributed.rendezvous import rendezvous
 
 from fcclip_core import torchrun
@@ -71,7 +72,7 @@ class SharedStore:
     Collective operations would not do: where one process works for hours, those that wait for it time out.
     """
 
-    def __init__(self, store: dist.Store) -> None:
+    def __init__(self, store: Store) -> None:
         """Wraps a store that all processes of the run use."""
         self._store = store
 

@@ -26,7 +26,7 @@ from fcclip_core.commands.segment_sharing import (
 )
 from fcclip_core.distributed import SharedStore
 from fcclip_core.errors import FcclipError
-from fcclip_core.files.folder_claim import claimed
+from fcclip_core.files.folder_claim import FolderClaim, claimed
 from fcclip_core.terminal import Terminal
 from fcclip_core.torchrun import Place
 
@@ -133,13 +133,16 @@ def test_a_process_that_loses_its_gpu_leaves_the_rest_to_the_others(
     jobs = find_jobs(photos, out)
     tally, console = Tally(jobs), Terminal(stderr=True, soft_wrap=True)
     quiet = Terminal(stderr=True, quiet=True)
-    with claimed(out) as claim, Display(tally, console) as display:
-        with Collector(store, Place(0, 2), display, tally).running() as wait_for_all:
-            segment._take_part(args, claim, jobs, store, Place(1, 2), quiet)
-            monkeypatch.setattr(devices, "fault", lambda device: "")
-            monkeypatch.setattr(FakeSegmenter, "on_frame", staticmethod(lambda frame: None))
-            segment._take_part(args, claim, jobs, store, Place(0, 2), console, display)
-            wait_for_all()
+    with (
+        claimed(out) as claim,
+        Display(tally, console) as display,
+        Collector(store, Place(0, 2), display, tally).running() as wait_for_all,
+    ):
+        segment._take_part(args, claim, jobs, store, Place(1, 2), quiet)
+        monkeypatch.setattr(devices, "fault", lambda device: "")
+        monkeypatch.setattr(FakeSegmenter, "on_frame", staticmethod(lambda frame: None))
+        segment._take_part(args, claim, jobs, store, Place(0, 2), console, display)
+        wait_for_all()
     print_summary(tally, out, console)
     assert [job.stem for job in tally.failed] == ["1"], "the one that was in work"
     assert [name for name in names_in(out) if name.endswith(".json")] == ["0.json", "2.json", "3.json", "4.json"]
@@ -161,13 +164,15 @@ def test_a_process_that_sees_another_folder_takes_no_job(
     (tmp_path / "there").mkdir()
     jobs = find_jobs(photos, tmp_path / "here")
     tally = Tally(jobs)
-    with claimed(tmp_path / "here") as claim, Display(tally, Terminal(stderr=True, soft_wrap=True)) as display:
-        other = type(claim)(tmp_path / "there", claim.token)
-        with Collector(store, Place(0, 1), display, tally).running() as wait_for_all:
-            segment._take_part(
-                arguments(photos, other.folder), other, jobs, store, Place(0, 1), Terminal(stderr=True, quiet=True)
-            )
-            wait_for_all()
+    display = Display(tally, Terminal(stderr=True, soft_wrap=True))
+    with (
+        claimed(tmp_path / "here") as claim,
+        Collector(store, Place(0, 1), display, tally).running() as wait_for_all,
+    ):
+        other = FolderClaim(tmp_path / "there", claim.token)
+        args, quiet = arguments(photos, other.folder), Terminal(stderr=True, quiet=True)
+        segment._take_part(args, other, jobs, store, Place(0, 1), quiet)
+        wait_for_all()
     assert names_in(other.folder) == [] and len(tally.failed) == len(jobs)
     assert "is not the folder that the first process writes to; --out must be on a file system" in said(capsys)
 
@@ -182,9 +187,9 @@ def test_what_other_processes_say_is_said_once(
         reports.frames("b.mp4", 1, 9)
         reports.finished(rank, outcome)
         reports.ended("eager")
-    with Display(tally, Terminal(stderr=True, soft_wrap=True)) as display:
-        with Collector(store, Place(0, 2), display, tally).running() as wait_for_all:
-            wait_for_all()
+    display = Display(tally, Terminal(stderr=True, soft_wrap=True))
+    with Collector(store, Place(0, 2), display, tally).running() as wait_for_all:
+        wait_for_all()
     print_summary(tally, tmp_path, Terminal(stderr=True, soft_wrap=True))
     told = said(capsys)
     assert told.count("no such file") == told.count("3 lost") == 1
