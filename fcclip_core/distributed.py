@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from fcclip_core import torchrun
@@ -88,6 +88,10 @@ class SharedStore:
         except (ValueError, RuntimeError, OSError) as error:
             raise _apart(error) from error
         return cls(store)
+
+    def section(self, name: str) -> SharedStore:
+        """A part of the store for values of its own: where `torchrun` starts processes again, the store stays."""
+        return SharedStore(PrefixStore(name, self._store))
 
     def count(self, name: str) -> int:
         """0 for the first call with this name in any process, then 1, 2 and so on, each once."""

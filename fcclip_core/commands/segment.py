@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from fcclip_core.settings import InferenceSettings
     from fcclip_core.terminal import Terminal
     from fcclip_core.vocabulary.classes import Vocabulary
-
-EXIT_REFUSED = 2
-"""Of a process whose run cannot begin; the first process says why."""
 
 _logger = logging.getLogger(__name__)
 
@@ -144,42 +141,37 @@ def _run_alone(args: argparse.Namespace) -> int:
 
 def _run_with_others(args: argparse.Namespace) -> int:
     """Takes part in a run of several processes; the first one plans, talks and sums up."""
-    from fcclip_core.commands.segment_sharing import Collector, Plan, RefusedError, end_together, largest_first
+    from fcclip_core.commands.segment_sharing import Collector, Plan, end_together, largest_first
     from fcclip_core.distributed import SharedStore
     from fcclip_core.terminal import Terminal
 
     place, store = torchrun.place(), SharedStore.joined()
     console = Terminal(stderr=True, soft_wrap=True, quiet=not place.is_first)
-    plan = Plan(store)
     if not place.is_first:
-        try:
-            jobs, token = plan.receive()
-        except RefusedError:
-            return EXIT_REFUSED
-        _take_part(args, FolderClaim(expanded(args.out), token), jobs, store, place, console)
-        return end_together(store, place)
+        plan = Plan.asked_for(store, place)
+        claim, ours = FolderClaim(expanded(args.out), plan.token), store.section(plan.token)
+        _take_part(args, claim, plan.jobs, ours, place, console)
+        return end_together(ours, place)
+    request = _checked(args)
+    out, jobs = _planned(args)
     with contextlib.ExitStack() as stack:
-        with plan.making():
-            request = _checked(args)
-            out, jobs = _planned(args)
-            claim = stack.enter_context(_ours(out))
-            jobs = largest_first(jobs)
-        plan.publish(jobs, claim.token)
+        claim = stack.enter_context(_ours(out))
+        plan, ours = Plan(largest_first(jobs), claim.token), store.section(claim.token)
         _warn(args, request, console)
-        tally = Tally(jobs)
+        tally = Tally(plan.jobs)
         display = stack.enter_context(Display(tally, console))
-        wait_for_all = stack.enter_context(Collector(store, place, display, tally).running())
-        _take_part(args, claim, jobs, store, place, console, display)
+        wait_for_all = stack.enter_context(Collector(store, place, plan, display, tally).running())
+        _take_part(args, claim, plan.jobs, ours, place, console, display)
         display.show()
         wait_for_all()
     print_summary(tally, out, console)
-    return end_together(store, place, 1 if tally.failed else 0)
+    return end_together(ours, place, 1 if tally.failed else 0)
 
 
 def _take_part(
     args: argparse.Namespace,
     claim: FolderClaim,
-    jobs: list[Job],
+    jobs: Sequence[Job],
     store: SharedStore,
     place: Place,
     console: Terminal,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,47 +31,40 @@ _REPORTED = 0.5
 """Seconds between two reports of a video's or bag's frames."""
 
 
-class RefusedError(FcclipError):
-    """The first process cannot begin, and has said why."""
-
-
 def largest_first(jobs: Sequence[Job]) -> list[Job]:
     """Jobs in the order of their inputs' bytes: a bag that is begun last would keep one process alone at work."""
     return sorted(jobs, key=lambda job: -int(state_of(job.source).get("size", 0)))
 
 
+@dataclass(frozen=True)
 class Plan:
-    """What all processes must agree on: the first one makes it, the others take it as it is."""
+    """What all processes must agree on; the first one makes it, the others ask for it.
 
-    def __init__(self, store: SharedStore) -> None:
-        """Keeps the store."""
-        self._store = store
+    Attributes:
+        jobs: All inputs, in the order in which they are handed out.
+        token: What the run calls itself.
+    """
 
-    @contextlib.contextmanager
-    def making(self) -> Iterator[None]:
-        """Tells the others if the block fails."""
-        try:
-            yield
-        except BaseException:
-            with contextlib.suppress(FcclipError):
-                self._store.put("plan", {"refused": True})
-            raise
+    jobs: Sequence[Job]
+    token: str
 
-    def publish(self, jobs: Sequence[Job], token: str) -> None:
-        """Tells the others the jobs, and what the run calls itself."""
-        rows = [[os.fspath(job.source), job.stem, job.kind] for job in jobs]
-        self._store.put("plan", {"jobs": rows, "token": token})
+    def answer(self, store: SharedStore, place: Place) -> None:
+        """Gives the plan to those that have asked."""
+        for rank in range(1, place.size):
+            if question := store.take(f"question/{rank}"):
+                rows = [[os.fspath(job.source), job.stem, job.kind] for job in self.jobs]
+                store.put(f"answer/{question}", [rows, self.token])
 
-    def receive(self) -> tuple[list[Job], str]:
-        """What the first process has published.
+    @classmethod
+    def asked_for(cls, store: SharedStore, place: Place) -> Plan:
+        """The plan of the first process, as soon as it has one.
 
-        Raises:
-            RefusedError: It cannot begin.
+        A plan that is there already may be of an attempt that was killed: the answer must be to this question.
         """
-        plan = self._store.wait_for("plan")
-        if "refused" in plan:
-            raise RefusedError("the first process of the run cannot begin")
-        return [Job(Path(source), stem, kind) for source, stem, kind in plan["jobs"]], plan["token"]
+        question = secrets.token_hex(8)
+        store.put(f"question/{place.rank}", question)
+        rows, token = store.wait_for(f"answer/{question}")
+        return cls([Job(Path(source), stem, kind) for source, stem, kind in rows], token)
 
 
 def handed_out(store: SharedStore, count: int) -> Iterator[int]:
@@ -136,11 +130,14 @@ class StoreReports:
 
 
 class Collector:
-    """Brings what the processes report to the display, in a thread of the first process."""
+    """Gives the others the plan, and the display what they report, in a thread of the first process."""
 
-    def __init__(self, store: SharedStore, place: Place, display: Display, tally: Tally) -> None:
+    def __init__(self, store: SharedStore, place: Place, plan: Plan, display: Display, tally: Tally) -> None:
         """Collects nothing before `running`."""
-        self._store = store
+        self._all = store
+        self._store = store.section(plan.token)
+        self._place = place
+        self._plan = plan
         self._display = display
         self._tally = tally
         self._next = dict.fromkeys(range(place.size), 0)
@@ -167,6 +164,7 @@ class Collector:
     def _collect(self) -> None:
         try:
             while self._next and not self._stopped.is_set():
+                self._plan.answer(self._all, self._place)
                 for rank in list(self._next):
                     self._collect_from(rank)
                 self._stopped.wait(_POLLED if self._next else 0)

@@ -18,7 +18,6 @@ from fcclip_core.commands.segment_outcomes import Display, Outcome, Tally, print
 from fcclip_core.commands.segment_sharing import (
     Collector,
     Plan,
-    RefusedError,
     StoreReports,
     end_together,
     handed_out,
@@ -69,19 +68,19 @@ def test_the_largest_inputs_come_first_and_missing_ones_last(tmp_path: Path) -> 
     assert order == ["run", "film.mp4", "small.png", "gone.png"]
 
 
-def test_the_plan_reaches_the_others_as_it_is(store: SharedStore, tmp_path: Path) -> None:
+def test_the_plan_reaches_the_others_as_it_is_and_none_of_a_killed_attempt(store: SharedStore, tmp_path: Path) -> None:
     jobs = find_jobs([tmp_path / "a.png", tmp_path / "caf\udce9.mp4"], tmp_path)
-    with Plan(store).making():
-        pass
-    Plan(store).publish(jobs, "token")
-    assert Plan(store).receive() == (jobs, "token")
-
-
-def test_a_run_that_cannot_begin_ends_the_others_at_once(store: SharedStore) -> None:
-    with pytest.raises(FcclipError, match="no words"), Plan(store).making():
-        raise FcclipError("no words")
-    with pytest.raises(RefusedError):
-        Plan(store).receive()
+    store.put("question/1", "asked by a process that was killed")
+    received: list[Plan] = []
+    for token in ("first attempt", "second attempt"):
+        plan = Plan(jobs, token)
+        plan.answer(store, Place(0, 2))
+        other = threading.Thread(target=lambda: received.append(Plan.asked_for(store, Place(1, 2))))
+        other.start()
+        while other.is_alive():
+            plan.answer(store, Place(0, 2))
+    assert received == [Plan(jobs, "first attempt"), Plan(jobs, "second attempt")]
+    assert store.section("first attempt").count("job") == store.section("second attempt").count("job") == 0
 
 
 def test_all_processes_end_with_the_same_code(store: SharedStore) -> None:
@@ -136,12 +135,13 @@ def test_a_process_that_loses_its_gpu_leaves_the_rest_to_the_others(
     with (
         claimed(out) as claim,
         Display(tally, console) as display,
-        Collector(store, Place(0, 2), display, tally).running() as wait_for_all,
+        Collector(store, Place(0, 2), Plan(jobs, claim.token), display, tally).running() as wait_for_all,
     ):
-        segment._take_part(args, claim, jobs, store, Place(1, 2), quiet)
+        ours = store.section(claim.token)
+        segment._take_part(args, claim, jobs, ours, Place(1, 2), quiet)
         monkeypatch.setattr(devices, "fault", lambda device: "")
         monkeypatch.setattr(FakeSegmenter, "on_frame", staticmethod(lambda frame: None))
-        segment._take_part(args, claim, jobs, store, Place(0, 2), console, display)
+        segment._take_part(args, claim, jobs, ours, Place(0, 2), console, display)
         wait_for_all()
     print_summary(tally, out, console)
     assert [job.stem for job in tally.failed] == ["1"], "the one that was in work"
@@ -167,11 +167,11 @@ def test_a_process_that_sees_another_folder_takes_no_job(
     display = Display(tally, Terminal(stderr=True, soft_wrap=True))
     with (
         claimed(tmp_path / "here") as claim,
-        Collector(store, Place(0, 1), display, tally).running() as wait_for_all,
+        Collector(store, Place(0, 1), Plan(jobs, claim.token), display, tally).running() as wait_for_all,
     ):
         other = FolderClaim(tmp_path / "there", claim.token)
         args, quiet = arguments(photos, other.folder), Terminal(stderr=True, quiet=True)
-        segment._take_part(args, other, jobs, store, Place(0, 1), quiet)
+        segment._take_part(args, other, jobs, store.section(claim.token), Place(0, 1), quiet)
         wait_for_all()
     assert names_in(other.folder) == [] and len(tally.failed) == len(jobs)
     assert "is not the folder that the first process writes to; --out must be on a file system" in said(capsys)
@@ -183,12 +183,12 @@ def test_what_other_processes_say_is_said_once(
     jobs = find_jobs([tmp_path / "a.png", tmp_path / "b.mp4"], tmp_path)
     tally = Tally(jobs)
     for rank, outcome in enumerate((Outcome("failed", reason="no such file"), Outcome("labeled", notes=["3 lost"]))):
-        reports = StoreReports(store, Place(rank, 2))
+        reports = StoreReports(store.section("run"), Place(rank, 2))
         reports.frames("b.mp4", 1, 9)
         reports.finished(rank, outcome)
         reports.ended("eager")
     display = Display(tally, Terminal(stderr=True, soft_wrap=True))
-    with Collector(store, Place(0, 2), display, tally).running() as wait_for_all:
+    with Collector(store, Place(0, 2), Plan(jobs, "run"), display, tally).running() as wait_for_all:
         wait_for_all()
     print_summary(tally, tmp_path, Terminal(stderr=True, soft_wrap=True))
     told = said(capsys)
