@@ -20,6 +20,7 @@ from fcclip_core.commands.inference_arguments import (
     with_background,
 )
 from fcclip_core.commands.progress_bar import progress_bar
+from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.commands.segment_jobs import Job, find_jobs, left_out
 from fcclip_core.commands.segment_loop import reason_of, segment_each
 from fcclip_core.commands.segment_outcomes import Display, Tally, print_summary
@@ -80,6 +81,13 @@ def add_parser(subparsers: Any) -> None:
         "pycocotools",
     )
     parser.add_argument("--topic", default="", help="image topic of a bag (default: the only one)")
+    parser.add_argument(
+        "--gray16-range",
+        default="full",
+        metavar="RANGE",
+        help="which values of a bag's 16-bit gray images (mono16; with a range also 16UC1) become black and white, for "
+        'thermal cameras: "28000 32000", "1%% 99%%" (percentiles of each image), or full: 0 and 65535 (the default)',
+    )
     parser.add_argument("--with-input", action="store_true", help="copy what a bag holds into the labeled one")
     parser.add_argument("--again", action="store_true", help="label anew what is done already")
     add_vocabulary_arguments(parser)
@@ -210,12 +218,16 @@ def _checked(args: argparse.Namespace) -> Request:
     from fcclip_core.segments.contours import check_contour_type
 
     check_contour_type(args.contours)
+    if args.gray16_range != "full":
+        gray_range = ros_module("fcclip_ros.conversions.gray_range", "--gray16-range")
+        gray_range.GrayRange.parse("--gray16-range", args.gray16_range)
     outputs = OutputOptions(
         overlay=args.overlay,
         opacity=args.opacity,
         contours=args.contours,
         max_pixels=args.max_image_pixels,
         topic=args.topic,
+        gray16_range=args.gray16_range,
         with_input=args.with_input,
     )
     ignore_mask = IgnoreMask(expanded(args.ignore_mask)) if args.ignore_mask else None

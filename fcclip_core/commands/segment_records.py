@@ -36,6 +36,7 @@ class OutputOptions:
         contours: What the JSON holds of the segments' pixels; one of `contours.CONTOUR_TYPES`.
         max_pixels: Pixels of a picture at most.
         topic: Image topic of a bag; empty for the only one.
+        gray16_range: Which values of a bag's 16-bit gray images become black and white, as the node's parameter.
         with_input: Whether a labeled bag holds the other one's messages, too.
     """
 
@@ -44,6 +45,7 @@ class OutputOptions:
     contours: str = ""
     max_pixels: int = 0
     topic: str = ""
+    gray16_range: str = "full"
     with_input: bool = False
 
     def of(self, kind: str) -> dict[str, Any]:
@@ -52,7 +54,7 @@ class OutputOptions:
         if self.overlay == "none":
             del values["opacity"]
         if kind != "bag":
-            del values["topic"], values["with_input"]
+            del values["topic"], values["gray16_range"], values["with_input"]
         if kind != "image" and self.overlay != "none":
             values["overlay"] = "mp4"
         return values

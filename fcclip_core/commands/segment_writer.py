@@ -164,7 +164,10 @@ class ResultWriter:
         bags = ros_module("fcclip_ros.bags.bag_segmentation", "labeling a bag")
         state = state_of(job.source)
         topic = self.outputs.topic
-        source = bags.BagImages(job.source, topic, option="--topic", max_pixels=self.outputs.max_pixels)
+        gray_range = bags.GrayRange.parse("--gray16-range", self.outputs.gray16_range)
+        source = bags.BagImages(
+            job.source, topic, option="--topic", max_pixels=self.outputs.max_pixels, gray_range=gray_range
+        )
         count, rate = source.count_and_rate()
         files = {"bag": f"{job.stem}_bag", "frames": f"{job.stem}_frames.jsonl", "labels": f"{job.stem}_labels"}
         _check_replaceable(self.out / files["labels"])

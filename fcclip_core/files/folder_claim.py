@@ -21,7 +21,7 @@ NAME = ".fcclip-run"
 """The hidden file that says which run writes to a folder; removed when the run ends."""
 
 _LARGEST = 4096
-_SEEN_AFTER = 20.0
+_SEEN_AFTER = 60.0
 """Seconds in which a file must show up on the other machines of a network file system."""
 
 
