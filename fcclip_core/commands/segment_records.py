@@ -1,4 +1,4 @@
-"""What the description of an input records, and whether an input is done: made from this file, by such a run, whole."""
+"""What the description of an input says, and whether an input is done: made from this file, by such a run, whole."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fcclip_core.files.resources import package_version
 
 if TYPE_CHECKING:
     from fcclip_core.geometry.ignore_mask import IgnoreMask
+    from fcclip_core.results import PanopticResult
     from fcclip_core.segmenter import Segmenter
     from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
@@ -182,6 +183,35 @@ def differences(out: Path, job: Job, recipe: Recipe, state: Mapping[str, Any]) -
     if not differing and not _is_whole(out, found):
         differing.append("files are missing or cut")
     return differing
+
+
+def describe(result: PanopticResult, contours: str = "") -> dict[str, Any]:
+    """A result's segments and timings as JSON values; boxes are `[x_min, y_min, x_max, y_max]`, timings in seconds.
+
+    Args:
+        result: The result.
+        contours: What else is said of a segment's pixels, under `segmentation`; one of `contours.CONTOUR_TYPES`.
+    """
+    from fcclip_core.segments.contours import coco_segmentations
+
+    pixels = coco_segmentations(result, contours)
+    return {
+        "vocabulary_version": result.vocabulary_version,
+        "segments": [
+            {
+                "id": segment.id,
+                "class_id": segment.class_id,
+                "name": segment.name,
+                "is_thing": segment.is_thing,
+                "score": round(segment.score, 6),
+                "area": segment.area,
+                "box": list(segment.box),
+                **({"segmentation": pixels[segment.id]} if contours else {}),
+            }
+            for segment in result.segments
+        ],
+        "timings": {stage: round(seconds, 6) for stage, seconds in result.timings.items()},
+    }
 
 
 def _is_whole(out: Path, found: Earlier) -> bool:

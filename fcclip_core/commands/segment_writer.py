@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.commands.segment_jobs import Job
-from fcclip_core.commands.segment_records import OutputOptions, Recipe, earlier, sizes_of, state_of
+from fcclip_core.commands.segment_records import OutputOptions, Recipe, describe, earlier, sizes_of, state_of
 from fcclip_core.errors import ImageError
 from fcclip_core.files.atomic_write import atomic_folder, atomic_write, write_atomically
 from fcclip_core.files.folder_claim import FolderClaim
@@ -292,35 +292,6 @@ class ResultWriter:
             "ignore_mask": None if self.ignore_mask is None else str(self.ignore_mask.path),
             "vocabulary": {"version": self.snapshot.version, "classes": classes},
         }
-
-
-def describe(result: PanopticResult, contours: str = "") -> dict[str, Any]:
-    """A result's segments and timings as JSON values; boxes are `[x_min, y_min, x_max, y_max]`, timings in seconds.
-
-    Args:
-        result: The result.
-        contours: What else is said of a segment's pixels, under `segmentation`; one of `contours.CONTOUR_TYPES`.
-    """
-    from fcclip_core.segments.contours import coco_segmentations
-
-    pixels = coco_segmentations(result, contours)
-    return {
-        "vocabulary_version": result.vocabulary_version,
-        "segments": [
-            {
-                "id": segment.id,
-                "class_id": segment.class_id,
-                "name": segment.name,
-                "is_thing": segment.is_thing,
-                "score": round(segment.score, 6),
-                "area": segment.area,
-                "box": list(segment.box),
-                **({"segmentation": pixels[segment.id]} if contours else {}),
-            }
-            for segment in result.segments
-        ],
-        "timings": {stage: round(seconds, 6) for stage, seconds in result.timings.items()},
-    }
 
 
 def _size(image: np.ndarray) -> dict[str, int]:
