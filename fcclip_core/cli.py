@@ -8,14 +8,12 @@ import logging
 import os
 import sys
 import traceback
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from fcclip_core.commands import doctor, evaluate, export, segment, train, view, vocab, weights, world
 from fcclip_core.commands.interruption import exit_status, interruptible
 from fcclip_core.errors import FcclipError
-from fcclip_core.files.resources import config_path
+from fcclip_core.files.resources import package_version
 from fcclip_core.quoting import first_line, printable
 
 COMMANDS = (segment, view, weights, vocab, train, evaluate, export, world, doctor)
@@ -123,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fcclip", description="Open-vocabulary panoptic segmentation: name what matters, get its pixels."
     )
-    parser.add_argument("--version", action="version", version=f"fcclip {_version()}")
+    parser.add_argument("--version", action="version", version=f"fcclip {package_version()}")
     parser.add_argument("--verbose", action="store_true", help="log what happens, and show tracebacks of errors")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
@@ -132,14 +130,6 @@ def _parser() -> argparse.ArgumentParser:
         # Also after the command's name, where most people write it; unset there, the value from before it counts.
         subparser.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
-
-
-def _version() -> str:
-    try:
-        return version("fcclip")
-    except PackageNotFoundError:  # built by colcon, which installs package.xml instead of Python metadata
-        manifest = config_path().parent / "package.xml"
-        return ElementTree.parse(manifest).findtext("version", "unknown")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,10 @@ class DeviceLostError(FcclipError):
     """A GPU answers this process no more, whatever it is asked: only a new process can use it."""
 
 
+class FolderTakenError(FcclipError):
+    """Another run writes to the folder of the results: this one must not go on."""
+
+
 class SimulationError(FcclipError):
     """The simulated world cannot be rendered here: MuJoCo or a GL library is missing or does not work."""
 

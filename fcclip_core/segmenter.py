@@ -93,6 +93,7 @@ class Segmenter:
         self._backend: FallbackBackend = create_backend(
             backend, self._model, resolve_device(device), precision=precision, cache_dir=cache_dir
         )
+        self._checkpoint = checkpoint
         self._text_tower_id = checkpoint.text_tower_id
         self._text = TextRows(
             TextEncoder(checkpoint.text_tower, self._backend.device),
@@ -160,6 +161,11 @@ class Segmenter:
         if self.config.open_clip_name is None:
             return self.train_vocabulary
         return self.train_vocabulary.joined(Vocabulary.load(EVERYDAY))
+
+    @property
+    def weights_id(self) -> str:
+        """Hash of the weights, the same on every machine and backend; takes about a second for a large model."""
+        return self._checkpoint.weights_id
 
     @property
     def device(self) -> torch.device:

@@ -1,7 +1,9 @@
-"""Finds installed data files: vocabularies, parameters, transport profiles."""
+"""Finds installed data files: vocabularies, parameters, transport profiles; and the version of what is installed."""
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -27,6 +29,15 @@ def config_path(*parts: str) -> Path:
         f"no share/fcclip_ros/config above {Path(__file__).parent}: the installation of fcclip_ros is incomplete; "
         "install it again, with `make setup` from a checkout or with `colcon build`"
     )
+
+
+def package_version() -> str:
+    """The version of this package, such as "0.2.0"."""
+    try:
+        return version("fcclip")
+    except PackageNotFoundError:  # built by colcon, which installs package.xml instead of Python metadata
+        manifest = config_path().parent / "package.xml"
+        return ElementTree.parse(manifest).findtext("version", "unknown")
 
 
 def _candidates() -> list[Path]:

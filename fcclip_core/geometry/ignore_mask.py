@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from pathlib import Path
 
 import cv2
@@ -39,6 +40,11 @@ class IgnoreMask:
                 "are ignored: check whether the mask is inverted"
             )
         self._last = self._mask
+
+    @property
+    def content_id(self) -> str:
+        """Hash of its pixels, whatever the file is called."""
+        return blake2b(repr(self._mask.shape).encode() + self._mask.tobytes(), digest_size=16).hexdigest()
 
     def at(self, height: int, width: int) -> np.ndarray:
         """The ignored pixels of an image, bool `(height, width)`: resized by nearest neighbor and cached.

@@ -132,6 +132,11 @@ class Checkpoint:
         """Hash of the text tower's weights and configuration: equal ids give equal text embeddings."""
         return self.fingerprint()
 
+    @cached_property
+    def weights_id(self) -> str:
+        """Hash of all weights, wherever they were loaded from; takes about a second for a large model."""
+        return _digest([_of_tensors(self.state).encode(), self.text_tower_id.encode()])
+
     def text_tower(self) -> TextTower:
         """Builds a new text tower in eval mode; keep it only while encoding words.
 
@@ -573,13 +578,17 @@ def _stored_vocabulary(text: object) -> Vocabulary:
 
 
 def _fingerprint(config: ModelConfig, text: Mapping[str, torch.Tensor]) -> str:
+    return _of_tensors(text, _tower_configuration(config))
+
+
+def _of_tensors(tensors: Mapping[str, torch.Tensor], *before: bytes) -> str:
     def of_tensor(key: str) -> bytes:
-        tensor = text[key]
+        tensor = tensors[key]
         content = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
         return _digest([f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode(), content]).encode()
 
     with ThreadPoolExecutor() as pool:  # half a gigabyte for a large model
-        return _digest([_tower_configuration(config), *pool.map(of_tensor, sorted(text))])
+        return _digest([*before, *pool.map(of_tensor, sorted(tensors))])
 
 
 def _tower_configuration(config: ModelConfig) -> bytes:

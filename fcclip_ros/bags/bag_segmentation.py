@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from fcclip_ros.bags.bag_reader import BagReader, message_definitions, typestore
 from fcclip_ros.bags.bag_topics import Say, Topic, unpacked
 from fcclip_ros.compat import optional_module
 from fcclip_ros.conversions.compressed_depth import SUFFIX
+from fcclip_ros.conversions.gray_range import FULL_RANGE, GrayRange
 from fcclip_ros.conversions.images import to_rgb
+from fcclip_ros.conversions.video import PACKET_TYPE, VideoDecoder
 
 if TYPE_CHECKING:
     from rclpy.qos import QoSProfile
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from fcclip_core.results import PanopticResult
     from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", PACKET_TYPE)
 
 _NODE = "/fcclip"
 
@@ -138,6 +140,7 @@ class BagImages:
         topic: The topic; empty for the only image topic.
         option: Name of the option for the topic, for error messages.
         max_pixels: Maximum number of pixels of an image.
+        gray_range: Which values of 16-bit gray images become black and white; see `images.to_rgb`.
         left_out: Messages about skipped data; grows while the bag is read.
     """
 
@@ -145,6 +148,7 @@ class BagImages:
     topic: str = ""
     option: str = "bag_topic"
     max_pixels: int = MAX_PIXELS
+    gray_range: GrayRange = FULL_RANGE
     left_out: list[str] = field(default_factory=list, compare=False)
 
     def frames(self) -> Iterator[BagImage | ImageError]:
@@ -153,17 +157,40 @@ class BagImages:
         Raises:
             ImageError: The bag cannot be read, or has no such topic.
         """
-        for item in read_messages(self.path, [self._choose()], self.leave_out):
-            if isinstance(item.message, ImageError):
-                yield item.message
-                continue
+        topic, kind = self._choose()
+        items = read_messages(self.path, [topic], self.leave_out)
+        if kind == PACKET_TYPE:
+            yield from self._video_frames(items)
+            return
+        for item in items:
             try:
-                image = to_rgb(item.message, self.max_pixels)
+                yield _bag_image(item, to_rgb(_message_of(item), self.max_pixels, self.gray_range))
+            except ImageError as error:
+                yield error
+
+    def _video_frames(self, items: Iterable[BagMessage]) -> Iterator[BagImage | ImageError]:
+        """Decodes video packets; each that belongs to no image gives an error."""
+        if optional_module("av") is None:
+            raise ImageError("the images are video, which needs PyAV: pip install av")
+        decoder = VideoDecoder(self.max_pixels)
+        for item in items:
+            try:
+                packet = _message_of(item)
+                fields = ("encoding", "flags", "data", "height", "width")
+                # The decoder returns the header with the image, which may be that of an earlier packet.
+                known = SimpleNamespace(header=item, **{name: getattr(packet, name) for name in fields})
+                for image in decoder.decode(known):
+                    yield _bag_image(image.header, image.pixels)
             except ImageError as error:
                 yield error
                 continue
-            header = item.message.header
-            yield BagImage(image, (header.stamp.sec, header.stamp.nanosec), header.frame_id, item.recorded)
+            if decoder.waits_for_key_frame:
+                yield ImageError("the video packet comes before the first key frame, or after one that is damaged")
+        try:
+            for image in decoder.rest():
+                yield _bag_image(image.header, image.pixels)
+        except ImageError as error:
+            yield error
 
     def count_and_rate(self) -> tuple[int, float]:
         """The number of images, and their rate in Hz (0 for fewer than two).
@@ -171,28 +198,44 @@ class BagImages:
         Raises:
             ImageError: As for `frames`.
         """
-        topic = self._choose()
+        topic, _ = self._choose()
         with opened(self.path, self.leave_out) as bag:
             times = [time for _, time, _ in bag.messages([topic])]
         seconds = 1e-9 * (times[-1] - times[0]) if times else 0.0
         return len(times), (len(times) - 1) / seconds if seconds else 0.0
 
-    def _choose(self) -> str:
-        """The image topic to read."""
-        found = {topic for topic, kind in topics_in(self.path, self.leave_out).items() if kind in IMAGE_TYPES}
+    def _choose(self) -> tuple[str, str]:
+        """The image topic to read, and its type."""
+        kinds = {topic: kind for topic, kind in topics_in(self.path, self.leave_out).items() if kind in IMAGE_TYPES}
+        found = set(kinds)
         names = ", ".join(sorted(found)) or "none"
         # image_transport gives this name to depth, which is never what is to be labeled.
         pictures = {topic for topic in found if not topic.endswith(SUFFIX)} or found
+        # Beside images, a video is most often of the same camera.
+        pictures = {topic for topic in pictures if kinds[topic] != PACKET_TYPE} or pictures
         if self.topic and self.topic not in found:
             raise ImageError(f"{self.path} has no images on {self.topic}; its image topics: {names}")
         if not self.topic and len(pictures) != 1:
             raise ImageError(f"{self.path} has {len(found)} image topics ({names}); choose one with {self.option}")
-        return self.topic or next(iter(pictures))
+        topic = self.topic or next(iter(pictures))
+        return topic, kinds[topic]
 
     def leave_out(self, text: str) -> None:
         """Collects a message about skipped data."""
         if text not in self.left_out:
             self.left_out.append(text)
+
+
+def _message_of(item: BagMessage) -> Any:
+    """The message; raises ImageError if it is damaged."""
+    if isinstance(item.message, ImageError):
+        raise item.message
+    return item.message
+
+
+def _bag_image(item: BagMessage, pixels: np.ndarray) -> BagImage:
+    header = _message_of(item).header
+    return BagImage(pixels, (header.stamp.sec, header.stamp.nanosec), header.frame_id, item.recorded)
 
 
 class LabelBag:

@@ -21,6 +21,9 @@ from fcclip_ros.compat import optional_module
 MESSAGES = "ffmpeg_image_transport_msgs"
 """The package of the messages."""
 
+PACKET_TYPE = f"{MESSAGES}/msg/FFMPEGPacket"
+"""The type of a packet, as recordings name it."""
+
 _KEY_FRAME = 1
 """Bit of a packet's flags."""
 
@@ -80,6 +83,7 @@ class VideoDecoder:
         self._encoding = ""
         self._numbers = itertools.count()
         self._headers: dict[int, Any] = {}
+        self._size: tuple[int | None, int | None] = (None, None)
 
     @property
     def waits_for_key_frame(self) -> bool:
@@ -123,6 +127,23 @@ class VideoDecoder:
                 f"{first_line(error)}; waiting for the next key frame"
             ) from error
 
+    def rest(self) -> Iterator[VideoImage]:
+        """The images that are outstanding after the last packet, because they were sent out of order.
+
+        Raises:
+            ImageError: They are damaged or too large.
+        """
+        if self._codec is None:
+            return
+        try:
+            yield from self._images(None)
+        except ImageError:
+            raise
+        except Exception as error:  # of FFmpeg; out of memory
+            raise ImageError(f"the last images of the video cannot be decoded: {first_line(error)}") from error
+        finally:
+            self.reset()
+
     def _open(self, encoding: str) -> Any:
         # The codec comes first, then the pixel formats on the way to it: libx264;yuv420p;bgr8;bgr8.
         encoder = encoding.partition(";")[0].strip().lower()
@@ -146,6 +167,11 @@ class VideoDecoder:
         data = self._av.Packet(bytes(packet.data))
         # Of ours: drivers number packets as they like.
         data.pts = number
+        self._size = packet.height or None, packet.width or None
+        yield from self._images(data)
+
+    def _images(self, data: Any) -> Iterator[VideoImage]:
+        """The images that are complete with some data; None: with all data."""
         for frame in self._codec.decode(data):
             header = self._headers.pop(frame.pts, None)
             if header is None:
@@ -155,4 +181,5 @@ class VideoDecoder:
             check_size(frame.height, frame.width, self.max_pixels)
             pixels = frame.to_ndarray(format="rgb24")
             # Some encoders fill the last blocks of 16 pixels up.
-            yield VideoImage(header, pixels[: packet.height or None, : packet.width or None])
+            height, width = self._size
+            yield VideoImage(header, pixels[:height, :width])

@@ -16,6 +16,7 @@ from key_lists import counts, listed_state, only_clip, without_clip
 from checkout import ROOT
 from fcclip_core import cli
 from fcclip_core.errors import FcclipError
+from fcclip_core.files import resources
 from fcclip_core.weights import weight_files
 from fcclip_core.weights.checkpoints import load_checkpoint
 from fcclip_core.weights.model_zoo import FC_CLIP, FINE_TUNED, PUBLISHED_MODELS
@@ -71,10 +72,10 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str], monkeypatch
     assert capsys.readouterr().out == f"fcclip {expected}\n"
 
     def not_installed(_: str) -> str:
-        raise cli.PackageNotFoundError
+        raise resources.PackageNotFoundError
 
-    monkeypatch.setattr(cli, "version", not_installed)
-    assert cli._version() == expected
+    monkeypatch.setattr(resources, "version", not_installed)
+    assert resources.package_version() == expected
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["weights"], ["weights", "import"]])

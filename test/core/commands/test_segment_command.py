@@ -11,81 +11,25 @@ import resource
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pycocotools import mask as coco_masks
+from segment_case import FakeSegmenter, names_in, run, said, save_image, save_video
 
 from fcclip_core import cli, devices
 from fcclip_core.commands import segment
 from fcclip_core.commands.inference_arguments import settings_from, vocabulary_from
 from fcclip_core.errors import FcclipError, SettingsError, VocabularyError
+from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.images.image_files import read_image
 from fcclip_core.images.video_files import VideoFile, VideoFrame
-from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.settings import InferenceSettings
-from fcclip_core.vocabulary.classes import Vocabulary
-from fcclip_core.vocabulary.snapshot import ResolvedClass
-
-
-@dataclass(frozen=True)
-class FakeEvidence:
-    """What results are asked for beside their segments."""
-
-    classes: np.ndarray
-    queries: np.ndarray
-
-    def semantic_map(self) -> np.ndarray:
-        return self.classes
-
-
-class FakeSegmenter:
-    """Calls everything left of the middle segment 1 of the first class; the class map is 300 everywhere."""
-
-    on_frame: Callable[[int], None] = staticmethod(lambda index: None)
-    backend_description = "fake"
-    device = torch.device("cpu")
-
-    def __init__(self, settings: InferenceSettings) -> None:
-        self.settings = settings
-        self.frames = 0
-
-    @classmethod
-    def from_checkpoint(cls, source: str, **options: object) -> FakeSegmenter:
-        assert options["device"] == "auto" and options["backend"] == "auto"
-        return cls(options["settings"])
-
-    def set_vocabulary(self, vocabulary: object, progress: object) -> SimpleNamespace:
-        self.names = vocabulary.names
-        ids = tuple(range(300, 300 + len(vocabulary)))
-        rows = map(ResolvedClass, vocabulary.classes, ids, vocabulary.colors, (True,) * len(ids))
-        published = tuple(row for row in rows if not row.item.distractor)
-        return SimpleNamespace(version=1, vocabulary=vocabulary, class_ids=ids, published=published)
-
-    def default_background(self) -> Vocabulary:
-        return Vocabulary.from_names(["secret lamp"])
-
-    def __call__(self, image: np.ndarray) -> PanopticResult:
-        self.frames += 1
-        type(self).on_frame(self.frames)
-        height, width = image.shape[:2]
-        segment_map = np.zeros((height, width), np.int32)
-        segment_map[:, : width // 2] = 1
-        found = Segment(
-            1, 300, self.names[0], 0.75, True, height * (width // 2), (0, 0, width // 2, height), np.zeros(4)
-        )
-        timings = {"preprocess": 0.001, "model": 0.5}
-        evidence: Any = FakeEvidence(np.full((height, width), 300, np.int32), np.zeros(1, int))
-        return PanopticResult(segment_map, [found], 1, timings, evidence)
 
 
 @pytest.fixture(autouse=True)
@@ -93,34 +37,6 @@ def fake_segmenter(monkeypatch: pytest.MonkeyPatch) -> type[FakeSegmenter]:
     monkeypatch.setattr("fcclip_core.segmenter.Segmenter", FakeSegmenter)
     monkeypatch.setattr(FakeSegmenter, "on_frame", staticmethod(lambda index: None))
     return FakeSegmenter
-
-
-def run(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    segment.add_parser(parser.add_subparsers())
-    given = ["segment", *map(str, arguments)]
-    for option, value in (("--vocab", "cup, mug; table"), ("--checkpoint", "weights.safetensors")):
-        if option not in given:
-            given += [option, value]
-    args = parser.parse_args(given)
-    return args.run(args)
-
-
-def save_image(path: Path, height: int = 40, width: int = 60, **options: object) -> Path:
-    Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(path, **options)
-    return path
-
-
-def save_video(path: Path, frames: int = 7, height: int = 48, width: int = 64) -> Path:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (width, height))
-    for index in range(frames):
-        writer.write(np.full((height, width, 3), 20 * index % 256, np.uint8))
-    writer.release()
-    return path
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_gpu_that_is_lost_ends_the_run_and_keeps_what_was_written(
@@ -345,10 +261,6 @@ def test_a_video_beyond_the_limit_is_skipped(tmp_path: Path, capsys: pytest.Capt
     assert names_in(tmp_path / "out") == []
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
-    return " ".join("".join(capsys.readouterr()).split())
-
-
 def _turned() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -419,7 +331,7 @@ def test_interruption_leaves_only_whole_files(tmp_path: Path, fake_segmenter: ty
 def test_interruption_while_writing_keeps_the_earlier_file(tmp_path: Path) -> None:
     target = tmp_path / "result.json"
     target.write_text("earlier")
-    with pytest.raises(KeyboardInterrupt), segment.atomic_write(target) as part:
+    with pytest.raises(KeyboardInterrupt), atomic_write(target) as part:
         part.write_text("hal")
         raise KeyboardInterrupt
     assert names_in(tmp_path) == ["result.json"]
@@ -533,10 +445,6 @@ def save_noise_video(path: Path, frames: int = 12, sizes: tuple[tuple[int, int],
     return path
 
 
-def said_in(capsys: pytest.CaptureFixture[str]) -> str:
-    return " ".join(capsys.readouterr().err.split())
-
-
 @pytest.mark.parametrize("overlay", ["jpg", "png"])
 def test_an_overlay_that_the_disk_has_no_room_for_is_not_left_cut(
     tmp_path: Path, overlay: str, capsys: pytest.CaptureFixture[str]
@@ -546,8 +454,8 @@ def test_an_overlay_that_the_disk_has_no_room_for_is_not_left_cut(
     out = tmp_path / "out"
     with full_disk():
         assert run(tmp_path / "a.png", small, "--out", out, "--overlay", overlay) == 1
-    assert "a.png: a_overlay" in (said := said_in(capsys)) and "File too large" in said
-    assert "1 of 2 inputs" in said and f"failed: {tmp_path / 'a.png'}" in said
+    assert "a.png: a_overlay" in (told := said(capsys)) and "File too large" in told
+    assert "1 of 2 inputs" in told and f"failed: {tmp_path / 'a.png'}" in told
     whole = ["b.json", "b_labels.png", f"b_overlay.{overlay}", "b_semantic.png"]
     assert names_in(out) == ["a_labels.png", "a_semantic.png", *whole]
 
@@ -558,7 +466,7 @@ def test_an_overlay_video_that_the_disk_has_no_room_for_is_not_left_damaged(
     video, out = save_noise_video(tmp_path / "noise.avi"), tmp_path / "out"
     with full_disk():
         assert run(video, "--out", out) == 1
-    assert "frames can be read back from noise_overlay.mp4; is the disk full?" in said_in(capsys)
+    assert "frames can be read back from noise_overlay.mp4; is the disk full?" in said(capsys)
     assert names_in(out) == ["noise_frames.jsonl"], "what was computed stays"
 
 
@@ -569,7 +477,7 @@ def test_lines_that_the_disk_has_no_room_for_are_not_left_cut(
     video = save_video(tmp_path / "drive.mp4", frames=40)
     with full_disk(limit):
         assert run(video, "--out", tmp_path / "out", "--overlay", "none") == 1
-    assert "drive.mp4: File too large" in said_in(capsys)
+    assert "drive.mp4: File too large" in said(capsys)
     assert not names_in(tmp_path / "out")
 
 
@@ -593,8 +501,8 @@ def test_an_unexpected_error_of_one_input_does_not_end_the_run(
 
     fake_segmenter.on_frame = staticmethod(fail)
     assert run(*(save_image(tmp_path / f"{i}.png") for i in range(3)), "--out", tmp_path / "out") == 1
-    said = said_in(capsys)
-    assert "0.png: ZeroDivisionError: nobody knows" in said and "2 of 3 inputs" in said and "Traceback" not in said
+    told = said(capsys)
+    assert "0.png: ZeroDivisionError: nobody knows" in told and "2 of 3 inputs" in told and "Traceback" not in told
 
 
 @pytest.mark.parametrize(
@@ -687,7 +595,7 @@ def test_a_picture_too_wide_for_its_overlay_is_named_before_it_is_computed(
 ) -> None:
     wide, good = save_image(tmp_path / "wide.png", 2, 65_501), save_image(tmp_path / "z.png")
     assert run(wide, good, "--out", tmp_path / "out") == 1
-    assert "wide.png: the image is 65501 x 2 pixels; a side may have 65500 at most" in said_in(capsys)
+    assert "wide.png: the image is 65501 x 2 pixels; a side may have 65500 at most" in said(capsys)
     assert len(names_in(tmp_path / "out")) == 4
 
 
@@ -699,10 +607,10 @@ def test_videos_and_photographs_that_a_folder_run_leaves_out_are_named(
         (tmp_path / name).write_text("x")
     (tmp_path / "inner").mkdir()
     assert run(tmp_path, "--out", tmp_path.parent / "out") == 0
-    said = said_in(capsys)
-    assert "IMG_1.HEIC, clip.ts, raw.CR2 (convert them" in said
-    assert "drive.mcap (bags are read where they are named)" in said and "inner (folders are read one level" in said
-    assert "notes.txt" not in said
+    told = said(capsys)
+    assert "IMG_1.HEIC, clip.ts, raw.CR2 (convert them" in told
+    assert "drive.mcap (bags are read where they are named)" in told and "inner (folders are read one level" in told
+    assert "notes.txt" not in told
     (tmp_path / "good.png").unlink()
     with pytest.raises(FcclipError, match=r"no image and no video that can be read; left out of .*IMG_1\.HEIC"):
         run(tmp_path, "--out", tmp_path.parent / "out")
@@ -714,16 +622,16 @@ def test_an_animation_says_that_one_picture_was_taken(tmp_path: Path, capsys: py
         pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
     save_image(tmp_path / "one.gif")
     assert run(tmp_path, "--out", tmp_path / "out") == 0
-    said = said_in(capsys)
+    told = said(capsys)
     for name in ("pages.tif", "film.gif", "film.webp"):
-        assert f"{name}: the file holds several pictures" in said
-    assert "one.gif" not in said
+        assert f"{name}: the file holds several pictures" in told
+    assert "one.gif" not in told
 
 
 def test_what_is_no_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     assert run(tmp_path / "pipe.png", "/dev/zero", save_image(tmp_path / "z.png"), "--out", tmp_path / "out") == 1
-    assert said_in(capsys).count("it is no file") == 2
+    assert said(capsys).count("it is no file") == 2
 
 
 def test_frames_of_another_size_stay_in_the_overlay_video(tmp_path: Path) -> None:
@@ -755,7 +663,7 @@ def test_frames_that_cannot_be_read_are_counted(tmp_path: Path, capsys: pytest.C
     content[starts[4] : starts[5] - 8] = bytes(starts[5] - 8 - starts[4])
     video.write_bytes(content)
     assert run(video, "--out", tmp_path / "out") == 0
-    assert "cut.avi: 1 of 12 frames could not be read" in said_in(capsys)
+    assert "cut.avi: 1 of 12 frames could not be read" in said(capsys)
 
 
 def test_words_with_which_a_source_was_meant_are_asked_about() -> None:
@@ -775,4 +683,4 @@ def test_what_is_questionable_in_words_is_said_before_anything_is_segmented(
 ) -> None:
     photo = save_image(tmp_path / "a.png")
     assert run(photo, "--out", tmp_path / "out", "--vocab", "cup; \u0441up") == 0
-    assert "look alike but are different words to CLIP" in said_in(capsys)
+    assert "look alike but are different words to CLIP" in said(capsys)

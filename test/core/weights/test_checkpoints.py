@@ -477,6 +477,19 @@ def test_a_key_missing_in_our_own_file_is_reported(tmp_path: Path, tiny: Checkpo
 # --- identity of the text tower ---------------------------------------------------------------------------------
 
 
+def test_weights_id_follows_the_content_of_both_towers_and_not_the_file(tmp_path: Path) -> None:
+    seeded = load_checkpoint("recipe:tiny")
+    for name in ("a", "b"):
+        save_checkpoint(tmp_path / f"{name}.safetensors", seeded)
+    ids = {load_checkpoint(tmp_path / f"{name}.safetensors").weights_id for name in ("a", "b")}
+    assert len(ids) == 1
+    key = next(key for key, tensor in seeded.state.items() if tensor.is_floating_point())
+    changed = replace(seeded, state={**seeded.state, key: seeded.state[key] + 1e-3})
+    assert changed.weights_id != seeded.weights_id
+    other_words = replace(seeded, fingerprint=lambda: "another text tower")
+    assert other_words.weights_id != seeded.weights_id
+
+
 def test_text_tower_id_follows_the_towers_content(tmp_path: Path) -> None:
     state = real_tiny_state()
     same = load_checkpoint(published(tmp_path, state, "a.pth")).text_tower_id

@@ -13,16 +13,19 @@ import PIL.Image
 import pytest
 from bag_files import save
 from builtin_interfaces.msg import Time
-from rclpy.serialization import deserialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from ros_harness import ROOT, Peer, Process, camera, publish_until, rgb_message, wait_until
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability
-from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
 
 from fcclip_core.cli import main
 from fcclip_ros import msg
 from fcclip_ros.bags import bag_reader
+from fcclip_ros.bags.bag_segmentation import BagImages
+from fcclip_ros.conversions.gray_range import GrayRange
 from fcclip_ros.qos import OUTPUT
 
 DRIVE = sorted((ROOT / "demo" / "drive" / "images").iterdir())
@@ -192,6 +195,84 @@ def test_compressed_depth_beside_the_images_is_no_choice(tmp_path: Path) -> None
     bag = save(tmp_path / "run", [("/image", image), ("/depth/compressedDepth", depth)])
     assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
     assert len(load(tmp_path / "out" / "run_bag")["segments"]) == 1
+
+
+def save_video(
+    path: Path,
+    pictures: list[np.ndarray],
+    reordered: int = 0,
+    without: tuple[int, ...] = (),
+    beside: Image | None = None,
+) -> Path:
+    """A bag as ffmpeg_image_transport fills it, without some packets; stamps are the pictures' numbers."""
+    pytest.importorskip("av", reason="av is not installed: run `make setup`")
+    from video_stream import packets
+
+    kind = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    definition = (ROOT / "test/interfaces/ffmpeg_image_transport_msgs/msg/FFMPEGPacket.msg").read_text()
+    store.register(get_types_from_msg(definition, kind))
+    header, time = store.types["std_msgs/msg/Header"], store.types["builtin_interfaces/msg/Time"]
+    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/image/ffmpeg", kind, typestore=store)
+        for number, packet in enumerate(packets(pictures, key_every=5, reordered=reordered)):
+            fields = {**vars(packet), "data": np.frombuffer(packet.data, np.uint8)}
+            fields["header"] = header(stamp=time(sec=packet.header, nanosec=0), frame_id="front")
+            if number not in without:
+                writer.write(connection, 10**18 + number, store.serialize_cdr(store.types[kind](**fields), kind))
+        if beside is not None:
+            connection = writer.add_connection("/image", "sensor_msgs/msg/Image", typestore=store)
+            writer.write(connection, 10**18, serialize_message(beside))
+    return path
+
+
+@pytest.mark.parametrize("reordered", [0, 2])
+def test_every_image_of_a_video_topic_is_labeled_under_its_own_stamp(reordered: int, tmp_path: Path) -> None:
+    pictures = [np.full((48, 64, 3), 10 + 20 * number, np.uint8) for number in range(10)]
+    bag = save_video(tmp_path / "run", pictures, reordered)
+    frames = list(BagImages(bag).frames())
+    assert [frame.stamp for frame in frames] == [(number, 0) for number in range(10)]
+    assert all(abs(int(frame.image.mean()) - 10 - 20 * number) < 4 for number, frame in enumerate(frames))
+    assert sorted(frame.recorded - 10**18 for frame in frames) == list(range(10))
+    assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
+    found = load(tmp_path / "out" / "run_bag")["panoptic"]
+    # At the times of their packets, which were recorded in another order.
+    assert sorted(message.header.stamp.sec for _, message in found) == list(range(10))
+
+
+def test_video_packets_without_a_key_frame_are_said_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = [np.full((48, 64, 3), 10 + 20 * number, np.uint8) for number in range(10)]
+    bag = save_video(tmp_path / "run", pictures, without=(0,))
+    assert segment(bag, tmp_path / "out", "--overlay", "none") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "run_frames.jsonl").read_text().splitlines()]
+    assert ["error" in line for line in lines] == [True] * 4 + [False] * 5
+    assert "before the first key frame" in lines[0]["error"]
+    assert "4 of 9 frames could not be read" in said(capsys)
+
+
+def test_images_are_preferred_to_a_video_beside_them(tmp_path: Path) -> None:
+    (image,) = drive_messages(1)
+    bag = save_video(tmp_path / "run", [np.zeros((48, 64, 3), np.uint8)], beside=image)
+    shapes = [next(iter(BagImages(bag, topic).frames())).image.shape[:2] for topic in ("", "/image/ffmpeg")]
+    assert shapes == [(image.height, image.width), (48, 64)]
+
+
+def test_thermal_images_are_read_with_a_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.repeat(np.linspace(28000, 32000, 64).astype("<u2")[None], 48, axis=0)
+    thermal = Image(height=48, width=64, step=128, encoding="16UC1", data=array("B", values.tobytes()))
+    bag = save(tmp_path / "run", [("/image", thermal)])
+    assert segment(bag, tmp_path / "without", "--overlay", "none") == 1
+    assert "none of its 1 images can be read" in said(capsys)
+    assert segment(bag, tmp_path / "out", "--overlay", "none", "--gray16-range", "28000 32000") == 0
+    (frame,) = BagImages(bag, gray_range=GrayRange(28000, 32000)).frames()
+    assert (frame.image[0, 0].tolist(), frame.image[0, -1].tolist()) == ([0, 0, 0], [255, 255, 255])
+    capsys.readouterr()
+    assert segment(bag, tmp_path / "out", "--overlay", "none", "--gray16-range", "1% 99%") == 0
+    assert "otherwise (outputs 1)" in said(capsys)
+    assert segment(bag, tmp_path / "out", "--gray16-range", "warm") == 2
+    assert "--gray16-range is 'warm'; it must be full, two values" in said(capsys)
 
 
 def test_what_cannot_be_labeled_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
