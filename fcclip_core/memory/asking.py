@@ -26,8 +26,11 @@ from fcclip_core.vocabulary.classes import BACKGROUND_MARGIN, normal_form
 MAX_ANSWERS = 1000
 
 _SHORTLIST = 512
-"""Objects of which the probability is computed: those whose embeddings are nearest to the words, and those that were
+"""Objects whose mean embedding is compared with all words: those nearest to the question's words, and those that were
 called by them. With fewer objects the ranking is exact."""
+
+_FINALISTS = 64
+"""Most probable ones of these, of which the best views are compared as well."""
 
 _NAMED_WEIGHT = 0.6
 """Weight of what frames called an object: that of the in-vocabulary classifier for seen classes (1 - alpha)."""
@@ -152,13 +155,15 @@ def answer(
     """
     chosen = _chosen(question, columns, called, now)
     by_name = {number for word in competition.wanted for number in called(word)}
-    objects = [item for number in _shortlist(competition, rows, columns, chosen, by_name) if (item := look_up(number))]
-    objects = [item for item in objects if item.state in question.states]
+    numbers = _shortlist(competition, rows, columns, chosen, by_name)
+    objects = [item for number in numbers if (item := look_up(number)) is not None and item.state in question.states]
     if not objects:
         return Reply((), None, f"nothing is remembered that could be {_quoted(question.query)}")
-    probabilities = _probabilities(objects, competition, rows)
-    order = np.argsort(-probabilities, kind="stable")
-    ranked = [Answer(objects[index], float(probabilities[index]), objects[index].age(now)) for index in order]
+    objects, probabilities = _ranked(objects, competition, rows, max(_FINALISTS, question.limit))
+    ranked = [
+        Answer(item, float(probability), item.age(now))
+        for item, probability in zip(objects, probabilities, strict=True)
+    ]
     found = tuple(item for item in ranked[: question.limit] if item.probability >= question.min_probability)
     return Reply(found, ranked[0], _sentence(question, found, ranked[0]))
 
@@ -190,17 +195,20 @@ def _shortlist(
     return [int(number) for number in columns.ids[nearest]]
 
 
-def _probabilities(objects: Sequence[RememberedObject], competition: Competition, rows: TextRows) -> np.ndarray:
-    """Probability of each object that the words name it: float64 `(N,)`."""
-    embeddings = [np.stack([item.embedding, *(view.embedding for view in item.views)]) for item in objects]
-    owners = np.repeat(np.arange(len(objects)), [len(part) for part in embeddings])
-    likeness = _out_of_vocabulary(np.concatenate(embeddings).astype(np.float32), competition, rows)
-    first = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
-    views = np.bincount(owners) - 1
-    mean = likeness[first]
-    of_views = (np.bincount(owners, likeness) - mean) / np.maximum(views, 1)
-    looks = np.where(views > 0, (mean + of_views) / 2, mean)
-    return np.array([_with_names(item, competition, float(value)) for item, value in zip(objects, looks, strict=True)])
+def _ranked(
+    objects: Sequence[RememberedObject], competition: Competition, rows: TextRows, count: int
+) -> tuple[list[RememberedObject], np.ndarray]:
+    """The `count` most probable objects, best first, and their probabilities, float64."""
+    likeness = _out_of_vocabulary(np.stack([item.embedding for item in objects]), competition, rows)
+    order = np.argsort(-_with_names(objects, likeness, competition), kind="stable")[:count]
+    finalists = [objects[index] for index in order]
+    # A mean blurs: half of the say is that of single views.
+    owners = np.repeat(np.arange(len(finalists)), [len(item.views) for item in finalists])
+    views = np.stack([view.embedding for item in finalists for view in item.views]).astype(np.float32)
+    of_views = np.bincount(owners, _out_of_vocabulary(views, competition, rows)) / np.bincount(owners)
+    probabilities = _with_names(finalists, (likeness[order] + of_views) / 2, competition)
+    order = np.argsort(-probabilities, kind="stable")
+    return [finalists[index] for index in order], probabilities[order]
 
 
 def _out_of_vocabulary(embeddings: np.ndarray, competition: Competition, rows: TextRows) -> np.ndarray:
@@ -217,8 +225,16 @@ def _out_of_vocabulary(embeddings: np.ndarray, competition: Competition, rows: T
     return share
 
 
-def _with_names(item: RememberedObject, competition: Competition, likeness: float) -> float:
-    if item.own_name and normal_form(item.own_name) in map(normal_form, competition.wanted):
+def _with_names(objects: Sequence[RememberedObject], likeness: np.ndarray, competition: Competition) -> np.ndarray:
+    """Probabilities `(N,)`, likeness to the words joined with what frames and users called the objects."""
+    own = set(map(normal_form, competition.wanted))
+    return np.array(
+        [_joined(item, float(value), competition, own) for item, value in zip(objects, likeness, strict=True)]
+    )
+
+
+def _joined(item: RememberedObject, likeness: float, competition: Competition, own: Collection[str]) -> float:
+    if item.own_name and normal_form(item.own_name) in own:
         return 1.0
     looks = sum(count for key, count in item.word_looks.items() if key in competition.named_in)
     if not looks:

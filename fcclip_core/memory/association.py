@@ -70,8 +70,8 @@ def assign(
 def same_place(first: RememberedObject, others: Sequence[RememberedObject], settings: MemorySettings) -> np.ndarray:
     """Whether each of the others may be the same object as the first by place and looks: bool `(M,)`."""
     low, high = (np.stack([getattr(item, side) for item in others]) for side in ("low", "high"))
-    inside = _shares(first.low[None], first.high[None], low, high)[0]
-    contained = np.maximum(*inside) >= _CONTAINED
+    first_in, others_in = _shares(first.low[None], first.high[None], low, high)
+    contained = np.maximum(first_in[0], others_in[0]) >= _CONTAINED
     difference = np.stack([item.position for item in others]) - first.position
     spread = np.stack([item.covariance for item in others]) + first.covariance
     spread = spread + settings.position_floor**2 * np.eye(3)

@@ -65,20 +65,30 @@ class Measurement:
 
 def measure(observation: Observation, settings: MemorySettings) -> list[Measurement]:
     """The segments of a frame that can be remembered: named well enough, near enough, and with a place."""
-    return [
-        found
+    usable = [
+        (segment, segment.geometry)
         for segment in observation.segments
         if (segment.is_thing or settings.remember_stuff)
         and segment.score >= settings.min_score
         and segment.area >= settings.min_area
-        and (found := _measured(segment, observation, settings)) is not None
+        and segment.geometry is not None
+        and _is_usable(segment.geometry, segment.embedding)
     ]
+    if not usable:
+        return []
+    axes = Rotation.from_quat([geometry.orientation for _, geometry in usable]).as_matrix()
+    measured = (_measured(*pair, turn, observation, settings) for pair, turn in zip(usable, axes, strict=True))
+    return [item for item in measured if item is not None]
 
 
-def _measured(segment: SeenSegment, observation: Observation, settings: MemorySettings) -> Measurement | None:
-    geometry = segment.geometry
-    if geometry is None or not _is_usable(geometry, segment.embedding):
-        return None
+def _measured(
+    segment: SeenSegment,
+    geometry: SegmentGeometry,
+    axes: np.ndarray,
+    observation: Observation,
+    settings: MemorySettings,
+) -> Measurement | None:
+    """The measurement, None beyond the range; `axes` `(3, 3)` are those of the oriented box, as columns."""
     distance = float(np.linalg.norm(geometry.centroid))
     if not 0 < distance <= settings.max_range:
         return None
@@ -91,7 +101,7 @@ def _measured(segment: SeenSegment, observation: Observation, settings: MemorySe
     if np.abs(position).max() > MAX_COORDINATE:
         return None
     direction = turn @ ray
-    low, high = _map_box(geometry, pose)
+    low, high = _map_box(geometry, axes, pose)
     shrunk = np.minimum(_NOISE_SPREAD * depth_std * np.abs(direction), _MOST_SHRUNK * (high - low))
     along = np.outer(direction, direction)
     across = np.eye(3) - along
@@ -137,10 +147,9 @@ def _hidden_depth(geometry: SegmentGeometry, width: float, depth_std: float) -> 
     return min(max(width / 2 - behind_front, 0.0), _MAX_HIDDEN)
 
 
-def _map_box(geometry: SegmentGeometry, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _map_box(geometry: SegmentGeometry, axes: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The map-aligned box of the visible surface: what is inside both of its boxes, each seen along the map's axes."""
     turn, offset = pose[:3, :3], pose[:3, 3]
-    axes = Rotation.from_quat(geometry.orientation).as_matrix()
     half = np.abs(turn) @ (geometry.extents / 2)
     oriented_half = np.abs(turn @ axes) @ (geometry.oriented_extents / 2)
     center, oriented_center = turn @ geometry.center + offset, turn @ geometry.oriented_center + offset

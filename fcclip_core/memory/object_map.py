@@ -71,6 +71,7 @@ class ObjectMap:
         self._objects: dict[int, RememberedObject] = {}
         self._grid = Grid()
         self._by_name: dict[str, set[int]] = defaultdict(set)
+        self._gone: set[int] = set()
         self._together: Counter[tuple[int, int]] = Counter()
         self._changed: dict[int, RememberedObject | None] = {}
         self._dimension = 0
@@ -107,6 +108,7 @@ class ObjectMap:
         self._objects[item.id] = item
         self._changed[item.id] = item
         self._grid.put(item.id, item.low, item.high)
+        (self._gone.add if item.state is State.GONE else self._gone.discard)(item.id)
         self.index.put(item)
         if before is None or before.names.keys() != item.names.keys() or before.own_name != item.own_name:
             for name in _names_of(before) - _names_of(item):
@@ -121,6 +123,7 @@ class ObjectMap:
             return
         self._changed[number] = None
         self._grid.remove(number)
+        self._gone.discard(number)
         self.index.remove(number)
         for name in _names_of(item):
             self._unname(name, number)
@@ -228,7 +231,8 @@ class ObjectMap:
         eye, reach = observation.map_from_camera[:3, 3], self.settings.max_range
         low, high = _footprint(observation, reach)
         near = [self._objects[number] for number in sorted(self._grid.near(low, high) - seen)]
-        near = [item for item in near if item.state is not State.GONE and _distance(item, eye) <= reach]
+        near = [item for item in near if item.state is not State.GONE]
+        near = [item for item, away in zip(near, _distances(near, eye), strict=True) if away <= reach]
         for known, look in zip(near, look_at(near, observation, self.settings), strict=True):
             found = not_seen(known, look, self.settings)
             if found is known:
@@ -267,37 +271,33 @@ class ObjectMap:
 
     def _find_moved(self, events: _Events) -> None:
         """Objects that are gone, and new ones that look like them: if there is one of each, they are one object."""
-        around = [self._objects[number] for number in (*events.gone, *events.confirmed) if number in self._objects]
-        missing = {item.id for item in around if item.state is State.GONE}
-        for item in around:
-            if item.state is State.CONFIRMED and item.first_look > 1:
-                missing |= {other.id for other in self._alike(item) if other.state is State.GONE}
+        missing = self._gone.intersection(events.gone)
+        for number in events.confirmed if self._gone else ():
+            item = self._objects.get(number)
+            if item is not None:
+                missing |= {other.id for other in self._alike(item, self._gone)}
         for number in sorted(missing):
             lost = self._objects[number]
-            found = [item for item in self._alike(lost) if _came_after(item, lost)]
+            found = [item for item in self._alike(lost, set(self._objects)) if _came_after(item, lost)]
             if len(found) != 1:
                 continue
-            rivals = [
-                item for item in self._alike(found[0]) if item.state is State.GONE and _came_after(found[0], item)
-            ]
+            rivals = [item for item in self._alike(found[0], self._gone) if _came_after(found[0], item)]
             if len(rivals) == 1:
                 self.remove(found[0].id)
                 self.put(moved_to(lost, found[0]))
                 events.joined[found[0].id] = lost.id
                 events.moved.append(lost.id)
 
-    def _alike(self, item: RememberedObject) -> list[RememberedObject]:
-        """Other objects within reach that look the same."""
+    def _alike(self, item: RememberedObject, among: set[int]) -> list[RememberedObject]:
+        """Those of `among` that are within reach and look the same."""
         reach = self.settings.moved_within
-        if not reach:
+        near = self._grid.near(item.position - reach, item.position + reach) & among - {item.id}
+        others = [other for number in sorted(near) if (other := self._objects[number]).is_thing == item.is_thing]
+        if not others or not reach:
             return []
-        near = self._grid.near(item.position - reach, item.position + reach) - {item.id}
-        others = [self._objects[number] for number in sorted(near)]
-        others = [other for other in others if other.is_thing and _distance(other, item.position) <= reach]
-        if not others:
-            return []
+        within = _distances(others, item.position) <= reach
         similar = np.stack([other.embedding for other in others]) @ item.embedding >= self.settings.moved_cosine
-        return [other for other, like in zip(others, similar, strict=True) if like]
+        return [other for other, like in zip(others, within & similar, strict=True) if like]
 
     def _drop_beyond_limit(self, events: _Events) -> None:
         """Drops what is worth least if there are too many objects."""
@@ -386,8 +386,10 @@ def _worth(item: RememberedObject) -> tuple[bool, int, int]:
     return bool(item.own_name), order[item.state], item.last_look
 
 
-def _distance(item: RememberedObject, place: np.ndarray) -> float:
-    return float(np.linalg.norm(item.position - place))
+def _distances(items: Sequence[RememberedObject], place: np.ndarray) -> np.ndarray:
+    """Meters from a place to each object: `(N,)`."""
+    positions: np.ndarray = np.array([item.position for item in items]).reshape(-1, 3) - place
+    return np.sqrt((positions**2).sum(1))
 
 
 def _footprint(observation: Observation, reach: float) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from fcclip_core.errors import VocabularyError
-from fcclip_core.vocabulary.classes import Vocabulary
+from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
 from fcclip_core.vocabulary.snapshot import TextEmbeddings
 from fcclip_core.vocabulary.word_overlap import WordIndex
 
@@ -27,7 +27,10 @@ class Vocabularies:
 
     def __init__(self, known: Mapping[str, Sequence[str]] | None = None) -> None:
         """Starts with `known` vocabularies, words by key."""
-        self._words = {key: tuple(words) for key, words in (known or {}).items()}
+        self._words: dict[str, tuple[str, ...]] = {}
+        self._texts: tuple[str, ...] = ()
+        self._index = WordIndex(())
+        self._replace({key: tuple(words) for key, words in (known or {}).items()})
 
     def add(self, words: Sequence[str]) -> tuple[str, bool]:
         """The key of a vocabulary, and whether it is new; an empty key for no words."""
@@ -37,9 +40,8 @@ class Vocabularies:
         key = key_of(words)
         if key in self._words:
             return key, False
-        while len(self._words) >= MAX_VOCABULARIES:
-            del self._words[next(iter(self._words))]
-        self._words = {**self._words, key: words}
+        kept = list(self._words.items())[-MAX_VOCABULARIES + 1 :]
+        self._replace({**dict(kept), key: words})
         return key, True
 
     def by_key(self) -> Mapping[str, Sequence[str]]:
@@ -53,10 +55,12 @@ class Vocabularies:
 
     def competitors(self, words: Sequence[str]) -> tuple[str, ...]:
         """All words that do not overlap with the given ones: those compete with them for an object."""
-        known = tuple(dict.fromkeys(text for vocabulary in self._words.values() for text in vocabulary))
-        index = WordIndex((text,) for text in known)
-        overlapping = set().union(*map(index.overlapping, words)) if words else set()
-        return tuple(text for number, text in enumerate(known) if number not in overlapping and text not in words)
+        overlapping = set().union(*map(self._index.overlapping, words))
+        return tuple(text for number, text in enumerate(self._texts) if number not in overlapping and text not in words)
+
+    def _replace(self, words: dict[str, tuple[str, ...]]) -> None:
+        texts = tuple(dict.fromkeys(text for vocabulary in words.values() for text in vocabulary))
+        self._words, self._texts, self._index = words, texts, WordIndex((text,) for text in texts)
 
 
 class TextRows:
@@ -115,12 +119,11 @@ class TextRows:
 
 def groups_against(words: Sequence[str], background: Vocabulary | None) -> tuple[tuple[str, ...], ...]:
     """Synonyms of the background's classes that do not overlap with the words."""
-    if background is None or not words:
+    if background is None:
         return ()
-    competing = Vocabulary.from_names([words[0]]).background(background).competing
-    index = WordIndex(item.synonyms for item in competing)
-    overlapping = set().union(*map(index.overlapping, words))
-    return tuple(item.synonyms for number, item in enumerate(competing) if number not in overlapping)
+    return tuple(
+        item.synonyms for item in Vocabulary((VocabularyClass(tuple(words)),)).background(background).competing
+    )
 
 
 def key_of(words: Sequence[str]) -> str:
