@@ -72,7 +72,7 @@ def measure(observation: Observation, settings: MemorySettings) -> list[Measurem
         and segment.score >= settings.min_score
         and segment.area >= settings.min_area
         and segment.geometry is not None
-        and _is_usable(segment.geometry, segment.embedding)
+        and _is_usable(segment, segment.geometry)
     ]
     if not usable:
         return []
@@ -101,7 +101,7 @@ def _measured(
     if np.abs(position).max() > MAX_COORDINATE:
         return None
     direction = turn @ ray
-    low, high = _map_box(geometry, axes, pose)
+    low, high = _map_box(geometry, axes, pose) if segment.bounds is None else segment.bounds + pose[:3, 3]
     shrunk = np.minimum(_NOISE_SPREAD * depth_std * np.abs(direction), _MOST_SHRUNK * (high - low))
     along = np.outer(direction, direction)
     across = np.eye(3) - along
@@ -123,11 +123,13 @@ def _measured(
     )
 
 
-def _is_usable(geometry: SegmentGeometry, embedding: np.ndarray) -> bool:
-    numbers = (geometry.centroid, geometry.center, geometry.extents, geometry.oriented_center, geometry.orientation)
-    return all(np.isfinite(row).all() for row in (*numbers, geometry.oriented_extents, embedding)) and bool(
-        embedding.any() and geometry.orientation.any() and geometry.centroid[2] > 0
-    )
+def _is_usable(segment: SeenSegment, geometry: SegmentGeometry) -> bool:
+    rows = [geometry.centroid, geometry.center, geometry.extents, geometry.oriented_center, geometry.orientation]
+    rows += [geometry.oriented_extents, segment.embedding, *([] if segment.bounds is None else segment.bounds)]
+    # Larger numbers overflow when they are squared; NaN is no smaller than anything.
+    if not np.abs(np.concatenate(rows)).max() <= MAX_COORDINATE:
+        return False
+    return bool(segment.embedding.any() and geometry.orientation.any() and geometry.centroid[2] > 0)
 
 
 def _visible_width(segment: SeenSegment, camera: PinholeCamera, depth: float) -> float:

@@ -91,6 +91,10 @@ class ObjectMemory:
         """Number of objects in any state."""
         return len(self._map)
 
+    def __bool__(self) -> bool:
+        """True, also while it is empty."""
+        return True
+
     def observe(self, observation: Observation) -> Outcome:
         """Takes in a frame of one camera; a few milliseconds.
 

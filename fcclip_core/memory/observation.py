@@ -9,7 +9,7 @@ import numpy as np
 
 from fcclip_core.errors import ObservationError
 from fcclip_core.geometry.camera import PinholeCamera
-from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
+from fcclip_core.geometry.segments import SegmentGeometry, bounds_along, geometry_of, segment_points
 from fcclip_core.results import PanopticResult
 
 MAX_COORDINATE = 1e6
@@ -37,6 +37,9 @@ class SeenSegment:
         box: `(x_min, y_min, x_max, y_max)` in pixels; the maxima are exclusive.
         geometry: Visible surface in the camera's optical frame; None where depth did not suffice.
         cut: Whether the image border cuts it.
+        bounds: float64 `(2, 3)`, smallest and largest coordinates of its points in the camera's frame turned to the
+            map's axes (the map's, less the camera's position); None to estimate them from the boxes in `geometry`, up
+            to 1.5 times too large where these are seen at an angle.
     """
 
     id: int
@@ -49,6 +52,7 @@ class SeenSegment:
     box: tuple[int, int, int, int]
     geometry: SegmentGeometry | None = field(repr=False, compare=False)
     cut: bool = False
+    bounds: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,10 @@ def observation_of(
     Raises:
         ObservationError: See `Observation`.
     """
-    geometry = segment_geometry(depth, camera, result, erosion)
+    pose = np.asarray(map_from_camera, np.float64)
+    points = segment_points(depth, camera, result, erosion)
+    geometry = geometry_of(points)
+    bounds = {number: np.stack(bounds_along(pose[:3, :3], part)) for number, part in points.items()}
     segments = [
         SeenSegment(
             id=item.id,
@@ -160,13 +167,14 @@ def observation_of(
             box=item.box,
             geometry=geometry.get(item.id),
             cut=is_cut(item.box, camera.width, camera.height),
+            bounds=bounds.get(item.id),
         )
         for item in result.segments
     ]
     return Observation(
         camera_name=camera_name,
         stamp=stamp,
-        map_from_camera=np.asarray(map_from_camera, np.float64),
+        map_from_camera=pose,
         pose_covariance=pose_covariance() if covariance is None else covariance,
         camera=camera,
         depth=depth,
