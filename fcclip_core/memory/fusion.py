@@ -9,7 +9,7 @@ image does not stay.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,9 +23,15 @@ from fcclip_core.memory.settings import MemorySettings
 MAX_VIEWS = 3
 """Views kept of an object: each costs an embedding in memory."""
 
-_OUTWARDS, _INWARDS = 0.5, 0.08
-"""Share of the way that a face of the box goes to where it is seen: outwards and inwards. One bad image moves it half
-of its error, which thirty good ones take back."""
+_OUTWARDS, _INWARDS = 0.2, 0.08
+"""Share of the way that a face of the box goes to where it is seen, outwards and inwards, after many looks; in the first
+ones it is half of a mean's share or more, so that the box grows at once and one bad mask does not stay."""
+
+_FEW_LOOKS, _MOST_GROWTH = 4, 0.03
+"""After so many looks a face of the box goes outwards by so many meters a look at most: masks leak by far more."""
+
+_FACE_LOOKS = 2
+"""Looks at each of two opposite faces of the box after which both count as seen."""
 
 _DRIFT = 0.003
 """Standard deviation in meters by which a position may change between two looks; bounds the filter's memory."""
@@ -95,6 +101,7 @@ def fused(
     side = side_of(measured.direction)
     position, covariance = _fused_position(known, measured, known.side_looks[side])
     low, high = _fused_box(known, measured)
+    position = np.where(_axes_seen(known.side_looks), (low + high) / 2, position)
     view = _view(measured, observation)
     views, crop = _with_view(known, view, measured, observation, settings)
     best_approach = known.approach is None or view.quality > known.approach.quality
@@ -200,16 +207,35 @@ def _fused_position(
 
 
 def _fused_box(known: RememberedObject, measured: Measurement) -> tuple[np.ndarray, np.ndarray]:
-    inwards = 0.0 if measured.segment.cut else _INWARDS
+    outwards = max(_OUTWARDS, 1 / (known.looks + 1))
+    inwards = 0.0 if measured.segment.cut else max(_INWARDS, 0.5 / (known.looks + 1))
     # A face that looks away from the camera is not seen: what is in front of it says nothing.
     hides_low, hides_high = measured.direction < -0.2, measured.direction > 0.2
-    low = known.low + (measured.low - known.low) * np.where(
-        measured.low < known.low, _OUTWARDS, np.where(hides_low, 0.0, inwards)
-    )
-    high = known.high + (measured.high - known.high) * np.where(
-        measured.high > known.high, _OUTWARDS, np.where(hides_high, 0.0, inwards)
+    most = math.inf if known.looks < _FEW_LOOKS else _MOST_GROWTH
+    below, above = known.low - measured.low, measured.high - known.high
+    low = known.low - np.where(below > 0, np.minimum(outwards * below, most), np.where(hides_low, 0.0, inwards) * below)
+    high = known.high + np.where(
+        above > 0, np.minimum(outwards * above, most), np.where(hides_high, 0.0, inwards) * above
     )
     return np.minimum(low, high), np.maximum(low, high)
+
+
+def _axes_seen(side_looks: Sequence[int]) -> np.ndarray:
+    """Along which axes both faces of the box were seen, so that its middle is the object's: bool `(3,)`.
+
+    Along z they are from the start: cameras look down on what stands before them.
+    """
+    angles = (np.arange(SECTORS) + 0.5) * (2 * math.pi / SECTORS)
+    looks = np.array(side_looks)
+    return np.array(
+        [
+            *(
+                bool(looks[axis > 0].sum() >= _FACE_LOOKS and looks[axis < 0].sum() >= _FACE_LOOKS)
+                for axis in (np.cos(angles), np.sin(angles))
+            ),
+            True,
+        ]
+    )
 
 
 def _fused_embedding(total: np.ndarray, measured: Measurement) -> np.ndarray:
