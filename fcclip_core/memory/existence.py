@@ -50,6 +50,8 @@ class Look(IntEnum):
     """Something is there."""
     THROUGH = 2
     """Nothing is there: rays pass through it."""
+    OTHER = 3
+    """Something is there that is another object."""
 
 
 def seen_again(known: RememberedObject, settings: MemorySettings) -> RememberedObject:
@@ -62,6 +64,8 @@ def not_seen(known: RememberedObject, look: Look, settings: MemorySettings) -> R
     """The object after a look at its place in which no segment matched it."""
     if look is Look.THROUGH:
         lost = settings.absence
+    elif look is Look.OTHER:
+        lost = settings.displaced
     elif look is Look.SURFACE and known.state is State.TENTATIVE:
         lost = settings.miss
     else:

@@ -24,8 +24,8 @@ MAX_VIEWS = 3
 """Views kept of an object: each costs an embedding in memory."""
 
 _OUTWARDS, _INWARDS = 0.2, 0.08
-"""Share of the way that a face of the box goes to where it is seen, outwards and inwards, after many looks; in the first
-ones it is half of a mean's share or more, so that the box grows at once and one bad mask does not stay."""
+"""Share of the way that a face of the box goes to where it is seen, outwards and inwards, after many looks. In the
+first ones it is that of a mean, and half of that: the box grows at once, and one bad mask does not stay."""
 
 _FEW_LOOKS, _MOST_GROWTH = 4, 0.03
 """After so many looks a face of the box goes outwards by so many meters a look at most: masks leak by far more."""
@@ -38,6 +38,9 @@ _DRIFT = 0.003
 
 _MOST_LOOKS = 60.0
 """Weight that the mean embedding has at most, in looks of score 1: later ones go on counting."""
+
+_OUTLIER = 0.1
+"""Weight of an embedding unlike those before, as CLIP gives it for masks smaller than a cell of its features."""
 
 _SAME_SIDE = math.cos(math.radians(40))
 """Views within this angle of each other show the same side; the better one is kept."""
@@ -114,7 +117,7 @@ def fused(
         low=low,
         high=high,
         side_looks=tuple(count + (sector == side) for sector, count in enumerate(known.side_looks)),
-        embedding_sum=_fused_embedding(known.embedding_sum, measured),
+        embedding_sum=_fused_embedding(known, measured, settings.min_cosine),
         first_seen=min(known.first_seen, observation.stamp),
         last_seen=observation.stamp,
         last_look=look,
@@ -238,10 +241,13 @@ def _axes_seen(side_looks: Sequence[int]) -> np.ndarray:
     )
 
 
-def _fused_embedding(total: np.ndarray, measured: Measurement) -> np.ndarray:
-    length = float(np.linalg.norm(total))
-    kept = total if length <= _MOST_LOOKS else total * (_MOST_LOOKS / length)
-    return (kept + max(measured.segment.score, 0.01) * measured.embedding).astype(np.float32)
+def _fused_embedding(known: RememberedObject, measured: Measurement, min_cosine: float) -> np.ndarray:
+    length = float(np.linalg.norm(known.embedding_sum))
+    kept = known.embedding_sum if length <= _MOST_LOOKS else known.embedding_sum * (_MOST_LOOKS / length)
+    weight = max(measured.segment.score, 0.01)
+    if known.looks >= _FEW_LOOKS and float(known.embedding @ measured.embedding) < min_cosine:
+        weight *= _OUTLIER
+    return (kept + weight * measured.embedding).astype(np.float32)
 
 
 def _counted(names: Mapping[str, NameCount], name: str, score: float) -> Mapping[str, NameCount]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fcclip_core.errors import ObservationError
-from fcclip_core.memory.association import MAX_GATE, assign, same_place
-from fcclip_core.memory.existence import look_at, not_seen, seen_again
+from fcclip_core.memory.association import MAX_GATE, assign, same_place, taken_places
+from fcclip_core.memory.existence import Look, look_at, not_seen, seen_again
 from fcclip_core.memory.fusion import fused, joined, moved_to, new_object, with_part
 from fcclip_core.memory.grid import Grid
 from fcclip_core.memory.measurement import Measurement, measure
@@ -71,7 +71,7 @@ class ObjectMap:
         self._objects: dict[int, RememberedObject] = {}
         self._grid = Grid()
         self._by_name: dict[str, set[int]] = defaultdict(set)
-        self._gone: set[int] = set()
+        self._missing: set[int] = set()
         self._together: Counter[tuple[int, int]] = Counter()
         self._changed: dict[int, RememberedObject | None] = {}
         self._dimension = 0
@@ -108,7 +108,7 @@ class ObjectMap:
         self._objects[item.id] = item
         self._changed[item.id] = item
         self._grid.put(item.id, item.low, item.high)
-        (self._gone.add if item.state is State.GONE else self._gone.discard)(item.id)
+        (self._missing.add if self._is_missing(item) else self._missing.discard)(item.id)
         self.index.put(item)
         if before is None or before.names.keys() != item.names.keys() or before.own_name != item.own_name:
             for name in _names_of(before) - _names_of(item):
@@ -123,7 +123,7 @@ class ObjectMap:
             return
         self._changed[number] = None
         self._grid.remove(number)
-        self._gone.discard(number)
+        self._missing.discard(number)
         self.index.remove(number)
         for name in _names_of(item):
             self._unname(name, number)
@@ -146,7 +146,7 @@ class ObjectMap:
         measured = measure(observation, self.settings)
         events = _Events()
         owners = self._match(measured, observation, words, events)
-        self._note_absent(observation, set(owners), events)
+        self._note_absent(observation, measured, set(owners), events)
         for number in sorted(set(owners)):
             self._join_duplicates(number, owners, events)
         self._find_moved(events)
@@ -224,16 +224,21 @@ class ObjectMap:
             found |= self._grid.near(low, high)
         return sorted(found)
 
-    def _note_absent(self, observation: Observation, seen: set[int], events: _Events) -> None:
+    def _note_absent(
+        self, observation: Observation, measured: Sequence[Measurement], seen: set[int], events: _Events
+    ) -> None:
         """Objects that should have been seen and were not."""
-        if observation.depth is None or not (self.settings.absence or self.settings.miss):
+        if observation.depth is None:
             return
         eye, reach = observation.map_from_camera[:3, 3], self.settings.max_range
         low, high = _footprint(observation, reach)
         near = [self._objects[number] for number in sorted(self._grid.near(low, high) - seen)]
         near = [item for item in near if item.state is not State.GONE]
         near = [item for item, away in zip(near, _distances(near, eye), strict=True) if away <= reach]
-        for known, look in zip(near, look_at(near, observation, self.settings), strict=True):
+        looks = look_at(near, observation, self.settings)
+        taken = taken_places(near, measured) if near and measured else np.zeros(len(near), bool)
+        for known, look, is_taken in zip(near, looks, taken, strict=True):
+            look = Look.OTHER if look is Look.SURFACE and is_taken else look
             found = not_seen(known, look, self.settings)
             if found is known:
                 continue
@@ -270,23 +275,28 @@ class ObjectMap:
                 return
 
     def _find_moved(self, events: _Events) -> None:
-        """Objects that are gone, and new ones that look like them: if there is one of each, they are one object."""
-        missing = self._gone.intersection(events.gone)
-        for number in events.confirmed if self._gone else ():
+        """Objects that are missing, and new ones that look like them: if there is one of each, they are one object."""
+        missing = self._missing.intersection(events.doubted)
+        for number in events.confirmed if self._missing else ():
             item = self._objects.get(number)
             if item is not None:
-                missing |= {other.id for other in self._alike(item, self._gone)}
+                missing |= {other.id for other in self._alike(item, self._missing)}
         for number in sorted(missing):
             lost = self._objects[number]
             found = [item for item in self._alike(lost, set(self._objects)) if _came_after(item, lost)]
             if len(found) != 1:
                 continue
-            rivals = [item for item in self._alike(found[0], self._gone) if _came_after(found[0], item)]
+            rivals = [item for item in self._alike(found[0], self._missing) if _came_after(found[0], item)]
             if len(rivals) == 1:
                 self.remove(found[0].id)
                 self.put(moved_to(lost, found[0]))
                 events.joined[found[0].id] = lost.id
                 events.moved.append(lost.id)
+
+    def _is_missing(self, item: RememberedObject) -> bool:
+        """Whether an object that was confirmed once is no longer sure to be where it was."""
+        doubted = item.state is State.CONFIRMED and item.log_odds < self.settings.confirm_log_odds
+        return item.state is State.GONE or doubted
 
     def _alike(self, item: RememberedObject, among: set[int]) -> list[RememberedObject]:
         """Those of `among` that are within reach and look the same."""
@@ -334,12 +344,15 @@ class _Events:
         self.created: list[int] = []
         self.confirmed: list[int] = []
         self.gone: list[int] = []
+        self.doubted: list[int] = []
         self.moved: list[int] = []
         self.dropped: list[int] = []
         self.joined: dict[int, int] = {}
 
     def compare(self, before: RememberedObject | None, after: RememberedObject) -> None:
-        """Notes a change of state."""
+        """Notes a change of state, and of belief."""
+        if before is not None and after.state is not State.TENTATIVE and after.log_odds < before.log_odds:
+            self.doubted.append(after.id)
         if before is None or before.state is not after.state:
             if after.state is State.CONFIRMED:
                 self.confirmed.append(after.id)

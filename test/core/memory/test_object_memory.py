@@ -104,7 +104,7 @@ def test_what_is_taken_away_is_gone_once_its_place_was_seen_empty() -> None:
 
 
 def test_without_negative_evidence_nothing_is_ever_gone() -> None:
-    memory = ObjectMemory(MemorySettings(absence=0.0))
+    memory = ObjectMemory(MemorySettings(absence=0.0, displaced=0.0, miss=0.0))
     seen(memory, MUG, BOX)
     for _ in range(20):
         assert memory.observe(look([BOX], EYE, TARGET)).gone == ()
