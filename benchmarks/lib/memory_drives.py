@@ -172,7 +172,7 @@ def _record(
             drive = make_drive(seed * len(KINDS) + room, "all", kind)
             changed, gone, other = _changed(drive.scene, dice)
             removed.append((room, gone))
-            moved.append((room, other))
+            moved += [] if other is None else [(room, other)]
             for lap, scene in enumerate((drive.scene, changed)):
                 things[lap].update(_things_of(scene, room))
                 for frame in _lap(renderer, drive, scene, frames_a_lap, size):
@@ -254,23 +254,21 @@ def _numbers(scene: Scene) -> list[int]:
     return [number for number, item in enumerate(scene.items) if item.is_thing]
 
 
-def _changed(scene: Scene, dice: np.random.Generator) -> tuple[Scene, int, int]:
-    """The scene with one thing taken away and another moved; and the numbers of these two."""
+def _changed(scene: Scene, dice: np.random.Generator) -> tuple[Scene, int, int | None]:
+    """The scene with one thing taken away and another moved, if there is room; and the numbers of these two."""
     numbers = _numbers(scene)
     names = [scene.items[number].name for number in numbers]
     # A thing with a double in the room could be taken for that.
     single = [index for index, name in enumerate(names) if names.count(name) == 1] or list(range(len(names)))
     order = dice.permutation(single)
     gone = int(order[0])
-    for other in map(int, order[1:]):
-        place = _free_place(scene, other, gone, dice)
-        if place is not None:
-            break
-    else:
-        raise RuntimeError("no thing of the scene can be moved")
     model = copy.copy(scene.model)
     owners = np.array(scene.owners)
     model.geom_pos[owners == numbers[gone], 2] -= 50.0  # below the floor
+    places = ((int(other), _free_place(scene, int(other), gone, dice)) for other in order[1:])
+    other, place = next(((other, place) for other, place in places if place is not None), (None, None))
+    if other is None or place is None:
+        return replace(scene, model=model), numbers[gone], None
     shift = np.array(place) - scene.objects[other].position[:2]
     model.geom_pos[owners == numbers[other], :2] += shift
     objects = list(scene.objects)

@@ -19,6 +19,9 @@ from fcclip_core.memory.objects import RememberedObject, State
 from fcclip_core.memory.observation import Observation
 from fcclip_core.memory.settings import MemorySettings
 
+_SURE = 0.8
+"""Score from which a segment counts in full: segments that show no thing have lower ones, and so have small ones."""
+
 _INNER = 0.5
 """Share of the box's sides within which rays are tested; labels and boxes are least sure at the rim."""
 
@@ -54,9 +57,10 @@ class Look(IntEnum):
     """Something is there that is another object."""
 
 
-def seen_again(known: RememberedObject, settings: MemorySettings) -> RememberedObject:
-    """The object after a segment matched it."""
-    log_odds = min(max(known.log_odds, settings.gone_log_odds) + settings.hit, settings.max_log_odds)
+def seen_again(known: RememberedObject, score: float, settings: MemorySettings) -> RememberedObject:
+    """The object after a segment matched it that has a class of this probability."""
+    gain = settings.hit * min(score / _SURE, 1.0)
+    log_odds = min(max(known.log_odds, settings.gone_log_odds) + gain, settings.max_log_odds)
     return _judged(replace(known, log_odds=log_odds), settings)
 
 

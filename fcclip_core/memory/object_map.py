@@ -196,7 +196,8 @@ class ObjectMap:
         for item, column, whole in zip(measured, assignment.matched, assignment.part_of, strict=True):
             if column >= 0:
                 known = objects[column]
-                found = seen_again(fused(known, item, observation, self.look, words, self.settings), self.settings)
+                found = fused(known, item, observation, self.look, words, self.settings)
+                found = seen_again(found, item.segment.score, self.settings)
                 events.compare(known, found)
                 self.put(found)
                 owners.append(known.id)
@@ -205,7 +206,7 @@ class ObjectMap:
             else:
                 new = new_object(self._new_id(), item, observation, self.look, words, self.settings)
                 events.created.append(new.id)
-                new = seen_again(new, self.settings)
+                new = seen_again(new, item.segment.score, self.settings)
                 events.compare(None, new)
                 self.put(new)
                 owners.append(new.id)
@@ -284,7 +285,7 @@ class ObjectMap:
         for number in sorted(missing):
             lost = self._objects[number]
             found = [item for item in self._alike(lost, set(self._objects)) if _came_after(item, lost)]
-            if len(found) != 1:
+            if len(found) != 1 or found[0].state is not State.CONFIRMED:
                 continue
             rivals = [item for item in self._alike(found[0], self._missing) if _came_after(found[0], item)]
             if len(rivals) == 1:
@@ -295,7 +296,7 @@ class ObjectMap:
 
     def _is_missing(self, item: RememberedObject) -> bool:
         """Whether an object that was confirmed once is no longer sure to be where it was."""
-        doubted = item.state is State.CONFIRMED and item.log_odds < self.settings.confirm_log_odds
+        doubted = item.state is State.CONFIRMED and item.log_odds < self.settings.doubt_log_odds
         return item.state is State.GONE or doubted
 
     def _alike(self, item: RememberedObject, among: set[int]) -> list[RememberedObject]:
@@ -385,7 +386,7 @@ def _names_of(item: RememberedObject | None) -> set[str]:
 
 
 def _came_after(item: RememberedObject, lost: RememberedObject) -> bool:
-    return item.state is State.CONFIRMED and item.first_look > lost.last_look
+    return item.state is not State.GONE and item.first_look > lost.last_look
 
 
 def _as_of(item: RememberedObject, look: int) -> RememberedObject:

@@ -19,7 +19,12 @@ class MemorySettings:
         8.0, "Largest distance at which a segment is remembered, or its absence noticed", unit="m", limits=(0.2, 100.0)
     )
     min_score: float = setting(0.1, "Segments of a lower score are not remembered", limits=(0.0, 1.0))
-    min_area: int = setting(40, "Segments with fewer pixels are not remembered", unit="pixels", limits=(1, 1_000_000))
+    min_area: int = setting(
+        100,
+        "Segments with fewer pixels are not remembered; CLIP says little of them",
+        unit="pixels",
+        limits=(1, 1_000_000),
+    )
     remember_stuff: bool = setting(False, "Whether stuff is remembered too, as regions")
     depth_noise: float = setting(
         0.004,
@@ -65,8 +70,11 @@ class MemorySettings:
     gone_log_odds: float = setting(-1.0, "Log-odds at which an object counts as gone", limits=(-20.0, 0.0))
     confirm_looks: int = setting(3, "Looks after which an object can be confirmed", limits=(1, 1000))
     confirm_log_odds: float = setting(1.5, "Log-odds at which an object can be confirmed", limits=(0.0, 20.0))
+    doubt_log_odds: float = setting(
+        2.0, "Log-odds below which an object may be what was found elsewhere", limits=(-20.0, 20.0)
+    )
     moved_cosine: float = setting(
-        0.85,
+        0.9,
         "Smallest embedding similarity at which an object that is gone and a new one are the same",
         limits=(0.0, 1.0),
     )

@@ -163,7 +163,7 @@ def test_what_moved_keeps_its_id_if_it_is_the_only_one_of_its_kind(new_place_fir
 def test_of_two_candidates_neither_is_what_moved() -> None:
     memory = ObjectMemory()
     seen(memory, MUG, looks=6)
-    seen(memory, BOX, MUG.at(2.6, 0.6), MUG.at(2.0, -0.6), looks=12)
+    seen(memory, BOX, MUG.at(1.6, 0.5), MUG.at(2.0, -0.6), looks=12)
     assert memory.get(1).state is State.GONE
     assert len(memory.objects()) == 3
 
