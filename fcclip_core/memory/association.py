@@ -172,4 +172,5 @@ def _shares(
 
 
 def _half_diagonals(measured: Sequence[Measurement]) -> np.ndarray:
-    return np.array([float(np.linalg.norm(item.high - item.low)) / 2 for item in measured])
+    half: np.ndarray = np.linalg.norm(np.stack([item.high - item.low for item in measured]), axis=1) / 2
+    return half

@@ -27,6 +27,9 @@ _OUTWARDS, _INWARDS = 0.2, 0.08
 """Share of the way that a face of the box goes to where it is seen, outwards and inwards, after many looks. In the
 first ones it is that of a mean, and half of that: the box grows at once, and one bad mask does not stay."""
 
+_HALVES = (((6, 7, 0, 1), (2, 3, 4, 5)), ((0, 1, 2, 3), (4, 5, 6, 7)))
+"""Sectors from which the face towards +x and that towards -x are seen; and those of y."""
+
 _FEW_LOOKS, _MOST_GROWTH = 4, 0.03
 """After so many looks a face of the box goes outwards by so many meters a look at most: masks leak by far more."""
 
@@ -228,21 +231,12 @@ def _axes_seen(side_looks: Sequence[int]) -> np.ndarray:
 
     Along z they are from the start: cameras look down on what stands before them.
     """
-    angles = (np.arange(SECTORS) + 0.5) * (2 * math.pi / SECTORS)
-    looks = np.array(side_looks)
-    return np.array(
-        [
-            *(
-                bool(looks[axis > 0].sum() >= _FACE_LOOKS and looks[axis < 0].sum() >= _FACE_LOOKS)
-                for axis in (np.cos(angles), np.sin(angles))
-            ),
-            True,
-        ]
-    )
+    seen = [min(sum(side_looks[sector] for sector in half) for half in halves) >= _FACE_LOOKS for halves in _HALVES]
+    return np.array([*seen, True])
 
 
 def _fused_embedding(known: RememberedObject, measured: Measurement, min_cosine: float) -> np.ndarray:
-    length = float(np.linalg.norm(known.embedding_sum))
+    length = math.sqrt(known.embedding_sum @ known.embedding_sum)
     kept = known.embedding_sum if length <= _MOST_LOOKS else known.embedding_sum * (_MOST_LOOKS / length)
     weight = max(measured.segment.score, 0.01)
     if known.looks >= _FEW_LOOKS and float(known.embedding @ measured.embedding) < min_cosine:
@@ -295,7 +289,7 @@ def _best_of(views: tuple[View, ...]) -> tuple[View, ...]:
 
 def _is_same_side(first: View, second: View, position: np.ndarray) -> bool:
     rays = [position - view.map_from_camera[:3, 3] for view in (first, second)]
-    lengths = [float(np.linalg.norm(ray)) for ray in rays]
+    lengths = [math.sqrt(ray @ ray) for ray in rays]
     return min(lengths) == 0 or float(rays[0] @ rays[1]) >= _SAME_SIDE * lengths[0] * lengths[1]
 
 
