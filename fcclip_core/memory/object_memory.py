@@ -16,9 +16,10 @@ from fcclip_core.errors import MemoryFileError, ObservationError, VocabularyErro
 from fcclip_core.memory import database
 from fcclip_core.memory.areas import Area
 from fcclip_core.memory.asking import Competition, Question, Reply, answer
-from fcclip_core.memory.object_map import ObjectMap, Outcome
+from fcclip_core.memory.object_map import ObjectMap
 from fcclip_core.memory.objects import RememberedObject, State
 from fcclip_core.memory.observation import Observation
+from fcclip_core.memory.outcome import Outcome
 from fcclip_core.memory.path_changes import Path, transformed
 from fcclip_core.memory.settings import MemorySettings
 from fcclip_core.memory.store import Store

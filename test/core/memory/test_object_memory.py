@@ -433,3 +433,33 @@ def test_no_numbers_break_the_memory(places: list[SegmentGeometry]) -> None:
         assert np.isfinite(item.covariance).all()
         assert (np.linalg.eigvalsh(item.covariance) > 0).all()
         assert (item.low <= item.high).all()
+
+
+steps = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=3, unique_by=lambda pair: pair[0]),
+        st.integers(0, 1),
+    ),
+    min_size=5,
+    max_size=40,
+)
+
+
+@given(steps)
+@settings(max_examples=40, deadline=None)
+def test_whatever_comes_and_goes_the_parts_of_the_memory_agree(frames) -> None:
+    memory = ObjectMemory(MemorySettings(max_objects=10, confirm_looks=1, confirm_log_odds=0.5))
+    for things, side in frames:
+        eye = ((0.0, 0.0, 0.9), (4.0, 0.0, 0.9))[side]
+        shown = [replace(MUG.at(2.0, 0.5 * (place - 2)), look=look) for place, look in things]
+        outcome = memory.observe(look(shown, eye, (2.0, 0.0, 0.1)))
+        known = {item.id: item for item in memory.objects(tuple(State))}
+        assert {number for number in outcome.ids if number} <= known.keys()
+        # Two things of one frame are never one object.
+        assert len({number for number in outcome.ids if number}) == len([number for number in outcome.ids if number])
+        columns = memory._map.index.columns()
+        assert set(columns.ids.tolist()) == known.keys()
+        assert all(number in memory._map.called("mug") for number in known)
+        for item in known.values():
+            assert item.id in memory._map._grid.near(item.position, item.position)
+        assert len(known) <= 10
