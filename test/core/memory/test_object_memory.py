@@ -463,3 +463,17 @@ def test_whatever_comes_and_goes_the_parts_of_the_memory_agree(frames) -> None:
         for item in known.values():
             assert item.id in memory._map._grid.near(item.position, item.position)
         assert len(known) <= 10
+
+
+def test_without_exact_bounds_the_box_is_estimated_from_those_of_the_message() -> None:
+    exact, estimated = ObjectMemory(), ObjectMemory()
+    thing = Thing("crate", (2.0, 0.0, 0.5), (0.4, 0.4, 1.0))
+    for angle in (0.0, 0.4, 0.8):
+        eye = (2.0 - 2 * math.cos(angle), 2 * math.sin(angle), 0.5)
+        observation = look([thing], eye, (2.0, 0.0, 0.5))
+        exact.observe(observation)
+        segments = [replace(segment, bounds=None) for segment in observation.segments]
+        estimated.observe(replace(observation, segments=segments))
+    ratio = only(estimated).extents / only(exact).extents
+    assert (ratio > 0.99).all() and (ratio < 1.5).all()
+    assert only(estimated).extents[1] == pytest.approx(0.4, abs=0.2)
