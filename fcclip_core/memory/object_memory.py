@@ -71,7 +71,7 @@ class ObjectMemory:
             contents = database.read(FilePath(path))
         elif path is not None:
             self._store = Store(FilePath(path), self._settings.write_period)
-            contents = self._store.contents
+            contents = self._store.take_contents()
         self._map = _map_of(contents, self._settings)
         self._vocabularies = Vocabularies(_vocabularies_in(contents.meta))
         model = contents.meta.get("model")
@@ -340,11 +340,12 @@ class ObjectMemory:
 
     def _competition(self, question: Question) -> Competition:
         words = question.query.words
-        known = self._vocabularies
+        with self._lock:
+            named_in, competitors = self._vocabularies.keys_with(words), self._vocabularies.competitors(words)
         return Competition(
             wanted=words,
-            named_in=known.keys_with(words),
-            rivals=(*question.query.distractors, *((text,) for text in known.competitors(words))),
+            named_in=named_in,
+            rivals=(*question.query.distractors, *((text,) for text in competitors)),
             background=groups_against(words, self._background),
         )
 
