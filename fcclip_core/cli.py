@@ -12,13 +12,13 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from fcclip_core.commands import doctor, evaluate, export, segment, train, view, vocab, weights, world
+from fcclip_core.commands import doctor, evaluate, export, segment, teach, train, view, vocab, weights, world
 from fcclip_core.commands.interruption import exit_status, interruptible
 from fcclip_core.errors import FcclipError
 from fcclip_core.files.resources import config_path
 from fcclip_core.quoting import first_line, printable
 
-COMMANDS = (segment, view, weights, vocab, train, evaluate, export, world, doctor)
+COMMANDS = (segment, view, weights, vocab, teach, train, evaluate, export, world, doctor)
 
 EXIT_ERROR = 2
 EXIT_BROKEN_PIPE = 128 + 13

@@ -80,7 +80,6 @@ def embed_region(encoded: EncodedImage, mask: np.ndarray | None = None, box: Box
     if (mask is None) == (box is None):
         raise ImageError("a region is a mask or a box; give exactly one of the two")
     geometry, logits = encoded.geometry, encoded.output.mask_logits[0]
-    scales = [resized / image for resized, image in zip(geometry.resized, geometry.image, strict=True)]
     # Masks are a quarter of the padded input's size.
     masks = (logits > 0).float().cpu()
     height, width = (-(-side // 4) for side in geometry.resized)
@@ -89,7 +88,8 @@ def embed_region(encoded: EncodedImage, mask: np.ndarray | None = None, box: Box
         overlaps = _mask_overlaps(masks, _checked_mask(mask, geometry.image))
     else:
         assert box is not None
-        shown = np.array(_checked_box(box, geometry.image)) * [scales[1], scales[0]] * 2 / 4
+        across, down = (geometry.resized[axis] / geometry.image[axis] / 4 for axis in (1, 0))
+        shown = np.array(_checked_box(box, geometry.image)) * (across, down, across, down)
         overlaps = _box_overlaps(masks.numpy() > 0, shown)
     best = int(overlaps.argmax())
     if overlaps[best] < MIN_OVERLAP:
@@ -145,7 +145,7 @@ def taught(vocabulary: Vocabulary | None, lesson: Lesson, measured: Calibration,
     classes = vocabulary.classes if vocabulary else ()
     name = VocabularyClass(lesson.synonyms).name
     at = next((index for index, item in enumerate(classes) if item.name == name), None)
-    if at is None:
+    if at is None or vocabulary is None:
         new = VocabularyClass(lesson.synonyms, is_thing=lesson.is_thing, examples=fresh, wordless=lesson.wordless)
         return replace(vocabulary, classes=(*classes, new)) if vocabulary else Vocabulary((new,))
     known = classes[at]
