@@ -15,6 +15,9 @@ from fcclip_core.settings import InferenceSettings
 # CLIP clips its learned logit scale at 100.
 MAX_LOGIT_SCALE = 100.0
 
+TAUGHT_TRUST = 0.5
+"""As `InferenceSettings.clip_trust`, for what was taught; OVRCOAT's value, and the best of 0, 0.5 and 1 here, too."""
+
 _ABSENT = -1e30
 """Logit of a class without rows; finite, so that a product with weight 0 is not NaN."""
 
@@ -197,7 +200,9 @@ def classify(output: ModelOutput, classifier: TextClassifier, settings: Inferenc
     out_logits = classifier.logits(output.out_vocab_embedding, classifier.out_vocab_scale)
 
     weight = _out_vocab_weight(classifier, settings)
-    trust = torch.full_like(void_logits, settings.clip_trust)
+    # What was shown is an object, though the in-vocabulary classifier may not know it: its void counts less.
+    own_trust = TAUGHT_TRUST * torch.as_tensor(classifier.taught, device=out_logits.device)
+    trust = own_trust.clamp(min=settings.clip_trust).expand_as(out_logits)
     if settings.valid_mask_only:
         weight = torch.where(output.mask_survives.unsqueeze(-1), weight, 0.0)
         trust = torch.where(output.mask_survives.unsqueeze(-1), trust, 0.0)
@@ -210,7 +215,7 @@ def classify(output: ModelOutput, classifier: TextClassifier, settings: Inferenc
         mixed = (in_log * (1 - weight) + out_log * weight).softmax(-1)
 
     void = torch.cat((in_logits, void_logits), dim=-1).softmax(-1)[..., -1:]
-    void = void * (1 - trust * out_log.exp().amax(-1, keepdim=True))
+    void = void * (1 - (trust * out_log.exp()).amax(-1, keepdim=True))
     there = torch.cat((in_logits > _ABSENT, torch.ones_like(void, dtype=torch.bool)), dim=-1)
     ensemble = torch.cat((mixed * (1 - void), void), dim=-1) + 1e-8 * there
     return MaskProbabilities(

@@ -30,7 +30,7 @@ from fcclip_core.vocabulary.examples import (
 Box = tuple[int, int, int, int]
 
 MIN_OVERLAP = 0.5
-"""Intersection over union that a mask of the network must have with a region that a user shows."""
+"""How well a mask of the network must fit a region that a user shows, 0..1."""
 
 _UNLIKE = 0.5
 """Cosine to the mean of a class's examples, in excess of the mean segment's, below which one is said to differ."""
@@ -42,7 +42,7 @@ class Region:
 
     Attributes:
         embedding: float32 `(D,)`, its unit embedding.
-        overlap: Intersection over union of the two, 0..1; of their boxes where a box was given.
+        overlap: How well the two fit, 0..1: intersection over union, or `_box_overlaps` where a box was given.
     """
 
     embedding: np.ndarray = field(repr=False)
@@ -233,16 +233,24 @@ def _mask_overlaps(masks: torch.Tensor, shown: np.ndarray) -> np.ndarray:
 
 
 def _box_overlaps(masks: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Intersection over union of the box of each of the masks `(Q, h, w)` with a box in their pixels."""
+    """How well each of the masks `(Q, h, w)` fits a box in their pixels, 0..1.
+
+    It is the share of the mask that lies in the box, times the overlap of the box with the extent of that part: a few
+    stray pixels of a mask change its extent, but not much of this.
+    """
     overlaps: np.ndarray = np.zeros(len(masks))
+    left, top = np.floor(shown[:2]).astype(int)
+    right, bottom = np.ceil(shown[2:]).astype(int)
     for index, mask in enumerate(masks):
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        part = mask[top:bottom, left:right]
+        rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
         if not len(rows):
             continue
-        own = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        own = np.array([left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1])
         sides = np.minimum(own[2:], shown[2:]) - np.maximum(own[:2], shown[:2])
         both = sides.clip(min=0).prod()
-        overlaps[index] = both / ((own[2:] - own[:2]).prod() + (shown[2:] - shown[:2]).prod() - both)
+        union = (own[2:] - own[:2]).prod() + (shown[2:] - shown[:2]).prod() - both
+        overlaps[index] = part.sum() / mask.sum() * both / union
     return overlaps
 
 
