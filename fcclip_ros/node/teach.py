@@ -64,7 +64,7 @@ class TeachService:
             with self._alone():
                 pipeline = self._access.pipeline()
                 if request.forget:
-                    vocabulary, warnings = _forgotten(pipeline, item.name), []
+                    vocabulary, warnings = _forgotten(pipeline, item.name)
                 else:
                     rows = await self._shown(request, pipeline, camera)
                     vocabulary, warnings = await self._taught(request, item, rows, pipeline, camera)
@@ -154,12 +154,13 @@ def _checked_target(text: str) -> Path | None:
     return path
 
 
-def _forgotten(pipeline: Pipeline, name: str) -> Vocabulary:
+def _forgotten(pipeline: Pipeline, name: str) -> tuple[Vocabulary, list[str]]:
+    """The active vocabulary without the examples of a class, and no warnings."""
     base = pipeline.requested_vocabulary
     left = forgotten(base, name) if base else None
     if left is None:
         raise VocabularyError("no class would be left; set another vocabulary instead")
-    return left
+    return left, []
 
 
 def _of_segments(ids: Sequence[int], frame: LabeledFrame) -> np.ndarray:
