@@ -201,8 +201,7 @@ def classify(output: ModelOutput, classifier: TextClassifier, settings: Inferenc
 
     weight = _out_vocab_weight(classifier, settings)
     # What was shown is an object, though the in-vocabulary classifier may not know it: its void counts less.
-    own_trust = TAUGHT_TRUST * torch.as_tensor(classifier.taught, device=out_logits.device)
-    trust = own_trust.clamp(min=settings.clip_trust).expand_as(out_logits)
+    trust = (torch.zeros_like(out_logits) + TAUGHT_TRUST * classifier.taught).clamp(min=settings.clip_trust)
     if settings.valid_mask_only:
         weight = torch.where(output.mask_survives.unsqueeze(-1), weight, 0.0)
         trust = torch.where(output.mask_survives.unsqueeze(-1), trust, 0.0)
