@@ -56,6 +56,11 @@ class KnownSegments:
         """Some of the segments; `chosen` is an index of arrays."""
         return KnownSegments(*(getattr(self, item.name)[chosen] for item in fields(self)))
 
+    def joined(self, others: KnownSegments) -> KnownSegments:
+        """These segments and others."""
+        columns = ((getattr(self, item.name), getattr(others, item.name)) for item in fields(self))
+        return KnownSegments(*(np.concatenate(pair) for pair in columns))
+
 
 def collect(segmenter: Segmenter, plan: WorldPlan, folder: Path | None) -> KnownSegments:
     """Segments of all frames of a plan; read from `folder` if they were collected before.

@@ -4,6 +4,7 @@
 Collects segments of scenes of the simulated world to teach from, and of other scenes to test on. Names that training
 did not see are taught by 1, 5 and 20 examples, with and without their words, while all other names compete. Right is a
 segment that gets its name. Examples are drawn from as many objects as there are, or from the views of a single object.
+A third trial teaches three views of one object and tests on further views of that same object.
 
 The calibration is measured on the segments of the scenes to teach from, whose true names it does not use. For
 comparison: the mean of the examples as a row as it is ("plain"), and moved by the gap between the means of both kinds
@@ -37,6 +38,8 @@ from fcclip_core.vocabulary.examples import Calibration
 COUNTS = (1, 5, 20)
 _SIDES = 5
 """Views of one object at most."""
+_SHOWN = 3
+"""Views of an object that is met again."""
 
 Chosen = dict[int, np.ndarray]
 """For each class the rows of its examples among the segments to teach from."""
@@ -77,6 +80,22 @@ class Trial:
             else:
                 chosen[number] = own[np.argsort(turn, kind="stable")][:count]
         return chosen
+
+    def met_again(self, rng: np.random.Generator) -> tuple[Trial, Chosen]:
+        """A trial on further views of the objects that are shown, and on this trial's segments of other classes."""
+        chosen, later = {}, []
+        things = world_vocabulary().things
+        for number in (item for item in self.classes if things[item]):
+            own = rng.permutation(np.flatnonzero(self.teach.label == number))
+            objects = self.teach.scene[own] * 1000 + self.teach.item[own]
+            known, views = np.unique(objects, return_counts=True)
+            if (views > _SHOWN).any():
+                own = own[objects == rng.choice(known[views > _SHOWN])]
+                chosen[number] = own[:_SHOWN]
+                later.append(own[_SHOWN:])
+        others = self.test.where(~np.isin(self.test.label, self.classes))
+        test = others.joined(self.teach.where(np.concatenate(later)))
+        return replace(self, test=test, classes=tuple(chosen)), chosen
 
     def score(self, classifier: TextClassifier) -> dict[str, float]:
         """Percent right: of the taught classes, of the others, and both of large segments alone."""
@@ -150,6 +169,10 @@ def measure(trial: Trial, draws: int) -> list[dict[str, Any]]:
             of = "one object" if one_object else "many objects"
             for name, way in ways(trial, words).items():
                 rows.append(_row(name, of, count, [trial.score(way(item)) for item in chosen]))
+    again = [trial.met_again(np.random.default_rng(number)) for number in range(draws)]
+    rows.append(_row("words alone", "same object", 0, [later.score(words) for later, _ in again]))
+    for name, way in ways(trial, words).items():
+        rows.append(_row(name, "same object", _SHOWN, [later.score(way(item)) for later, item in again]))
     return rows
 
 
