@@ -103,7 +103,12 @@ class Segmenter:
         )
         self._class_ids = ClassIds()
         self._snapshots = SnapshotBuilder(
-            self._model, self._rows_of, checkpoint.train_vocabulary, self._class_ids, self._backend.device
+            self._model,
+            self._rows_of,
+            checkpoint.train_vocabulary,
+            self._class_ids,
+            self._backend.device,
+            self._text_tower_id,
         )
         self._snapshot: VocabularySnapshot | None = None
         self._writer = threading.Lock()

@@ -47,6 +47,7 @@ from fcclip_ros.node.find import Access, FindServices
 from fcclip_ros.node.frame_statistics import Report
 from fcclip_ros.node.parameters import NodeParameters
 from fcclip_ros.node.pipeline import Pipeline, VocabularyOptions
+from fcclip_ros.node.teach import TeachService
 from fcclip_ros.node.transforms import Transforms
 from fcclip_ros.node.wait_for import WaitForAction
 from fcclip_ros.node.word_queue import Superseded
@@ -137,6 +138,7 @@ class Perception(GuardedNode, LifecycleNode):
             self._configured, self._camera_by_name, self._reject, lambda: self._embedding_type, self._deadlines
         )
         self._find = FindServices(self, access)
+        self._teach = TeachService(self, access)
         self._wait_for = WaitForAction(self, access)
         run_transitions_in(self, self._transitions.submit, lambda reason: self.get_logger().error(reason))
 

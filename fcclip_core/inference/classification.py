@@ -15,6 +15,9 @@ from fcclip_core.settings import InferenceSettings
 # CLIP clips its learned logit scale at 100.
 MAX_LOGIT_SCALE = 100.0
 
+TAUGHT_TRUST = 0.5
+"""As `InferenceSettings.clip_trust`, for what was taught; OVRCOAT's value, and the best of 0, 0.5 and 1 here, too."""
+
 _ABSENT = -1e30
 """Logit of a class without rows; finite, so that a product with weight 0 is not NaN."""
 
@@ -31,6 +34,9 @@ class TextClassifier:
         in_vocab_scale: Learned logit scale of the in-vocabulary classifier; a tensor during training.
         out_vocab_scale: CLIP's own logit scale.
         margin: float32 `(C,)` or one value for all classes, subtracted from the logits; 0 is the published classifier.
+        taught: float32 `(C,)` or one value for all classes, how much of each class's rows comes from examples, 0..1.
+            The in-vocabulary classifier was not trained with these rows, so it counts that much less.
+        in_vocab_rows: float32 `(T, D)`, the rows of the in-vocabulary classifier; None: `rows`.
     """
 
     rows: Tensor
@@ -40,6 +46,8 @@ class TextClassifier:
     in_vocab_scale: float | Tensor
     out_vocab_scale: float | Tensor
     margin: float | Tensor = 0.0
+    taught: float | Tensor = 0.0
+    in_vocab_rows: Tensor | None = None
 
     @classmethod
     def build(
@@ -82,8 +90,22 @@ class TextClassifier:
             rows=self.rows[rows],
             class_of_row=torch.searchsorted(kept, self.class_of_row[rows]),
             seen=self.seen[kept],
-            margin=self._margins_with(0)[kept],
+            margin=self._with_zeros(self.margin, 0)[kept],
+            taught=self._with_zeros(self.taught, 0)[kept],
+            in_vocab_rows=None if self.in_vocab_rows is None else self.in_vocab_rows[rows],
         )
+
+    def with_examples(self, rows: Tensor, taught: Tensor) -> TextClassifier:
+        """This classifier with rows that were made from examples.
+
+        Args:
+            rows: float32 `(T, D)`. The out-of-vocabulary classifier takes them for its own. The in-vocabulary one takes
+                only those of classes without words, and else the text rows, with which it was trained.
+            taught: float32 `(C,)`, how much of each class's rows comes from examples, 0..1.
+        """
+        rows, taught = rows.to(self.rows), taught.to(self.rows)
+        is_wordless = (taught == 1)[self.class_of_row].unsqueeze(-1)
+        return replace(self, rows=rows, taught=taught, in_vocab_rows=torch.where(is_wordless, rows, self.rows))
 
     def extended(
         self, kept: Sequence[bool], rows: Tensor, synonym_counts: Sequence[int], seen: Tensor
@@ -99,25 +121,37 @@ class TextClassifier:
         device, stay = self.rows.device, torch.tensor(kept)
         counts = torch.tensor(synonym_counts, dtype=torch.int64)
         further = torch.arange(len(counts)).repeat_interleave(counts) + len(self.seen)
+        own = self.in_vocab_rows
         return replace(
             self,
             rows=torch.cat((self.rows[stay.to(device)], rows.to(device, torch.float32))),
             class_of_row=torch.cat((self.class_of_row[stay.to(device)], further.to(device))),
             seen=torch.cat((self.seen, seen.to(device))),
-            margin=self._margins_with(len(seen)),
+            margin=self._with_zeros(self.margin, len(seen)),
+            taught=self._with_zeros(self.taught, len(seen)),
+            in_vocab_rows=None if own is None else torch.cat((own[stay.to(device)], rows.to(own))),
         )
 
     def padded(self, rows: int, classes: int) -> TextClassifier:
         """This classifier padded to `rows` rows and `classes` classes; the added classes get no probability."""
         # Repeating a row does not change the maximum over rows.
         extra = rows - len(self.rows)
+        # Always rows of their own: a graph must have the memory for those of a later vocabulary.
+        own = self.rows if self.in_vocab_rows is None else self.in_vocab_rows
         return replace(
             self,
             rows=torch.cat((self.rows, self.rows[:1].expand(extra, -1))),
             class_of_row=torch.cat((self.class_of_row, self.class_of_row[:1].expand(extra))),
             seen=torch.cat((self.seen, self.seen.new_zeros(classes - len(self.seen)))),
-            margin=self._margins_with(classes - len(self.seen)),
+            margin=self._with_zeros(self.margin, classes - len(self.seen)),
+            taught=self._with_zeros(self.taught, classes - len(self.seen)),
+            in_vocab_rows=torch.cat((own, own[:1].expand(extra, -1))),
         )
+
+    def in_vocab_logits(self, embeddings: Tensor) -> Tensor:
+        """Logits of the in-vocabulary classifier: `(..., D)` -> `(..., C)`."""
+        own = self if self.in_vocab_rows is None else replace(self, rows=self.in_vocab_rows)
+        return own.logits(embeddings, self.in_vocab_scale)
 
     def logits(self, embeddings: Tensor, scale: float | Tensor) -> Tensor:
         """Scaled cosine with the best synonym of each class minus its margin: `(..., D)` -> `(..., C)`."""
@@ -125,9 +159,9 @@ class TextClassifier:
         best = cosines.new_full((*cosines.shape[:-1], len(self.seen)), _ABSENT)
         return best.scatter_reduce_(-1, self.class_of_row.expand_as(cosines), cosines, "amax") - self.margin
 
-    def _margins_with(self, further: int) -> Tensor:
-        """The margin of each class, followed by zeros for `further` classes."""
-        own = torch.as_tensor(self.margin, dtype=torch.float32, device=self.seen.device).expand(len(self.seen))
+    def _with_zeros(self, values: float | Tensor, further: int) -> Tensor:
+        """The value of each class, followed by zeros for `further` classes."""
+        own = torch.as_tensor(values, dtype=torch.float32, device=self.seen.device).expand(len(self.seen))
         return torch.cat((own, own.new_zeros(further)))
 
     def void_logits(self, embeddings: Tensor) -> Tensor:
@@ -161,12 +195,13 @@ def classify(output: ModelOutput, classifier: TextClassifier, settings: Inferenc
         classifier: The vocabulary.
         settings: alpha, beta, kind of ensemble, clip_trust and the valid-mask rule; `valid_mask_only` must be resolved.
     """
-    in_logits = classifier.logits(output.in_vocab_embedding, classifier.in_vocab_scale)
+    in_logits = classifier.in_vocab_logits(output.in_vocab_embedding)
     void_logits = classifier.void_logits(output.in_vocab_embedding)
     out_logits = classifier.logits(output.out_vocab_embedding, classifier.out_vocab_scale)
 
-    weight = _out_vocab_weight(classifier.seen, settings)
-    trust = torch.full_like(void_logits, settings.clip_trust)
+    weight = _out_vocab_weight(classifier, settings)
+    # What was shown is an object, though the in-vocabulary classifier may not know it: its void counts less.
+    trust = (torch.zeros_like(out_logits) + TAUGHT_TRUST * classifier.taught).clamp(min=settings.clip_trust)
     if settings.valid_mask_only:
         weight = torch.where(output.mask_survives.unsqueeze(-1), weight, 0.0)
         trust = torch.where(output.mask_survives.unsqueeze(-1), trust, 0.0)
@@ -179,7 +214,7 @@ def classify(output: ModelOutput, classifier: TextClassifier, settings: Inferenc
         mixed = (in_log * (1 - weight) + out_log * weight).softmax(-1)
 
     void = torch.cat((in_logits, void_logits), dim=-1).softmax(-1)[..., -1:]
-    void = void * (1 - trust * out_log.exp().amax(-1, keepdim=True))
+    void = void * (1 - (trust * out_log.exp()).amax(-1, keepdim=True))
     there = torch.cat((in_logits > _ABSENT, torch.ones_like(void, dtype=torch.bool)), dim=-1)
     ensemble = torch.cat((mixed * (1 - void), void), dim=-1) + 1e-8 * there
     return MaskProbabilities(
@@ -187,13 +222,16 @@ def classify(output: ModelOutput, classifier: TextClassifier, settings: Inferenc
     )
 
 
-def _out_vocab_weight(seen: Tensor, settings: InferenceSettings) -> Tensor:
+def _out_vocab_weight(classifier: TextClassifier, settings: InferenceSettings) -> Tensor:
     """Weight of the out-of-vocabulary classifier per class, float32 `(C,)`."""
+    seen = classifier.seen
     if settings.ensemble == "in_vocabulary":
         return torch.zeros(len(seen), device=seen.device)
     if settings.ensemble == "out_of_vocabulary":
         return torch.ones(len(seen), device=seen.device)
-    return torch.where(seen, settings.alpha, settings.beta)
+    weight = torch.where(seen, settings.alpha, settings.beta)
+    # Exactly the published weight for classes without examples.
+    return weight + (1 - weight) * classifier.taught
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from fcclip_core.errors import VocabularyError, YamlError
 from fcclip_core.files.regular_files import read_regular_file
 from fcclip_core.files.yaml_text import read_yaml
 from fcclip_core.quoting import short, short_name
+from fcclip_core.vocabulary.example_files import SUFFIX, read_examples
+from fcclip_core.vocabulary.examples import Examples
 from fcclip_core.vocabulary.palette import Color, palette_colors
 from fcclip_core.vocabulary.sources import (
     closest,
@@ -67,8 +69,12 @@ BACKGROUND_MARGIN = 1.5
 MAX_MARGIN = 100.0
 """Logits; no cosine times CLIP's temperature is larger."""
 
-_CLASS_KEYS = ("name", "synonyms", "stuff", "id", "color", "seen", "label", "distractor", "margin", "minimum_score")
-_FILE_KEYS = ("description", "source", "license", "classes")
+_CLASS_KEYS = (
+    *("name", "synonyms", "stuff", "id", "color", "seen", "label", "distractor", "margin", "minimum_score"),
+    "wordless",
+)
+_ABOUT_KEYS = ("description", "source", "license")
+_FILE_KEYS = (*_ABOUT_KEYS, "examples", "classes")
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,8 @@ class VocabularyClass:
         distractor: True for a class that only competes: its pixels are published as unlabeled, and it has no class id.
         margin: Logits that are taken from the class in both classifiers before it competes, 0..100.
         minimum_score: Segments of the class with a lower score are published as unlabeled, 0..1.
+        examples: Embeddings of segments of the class, which count beside its words; None: there are none.
+        wordless: Whether the examples count alone, because the name means nothing to CLIP ("part 4711").
     """
 
     synonyms: tuple[str, ...]
@@ -99,6 +107,8 @@ class VocabularyClass:
     distractor: bool = False
     margin: float = 0.0
     minimum_score: float = 0.0
+    examples: Examples | None = None
+    wordless: bool = False
     written: str = field(default="", init=False, compare=False, repr=False)
     """The name as it was given, before it was brought to the form NFC."""
 
@@ -115,7 +125,7 @@ class VocabularyClass:
         object.__setattr__(self, "written", given[0] if self.label is None else self.label)
         if self.label is not None:
             object.__setattr__(self, "label", _checked_name(self.label))
-        for flag in ("is_thing", "seen", "distractor"):
+        for flag in ("is_thing", "seen", "distractor", "wordless"):
             value = getattr(self, flag)
             if not isinstance(value, bool) and not (flag == "seen" and value is None):
                 raise VocabularyError(f"class {short(self.name)}: {flag} is {short(value)}; expected true or false")
@@ -133,6 +143,17 @@ class VocabularyClass:
                     f"class {short(self.name)}: {number} is {short(value)}; expected a number between 0 and {largest:g}"
                 )
             object.__setattr__(self, number, float(value))
+        if self.examples is not None and not isinstance(self.examples, Examples):
+            raise VocabularyError(f"class {short(self.name)}: examples is {short(self.examples)}; expected Examples")
+        if self.wordless and self.examples is None:
+            raise VocabularyError(
+                f"class {short(self.name)} is wordless and has no examples; teach it, or let its words count"
+            )
+
+    @property
+    def example_count(self) -> int:
+        """Number of its examples."""
+        return len(self.examples) if self.examples is not None else 0
 
     @property
     def name(self) -> str:
@@ -204,7 +225,7 @@ class Vocabulary:
             object.__setattr__(self, "written_twice", (*self.written_twice, *twice))
 
     def _check_size(self) -> None:
-        for about in _FILE_KEYS[:-1]:
+        for about in _ABOUT_KEYS:
             text = getattr(self, about)
             if not isinstance(text, str) or len(text) > MAX_TEXT_LENGTH:
                 raise VocabularyError(f"{about} is {short(text)}; expected text, at most {MAX_TEXT_LENGTH} characters")
@@ -299,16 +320,20 @@ class Vocabulary:
         """
         path = find_vocabulary(source)
         text = _read(path)
-        vocabulary = _from_list(text, path) if path.suffix.lower() == ".txt" else cls.from_yaml(text, short_name(path))
+        if path.suffix.lower() == ".txt":
+            vocabulary = _from_list(text, path)
+        else:
+            vocabulary = cls.from_yaml(text, short_name(path), path.parent)
         return vocabulary if things is None else _with_things(vocabulary, things, path)
 
     @classmethod
-    def from_yaml(cls, text: str, where: str = "vocabulary") -> Vocabulary:
+    def from_yaml(cls, text: str, where: str = "vocabulary", folder: Path | None = None) -> Vocabulary:
         """Reads the YAML form, the inverse of `to_yaml`; docs/reference/vocabularies.md describes it.
 
         Args:
             text: The YAML text.
             where: What to call the text in errors, for example its file name.
+            folder: Where the file with the examples is that the text may name; None refuses such a text.
 
         Raises:
             VocabularyError: Naming `where`, the class and what was expected.
@@ -329,15 +354,29 @@ class Vocabulary:
             document.setdefault("license", document.pop("licence"))
         try:
             _refuse_unknown_keys(document, _FILE_KEYS)
-            classes = (_class_from_yaml(index, entry) for index, entry in enumerate(document["classes"], 1))
-            description, source, license = (_text_of(document, key) for key in _FILE_KEYS[:-1])
+            examples = _examples_of(document, folder)
+            classes = (_class_from_yaml(index, entry, examples) for index, entry in enumerate(document["classes"], 1))
+            description, source, license = (_text_of(document, key) for key in _ABOUT_KEYS)
             return cls(tuple(classes), description, source, license)
         except VocabularyError as error:
             raise VocabularyError(f"{where}: {error}") from error
 
-    def to_yaml(self) -> str:
-        """The vocabulary as YAML text, which `from_yaml` reads back."""
-        about = {key: getattr(self, key) for key in _FILE_KEYS[:-1] if getattr(self, key)}
+    def to_yaml(self, examples_file: str = "") -> str:
+        """The vocabulary as YAML text, which `from_yaml` reads back.
+
+        Args:
+            examples_file: Name of the file with the examples (`saving.save_vocabulary` writes both).
+
+        Raises:
+            VocabularyError: There are examples, and no name for their file.
+        """
+        if not examples_file and any(self.example_counts):
+            raise VocabularyError(
+                "the vocabulary has examples, which YAML cannot hold; save it with save_vocabulary, which writes a "
+                "second file for them"
+            )
+        about = {key: getattr(self, key) for key in _ABOUT_KEYS if getattr(self, key)}
+        about |= {"examples": examples_file} if examples_file else {}
         document = {**about, "classes": [_class_to_yaml(item) for item in self.classes]}
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
@@ -450,6 +489,11 @@ class Vocabulary:
     def synonym_counts(self) -> tuple[int, ...]:
         """Synonyms of each class."""
         return tuple(len(item.synonyms) for item in self.classes)
+
+    @property
+    def example_counts(self) -> tuple[int, ...]:
+        """Examples of each class."""
+        return tuple(item.example_count for item in self.classes)
 
     @property
     def things(self) -> tuple[bool, ...]:
@@ -687,7 +731,21 @@ def _with_things(vocabulary: Vocabulary, things: Sequence[bool], path: Path) -> 
     return replace(vocabulary, classes=tuple(classes))
 
 
-def _class_from_yaml(index: int, entry: object) -> VocabularyClass:
+def _examples_of(document: dict[str, Any], folder: Path | None) -> dict[str, Examples]:
+    """The examples of all classes, by name; a file's entries that belong to no class do not count."""
+    name = document.get("examples")
+    if name is None:
+        return {}
+    if not isinstance(name, str) or Path(name).name != name or not name.endswith(SUFFIX):
+        raise VocabularyError(
+            f"examples is {short(name)}; expected the name of a {SUFFIX} file in the folder of the vocabulary"
+        )
+    if folder is None:
+        raise VocabularyError(f"the examples are in the file {short(name)}; load the vocabulary from its own file")
+    return read_examples(folder / name)
+
+
+def _class_from_yaml(index: int, entry: object, examples: Mapping[str, Examples]) -> VocabularyClass:
     try:
         if not isinstance(entry, dict) or "name" not in entry:
             raise VocabularyError(f"{short(entry)} is not a mapping with a 'name'")
@@ -696,7 +754,9 @@ def _class_from_yaml(index: int, entry: object) -> VocabularyClass:
         if not isinstance(more, list) or not isinstance(stuff, bool):
             raise VocabularyError("'synonyms' must be a list and 'stuff' true or false")
         rest = {key: entry[key] for key in _CLASS_KEYS[3:] if entry.get(key) is not None}
-        return VocabularyClass((entry["name"], *more), is_thing=not stuff, **rest)
+        name = rest.get("label", entry["name"])
+        shown = examples.get(normal_form(name)) if isinstance(name, str) else None
+        return VocabularyClass((entry["name"], *more), is_thing=not stuff, examples=shown, **rest)
     except VocabularyError as error:
         raise VocabularyError(f"class {index}: {error}") from error
 
@@ -710,6 +770,7 @@ def _class_to_yaml(item: VocabularyClass) -> dict[str, Any]:
     if item.color is not None:
         entry["color"] = list(item.color)
     defaults = {"id": None, "seen": None, "label": None, "distractor": False, "margin": 0.0, "minimum_score": 0.0}
+    defaults["wordless"] = False
     return entry | {key: getattr(item, key) for key, default in defaults.items() if getattr(item, key) != default}
 
 

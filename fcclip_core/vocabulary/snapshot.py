@@ -13,6 +13,7 @@ from torch import Tensor
 from fcclip_core.errors import VocabularyError
 from fcclip_core.inference.classification import TextClassifier, Words
 from fcclip_core.model.fcclip import FCCLIP
+from fcclip_core.quoting import short
 from fcclip_core.vocabulary.class_ids import ClassIds
 from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
 from fcclip_core.vocabulary.text_embeddings import Progress
@@ -118,6 +119,7 @@ class SnapshotBuilder:
         train_vocabulary: Vocabulary,
         class_ids: ClassIds,
         device: torch.device,
+        model_id: str = "",
     ) -> None:
         """Builds classifiers on `device`.
 
@@ -127,7 +129,9 @@ class SnapshotBuilder:
             train_vocabulary: Decides which classes count as seen.
             class_ids: Where ids are looked up.
             device: Where frames are labeled.
+            model_id: Identity of the text tower: examples of other models are refused.
         """
+        self._model_id = model_id
         self._model = model
         self._embed = embed
         self._train_synonyms = frozenset(train_vocabulary.synonyms)
@@ -147,6 +151,8 @@ class SnapshotBuilder:
         classifier = TextClassifier.build(
             self._model, rows, vocabulary.synonym_counts, torch.from_numpy(seen), self._device, margin
         )
+        if any(vocabulary.example_counts):
+            classifier = self._with_examples(classifier, vocabulary, rows)
         return VocabularySnapshot(
             version=0,
             vocabulary=vocabulary,
@@ -178,6 +184,29 @@ class SnapshotBuilder:
             seen=(*snapshot.seen, *map(bool, seen)),
             words=replace(self._words(classifier, extended), minimum_scores=None),
         )
+
+    def _with_examples(self, classifier: TextClassifier, vocabulary: Vocabulary, rows: Tensor) -> TextClassifier:
+        """The classifier whose taught classes have rows that lie between those of their words and their examples."""
+        mixed, shares, start = rows.clone(), [], 0
+        for item in vocabulary.classes:
+            own, start = slice(start, start + len(item.synonyms)), start + len(item.synonyms)
+            if item.examples is None:
+                shares.append(0.0)
+                continue
+            self._require_own(item)
+            share = item.examples.share(item.wordless)
+            mixed[own] = (1 - share) * rows[own] + share * torch.from_numpy(item.examples.row)
+            shares.append(share)
+        return classifier.with_examples(mixed, torch.tensor(shares))
+
+    def _require_own(self, item: VocabularyClass) -> None:
+        assert item.examples is not None
+        dimension, expected = item.examples.embeddings.shape[1], self._model.config.embed_dim
+        if item.examples.model != self._model_id or dimension != expected:
+            raise VocabularyError(
+                f"the examples of {short(item.name)} were made by another model; teach the class again with this one, "
+                "or load the checkpoint that it was taught with"
+            )
 
     def _words(self, classifier: TextClassifier, vocabulary: Vocabulary) -> Words:
         things = torch.tensor(vocabulary.things, device=self._device)

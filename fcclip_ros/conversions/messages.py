@@ -198,6 +198,8 @@ def class_messages(classes: Iterable[ResolvedClass]) -> list[msg.VocabularyClass
             color=ColorRGBA(r=row.color[0] / 255, g=row.color[1] / 255, b=row.color[2] / 255, a=1.0),
             distractor=item.distractor,
             minimum_score=item.minimum_score,
+            examples=item.example_count,
+            wordless=item.wordless,
         )
         for row in classes
         for item in (row.item,)

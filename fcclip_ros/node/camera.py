@@ -88,6 +88,7 @@ class Camera:
     def configure(self, configuration: NodeParameters, ignore_mask: IgnoreMask | None) -> None:
         """Applies the parameters; resets tracking and the names of earlier class ids."""
         self.outputs.forget_names()
+        self.search.seen.clear()  # another model may have been loaded
         self.outputs.masks.configure(configuration.publish_masks)
         self._ignore_mask, self.mask_problem, self._mask_problem_logged = ignore_mask, "", False
         if ignore_mask is not None:

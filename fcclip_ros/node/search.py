@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from fcclip_core.errors import FcclipError
 from fcclip_core.segments.finding import Decoder, Found, Query, find
+from fcclip_core.segments.seen_segments import SeenSegments
 from fcclip_ros.conversions.frame import LabeledFrame
 
 Outcome = TypeVar("Outcome")
@@ -102,10 +103,15 @@ class PendingLimit:
 
 
 class Search:
-    """The latest frame of a camera, and the queries that are pending for its next frames."""
+    """The latest frame of a camera, and the queries that are pending for its next frames.
+
+    Attributes:
+        seen: The segments of its frames.
+    """
 
     def __init__(self) -> None:
         """Starts inactive."""
+        self.seen = SeenSegments()
         self._lock = threading.Lock()
         self._decoder: Decoder | None = None
         self._latest: LabeledFrame | None = None
@@ -130,6 +136,7 @@ class Search:
             if self._decoder is None:
                 return
             decoder, self._latest = self._decoder, frame
+            self.seen.add(frame.result.segments, frame.arrival_time)
             pending = [query for query in self._pending if frame.arrival_time >= query.since]
         # Equal queries share one evaluation.
         find_in = functools.cache(lambda query: _matches(query, frame, decoder))
@@ -145,13 +152,25 @@ class Search:
         Raises:
             FcclipError: There is no frame.
         """
+        decoder, frame = self._decoder_and_latest()
+        return then(frame, _matches(query, frame, decoder))
+
+    def latest(self) -> LabeledFrame:
+        """The latest frame.
+
+        Raises:
+            FcclipError: There is no frame.
+        """
+        return self._decoder_and_latest()[1]
+
+    def _decoder_and_latest(self) -> tuple[Decoder, LabeledFrame]:
         with self._lock:
             decoder, frame = self._decoder, self._latest
         if decoder is None:
             raise FcclipError(_NOT_ACTIVE)
         if frame is None:
             raise FcclipError(_NO_FRAME)
-        return then(frame, _matches(query, frame, decoder))
+        return decoder, frame
 
     def add(self, pending: PendingQuery) -> None:
         """Evaluates a query on the next frames."""

@@ -290,3 +290,15 @@ def test_a_graph_keeps_what_it_reads(captured: CapturedDecoder, no_collector: No
     for height in range(40, 50):
         merger.taps_of(MASK, FrameGeometry((height, 75), (64, 96), (64, 96)))
     assert taps() is not None
+
+
+def test_taught_words_replay_in_a_graph_that_was_captured_without(
+    captured: CapturedDecoder, plain: EagerDecoder
+) -> None:
+    """Rows and shares of examples are inputs of the graph, and leave it again with the words that had them."""
+    named = words(5)
+    rows = torch.nn.functional.normalize(named.classifier.rows.flip(0), dim=-1) * 1.5
+    taught = replace(named, classifier=named.classifier.with_examples(rows, torch.tensor([0, 1, 0, 0.3, 0])))
+    for seed, given in enumerate([named, named, taught, named, taught.only([1, 2, 3])]):
+        assert_same(start(captured, output(seed), given)(), start(plain, output(seed), given)())
+    assert PlayedGraph.captured == 2
