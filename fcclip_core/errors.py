@@ -55,3 +55,11 @@ class SimulationError(FcclipError):
 
 class DepthError(FcclipError, ValueError):
     """Depth or a camera's calibration cannot be used, or they do not belong to the image."""
+
+
+class ObservationError(FcclipError, ValueError):
+    """What the object memory was given to see is damaged: a pose, a covariance, sizes or embeddings."""
+
+
+class MemoryFileError(FcclipError):
+    """An object memory's file cannot be opened, read or written."""

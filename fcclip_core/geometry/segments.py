@@ -103,18 +103,42 @@ def segment_geometry(
     Returns:
         Segment id -> geometry, for segments with at least `MIN_POINTS` points.
     """
+    return geometry_of(segment_points(depth, camera, result, erosion), transform)
+
+
+def segment_points(
+    depth: np.ndarray, camera: PinholeCamera, result: SegmentedImage, erosion: int = 0
+) -> dict[int, np.ndarray]:
+    """The points that `segment_geometry` measures; arguments as there.
+
+    Returns:
+        Segment id -> float32 `(3, N)`, meters in the camera's optical frame, N at least `MIN_POINTS`.
+    """
     labels = result.segment_map.astype(np.uint16)
     interior = _without_rims(labels, -(-labels.shape[0] // _RIM_ROWS))
     labels = eroded(labels, depth == depth, erosion)  # NaN is unknown
-    found, boxes = [], []
-    for segment in result.segments:
-        points = _points(segment, labels, interior, depth, camera)
-        if points.shape[1] >= MIN_POINTS:
-            boxes.append(_boxes(transform.rotate(points) if transform else points))
-            found.append(segment.id)
+    found = {segment.id: _points(segment, labels, interior, depth, camera) for segment in result.segments}
+    return {number: points for number, points in found.items() if points.shape[1] >= MIN_POINTS}
+
+
+def geometry_of(points: dict[int, np.ndarray], transform: RigidTransform | None = None) -> dict[int, SegmentGeometry]:
+    """Geometry of each of some points (see `segment_points`), by `transform` from the optical frame to another one."""
+    boxes = [_boxes(transform.rotate(part) if transform else part) for part in points.values()]
     # Translated last, in double precision: float32 has steps of 3 cm at coordinates such as those of UTM.
     origin = transform.translation if transform else np.zeros(3)
-    return dict(zip(found, _geometries(boxes, origin), strict=True))
+    return dict(zip(points, _geometries(boxes, origin), strict=True))
+
+
+def bounds_along(axes: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest coordinate of points `(3, N)` along some axes, rows of `(K, 3)`, without outliers.
+
+    Returns:
+        Two float64 `(K,)`.
+    """
+    values = axes.astype(np.float32) @ points
+    tail = int(points.shape[1] * _TAIL)
+    values.partition([tail, points.shape[1] - 1 - tail], axis=1)
+    return values[:, tail].astype(np.float64), values[:, -1 - tail].astype(np.float64)
 
 
 def eroded(labels: np.ndarray, known: np.ndarray, pixels: int) -> np.ndarray:
@@ -208,10 +232,7 @@ def _boxes(points: np.ndarray) -> _Boxes:
     few = points[:, :: max(1, points.shape[1] // _AXES_POINTS)]
     axes = _box_axes(few - centroid[:, None].astype(np.float32))
     # Both boxes at once: first along the frame's axes, then along the oriented box's.
-    values = np.concatenate([np.eye(3), axes]).astype(np.float32) @ points
-    tail = int(points.shape[1] * _TAIL)
-    values.partition([tail, points.shape[1] - 1 - tail], axis=1)
-    low, high = values[:, tail].astype(np.float64), values[:, -1 - tail].astype(np.float64)
+    low, high = bounds_along(np.concatenate([np.eye(3), axes]), points)
     return _Boxes(centroid, axes, (low + high) / 2, high - low, points.shape[1])
 
 

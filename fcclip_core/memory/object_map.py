@@ -1,0 +1,402 @@
+"""The objects of the memory and what an observation changes among them; one thread at a time, no file."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fcclip_core.errors import ObservationError
+from fcclip_core.memory.association import MAX_GATE, assign, same_place
+from fcclip_core.memory.existence import look_at, not_seen, seen_again
+from fcclip_core.memory.fusion import fused, joined, moved_to, new_object, with_part
+from fcclip_core.memory.grid import Grid
+from fcclip_core.memory.measurement import Measurement, measure
+from fcclip_core.memory.objects import RememberedObject, State
+from fcclip_core.memory.observation import Observation
+from fcclip_core.memory.search import SearchIndex
+from fcclip_core.memory.settings import MemorySettings
+
+_MERGE_EVERY = 4
+"""Each object that is seen looks for its duplicates in every so many-th of its looks."""
+
+_SEEN_TOGETHER = 0.3
+"""Share of the looks of the rarer of two objects in which frames showed both, above which they are two."""
+
+_DROPPED_AT_ONCE = 100
+"""One in so many objects is dropped at once when there are too many, so that sorting them is rare."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an observation led to.
+
+    Attributes:
+        ids: Id of the object for each segment of the observation, in their order; 0 for segments that are not
+            remembered.
+        created: Ids that are new; their objects are tentative.
+        confirmed: Ids of objects that are confirmed now and were not before.
+        gone: Ids of objects that were confirmed and whose place has been seen empty.
+        joined: Former id -> id, for objects that turned out to be one: duplicates, and what was found elsewhere.
+        moved: Ids of objects that were found at another place; they kept their ids.
+        dropped: Ids of objects that are no longer remembered: never confirmed and not seen again, or beyond the limit.
+    """
+
+    ids: tuple[int, ...]
+    created: tuple[int, ...] = ()
+    confirmed: tuple[int, ...] = ()
+    gone: tuple[int, ...] = ()
+    joined: Mapping[int, int] = ()  # type: ignore[assignment]
+    moved: tuple[int, ...] = ()
+    dropped: tuple[int, ...] = ()
+
+
+class ObjectMap:
+    """All objects, by id, by place, by name and by embedding."""
+
+    def __init__(self, settings: MemorySettings, next_id: int = 1, look: int = 0) -> None:
+        """Starts empty.
+
+        Args:
+            settings: The memory's.
+            next_id: First id to give; ids are never given twice.
+            look: Number of the last observation.
+        """
+        self.settings = settings
+        self.next_id = next_id
+        self.look = look
+        self.index = SearchIndex()
+        self._objects: dict[int, RememberedObject] = {}
+        self._grid = Grid()
+        self._by_name: dict[str, set[int]] = defaultdict(set)
+        self._gone: set[int] = set()
+        self._together: Counter[tuple[int, int]] = Counter()
+        self._changed: dict[int, RememberedObject | None] = {}
+        self._dimension = 0
+
+    def __len__(self) -> int:
+        """Number of objects."""
+        return len(self._objects)
+
+    def get(self, number: int) -> RememberedObject | None:
+        """The object with this id; None if there is none."""
+        return self._objects.get(number)
+
+    def all(self) -> list[RememberedObject]:
+        """All objects, as they are now."""
+        return list(self._objects.values())
+
+    def called(self, name: str) -> Collection[int]:
+        """Ids of the objects that frames or users called by this name."""
+        return tuple(self._by_name.get(name, ()))
+
+    def take_changes(self) -> dict[int, RememberedObject | None]:
+        """What has changed since the last call: id -> object, None for one that is no longer remembered."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def put(self, item: RememberedObject) -> None:
+        """Adds an object or replaces it.
+
+        Raises:
+            ObservationError: Its embedding has another dimension than the others'.
+        """
+        self._require_dimension(len(item.embedding_sum))
+        before = self._objects.get(item.id)
+        self._objects[item.id] = item
+        self._changed[item.id] = item
+        self._grid.put(item.id, item.low, item.high)
+        (self._gone.add if item.state is State.GONE else self._gone.discard)(item.id)
+        self.index.put(item)
+        if before is None or before.names.keys() != item.names.keys() or before.own_name != item.own_name:
+            for name in _names_of(before) - _names_of(item):
+                self._unname(name, item.id)
+            for name in _names_of(item) - _names_of(before):
+                self._by_name[name].add(item.id)
+
+    def remove(self, number: int) -> None:
+        """Removes an object; nothing happens if there is none."""
+        item = self._objects.pop(number, None)
+        if item is None:
+            return
+        self._changed[number] = None
+        self._grid.remove(number)
+        self._gone.discard(number)
+        self.index.remove(number)
+        for name in _names_of(item):
+            self._unname(name, number)
+        for pair in [pair for pair in self._together if number in pair]:
+            del self._together[pair]
+
+    def observe(self, observation: Observation, words: str) -> Outcome:
+        """Takes in a frame.
+
+        Args:
+            observation: The frame.
+            words: Key of its vocabulary; empty if unknown.
+
+        Raises:
+            ObservationError: Embeddings of another dimension than before.
+        """
+        for segment in observation.segments:
+            self._require_dimension(len(segment.embedding))
+        self.look += 1
+        measured = measure(observation, self.settings)
+        events = _Events()
+        owners = self._match(measured, observation, words, events)
+        self._note_absent(observation, set(owners), events)
+        for number in sorted(set(owners)):
+            self._join_duplicates(number, owners, events)
+        self._find_moved(events)
+        self._drop_beyond_limit(events)
+        ids = {item.segment.id: events.now(number) for item, number in zip(measured, owners, strict=True)}
+        return events.outcome([ids.get(segment.id, 0) for segment in observation.segments])
+
+    def transform(self, moved: Callable[[RememberedObject], RememberedObject], chosen: Iterable[int]) -> None:
+        """Replaces objects by what a function makes of them."""
+        for number in chosen:
+            self.put(moved(self._objects[number]))
+
+    def adopt(self, others: Iterable[RememberedObject]) -> dict[int, int]:
+        """Takes in objects of another memory: those that are known are joined, the others get new ids.
+
+        Returns:
+            Id in the other memory -> id here.
+        """
+        ids: dict[int, int] = {}
+        # Known ones are looked for among those that were here before: the other memory's own are told apart.
+        here = set(self._objects)
+        for item in sorted(others, key=lambda other: other.id):
+            near = [self._objects[number] for number in self._grid.near(item.low, item.high) & here]
+            same = (
+                [other for other, is_same in zip(near, same_place(item, near, self.settings), strict=True) if is_same]
+                if near
+                else []
+            )
+            if same:
+                known = max(same, key=lambda other: float(other.embedding @ item.embedding))
+                self.put(joined(known, _as_of(item, self.look)))
+                here.discard(known.id)
+            else:
+                known = replace(_as_of(item, self.look), id=self._new_id())
+                self.put(known)
+            ids[item.id] = known.id
+        self._drop_beyond_limit(_Events())
+        return ids
+
+    def _match(
+        self, measured: Sequence[Measurement], observation: Observation, words: str, events: _Events
+    ) -> list[int]:
+        """Updates the objects that the measurements match and creates the others; returns an id a measurement."""
+        objects = [self._objects[number] for number in self._near(measured)]
+        assignment = assign(measured, objects, self.settings)
+        owners = []
+        for item, column, whole in zip(measured, assignment.matched, assignment.part_of, strict=True):
+            if column >= 0:
+                known = objects[column]
+                found = seen_again(fused(known, item, observation, self.look, words, self.settings), self.settings)
+                events.compare(known, found)
+                self.put(found)
+                owners.append(known.id)
+            elif whole >= 0:
+                owners.append(objects[whole].id)
+            else:
+                new = new_object(self._new_id(), item, observation, self.look, words, self.settings)
+                events.created.append(new.id)
+                new = seen_again(new, self.settings)
+                events.compare(None, new)
+                self.put(new)
+                owners.append(new.id)
+        for item, number, whole in zip(measured, owners, assignment.part_of, strict=True):
+            if whole >= 0:
+                self.put(with_part(self._objects[number], item))
+        return owners
+
+    def _near(self, measured: Sequence[Measurement]) -> list[int]:
+        found: set[int] = set()
+        for item in measured:
+            reach = min(
+                MAX_GATE, self.settings.max_mahalanobis * float(np.sqrt(item.covariance.diagonal().max())) + 0.1
+            )
+            low, high = np.minimum(item.low, item.position) - reach, np.maximum(item.high, item.position) + reach
+            found |= self._grid.near(low, high)
+        return sorted(found)
+
+    def _note_absent(self, observation: Observation, seen: set[int], events: _Events) -> None:
+        """Objects that should have been seen and were not."""
+        if observation.depth is None or not (self.settings.absence or self.settings.miss):
+            return
+        eye, reach = observation.map_from_camera[:3, 3], self.settings.max_range
+        low, high = _footprint(observation, reach)
+        near = [self._objects[number] for number in sorted(self._grid.near(low, high) - seen)]
+        near = [item for item in near if item.state is not State.GONE]
+        near = [item for item, away in zip(near, _distances(near, eye), strict=True) if away <= reach]
+        for known, look in zip(near, look_at(near, observation, self.settings), strict=True):
+            found = not_seen(known, look, self.settings)
+            if found is known:
+                continue
+            if found.state is State.GONE and known.state is State.TENTATIVE:
+                events.dropped.append(known.id)
+                self.remove(known.id)
+                continue
+            events.compare(known, found)
+            self.put(found)
+
+    def _join_duplicates(self, number: int, owners: Sequence[int], events: _Events) -> None:
+        """Joins an object that was just seen with others that are the same."""
+        item = self._objects.get(number)
+        if item is None or item.looks % _MERGE_EVERY:
+            return
+        others = [self._objects[other] for other in sorted(self._grid.near(item.low, item.high) - {number})]
+        if not others:
+            return
+        for other, same in zip(others, same_place(item, others, self.settings), strict=True):
+            pair = (min(number, other.id), max(number, other.id))
+            if not same:
+                continue
+            if other.id in owners:
+                self._together[pair] += _MERGE_EVERY  # it is looked at in every so many-th look only
+            if self._together[pair] > _SEEN_TOGETHER * min(item.looks, other.looks):
+                continue
+            first, second = sorted((self._objects[number], other), key=lambda known: (known.first_look, known.id))
+            together = joined(first, second)
+            events.joined[second.id] = first.id
+            self.remove(second.id)
+            self.put(together)
+            number = first.id
+            if second is item:
+                return
+
+    def _find_moved(self, events: _Events) -> None:
+        """Objects that are gone, and new ones that look like them: if there is one of each, they are one object."""
+        missing = self._gone.intersection(events.gone)
+        for number in events.confirmed if self._gone else ():
+            item = self._objects.get(number)
+            if item is not None:
+                missing |= {other.id for other in self._alike(item, self._gone)}
+        for number in sorted(missing):
+            lost = self._objects[number]
+            found = [item for item in self._alike(lost, set(self._objects)) if _came_after(item, lost)]
+            if len(found) != 1:
+                continue
+            rivals = [item for item in self._alike(found[0], self._gone) if _came_after(found[0], item)]
+            if len(rivals) == 1:
+                self.remove(found[0].id)
+                self.put(moved_to(lost, found[0]))
+                events.joined[found[0].id] = lost.id
+                events.moved.append(lost.id)
+
+    def _alike(self, item: RememberedObject, among: set[int]) -> list[RememberedObject]:
+        """Those of `among` that are within reach and look the same."""
+        reach = self.settings.moved_within
+        near = self._grid.near(item.position - reach, item.position + reach) & among - {item.id}
+        others = [other for number in sorted(near) if (other := self._objects[number]).is_thing == item.is_thing]
+        if not others or not reach:
+            return []
+        within = _distances(others, item.position) <= reach
+        similar = np.stack([other.embedding for other in others]) @ item.embedding >= self.settings.moved_cosine
+        return [other for other, like in zip(others, within & similar, strict=True) if like]
+
+    def _drop_beyond_limit(self, events: _Events) -> None:
+        """Drops what is worth least if there are too many objects."""
+        if len(self._objects) <= self.settings.max_objects:
+            return
+        count = len(self._objects) - self.settings.max_objects
+        count = max(count, self.settings.max_objects // _DROPPED_AT_ONCE, 1)
+        for item in sorted(self._objects.values(), key=_worth)[:count]:
+            events.dropped.append(item.id)
+            self.remove(item.id)
+
+    def _new_id(self) -> int:
+        self.next_id += 1
+        return self.next_id - 1
+
+    def _unname(self, name: str, number: int) -> None:
+        self._by_name[name].discard(number)
+        if not self._by_name[name]:
+            del self._by_name[name]
+
+    def _require_dimension(self, dimension: int) -> None:
+        self._dimension = self._dimension or dimension
+        if dimension != self._dimension:
+            raise ObservationError(
+                f"an embedding has {dimension} numbers, those in the memory have {self._dimension}: another checkpoint "
+                "made it; use another memory file"
+            )
+
+
+class _Events:
+    """What happens during an observation."""
+
+    def __init__(self) -> None:
+        self.created: list[int] = []
+        self.confirmed: list[int] = []
+        self.gone: list[int] = []
+        self.moved: list[int] = []
+        self.dropped: list[int] = []
+        self.joined: dict[int, int] = {}
+
+    def compare(self, before: RememberedObject | None, after: RememberedObject) -> None:
+        """Notes a change of state."""
+        if before is None or before.state is not after.state:
+            if after.state is State.CONFIRMED:
+                self.confirmed.append(after.id)
+            elif after.state is State.GONE:
+                self.gone.append(after.id)
+
+    def now(self, number: int) -> int:
+        """The id that an object has after all joins; 0 if it was dropped."""
+        while number in self.joined:
+            number = self.joined[number]
+        return 0 if number in self.dropped else number
+
+    def outcome(self, ids: Sequence[int]) -> Outcome:
+        """The events as a record."""
+        return Outcome(
+            tuple(ids),
+            tuple(self.created),
+            tuple(number for number in self.confirmed if number not in self.joined),
+            tuple(number for number in self.gone if number not in self.moved),
+            dict(self.joined),
+            tuple(self.moved),
+            tuple(self.dropped),
+        )
+
+
+def _names_of(item: RememberedObject | None) -> set[str]:
+    if item is None:
+        return set()
+    return {*item.names, *([item.own_name] if item.own_name else [])}
+
+
+def _came_after(item: RememberedObject, lost: RememberedObject) -> bool:
+    return item.state is State.CONFIRMED and item.first_look > lost.last_look
+
+
+def _as_of(item: RememberedObject, look: int) -> RememberedObject:
+    """An object of another memory: observations are counted anew, it was there before the next one."""
+    return replace(item, first_look=look, last_look=look)
+
+
+def _worth(item: RememberedObject) -> tuple[bool, int, int]:
+    """Sorts what is dropped first to the front: unconfirmed, gone, confirmed, named; of each the oldest."""
+    order = {State.TENTATIVE: 0, State.GONE: 1, State.CONFIRMED: 2}
+    return bool(item.own_name), order[item.state], item.last_look
+
+
+def _distances(items: Sequence[RememberedObject], place: np.ndarray) -> np.ndarray:
+    """Meters from a place to each object: `(N,)`."""
+    positions: np.ndarray = np.array([item.position for item in items]).reshape(-1, 3) - place
+    return np.sqrt((positions**2).sum(1))
+
+
+def _footprint(observation: Observation, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Corners `(3,)` of a box around all that the camera sees within a distance."""
+    camera, pose = observation.camera, observation.map_from_camera
+    x = np.array([-camera.cx, camera.width - camera.cx]) / camera.fx
+    y = np.array([-camera.cy, camera.height - camera.cy]) / camera.fy
+    corners = np.array([[across, down, 1.0] for across in x for down in y])
+    points = np.concatenate([corners * reach, np.zeros((1, 3))]) @ pose[:3, :3].T + pose[:3, 3]
+    return points.min(0), points.max(0)
