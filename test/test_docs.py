@@ -149,7 +149,7 @@ def test_the_site_is_strict() -> None:
     assert set(settings["validation"]["links"].values()) == {"warn"}
 
 
-@pytest.mark.parametrize("node", ["perception", "image_source", "sim_camera"])
+@pytest.mark.parametrize("node", ["perception", "object_memory", "image_source", "sim_camera"])
 def test_the_generated_table_has_a_row_for_every_parameter(node: str) -> None:
     declarations = importlib.import_module(hooks().DECLARATIONS[node]).PARAMETERS
     rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table_of(node).splitlines()[2:]]
