@@ -53,8 +53,8 @@ class PerceptionClient:
         rows = np.array(answer.embeddings, np.float32)
         if not answer.dimension or len(rows) != len(names) * answer.dimension:
             raise VocabularyError(
-                f"{self._embed.srv_name} answered with {len(rows)} numbers for {len(names)} words, {answer.dimension} "
-                "each; check which node that is"
+                f"{self._embed.srv_name} answered with {len(rows)} numbers for {len(names)} words, "
+                f"{answer.dimension} each; check which node that is"
             )
         return TextEmbeddings(rows.reshape(len(names), -1), answer.logit_scale, answer.model)
 
@@ -67,10 +67,11 @@ class PerceptionClient:
         return self._node.create_client(kind, name, qos_profile=REQUESTS, callback_group=self._group)
 
     async def _call(self, client: Any, request: Any, timeout: float) -> Any:
+        name = self._node.resolve_service_name(client.srv_name)
         if not client.service_is_ready():
             raise FcclipError(
-                f"words that are new need the perception node, and there is no service {client.srv_name}; start it, or "
-                "set perception_node to its name"
+                f"words that are new need the perception node, and there is no service {name}; start it, or set "
+                "perception_node to its name"
             )
         answer: Future[Any] = Future()
         pending = client.call_async(request)
@@ -84,8 +85,8 @@ class PerceptionClient:
             if not answer.done():
                 answer.set_exception(
                     FcclipError(
-                        f"{client.srv_name} did not answer within {timeout:g} s; raise the timeout, or check that the "
-                        "perception node is configured"
+                        f"{name} did not answer within {timeout:g} s; raise the timeout, or check that the perception "
+                        "node is configured"
                     )
                 )
 

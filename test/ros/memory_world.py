@@ -22,14 +22,14 @@ from fcclip_ros.qos import LATCHED, OUTPUT, image_profile
 
 WIDTH, HEIGHT, FOCAL = 64, 48, 50.0
 INTRINSICS = np.array([[FOCAL, 0, WIDTH / 2 - 0.5], [0, FOCAL, HEIGHT / 2 - 0.5], [0, 0, 1]])
-WORDS = ("mug", "plate", "lamp", "red thing")
+WORDS = ("mug", "plate", "lamp", "red mug")
 SIDE = 0.1
 
 
 def row_of(word: str) -> np.ndarray:
-    """The embedding of a word: one axis each, and "red thing" is nearly a mug."""
+    """The embedding of a word: one axis each, and "red mug" is nearly a mug."""
     row = np.zeros(8, np.float32)
-    if word == "red thing":
+    if word == "red mug":
         row[0], row[4] = 0.96, 0.28
         return row
     row[WORDS.index(word) if word in WORDS else 7] = 1.0
