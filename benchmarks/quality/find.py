@@ -22,23 +22,13 @@ import numpy as np
 from benchmarks.lib.arguments import MODEL, make_parser, make_segmenter, node_parameters
 from benchmarks.lib.rates import timed
 from benchmarks.lib.report import Report, arguments_of, print_table, progress, say
+from benchmarks.lib.vocabularies import STREAMS
 from benchmarks.lib.world import drive_frames
-from fcclip_core import Segmenter, Vocabulary
+from fcclip_core import Segmenter
 from fcclip_core.segments.finding import Found, Query, find
 from fcclip_core.simulation.frames import Frame, TruthSegment
-from fcclip_core.simulation.names import SHAPES, pairs, thing_name, train_vocabulary, world_vocabulary
+from fcclip_core.simulation.names import pairs, thing_name, train_vocabulary
 
-_SURFACES = (
-    "floor, wooden floor, tiled floor, carpet, rug",
-    "wall, white wall, brick wall, wallpaper, stone wall",
-    "sky",
-)
-_STUFF = ("floor", "wall", "sky")
-STREAMS = {
-    "world": world_vocabulary(),
-    "shapes": Vocabulary.from_names([*SHAPES, "table", *_SURFACES], stuff=_STUFF),
-    "few": Vocabulary.from_names(["ball", *_SURFACES], stuff=_STUFF),
-}
 _MATCH = 0.5
 _PATIENCE = 60.0
 _SERVICE_RATE = 10.0

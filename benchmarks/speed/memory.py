@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ _CAMERA = PinholeCamera(640, 480, 525.0, 525.0, 319.5, 239.5)
 _HEIGHT = 1.0
 _LOGIT_SCALE = 100.0
 _SIDE = 0.2
+_LOOKS = 3
+"""Looks at each object, after which it is confirmed."""
+_SETTINGS = MemorySettings(max_objects=100_000, max_range=8.0)
 _WORDS = tuple(f"kind {number}" for number in range(150))
 _QUESTIONS = {
     "one word": Question(Query.of(["kind 7"])),
@@ -76,9 +80,10 @@ def measure(count: int, dimension: int, segments: int, repeat: int, seed: int) -
     before = resident_bytes()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "memory.db"
-        memory = ObjectMemory(MemorySettings(max_objects=100_000), path)
-        for number in range(0, count, segments):
-            memory.observe(world.look_from_above(range(number, min(number + segments, count))))
+        memory = ObjectMemory(_SETTINGS, path)
+        for numbers in world.groups(segments):
+            for _ in range(_LOOKS):
+                memory.observe(world.look_from_above(numbers))
         memory.save(timeout=600.0)
         resident = (resident_bytes() - before) / 2**20
         looks = [world.random_look(segments) for _ in range(repeat)]
@@ -91,7 +96,7 @@ def measure(count: int, dimension: int, segments: int, repeat: int, seed: int) -
         remembered = len(memory)
         memory.close(timeout=600.0)
         size = path.stat().st_size / 2**20
-        opened, opening = timed(ObjectMemory, MemorySettings(max_objects=100_000), path)
+        opened, opening = timed(ObjectMemory, _SETTINGS, path)
         opened.close()
     return {
         "remembered": remembered,
@@ -116,9 +121,15 @@ class World:
         self._depth = np.full((_CAMERA.height, _CAMERA.width), 2.0, np.float32)
         self._image = dice.integers(0, 256, (_CAMERA.height, _CAMERA.width, 3), np.uint8)
 
+    def groups(self, count: int) -> Iterator[range]:
+        """All objects, so many neighbors at a time."""
+        for row in range(0, len(self._kinds), self._side):
+            end = min(row + self._side, len(self._kinds))
+            yield from (range(start, min(start + count, end)) for start in range(row, end, count))
+
     def look_from_above(self, numbers: range) -> Observation:
         """A camera above some objects that looks down on them."""
-        x, y = self._place(numbers[0])
+        x, y = self._place(numbers[len(numbers) // 2])
         pose = np.diag([1.0, -1.0, -1.0, 1.0])
         pose[:3, 3] = x, y, _HEIGHT
         return self._observation(pose, list(numbers))

@@ -21,6 +21,9 @@ _CONTAINED = 0.5
 _PART = 0.7
 """Share of a segment's box inside an object's at which it is a further part of that object."""
 
+_TAKEN = 0.4
+"""Share of each of two boxes inside the other at which only one of them can be there."""
+
 _PADDING = 0.02
 """Meters by which boxes are enlarged before they are compared; flat surfaces have none in one direction."""
 
@@ -72,13 +75,21 @@ def same_place(first: RememberedObject, others: Sequence[RememberedObject], sett
     low, high = (np.stack([getattr(item, side) for item in others]) for side in ("low", "high"))
     first_in, others_in = _shares(first.low[None], first.high[None], low, high)
     contained = np.maximum(first_in[0], others_in[0]) >= _CONTAINED
-    difference = np.stack([item.position for item in others]) - first.position
-    spread = np.stack([item.covariance for item in others]) + first.covariance
-    spread = spread + settings.position_floor**2 * np.eye(3)
-    near = _mahalanobis(difference, spread) <= 9.0
+    sides = np.linalg.norm(np.maximum(high - low, first.extents), axis=1)
+    near = np.linalg.norm(np.stack([item.position for item in others]) - first.position, axis=1) <= sides / 2
     similar = np.stack([item.embedding for item in others]) @ first.embedding >= settings.merge_cosine
     kind = np.array([item.is_thing == first.is_thing for item in others])
     return contained & near & similar & kind
+
+
+def taken_places(objects: Sequence[RememberedObject], measured: Sequence[Measurement]) -> np.ndarray:
+    """In the places of which objects something is seen: bool `(N,)`; `measured` must not be empty."""
+    boxes = [
+        [np.stack([getattr(item, side) for item in items]) for side in ("low", "high")] for items in (objects, measured)
+    ]
+    known_in, seen_in = _shares(*boxes[0], *boxes[1])
+    taken: np.ndarray = (np.minimum(known_in, seen_in) >= _TAKEN).any(1)
+    return taken
 
 
 @dataclass(frozen=True)
@@ -161,4 +172,5 @@ def _shares(
 
 
 def _half_diagonals(measured: Sequence[Measurement]) -> np.ndarray:
-    return np.array([float(np.linalg.norm(item.high - item.low)) / 2 for item in measured])
+    half: np.ndarray = np.linalg.norm(np.stack([item.high - item.low for item in measured]), axis=1) / 2
+    return half

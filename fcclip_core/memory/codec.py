@@ -19,6 +19,7 @@ MAX_STATE_BYTES = 1 << 16
 MAX_VIEW_BYTES = 2 * MAX_DIMENSION * 16
 """Largest block of view embeddings."""
 
+_IDENTITY = np.eye(3)
 _MAX_TEXT = 1000
 _MAX_COUNT = 2**53
 _INT64 = 2**63
@@ -88,7 +89,8 @@ def decode(row: Row) -> RememberedObject:
     _require(0 < row.id < _INT64 and bool(total.any()))
     position, low, high = (_numbers(state[key], 3, MAX_COORDINATE) for key in ("position", "low", "high"))
     covariance = _numbers(state["covariance"], 9, 1e9).reshape(3, 3)
-    _require(bool((np.linalg.eigvalsh(covariance) > 0).all()) and np.allclose(covariance, covariance.T, rtol=1e-3))
+    _require(bool((np.linalg.eigvalsh(covariance) > 0).all()))
+    _require(bool(np.abs(covariance - covariance.T).max() <= 1e-3 * np.abs(covariance).max()))
     _require(bool((low <= high).all()))
     sides = tuple(_whole(value) for value in state["side_looks"])
     _require(len(sides) == SECTORS and isinstance(state["is_thing"], bool))
@@ -126,7 +128,7 @@ def _view(state: list[Any], embedding: np.ndarray) -> View:
     matrix = np.eye(4)
     matrix[:3] = _numbers(pose, 12, MAX_COORDINATE).reshape(3, 4)
     turn = matrix[:3, :3]
-    _require(np.allclose(turn @ turn.T, np.eye(3), atol=1e-2))
+    _require(bool(np.abs(turn @ turn.T - _IDENTITY).max() <= 1e-2))
     return View(_whole(stamp), _text(camera_name), matrix, _number(distance, 1e6), _number(quality, 1e6), embedding)
 
 
@@ -145,7 +147,11 @@ def _name_count(state: list[Any]) -> NameCount:
 
 def _numbers(values: list[Any], count: int, limit: float) -> np.ndarray:
     _require(isinstance(values, list) and len(values) == count)
-    return np.array([_number(value, limit) for value in values])
+    _require(all(type(value) in (int, float) for value in values))
+    numbers: np.ndarray = np.array(values, np.float64)
+    # NaN is no smaller than anything.
+    _require(bool(np.abs(numbers).max() <= limit))
+    return numbers
 
 
 def _number(value: Any, limit: float) -> float:

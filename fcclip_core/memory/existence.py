@@ -19,11 +19,14 @@ from fcclip_core.memory.objects import RememberedObject, State
 from fcclip_core.memory.observation import Observation
 from fcclip_core.memory.settings import MemorySettings
 
+_SURE = 0.8
+"""Score from which a segment counts in full: segments that show no thing have lower ones, and so have small ones."""
+
 _INNER = 0.5
 """Share of the box's sides within which rays are tested; labels and boxes are least sure at the rim."""
 
-_STEPS = 4
-"""Points tested along each side of the box: 64 in all."""
+_STEPS = 3
+"""Points tested along each side of the box: 27 in all."""
 
 _MIN_VISIBLE = 0.5
 """Smallest share of an object's rays with known depth, in the image and in range, for a look to count."""
@@ -50,11 +53,14 @@ class Look(IntEnum):
     """Something is there."""
     THROUGH = 2
     """Nothing is there: rays pass through it."""
+    OTHER = 3
+    """Something is there that is another object."""
 
 
-def seen_again(known: RememberedObject, settings: MemorySettings) -> RememberedObject:
-    """The object after a segment matched it."""
-    log_odds = min(max(known.log_odds, settings.gone_log_odds) + settings.hit, settings.max_log_odds)
+def seen_again(known: RememberedObject, score: float, settings: MemorySettings) -> RememberedObject:
+    """The object after a segment matched it that has a class of this probability."""
+    gain = settings.hit * min(score / _SURE, 1.0)
+    log_odds = min(max(known.log_odds, settings.gone_log_odds) + gain, settings.max_log_odds)
     return _judged(replace(known, log_odds=log_odds), settings)
 
 
@@ -62,6 +68,8 @@ def not_seen(known: RememberedObject, look: Look, settings: MemorySettings) -> R
     """The object after a look at its place in which no segment matched it."""
     if look is Look.THROUGH:
         lost = settings.absence
+    elif look is Look.OTHER:
+        lost = settings.displaced
     elif look is Look.SURFACE and known.state is State.TENTATIVE:
         lost = settings.miss
     else:

@@ -9,7 +9,7 @@ image does not stay.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,15 +23,27 @@ from fcclip_core.memory.settings import MemorySettings
 MAX_VIEWS = 3
 """Views kept of an object: each costs an embedding in memory."""
 
-_OUTWARDS, _INWARDS = 0.5, 0.08
-"""Share of the way that a face of the box goes to where it is seen: outwards and inwards. One bad image moves it half
-of its error, which thirty good ones take back."""
+_OUTWARDS, _INWARDS = 0.2, 0.08
+"""Share of the way that a face of the box goes to where it is seen, outwards and inwards, after many looks. In the
+first ones it is that of a mean, and half of that: the box grows at once, and one bad mask does not stay."""
+
+_HALVES = (((6, 7, 0, 1), (2, 3, 4, 5)), ((0, 1, 2, 3), (4, 5, 6, 7)))
+"""Sectors from which the face towards +x and that towards -x are seen; and those of y."""
+
+_FEW_LOOKS, _MOST_GROWTH = 4, 0.03
+"""After so many looks a face of the box goes outwards by so many meters a look at most: masks leak by far more."""
+
+_FACE_LOOKS = 2
+"""Looks at each of two opposite faces of the box after which both count as seen."""
 
 _DRIFT = 0.003
 """Standard deviation in meters by which a position may change between two looks; bounds the filter's memory."""
 
 _MOST_LOOKS = 60.0
 """Weight that the mean embedding has at most, in looks of score 1: later ones go on counting."""
+
+_OUTLIER = 0.1
+"""Weight of an embedding unlike those before, as CLIP gives it for masks smaller than a cell of its features."""
 
 _SAME_SIDE = math.cos(math.radians(40))
 """Views within this angle of each other show the same side; the better one is kept."""
@@ -95,6 +107,7 @@ def fused(
     side = side_of(measured.direction)
     position, covariance = _fused_position(known, measured, known.side_looks[side])
     low, high = _fused_box(known, measured)
+    position = np.where(_axes_seen(known.side_looks), (low + high) / 2, position)
     view = _view(measured, observation)
     views, crop = _with_view(known, view, measured, observation, settings)
     best_approach = known.approach is None or view.quality > known.approach.quality
@@ -107,7 +120,7 @@ def fused(
         low=low,
         high=high,
         side_looks=tuple(count + (sector == side) for sector, count in enumerate(known.side_looks)),
-        embedding_sum=_fused_embedding(known.embedding_sum, measured),
+        embedding_sum=_fused_embedding(known, measured, settings.min_cosine),
         first_seen=min(known.first_seen, observation.stamp),
         last_seen=observation.stamp,
         last_look=look,
@@ -200,22 +213,35 @@ def _fused_position(
 
 
 def _fused_box(known: RememberedObject, measured: Measurement) -> tuple[np.ndarray, np.ndarray]:
-    inwards = 0.0 if measured.segment.cut else _INWARDS
+    outwards = max(_OUTWARDS, 1 / (known.looks + 1))
+    inwards = 0.0 if measured.segment.cut else max(_INWARDS, 0.5 / (known.looks + 1))
     # A face that looks away from the camera is not seen: what is in front of it says nothing.
     hides_low, hides_high = measured.direction < -0.2, measured.direction > 0.2
-    low = known.low + (measured.low - known.low) * np.where(
-        measured.low < known.low, _OUTWARDS, np.where(hides_low, 0.0, inwards)
-    )
-    high = known.high + (measured.high - known.high) * np.where(
-        measured.high > known.high, _OUTWARDS, np.where(hides_high, 0.0, inwards)
+    most = math.inf if known.looks < _FEW_LOOKS else _MOST_GROWTH
+    below, above = known.low - measured.low, measured.high - known.high
+    low = known.low - np.where(below > 0, np.minimum(outwards * below, most), np.where(hides_low, 0.0, inwards) * below)
+    high = known.high + np.where(
+        above > 0, np.minimum(outwards * above, most), np.where(hides_high, 0.0, inwards) * above
     )
     return np.minimum(low, high), np.maximum(low, high)
 
 
-def _fused_embedding(total: np.ndarray, measured: Measurement) -> np.ndarray:
-    length = float(np.linalg.norm(total))
-    kept = total if length <= _MOST_LOOKS else total * (_MOST_LOOKS / length)
-    return (kept + max(measured.segment.score, 0.01) * measured.embedding).astype(np.float32)
+def _axes_seen(side_looks: Sequence[int]) -> np.ndarray:
+    """Along which axes both faces of the box were seen, so that its middle is the object's: bool `(3,)`.
+
+    Along z they are from the start: cameras look down on what stands before them.
+    """
+    seen = [min(sum(side_looks[sector] for sector in half) for half in halves) >= _FACE_LOOKS for halves in _HALVES]
+    return np.array([*seen, True])
+
+
+def _fused_embedding(known: RememberedObject, measured: Measurement, min_cosine: float) -> np.ndarray:
+    length = math.sqrt(known.embedding_sum @ known.embedding_sum)
+    kept = known.embedding_sum if length <= _MOST_LOOKS else known.embedding_sum * (_MOST_LOOKS / length)
+    weight = max(measured.segment.score, 0.01)
+    if known.looks >= _FEW_LOOKS and float(known.embedding @ measured.embedding) < min_cosine:
+        weight *= _OUTLIER
+    return (kept + weight * measured.embedding).astype(np.float32)
 
 
 def _counted(names: Mapping[str, NameCount], name: str, score: float) -> Mapping[str, NameCount]:
@@ -263,7 +289,7 @@ def _best_of(views: tuple[View, ...]) -> tuple[View, ...]:
 
 def _is_same_side(first: View, second: View, position: np.ndarray) -> bool:
     rays = [position - view.map_from_camera[:3, 3] for view in (first, second)]
-    lengths = [float(np.linalg.norm(ray)) for ray in rays]
+    lengths = [math.sqrt(ray @ ray) for ray in rays]
     return min(lengths) == 0 or float(rays[0] @ rays[1]) >= _SAME_SIDE * lengths[0] * lengths[1]
 
 

@@ -7,6 +7,7 @@ counts as uncertainty along the ray; views from other sides correct it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,8 @@ _MOST_SHRUNK = 0.35
 
 _MAX_HIDDEN = 0.5
 """Largest estimated distance from the visible surface's mean to the center, meters."""
+
+_IDENTITY = np.eye(3)
 
 _SYSTEMATIC_DEPTH = 0.5
 """Share of the depth noise that does not average out over a segment: neighboring pixels err together."""
@@ -89,7 +92,7 @@ def _measured(
     settings: MemorySettings,
 ) -> Measurement | None:
     """The measurement, None beyond the range; `axes` `(3, 3)` are those of the oriented box, as columns."""
-    distance = float(np.linalg.norm(geometry.centroid))
+    distance = math.sqrt(geometry.centroid @ geometry.centroid)
     if not 0 < distance <= settings.max_range:
         return None
     pose = observation.map_from_camera
@@ -104,7 +107,7 @@ def _measured(
     low, high = _map_box(geometry, axes, pose) if segment.bounds is None else segment.bounds + pose[:3, 3]
     shrunk = np.minimum(_NOISE_SPREAD * depth_std * np.abs(direction), _MOST_SHRUNK * (high - low))
     along = np.outer(direction, direction)
-    across = np.eye(3) - along
+    across = _IDENTITY - along
     shape = (0.1 * width + 0.5 * hidden) ** 2 * along + (0.1 * width) ** 2 * across
     if segment.cut:
         shape = shape + np.diag((high - low) / 2) ** 2

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from fcclip_core.errors import ObservationError
-from fcclip_core.memory.association import MAX_GATE, assign, same_place
-from fcclip_core.memory.existence import look_at, not_seen, seen_again
+from fcclip_core.memory.association import MAX_GATE, assign, same_place, taken_places
+from fcclip_core.memory.existence import Look, look_at, not_seen, seen_again
 from fcclip_core.memory.fusion import fused, joined, moved_to, new_object, with_part
 from fcclip_core.memory.grid import Grid
 from fcclip_core.memory.measurement import Measurement, measure
 from fcclip_core.memory.objects import RememberedObject, State
 from fcclip_core.memory.observation import Observation
+from fcclip_core.memory.outcome import Events, Outcome
 from fcclip_core.memory.search import SearchIndex
 from fcclip_core.memory.settings import MemorySettings
 
@@ -27,30 +28,6 @@ _SEEN_TOGETHER = 0.3
 
 _DROPPED_AT_ONCE = 100
 """One in so many objects is dropped at once when there are too many, so that sorting them is rare."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an observation led to.
-
-    Attributes:
-        ids: Id of the object for each segment of the observation, in their order; 0 for segments that are not
-            remembered.
-        created: Ids that are new; their objects are tentative.
-        confirmed: Ids of objects that are confirmed now and were not before.
-        gone: Ids of objects that were confirmed and whose place has been seen empty.
-        joined: Former id -> id, for objects that turned out to be one: duplicates, and what was found elsewhere.
-        moved: Ids of objects that were found at another place; they kept their ids.
-        dropped: Ids of objects that are no longer remembered: never confirmed and not seen again, or beyond the limit.
-    """
-
-    ids: tuple[int, ...]
-    created: tuple[int, ...] = ()
-    confirmed: tuple[int, ...] = ()
-    gone: tuple[int, ...] = ()
-    joined: Mapping[int, int] = ()  # type: ignore[assignment]
-    moved: tuple[int, ...] = ()
-    dropped: tuple[int, ...] = ()
 
 
 class ObjectMap:
@@ -71,7 +48,7 @@ class ObjectMap:
         self._objects: dict[int, RememberedObject] = {}
         self._grid = Grid()
         self._by_name: dict[str, set[int]] = defaultdict(set)
-        self._gone: set[int] = set()
+        self._missing: set[int] = set()
         self._together: Counter[tuple[int, int]] = Counter()
         self._changed: dict[int, RememberedObject | None] = {}
         self._dimension = 0
@@ -107,8 +84,9 @@ class ObjectMap:
         before = self._objects.get(item.id)
         self._objects[item.id] = item
         self._changed[item.id] = item
-        self._grid.put(item.id, item.low, item.high)
-        (self._gone.add if item.state is State.GONE else self._gone.discard)(item.id)
+        # The center may lie behind what was seen of it so far.
+        self._grid.put(item.id, np.minimum(item.low, item.position), np.maximum(item.high, item.position))
+        (self._missing.add if self._is_missing(item) else self._missing.discard)(item.id)
         self.index.put(item)
         if before is None or before.names.keys() != item.names.keys() or before.own_name != item.own_name:
             for name in _names_of(before) - _names_of(item):
@@ -123,7 +101,7 @@ class ObjectMap:
             return
         self._changed[number] = None
         self._grid.remove(number)
-        self._gone.discard(number)
+        self._missing.discard(number)
         self.index.remove(number)
         for name in _names_of(item):
             self._unname(name, number)
@@ -144,9 +122,9 @@ class ObjectMap:
             self._require_dimension(len(segment.embedding))
         self.look += 1
         measured = measure(observation, self.settings)
-        events = _Events()
+        events = Events()
         owners = self._match(measured, observation, words, events)
-        self._note_absent(observation, set(owners), events)
+        self._note_absent(observation, measured, set(owners), events)
         for number in sorted(set(owners)):
             self._join_duplicates(number, owners, events)
         self._find_moved(events)
@@ -183,11 +161,11 @@ class ObjectMap:
                 known = replace(_as_of(item, self.look), id=self._new_id())
                 self.put(known)
             ids[item.id] = known.id
-        self._drop_beyond_limit(_Events())
+        self._drop_beyond_limit(Events())
         return ids
 
     def _match(
-        self, measured: Sequence[Measurement], observation: Observation, words: str, events: _Events
+        self, measured: Sequence[Measurement], observation: Observation, words: str, events: Events
     ) -> list[int]:
         """Updates the objects that the measurements match and creates the others; returns an id a measurement."""
         objects = [self._objects[number] for number in self._near(measured)]
@@ -196,7 +174,8 @@ class ObjectMap:
         for item, column, whole in zip(measured, assignment.matched, assignment.part_of, strict=True):
             if column >= 0:
                 known = objects[column]
-                found = seen_again(fused(known, item, observation, self.look, words, self.settings), self.settings)
+                found = fused(known, item, observation, self.look, words, self.settings)
+                found = seen_again(found, item.segment.score, self.settings)
                 events.compare(known, found)
                 self.put(found)
                 owners.append(known.id)
@@ -205,7 +184,7 @@ class ObjectMap:
             else:
                 new = new_object(self._new_id(), item, observation, self.look, words, self.settings)
                 events.created.append(new.id)
-                new = seen_again(new, self.settings)
+                new = seen_again(new, item.segment.score, self.settings)
                 events.compare(None, new)
                 self.put(new)
                 owners.append(new.id)
@@ -224,16 +203,21 @@ class ObjectMap:
             found |= self._grid.near(low, high)
         return sorted(found)
 
-    def _note_absent(self, observation: Observation, seen: set[int], events: _Events) -> None:
+    def _note_absent(
+        self, observation: Observation, measured: Sequence[Measurement], seen: set[int], events: Events
+    ) -> None:
         """Objects that should have been seen and were not."""
-        if observation.depth is None or not (self.settings.absence or self.settings.miss):
+        if observation.depth is None:
             return
         eye, reach = observation.map_from_camera[:3, 3], self.settings.max_range
         low, high = _footprint(observation, reach)
         near = [self._objects[number] for number in sorted(self._grid.near(low, high) - seen)]
         near = [item for item in near if item.state is not State.GONE]
         near = [item for item, away in zip(near, _distances(near, eye), strict=True) if away <= reach]
-        for known, look in zip(near, look_at(near, observation, self.settings), strict=True):
+        looks = look_at(near, observation, self.settings)
+        taken = taken_places(near, measured) if near and measured else np.zeros(len(near), bool)
+        for known, look, is_taken in zip(near, looks, taken, strict=True):
+            look = Look.OTHER if look is Look.SURFACE and is_taken else look
             found = not_seen(known, look, self.settings)
             if found is known:
                 continue
@@ -244,7 +228,7 @@ class ObjectMap:
             events.compare(known, found)
             self.put(found)
 
-    def _join_duplicates(self, number: int, owners: Sequence[int], events: _Events) -> None:
+    def _join_duplicates(self, number: int, owners: Sequence[int], events: Events) -> None:
         """Joins an object that was just seen with others that are the same."""
         item = self._objects.get(number)
         if item is None or item.looks % _MERGE_EVERY:
@@ -269,29 +253,37 @@ class ObjectMap:
             if second is item:
                 return
 
-    def _find_moved(self, events: _Events) -> None:
-        """Objects that are gone, and new ones that look like them: if there is one of each, they are one object."""
-        missing = self._gone.intersection(events.gone)
-        for number in events.confirmed if self._gone else ():
+    def _find_moved(self, events: Events) -> None:
+        """Objects that are missing, and new ones that look like them: if there is one of each, they are one object."""
+        missing = self._missing.intersection(events.doubted)
+        for number in events.confirmed if self._missing else ():
             item = self._objects.get(number)
             if item is not None:
-                missing |= {other.id for other in self._alike(item, self._gone)}
+                missing |= {other.id for other in self._alike(item, self._missing)}
         for number in sorted(missing):
-            lost = self._objects[number]
-            found = [item for item in self._alike(lost, set(self._objects)) if _came_after(item, lost)]
-            if len(found) != 1:
+            lost = self._objects.get(number)
+            if lost is None:
+                continue  # it was found itself, as another one
+            found = [item for item in self._alike(lost) if _came_after(item, lost)]
+            if len(found) != 1 or found[0].state is not State.CONFIRMED:
                 continue
-            rivals = [item for item in self._alike(found[0], self._gone) if _came_after(found[0], item)]
+            rivals = [item for item in self._alike(found[0], self._missing) if _came_after(found[0], item)]
             if len(rivals) == 1:
                 self.remove(found[0].id)
                 self.put(moved_to(lost, found[0]))
                 events.joined[found[0].id] = lost.id
                 events.moved.append(lost.id)
 
-    def _alike(self, item: RememberedObject, among: set[int]) -> list[RememberedObject]:
-        """Those of `among` that are within reach and look the same."""
+    def _is_missing(self, item: RememberedObject) -> bool:
+        """Whether an object that was confirmed once is no longer sure to be where it was."""
+        doubted = item.state is State.CONFIRMED and item.log_odds < self.settings.doubt_log_odds
+        return item.state is State.GONE or doubted
+
+    def _alike(self, item: RememberedObject, among: set[int] | None = None) -> list[RememberedObject]:
+        """Other objects, or those of `among`, that are within reach and look the same."""
         reach = self.settings.moved_within
-        near = self._grid.near(item.position - reach, item.position + reach) & among - {item.id}
+        near = self._grid.near(item.position - reach, item.position + reach) - {item.id}
+        near = near if among is None else near & among
         others = [other for number in sorted(near) if (other := self._objects[number]).is_thing == item.is_thing]
         if not others or not reach:
             return []
@@ -299,7 +291,7 @@ class ObjectMap:
         similar = np.stack([other.embedding for other in others]) @ item.embedding >= self.settings.moved_cosine
         return [other for other, like in zip(others, within & similar, strict=True) if like]
 
-    def _drop_beyond_limit(self, events: _Events) -> None:
+    def _drop_beyond_limit(self, events: Events) -> None:
         """Drops what is worth least if there are too many objects."""
         if len(self._objects) <= self.settings.max_objects:
             return
@@ -327,44 +319,6 @@ class ObjectMap:
             )
 
 
-class _Events:
-    """What happens during an observation."""
-
-    def __init__(self) -> None:
-        self.created: list[int] = []
-        self.confirmed: list[int] = []
-        self.gone: list[int] = []
-        self.moved: list[int] = []
-        self.dropped: list[int] = []
-        self.joined: dict[int, int] = {}
-
-    def compare(self, before: RememberedObject | None, after: RememberedObject) -> None:
-        """Notes a change of state."""
-        if before is None or before.state is not after.state:
-            if after.state is State.CONFIRMED:
-                self.confirmed.append(after.id)
-            elif after.state is State.GONE:
-                self.gone.append(after.id)
-
-    def now(self, number: int) -> int:
-        """The id that an object has after all joins; 0 if it was dropped."""
-        while number in self.joined:
-            number = self.joined[number]
-        return 0 if number in self.dropped else number
-
-    def outcome(self, ids: Sequence[int]) -> Outcome:
-        """The events as a record."""
-        return Outcome(
-            tuple(ids),
-            tuple(self.created),
-            tuple(number for number in self.confirmed if number not in self.joined),
-            tuple(number for number in self.gone if number not in self.moved),
-            dict(self.joined),
-            tuple(self.moved),
-            tuple(self.dropped),
-        )
-
-
 def _names_of(item: RememberedObject | None) -> set[str]:
     if item is None:
         return set()
@@ -372,7 +326,7 @@ def _names_of(item: RememberedObject | None) -> set[str]:
 
 
 def _came_after(item: RememberedObject, lost: RememberedObject) -> bool:
-    return item.state is State.CONFIRMED and item.first_look > lost.last_look
+    return item.state is not State.GONE and item.first_look > lost.last_look
 
 
 def _as_of(item: RememberedObject, look: int) -> RememberedObject:

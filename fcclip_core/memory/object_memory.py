@@ -16,9 +16,10 @@ from fcclip_core.errors import MemoryFileError, ObservationError, VocabularyErro
 from fcclip_core.memory import database
 from fcclip_core.memory.areas import Area
 from fcclip_core.memory.asking import Competition, Question, Reply, answer
-from fcclip_core.memory.object_map import ObjectMap, Outcome
+from fcclip_core.memory.object_map import ObjectMap
 from fcclip_core.memory.objects import RememberedObject, State
 from fcclip_core.memory.observation import Observation
+from fcclip_core.memory.outcome import Outcome
 from fcclip_core.memory.path_changes import Path, transformed
 from fcclip_core.memory.settings import MemorySettings
 from fcclip_core.memory.store import Store
@@ -70,7 +71,7 @@ class ObjectMemory:
             contents = database.read(FilePath(path))
         elif path is not None:
             self._store = Store(FilePath(path), self._settings.write_period)
-            contents = self._store.contents
+            contents = self._store.take_contents()
         self._map = _map_of(contents, self._settings)
         self._vocabularies = Vocabularies(_vocabularies_in(contents.meta))
         model = contents.meta.get("model")
@@ -348,11 +349,12 @@ class ObjectMemory:
 
     def _competition(self, question: Question) -> Competition:
         words = question.query.words
-        known = self._vocabularies
+        with self._lock:
+            named_in, competitors = self._vocabularies.keys_with(words), self._vocabularies.competitors(words)
         return Competition(
             wanted=words,
-            named_in=known.keys_with(words),
-            rivals=(*question.query.distractors, *((text,) for text in known.competitors(words))),
+            named_in=named_in,
+            rivals=(*question.query.distractors, *((text,) for text in competitors)),
             background=groups_against(words, self._background),
         )
 

@@ -162,5 +162,5 @@ NO_NAMES: Mapping[str, NameCount] = MappingProxyType({})
 
 def unit(vector: np.ndarray) -> np.ndarray:
     """The vector with length 1, float32; zero stays zero."""
-    length = float(np.linalg.norm(vector))
+    length = math.sqrt(vector @ vector)
     return (vector / length if length > 0 else vector).astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 from fcclip_core.memory.objects import RememberedObject, State
 
 _BLOCK = 1024
-"""Rows compared at a time: they stay in the processor's cache while each word is compared with them."""
+"""Rows compared at a time: few enough to skip what filters leave out."""
 
 _FIRST_CAPACITY = 64
 
@@ -108,7 +108,8 @@ class Columns:
             if not kept.any():
                 continue
             part = self.embeddings[block][kept] if few else self.embeddings[block]
-            cosines = np.max([part @ row for row in rows], axis=0)
+            # Not by BLAS: the product waits for memory alone, and its threads for other programs of a busy robot.
+            cosines = np.max([np.einsum("nd,d->n", part, row) for row in rows], axis=0)
             best[block][kept] = cosines if few else cosines[kept]
         return best
 

@@ -16,10 +16,15 @@ class MemorySettings:
     """How objects are measured, matched, believed in and kept."""
 
     max_range: float = setting(
-        6.0, "Largest distance at which a segment is remembered, or its absence noticed", unit="m", limits=(0.2, 100.0)
+        8.0, "Largest distance at which a segment is remembered, or its absence noticed", unit="m", limits=(0.2, 100.0)
     )
     min_score: float = setting(0.1, "Segments of a lower score are not remembered", limits=(0.0, 1.0))
-    min_area: int = setting(60, "Segments with fewer pixels are not remembered", unit="pixels", limits=(1, 1_000_000))
+    min_area: int = setting(
+        100,
+        "Segments with fewer pixels are not remembered; CLIP says little of them",
+        unit="pixels",
+        limits=(1, 1_000_000),
+    )
     remember_stuff: bool = setting(False, "Whether stuff is remembered too, as regions")
     depth_noise: float = setting(
         0.004,
@@ -37,7 +42,10 @@ class MemorySettings:
         0.5, "Smallest embedding similarity of a segment and an object of another name", limits=(-1.0, 1.0)
     )
     min_cosine_same_name: float = setting(
-        0.3, "Smallest embedding similarity of a segment and an object of its name", limits=(-1.0, 1.0)
+        -0.2,
+        "Smallest embedding similarity of a segment and an object of its name; CLIP says little of masks that are "
+        "smaller than a cell of its features",
+        limits=(-1.0, 1.0),
     )
     merge_cosine: float = setting(
         0.7, "Smallest embedding similarity at which two objects in one place are joined", limits=(-1.0, 1.0)
@@ -45,6 +53,11 @@ class MemorySettings:
     hit: float = setting(0.85, "Log-odds that a matching segment adds to an object's existence", limits=(0.01, 10.0))
     absence: float = setting(
         0.7, "Log-odds that a look through an object's place takes from its existence; 0: none", limits=(0.0, 10.0)
+    )
+    displaced: float = setting(
+        0.6,
+        "Log-odds that an object loses with a look that shows another one in its place: two cannot be there",
+        limits=(0.0, 10.0),
     )
     miss: float = setting(
         0.2,
@@ -57,8 +70,11 @@ class MemorySettings:
     gone_log_odds: float = setting(-1.0, "Log-odds at which an object counts as gone", limits=(-20.0, 0.0))
     confirm_looks: int = setting(3, "Looks after which an object can be confirmed", limits=(1, 1000))
     confirm_log_odds: float = setting(1.5, "Log-odds at which an object can be confirmed", limits=(0.0, 20.0))
+    doubt_log_odds: float = setting(
+        2.0, "Log-odds below which an object may be what was found elsewhere", limits=(-20.0, 20.0)
+    )
     moved_cosine: float = setting(
-        0.85,
+        0.9,
         "Smallest embedding similarity at which an object that is gone and a new one are the same",
         limits=(0.0, 1.0),
     )

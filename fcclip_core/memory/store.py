@@ -53,13 +53,18 @@ class Store:
         self._urgent = self._closing = False
         self._problem = ""
         try:
-            self.contents = self._open()
+            self._contents = self._open()
         except BaseException:
             _release(self._lock)
             raise
-        self._in_file = {item.id for item in self.contents.objects}
+        self._in_file = {item.id for item in self._contents.objects}
         self._thread = threading.Thread(target=self._run, name="memory file", daemon=True)
         self._thread.start()
+
+    def take_contents(self) -> database.Contents:
+        """What the file held when it was opened; empty the second time, so that it is not kept twice."""
+        contents, self._contents = self._contents, database.Contents()
+        return contents
 
     @property
     def problem(self) -> str:

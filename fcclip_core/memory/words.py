@@ -112,7 +112,7 @@ class TextRows:
         missing = self.unknown(names)
         if missing:
             raise VocabularyError(
-                f"there is no text embedding of {missing[0]!r}; pass `embed`, or learn_words with unknown_words first"
+                f"there is no text embedding of {missing[0]!r}; pass embed, or learn_words with unknown_words first"
             )
         return np.stack([self._rows[name] for name in names])
 

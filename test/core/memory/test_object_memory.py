@@ -104,7 +104,7 @@ def test_what_is_taken_away_is_gone_once_its_place_was_seen_empty() -> None:
 
 
 def test_without_negative_evidence_nothing_is_ever_gone() -> None:
-    memory = ObjectMemory(MemorySettings(absence=0.0))
+    memory = ObjectMemory(MemorySettings(absence=0.0, displaced=0.0, miss=0.0))
     seen(memory, MUG, BOX)
     for _ in range(20):
         assert memory.observe(look([BOX], EYE, TARGET)).gone == ()
@@ -163,7 +163,7 @@ def test_what_moved_keeps_its_id_if_it_is_the_only_one_of_its_kind(new_place_fir
 def test_of_two_candidates_neither_is_what_moved() -> None:
     memory = ObjectMemory()
     seen(memory, MUG, looks=6)
-    seen(memory, BOX, MUG.at(2.6, 0.6), MUG.at(2.0, -0.6), looks=12)
+    seen(memory, BOX, MUG.at(1.6, 0.5), MUG.at(2.0, -0.6), looks=12)
     assert memory.get(1).state is State.GONE
     assert len(memory.objects()) == 3
 
@@ -433,3 +433,47 @@ def test_no_numbers_break_the_memory(places: list[SegmentGeometry]) -> None:
         assert np.isfinite(item.covariance).all()
         assert (np.linalg.eigvalsh(item.covariance) > 0).all()
         assert (item.low <= item.high).all()
+
+
+steps = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=3, unique_by=lambda pair: pair[0]),
+        st.integers(0, 1),
+    ),
+    min_size=5,
+    max_size=40,
+)
+
+
+@given(steps)
+@settings(max_examples=40, deadline=None)
+def test_whatever_comes_and_goes_the_parts_of_the_memory_agree(frames) -> None:
+    memory = ObjectMemory(MemorySettings(max_objects=10, confirm_looks=1, confirm_log_odds=0.5))
+    for things, side in frames:
+        eye = ((0.0, 0.0, 0.9), (4.0, 0.0, 0.9))[side]
+        shown = [replace(MUG.at(2.0, 0.5 * (place - 2)), look=look) for place, look in things]
+        outcome = memory.observe(look(shown, eye, (2.0, 0.0, 0.1)))
+        known = {item.id: item for item in memory.objects(tuple(State))}
+        assert {number for number in outcome.ids if number} <= known.keys()
+        # Two things of one frame are never one object.
+        assert len({number for number in outcome.ids if number}) == len([number for number in outcome.ids if number])
+        columns = memory._map.index.columns()
+        assert set(columns.ids.tolist()) == known.keys()
+        assert all(number in memory._map.called("mug") for number in known)
+        for item in known.values():
+            assert item.id in memory._map._grid.near(item.position, item.position)
+        assert len(known) <= 10
+
+
+def test_without_exact_bounds_the_box_is_estimated_from_those_of_the_message() -> None:
+    exact, estimated = ObjectMemory(), ObjectMemory()
+    thing = Thing("crate", (2.0, 0.0, 0.5), (0.4, 0.4, 1.0))
+    for angle in (0.0, 0.4, 0.8):
+        eye = (2.0 - 2 * math.cos(angle), 2 * math.sin(angle), 0.5)
+        observation = look([thing], eye, (2.0, 0.0, 0.5))
+        exact.observe(observation)
+        segments = [replace(segment, bounds=None) for segment in observation.segments]
+        estimated.observe(replace(observation, segments=segments))
+    ratio = only(estimated).extents / only(exact).extents
+    assert (ratio > 0.99).all() and (ratio < 1.5).all()
+    assert only(estimated).extents[1] == pytest.approx(0.4, abs=0.2)
