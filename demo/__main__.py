@@ -15,8 +15,13 @@ from rich.text import Text
 from demo.children import Children, ros_arguments, ros_environment
 from demo.film import FILM, Film
 from demo.frames import Frame
+from demo.map_picture import MAP, draw_map
+from demo.memory_report import memory_section
+from demo.questions import choose_questions
+from demo.recall import MemoryWatcher, Recalled, problems_of
 from demo.report import VocabularyChange, quality_note, table, write_report
-from demo.vocabularies import CHAPTERS
+from demo.truth import things_of_recording, things_of_rooms
+from demo.vocabularies import chapters
 from demo.watcher import Watcher
 from fcclip_core.commands.interruption import exit_status, interruptible
 from fcclip_core.errors import FcclipError
@@ -24,12 +29,18 @@ from fcclip_core.files.paths import expanded
 from fcclip_core.simulation.bundled_drive import bundled_drive, rendering_problem
 from fcclip_core.terminal import Terminal
 
+MODEL = "demo"
+"""The checkpoint whose answers are checked; what another one knows of the simulated world is its own matter."""
+
+MEMORY_FILE = "objects.db"
 START_SEED = 3
 SCENES = 3
 START_PATIENCE = 300.0
 CALL_PATIENCE = 120.0
 REST_PATIENCE = 30.0
 _PLAIN_PERIOD = 10.0
+_SETTLING = 2.0
+"""Seconds in which the memory takes in the last frame and publishes what it remembers."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,25 +81,34 @@ class Demo:
         self.changes: list[VocabularyChange] = []
         self._film = Film()
         _prepare_folder(args.out)
+        self._answers: list[Recalled] = []
         self._recording: Path | None = args.recording
         if self._recording is None and (obstacle := rendering_problem()):
             said = "The world cannot be rendered here, a recorded drive is played:"
             console.print(Text.assemble((said, "yellow"), f" {obstacle}"))
             self._recording = bundled_drive()
+        recording = self._recording
+        self._things = things_of_rooms(args.seed, SCENES) if recording is None else things_of_recording(recording)
+        self._questions = choose_questions(self._things)
+        self._chapters = chapters([asked.words for asked in self._questions])
 
     def run(self) -> int:
-        """Starts everything, shows three vocabularies, ends everything, reports."""
+        """Starts everything, shows three vocabularies, asks for what none of them named, ends everything, reports."""
         _prepare_environment()
         self.console.print(f"camera: {self._camera}\nmodel: {self.args.checkpoint}")
         self.console.print(f"ROS domain {os.environ['ROS_DOMAIN_ID']}, logs and pictures in {self.args.out}")
         with Children(self.args.out) as children:
             children.start("sim_camera", *self._camera_command())
             children.start("perception", *self._perception_command())
+            children.start("object_memory", *self._memory_command())
             with Watcher(children.check) as watcher:
-                watcher.on_frame = lambda stamp, frame: self._capture(watcher, stamp, frame)
+                memory = MemoryWatcher(watcher)
+                watcher.on_frame = lambda stamp, frame: self._capture(watcher, memory, stamp, frame)
                 self._show(watcher, children)
+                self._ask(watcher, memory, children)
             statuses = children.stop()
-        return self._report(watcher, [f"{name} ended with {code}" for name, code in statuses.items() if code])
+        problems = [f"{name} ended with {code}" for name, code in statuses.items() if code]
+        return self._report(watcher, memory, problems)
 
     @property
     def _camera(self) -> str:
@@ -102,22 +122,30 @@ class Demo:
             parameters |= {"recording": str(self._recording)}
         else:
             # A third of each vocabulary's time in each room.
-            frames = max(1, round(self.args.rate * self.args.seconds / len(CHAPTERS) / SCENES))
+            frames = max(1, round(self.args.rate * self.args.seconds / len(self._chapters) / SCENES))
             parameters |= {"seed": self.args.seed, "scenes": SCENES, "frames_per_scene": frames}
         return ["-m", "fcclip_ros.sim_camera", *ros_arguments(parameters)]
 
     def _perception_command(self) -> list[str]:
-        first = CHAPTERS[0].vocabulary
+        first = self._chapters[0].vocabulary
         parameters = {
             "checkpoint": self.args.checkpoint,
             "vocabulary": [", ".join(item.synonyms) for item in first.classes],
             "stuff": [item.name for item in first.classes if not item.is_thing],
             "publish_overlay_rate": 120.0,
+            "use_depth": True,
+            "publish_embeddings": "float16",
         }
         return ["-m", "fcclip_ros.perception", *ros_arguments(parameters)]
 
-    def _capture(self, watcher: Watcher, stamp: int, frame: Frame) -> None:
+    def _memory_command(self) -> list[str]:
+        # Not by TF, which wheels do not have.
+        parameters = {"map_frame": "world", "pose_source": "topic", "file": str(self.args.out / MEMORY_FILE)}
+        return ["-m", "fcclip_ros.object_memory", *ros_arguments(parameters)]
+
+    def _capture(self, watcher: Watcher, memory: MemoryWatcher, stamp: int, frame: Frame) -> None:
         assert frame.segments is not None
+        memory.note(frame)
         version = frame.segments.version
         classes = watcher.log.vocabularies.get(version)
         if classes is not None:
@@ -130,7 +158,7 @@ class Demo:
                 f"no labeled frame within {START_PATIENCE:.0f} s; {self.args.out}/perception.log may say why"
             )
         self.console.print(f"first labeled frame after {time.monotonic() - began:.0f} s")
-        first, *others = CHAPTERS
+        first, *others = self._chapters
         self._announce(VocabularyChange(1, first.title, first.vocabulary))
         self._watch(watcher, children, 1)
         for chapter in others:
@@ -152,7 +180,7 @@ class Demo:
 
     def _watch(self, watcher: Watcher, children: Children, version: int) -> None:
         """Waits a third of the time."""
-        until = time.monotonic() + self.args.seconds / len(CHAPTERS)
+        until = time.monotonic() + self.args.seconds / len(self._chapters)
         self._wait(watcher, children, f"vocabulary {version}", self.args.seconds, lambda: time.monotonic() > until)
 
     def _come_to_rest(self, watcher: Watcher, children: Children) -> None:
@@ -164,6 +192,15 @@ class Demo:
             return watcher.diagnosed_at > stopped + 0.5 and not watcher.frames_in_work()
 
         self._wait(watcher, children, "last frames", REST_PATIENCE, done)
+
+    def _ask(self, watcher: Watcher, memory: MemoryWatcher, children: Children) -> None:
+        """Asks for things in words that no frame was labeled with."""
+        until = time.monotonic() + _SETTLING
+        self._wait(watcher, children, "the memory", REST_PATIENCE, lambda: time.monotonic() > until)
+        self.console.print(Text.assemble(("asked in words that were in no vocabulary:", "bold")))
+        self._answers = memory.ask(self._questions, CALL_PATIENCE)
+        for answer in self._answers:
+            self.console.print(Text(f"  {answer.sentence}{_against_truth(answer)}"))
 
     def _wait(self, watcher: Watcher, children: Children, what: str, seconds: float, done: Callable[[], bool]) -> bool:
         """Shows the table until something is done, and returns whether it was done in time.
@@ -188,14 +225,17 @@ class Demo:
                 time.sleep(0.25)
         return True
 
-    def _report(self, watcher: Watcher, problems: list[str]) -> int:
+    def _report(self, watcher: Watcher, memory: MemoryWatcher, problems: list[str]) -> int:
         log = watcher.log
         log.finish()
         problems += log.problems
         for change in self.changes:
             if not log.frames_of.get(change.version):
                 problems.append(f"no frame was labeled with vocabulary {change.version}")
+        if self.args.checkpoint == MODEL:
+            problems += problems_of(self._answers)
         film, stills = self._film.save(self.args.out)
+        draw_map(self.args.out / MAP, self._things, memory, self._answers)
         path = self.args.out / "report.md"
         write_report(
             path,
@@ -205,10 +245,11 @@ class Demo:
             diagnostics=watcher.diagnostics,
             film=film,
             stills=stills,
+            asked=memory_section(self.args.out, memory, self._answers, judged=self.args.checkpoint == MODEL),
             problems=problems,
         )
         self.console.print(table(log, watcher.diagnostics, "what this process and the node counted"))
-        self.console.print(f"film {film}, report {path}")
+        self.console.print(f"film {film}, map {self.args.out / MAP}, report {path}")
         for problem in problems[:20]:
             self.console.print(Text.assemble(("check failed:", "bold red"), f" {problem}"))
         if not problems:
@@ -222,9 +263,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m demo",
         description="Drives a simulated robot's camera, runs the perception node on it, changes its vocabulary twice, "
         "the second time to words that the model was never trained to segment, checks every output from this process, "
-        "measures panoptic quality against the camera's truth, and writes a film and a report.",
+        "measures panoptic quality against the camera's truth, asks the object memory for things in words that were in "
+        "no vocabulary, and writes a film, a map and a report.",
     )
-    parser.add_argument("--checkpoint", default="demo", help="default: %(default)s")
+    parser.add_argument("--checkpoint", default=MODEL, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=90.0, help="with frames, after set-up (default: %(default)g)")
     parser.add_argument("--rate", type=float, default=4.0, help="camera frames per second (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=START_SEED, help="another seed, other rooms (default: %(default)s)")
@@ -239,10 +281,15 @@ def _prepare_folder(folder: Path) -> None:
     """Creates the folder and removes the results of an earlier run."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in [*folder.glob("vocabulary_[0-9]*.png"), folder / FILM, folder / "report.md"]:
+        former = ("vocabulary_[0-9]*.png", "answer_[0-9]*.jpg", f"{MEMORY_FILE}*", FILM, MAP, "report.md")
+        for path in (path for pattern in former for path in folder.glob(pattern)):
             path.unlink(missing_ok=True)
     except OSError as error:
         raise FcclipError(f"cannot use --out {folder}: {error.strerror or error}; choose another folder") from error
+
+
+def _against_truth(answer: Recalled) -> str:
+    return "" if answer.distance is None else f"; {100 * answer.distance:.0f} cm from where it is"
 
 
 def _prepare_environment() -> None:

@@ -75,9 +75,10 @@ def write_report(
     diagnostics: Mapping[str, str],
     film: Path | None,
     stills: Mapping[int, Path],
+    asked: Sequence[str],
     problems: Sequence[str],
 ) -> None:
-    """Writes everything as Markdown, with the film and the pictures."""
+    """Writes everything as Markdown, with the film, the pictures, and the lines about what was asked."""
     text = ["# fcclip_ros demo", "", *(f"- {name}: {value}" for name, value in settings), ""]
     if film is not None:
         text += [f"![the drive]({film.name})", "", "Left the camera's image, in the middle what the node published on"]
@@ -94,6 +95,7 @@ def write_report(
             scores = quality.percent()
             cells = " | ".join(_percent(scores[f"pq.{group}"]) for group in QUALITY_GROUPS)
             text.append(f"| {change.version}: {change.title} | {quality.frames} | {cells} |")
+    text += ["", *asked]
     text += ["", "## What was measured", "", "| | |", "| --- | --- |"]
     text += [f"| {name} | {value} |" for name, value in rows(log, diagnostics)]
     text += ["", "## Vocabularies", ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -27,6 +28,7 @@ from fcclip_core.files.paths import expanded
 from fcclip_core.simulation.bundled_drive import bundled_drive, rendering_problem
 from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import SPLITS, train_vocabulary, world_vocabulary
+from fcclip_core.simulation.tour import MAX_SCENES, in_tour, scene_seeds
 from fcclip_core.vocabulary.snapshot import ResolvedClass
 from fcclip_ros.compat import optional_module
 from fcclip_ros.conversions.camera_info import camera_info_message
@@ -39,7 +41,6 @@ from fcclip_ros.process.runner import run_process
 from fcclip_ros.qos import LATCHED, OUTPUT, RELIABILITIES, TRANSFORMS, choose_reliability, image_profile
 
 WORLD_FRAME = "world"
-MAX_SCENES = 1000
 VOCABULARY_VERSION = 1
 
 _PATIENCE = 1.0
@@ -53,7 +54,7 @@ PARAMETERS: tuple[Declaration, ...] = (
     Declaration("split", "all", "Classes that the scenes may contain: all, or those of training.", choices=SPLITS),
     Declaration("kind", "room", "Type of the scenes.", choices=("room", "table", "yard")),
     Declaration("speed", 0.4, "Speed in meters per second, at the full rate.", limits=(0.01, 10.0)),
-    Declaration("scenes", 1, "Number of scenes.", limits=(1, MAX_SCENES)),
+    Declaration("scenes", 1, "Number of scenes, 30 m apart along the x axis of `world`.", limits=(1, MAX_SCENES)),
     Declaration("frames_per_scene", 0, "Frames per scene; 0: the whole trajectory.", limits=(0, 1_000_000)),
     Declaration(
         "recording",
@@ -158,13 +159,14 @@ class SimCamera(GuardedNode):
         from fcclip_core.simulation.render import Renderer
 
         size, count = (settings["width"], settings["height"]), settings["frames_per_scene"]
-        seeds = range(settings["seed"] * MAX_SCENES, settings["seed"] * MAX_SCENES + settings["scenes"])
+        scenes = tuple(enumerate(scene_seeds(settings["seed"], settings["scenes"])))
         prepare = functools.lru_cache(maxsize=1)(make_drive)  # a single scene loops without a pause
         with Renderer() as renderer:
-            for seed in itertools.cycle(seeds) if settings["loop"] else seeds:
+            for number, seed in itertools.cycle(scenes) if settings["loop"] else scenes:
                 drive = prepare(seed, settings["split"], settings["kind"], settings["speed"])
                 for index in range(count or math.ceil(drive.duration * settings["rate"])):
-                    yield renderer.render(drive.scene, drive.camera(index / settings["rate"]), size)
+                    frame = renderer.render(drive.scene, drive.camera(index / settings["rate"]), size)
+                    yield dataclasses.replace(frame, pose=in_tour(frame.pose, number))
 
     def _recording_if_needed(self) -> str:
         """Folder of the bundled drive; empty if the world can be rendered."""

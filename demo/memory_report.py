@@ -1,0 +1,62 @@
+"""The report's section about the object memory: a table of questions and answers, their pictures, the map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from demo.map_picture import MAP
+from demo.recall import ENOUGH_FRAMES, NEAR, MemoryWatcher, Recalled
+from fcclip_core.files.atomic_write import write_atomically
+
+
+def memory_section(folder: Path, memory: MemoryWatcher, answers: Sequence[Recalled], *, judged: bool) -> list[str]:
+    """Lines of Markdown; writes the pictures of the answers, answer_NUMBER.jpg, into the report's folder.
+
+    Args:
+        folder: The report's folder.
+        memory: What is remembered.
+        answers: The answers.
+        judged: Whether wrong ones fail the demo.
+    """
+    text = [
+        "## Asked afterwards",
+        "",
+        f"The node `object_memory` remembers {len(memory.objects)} things. After the drive it was asked for some in",
+        "words that no vocabulary of the drive had, and for one that is nowhere.",
+        "",
+        "| question | answer | place, m | off the truth | seen | probability | |",
+        "| --- " * 7 + "|",
+    ]
+    for number, answer in enumerate(answers, 1):
+        text.append("| " + " | ".join([*_cells(answer), _picture(folder, number, answer)]) + " |")
+    rule = f"Right is an answer within {100 * NEAR:.0f} cm of the true thing's center, and none for what is not there."
+    if judged:
+        rule += f" A thing that fewer than {ENOUGH_FRAMES} labeled frames showed need not be known."
+    else:
+        rule += " Answers are not part of the checks: the checkpoint is not the one that was trained on this world."
+    return [*text, "", rule, "", f"![map]({MAP})", ""]
+
+
+def _cells(answer: Recalled) -> list[str]:
+    probability = f"{answer.probability:.2f}"
+    if answer.best is None:
+        return [f"`{answer.asked.words}`", answer.sentence, "", _truth(answer), "", probability]
+    x, y, z = answer.best.place
+    what = f"{answer.best.name or 'unnamed'} (object {answer.best.id})"
+    place = f"({x:.2f}, {y:.2f}, {z:.2f})"
+    return [f"`{answer.asked.words}`", what, place, _truth(answer), f"{answer.age:.0f} s ago", probability]
+
+
+def _truth(answer: Recalled) -> str:
+    if answer.distance is not None:
+        return f"{100 * answer.distance:.0f} cm"
+    return "nothing of that name is there" if answer.asked.thing is None else "it is there"
+
+
+def _picture(folder: Path, number: int, answer: Recalled) -> str:
+    if not answer.crop:
+        return ""
+    path = folder / f"answer_{number}.jpg"
+    write_atomically(path, answer.crop)
+    return f"![{answer.asked.words}]({path.name})"

@@ -1,0 +1,157 @@
+"""Asks the node object_memory, and judges its answers by where things truly stand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped
+
+import fcclip_ros.msg as msg
+import fcclip_ros.srv as srv
+from demo.frames import Frame
+from demo.peer import Peer
+from demo.questions import Asked
+from fcclip_core.errors import FcclipError
+from fcclip_ros.qos import LATCHED, OUTPUT
+
+MEMORY_NODE = "/object_memory"
+
+NEAR = 0.3
+"""Meters from the center of a thing within which an answer names its place."""
+
+ENOUGH_FRAMES = 3
+"""Labeled frames that show a thing in which the memory must have been able to learn it."""
+
+_MIN_PIXELS = 100
+"""Of a thing in a frame that shows it."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """An object of the memory; place, center and sides of its map-aligned box in meters."""
+
+    id: int
+    name: str
+    place: np.ndarray
+    center: np.ndarray
+    sides: np.ndarray
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """The answer to a question.
+
+    Attributes:
+        asked: The question.
+        sentence: The answer in the node's words.
+        best: The best answer; None if nothing is probable enough.
+        age: Seconds since it was last seen.
+        probability: Of the best object, also if it is too small for an answer.
+        crop: The best answer's picture as JPEG; empty for none.
+        shown_in: Labeled frames that showed the thing.
+    """
+
+    asked: Asked
+    sentence: str
+    best: Remembered | None
+    age: float
+    probability: float
+    crop: bytes = field(repr=False)
+    shown_in: int
+
+    @property
+    def distance(self) -> float | None:
+        """Meters from the answer to the thing; None without one of them."""
+        if self.best is None or self.asked.thing is None:
+            return None
+        return float(np.linalg.norm(self.best.place - self.asked.thing.position))
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the answer is where the thing is, or there is none for what is not there."""
+        if self.asked.thing is None:
+            return self.best is None
+        return self.distance is not None and self.distance <= NEAR
+
+
+class MemoryWatcher:
+    """Hears what the memory says during the drive, and asks it afterwards.
+
+    Attributes:
+        path: Positions of the camera in the world, meters.
+        objects: What is remembered, as of the node's latest message.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        """Subscribes with the node of `peer`."""
+        self._peer = peer
+        self.path: list[np.ndarray] = []
+        self.objects: list[Remembered] = []
+        self._shown: Counter[str] = Counter()
+        peer.node.create_subscription(PoseStamped, "pose", self._on_pose, OUTPUT)
+        peer.node.create_subscription(msg.RememberedObjectArray, f"{MEMORY_NODE}/objects", self._on_objects, LATCHED)
+        self._recall = peer.node.create_client(srv.Recall, f"{MEMORY_NODE}/recall")
+
+    def note(self, frame: Frame) -> None:
+        """Counts the things that a labeled frame with its truth shows."""
+        assert frame.truth is not None and frame.truth_map is not None
+        areas = np.bincount(frame.truth_map.ravel())
+        self._shown.update({row.name for row in frame.truth if areas[row.id : row.id + 1].sum() >= _MIN_PIXELS})
+
+    def ask(self, questions: Sequence[Asked], patience: float) -> list[Recalled]:
+        """Asks one question after the other.
+
+        Raises:
+            FcclipError: The node rejected one.
+            TimeoutError: It did not answer within `patience` seconds.
+        """
+        return [self._ask(asked, patience) for asked in questions]
+
+    def _ask(self, asked: Asked, patience: float) -> Recalled:
+        response, _ = self._peer.call(self._recall, srv.Recall.Request(words=[asked.words], timeout=patience), patience)
+        if not response.success:
+            raise FcclipError(f"{MEMORY_NODE}/recall rejected {asked.words!r}: {response.message}")
+        best = response.answers[0] if response.answers else None
+        return Recalled(
+            asked,
+            response.message,
+            None if best is None else _remembered(best.object),
+            0.0 if best is None else best.age,
+            response.best_probability,
+            b"" if best is None else bytes(best.crop.data),
+            self._shown[asked.words],
+        )
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        with self._peer.changed:
+            self.path.append(_xyz(message.pose.position))
+
+    def _on_objects(self, message: Any) -> None:
+        objects = [_remembered(item) for item in message.objects if item.is_thing]
+        with self._peer.changed:
+            self.objects = objects
+
+
+def problems_of(answers: Sequence[Recalled]) -> list[str]:
+    """What is wrong with answers, for people; what hardly any frame showed need not be known."""
+    problems = []
+    for answer in answers:
+        if not answer.is_right and (answer.asked.thing is None or answer.shown_in >= ENOUGH_FRAMES):
+            expected = "nothing of that name is there"
+            if (thing := answer.asked.thing) is not None:
+                x, y, z = thing.position
+                expected = f"it is at ({x:.2f}, {y:.2f}, {z:.2f}) m, and {answer.shown_in} labeled frames showed it"
+            problems.append(f"the memory answers {answer.sentence}; {expected}")
+    return problems
+
+
+def _remembered(item: Any) -> Remembered:
+    return Remembered(item.id, item.name, _xyz(item.pose.pose.position), _xyz(item.box_center), _xyz(item.extents))
+
+
+def _xyz(message: Any) -> np.ndarray:
+    return np.array([message.x, message.y, message.z])
