@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -74,7 +75,7 @@ class ObjectMemoryNode(GuardedNode, LifecycleNode):
         self._stop = stop
         self._memory: ObjectMemory | None = None
         self._lifecycle = "unconfigured"
-        self._problem = self._path_problem = ""
+        self._problem = self._path_problem = self._file = ""
         self._clock_jumps = self._reanchored = 0
         self._core_log = CoreLog(self.get_logger())
         self._transitions: Worker[None] = Worker("transitions")
@@ -94,7 +95,7 @@ class ObjectMemoryNode(GuardedNode, LifecycleNode):
         self._source, said = chosen_source(self.get_parameter("pose_source").value)
         if said:
             self.get_logger().info(said)
-        self._transforms = Transforms(self, "map_frame")
+        self._transforms = Transforms(self, "map_frame", "pose_wait")
         self._map_watch = MapWatch(self._transforms)
         self._cameras = tuple(
             MemoryCamera(self, name, perception, self._poses_of(name), self._on_frame) for name in names
@@ -170,13 +171,13 @@ class ObjectMemoryNode(GuardedNode, LifecycleNode):
             self._keyframes.start(self._configuration)
         except SettingsError as error:
             self._stop_stream()
-            self._problem = printable(f"cannot activate: {error}")
+            self._lifecycle, self._problem = "inactive", printable(f"cannot activate: {error}")
             self.get_logger().error(self._problem)
             return TransitionCallbackReturn.FAILURE
         super().on_activate(state)
         self._transforms.need(self._source == TF)
         self._publisher.start(self._configuration.publish_rate)
-        self._lifecycle = "active"
+        self._lifecycle, self._problem = "active", ""
         return None
 
     @guarded_transition
@@ -230,11 +231,12 @@ class ObjectMemoryNode(GuardedNode, LifecycleNode):
             camera.stop()
             self._observations.discard(camera)
         # What is being observed still belongs to the memory.
-        self._observations.submit(lambda: None).result(_PATIENCE)
+        with contextlib.suppress(TimeoutError, FutureTimeoutError):  # a frame may wait longer for its pose
+            self._observations.submit(lambda: None).result(_PATIENCE)
 
     def _opened(self, file: str) -> ObjectMemory:
         """A memory with the file of that name, without one for an empty name."""
-        settings = self._configuration.settings
+        settings, self._file = self._configuration.settings, file
         if not file:
             self.get_logger().info("the parameter file is empty: what is remembered is forgotten at the end")
             return ObjectMemory(settings)
@@ -293,7 +295,7 @@ class ObjectMemoryNode(GuardedNode, LifecycleNode):
         state = MemoryState(
             lifecycle=self._lifecycle,
             problem=self._problem,
-            file=self._configuration.file,
+            file=self._file,
             file_problem=memory.problem if memory is not None else "",
             objects=states.count(State.CONFIRMED),
             tentative=states.count(State.TENTATIVE),
@@ -386,7 +388,14 @@ class ObjectMemoryNode(GuardedNode, LifecycleNode):
             with ObjectMemory(self._configuration.settings, expanded(file), read_only=True) as other:
                 before.merge(other)
             return len(before)
-        opened = self._opened(file)
+        if self._file and expanded(file).resolve() == expanded(self._file).resolve():
+            raise MemoryFileError(f"{file} is the file that is open already; its objects are those that are here")
+        kept = self._file
+        try:
+            opened = self._opened(file)
+        except FcclipError:
+            self._file = kept
+            raise
         self._memory = opened
         try:
             before.close()

@@ -125,6 +125,7 @@ class MemoryCamera:
     def apply(self, parameters: MemoryParameters) -> None:
         """Applies the parameters that may change at any time."""
         self._parameters = parameters
+        self.poses.apply(parameters)
         self.depth.tolerance, self.depth.patience = parameters.depth_tolerance, parameters.depth_wait
 
     @property

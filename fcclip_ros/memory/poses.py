@@ -52,6 +52,10 @@ class PoseSource(Protocol):
         """Ends that."""
         ...
 
+    def apply(self, parameters: MemoryParameters) -> None:
+        """Applies the parameters that may change at any time."""
+        ...
+
     def clear(self) -> None:
         """Forgets what was received, after the clock jumped back."""
         ...
@@ -114,6 +118,10 @@ class TransformPoses:
 
     def stop(self) -> None:
         """See `PoseSource`."""
+
+    def apply(self, parameters: MemoryParameters) -> None:
+        """See `PoseSource`."""
+        self._parameters = parameters
 
     def clear(self) -> None:
         """See `PoseSource`."""
@@ -188,8 +196,11 @@ class TopicPoses:
     def stop(self) -> None:
         """See `PoseSource`."""
         self._subscription.stop()
+
+    def apply(self, parameters: MemoryParameters) -> None:
+        """See `PoseSource`."""
         with self._changed:
-            self._changed.notify_all()
+            self._parameters = parameters
 
     def clear(self) -> None:
         """See `PoseSource`; a jump back of the poses' own stamps is noticed by themselves."""

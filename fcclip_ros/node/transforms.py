@@ -80,10 +80,17 @@ class Transforms:
     Subscriptions are created and destroyed in the executor, as those of `QosMatchingSubscription`.
     """
 
-    def __init__(self, node: Node, parameter: str = "target_frame") -> None:
-        """Does not subscribe yet; `parameter` names the frame to transform to, for the advice in messages."""
+    def __init__(self, node: Node, frame: str = "target_frame", wait: str = "transform_wait") -> None:
+        """Does not subscribe yet.
+
+        Args:
+            node: The node.
+            frame: Its parameter that names the frame to transform to, for the advice in messages.
+            wait: Likewise, the parameter that says how long transforms are waited for.
+        """
         self._node = node
-        self._parameter = parameter
+        self._frame_parameter = frame
+        self._wait_parameter = wait
         self._needed = False
         self._tf2: Any = None
         self._buffer: Any = None
@@ -154,10 +161,13 @@ class Transforms:
 
     def _advice(self, error: Exception) -> str:
         if isinstance(error, self._tf2.ExtrapolationException):
-            return "raise transform_wait, or check the rate of the broadcaster and that its clock is that of the camera"
+            return (
+                f"raise {self._wait_parameter}, or check the rate of the broadcaster and that its clock is that of the "
+                "camera"
+            )
         if isinstance(error, (self._tf2.LookupException, self._tf2.ConnectivityException)):
-            return f"check {self._parameter} and the broadcasters: ros2 run tf2_tools view_frames"
-        return f"check {self._parameter} and the frame_id of the images"
+            return f"check {self._frame_parameter} and the broadcasters: ros2 run tf2_tools view_frames"
+        return f"check {self._frame_parameter} and the frame_id of the images"
 
     # In the executor
 

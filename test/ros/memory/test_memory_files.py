@@ -52,6 +52,8 @@ def test_after_a_restart_the_objects_of_yesterday_are_there(start_process: Start
     rival.wait_for("is in use by another process; stop that one")
     added = peer.call(srv.LoadMemory, f"{NODE}/load", srv.LoadMemory.Request(file=str(tmp_path / "none.db"), add=True))
     assert not added.success and "there is no memory file" in added.message
+    same = peer.call(srv.LoadMemory, f"{NODE}/load", srv.LoadMemory.Request(file=str(file)))
+    assert not same.success and "is the file that is open already" in same.message
     other = peer.call(srv.LoadMemory, f"{NODE}/load", srv.LoadMemory.Request(file=str(tmp_path / "office.db")))
     assert (other.success, other.objects) == (True, 0)
     back = peer.call(srv.LoadMemory, f"{NODE}/load", srv.LoadMemory.Request(file=str(file), add=True))

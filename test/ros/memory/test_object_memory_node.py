@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from fcclip_ros.qos import LATCHED
 
 MUG, PLATE = (1.0, 0.2, 0.4), (1.5, -0.3, 0.4)
 THINGS = {"mug": MUG, "plate": PLATE}
+RENAMED = {"red mug": MUG, "plate": PLATE}
 COMMAND = ("-m", "fcclip_ros.object_memory", "--ros-args", "-p", "pose_source:=topic", "-p", "publish_rate:=20.0")
 READY = ("reading poses from", "reading segments from", "reading depth from", "reading camera_info from")
 NODE = "/object_memory"
@@ -235,3 +237,20 @@ def test_objects_can_be_asked_for_while_inactive_and_not_while_unconfigured(robo
     assert not answer.success and "the memory is not configured" in answer.message
     assert transition(peer, "configure", NODE) and transition(peer, "activate", NODE)
     see_until(robot, lambda: len(objects()) == 2)
+
+
+def test_words_that_change_while_driving_leave_one_object_with_both_names(robot: Robot, peer: Peer) -> None:
+    objects = listed(peer)
+    see_until(robot, lambda: len(objects()) == 2)
+    ids = {item.id for item in objects().values()}
+    robot.vocabulary("red mug", "plate", version=1)
+    see_until(robot, lambda: objects() and "red mug" in sum((item.names for item in objects().values()), []), RENAMED)
+    found = [item for item in objects().values() if "red mug" in item.names]
+    assert {item.id for item in objects().values()} == ids and "mug" in found[0].names
+
+
+def test_a_running_node_ends_on_sigterm_in_time(start_process: Callable[..., Process], peer: Peer) -> None:
+    process = start_process(*COMMAND, "-r", "__node:=other", "-r", "pose:=other_pose")
+    process.wait_for("reading segments from")
+    assert process.end(signal.SIGTERM, timeout=20.0) == 0
+    assert "Traceback" not in process.output
