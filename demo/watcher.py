@@ -22,6 +22,9 @@ from fcclip_ros.conversions.messages import color_of
 from fcclip_ros.conversions.stamps import nanoseconds
 from fcclip_ros.qos import DIAGNOSTICS, LATCHED, OUTPUT, image_profile
 
+_FINISHED = ("labeled", "left out", "dropped", "bad", "failed")
+"""Ways in which the perception node is done with a frame, as its diagnostics name them."""
+
 
 class Watcher(Peer):
     """Fills a `FrameLog` from the topics.
@@ -49,8 +52,8 @@ class Watcher(Peer):
 
     def frames_in_work(self) -> int:
         """Frames that the node had received and not finished in any way, as of its latest diagnostics."""
-        count = {key: int(value) for key, value in self.diagnostics.items() if key.startswith("frames ")}
-        return 2 * count.get("frames received", 0) - sum(count.values())
+        said = self.diagnostics
+        return int(said.get("frames received", 0)) - sum(int(said.get(f"frames {way}", 0)) for way in _FINISHED)
 
     def _subscribe(self) -> None:
         self._note(Image, "image", to_rgb, self.log.image, image_profile(ReliabilityPolicy.RELIABLE))

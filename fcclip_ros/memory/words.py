@@ -61,6 +61,8 @@ class PerceptionClient:
     async def competitors(self, timeout: float) -> Vocabulary | None:
         """The classes that compete, unseen, with the perception node's vocabulary; None for none."""
         answer = await self._call(self._vocabulary, srv.GetVocabulary.Request(), timeout)
+        for item in answer.distractors:
+            item.distractor = False  # only beside classes that are not: these are a vocabulary of their own
         return vocabulary_from_message(answer.distractors) if answer.distractors else None
 
     def _client(self, kind: type, name: str) -> Any:

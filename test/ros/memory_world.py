@@ -177,7 +177,7 @@ def serve_words(peer: Peer) -> list[list[str]]:
     def vocabulary(
         request: srv.GetVocabulary.Request, response: srv.GetVocabulary.Response
     ) -> srv.GetVocabulary.Response:
-        response.distractors = [msg.VocabularyClass(synonyms=["lamp"], is_thing=True)]
+        response.distractors = [msg.VocabularyClass(synonyms=["lamp"], is_thing=True, distractor=True)]
         return response
 
     peer.node.create_service(srv.EmbedText, "/fcclip/embed_text", embed)
