@@ -17,7 +17,7 @@ from demo.film import FILM, Film
 from demo.frames import Frame
 from demo.map_picture import MAP, draw_map
 from demo.memory_report import memory_section
-from demo.questions import choose_questions
+from demo.questions import choose_questions, keep_out
 from demo.recall import MemoryWatcher, Recalled, problems_of
 from demo.report import VocabularyChange, quality_note, table, write_report
 from demo.truth import things_of_recording, things_of_rooms
@@ -89,8 +89,8 @@ class Demo:
             self._recording = bundled_drive()
         recording = self._recording
         self._things = things_of_rooms(args.seed, SCENES) if recording is None else things_of_recording(recording)
-        self._questions = choose_questions(self._things)
-        self._chapters = chapters([asked.words for asked in self._questions])
+        self._kept_out = keep_out(self._things)
+        self._chapters = chapters([asked.words for asked in self._kept_out])
 
     def run(self) -> int:
         """Starts everything, shows three vocabularies, asks for what none of them named, ends everything, reports."""
@@ -198,7 +198,7 @@ class Demo:
         until = time.monotonic() + _SETTLING
         self._wait(watcher, children, "the memory", REST_PATIENCE, lambda: time.monotonic() > until)
         self.console.print(Text.assemble(("asked in words that were in no vocabulary:", "bold")))
-        self._answers = memory.ask(self._questions, CALL_PATIENCE)
+        self._answers = memory.ask(choose_questions(self._kept_out, memory.shown), CALL_PATIENCE)
         for answer in self._answers:
             self.console.print(Text(f"  {answer.sentence}{_against_truth(answer)}"))
 
@@ -245,7 +245,9 @@ class Demo:
             diagnostics=watcher.diagnostics,
             film=film,
             stills=stills,
-            asked=memory_section(self.args.out, memory, self._answers, judged=self.args.checkpoint == MODEL),
+            asked=memory_section(
+                self.args.out, self._kept_out, memory, self._answers, judged=self.args.checkpoint == MODEL
+            ),
             problems=problems,
         )
         self.console.print(table(log, watcher.diagnostics, "what this process and the node counted"))

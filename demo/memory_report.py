@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from demo.map_picture import MAP
+from demo.questions import Asked
 from demo.recall import ENOUGH_FRAMES, NEAR, MemoryWatcher, Recalled
 from fcclip_core.files.atomic_write import write_atomically
 
 
-def memory_section(folder: Path, memory: MemoryWatcher, answers: Sequence[Recalled], *, judged: bool) -> list[str]:
+def memory_section(
+    folder: Path, kept_out: Sequence[Asked], memory: MemoryWatcher, answers: Sequence[Recalled], *, judged: bool
+) -> list[str]:
     """Lines of Markdown; writes the pictures of the answers, answer_NUMBER.jpg, into the report's folder.
 
     Args:
         folder: The report's folder.
+        kept_out: What could have been asked.
         memory: What is remembered.
         answers: The answers.
         judged: Whether wrong ones fail the demo.
@@ -22,30 +26,31 @@ def memory_section(folder: Path, memory: MemoryWatcher, answers: Sequence[Recall
     text = [
         "## Asked afterwards",
         "",
-        f"The node `object_memory` remembers {len(memory.objects)} things. After the drive it was asked for some in",
-        "words that no vocabulary of the drive had, and for one that is nowhere.",
+        f"The node `object_memory` remembers {len(memory.objects)} things. No vocabulary of the drive had the words",
+        f"{', '.join(asked.words for asked in kept_out)}. After the drive it was asked for those that most frames had a",
+        "segment of, whatever it was called, from different rooms first, and for the last, which is nowhere.",
         "",
-        "| question | answer | place, m | off the truth | seen | probability | |",
-        "| --- " * 7 + "|",
+        "| question | answer, by the name that frames gave it | place, m | off the truth | seen | segmented in | probability | |",
+        "| --- " * 8 + "|",
     ]
     for number, answer in enumerate(answers, 1):
         text.append("| " + " | ".join([*_cells(answer), _picture(folder, number, answer)]) + " |")
     rule = f"Right is an answer within {100 * NEAR:.0f} cm of the true thing's center, and none for what is not there."
     if judged:
-        rule += f" A thing that fewer than {ENOUGH_FRAMES} labeled frames showed need not be known."
+        rule += f" What was segmented in fewer than {ENOUGH_FRAMES} frames need not be known."
     else:
         rule += " Answers are not part of the checks: the checkpoint is not the one that was trained on this world."
     return [*text, "", rule, "", f"![map]({MAP})", ""]
 
 
 def _cells(answer: Recalled) -> list[str]:
-    probability = f"{answer.probability:.2f}"
+    probability, frames = f"{answer.probability:.2f}", f"{answer.shown_in} frames" if answer.asked.thing else ""
     if answer.best is None:
-        return [f"`{answer.asked.words}`", answer.sentence, "", _truth(answer), "", probability]
+        return [f"`{answer.asked.words}`", answer.sentence, "", _truth(answer), "", frames, probability]
     x, y, z = answer.best.place
     what = f"{answer.best.name or 'unnamed'} (object {answer.best.id})"
     place = f"({x:.2f}, {y:.2f}, {z:.2f})"
-    return [f"`{answer.asked.words}`", what, place, _truth(answer), f"{answer.age:.0f} s ago", probability]
+    return [f"`{answer.asked.words}`", what, place, _truth(answer), f"{answer.age:.0f} s ago", frames, probability]
 
 
 def _truth(answer: Recalled) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,15 @@ from demo.truth import TrueThing
 from fcclip_core.simulation.names import pairs, thing_name
 
 COUNT = 3
+"""Questions for things that are there."""
+
+_A_ROOM, _IN_ALL = 2, 6
+"""Things whose names are kept out: of each room at most, and in all."""
 
 _NOT_THERE = ("red mug", "blue star", "green cone")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Asked:
     """Words that no frame was labeled with.
 
@@ -29,20 +33,34 @@ class Asked:
     thing: TrueThing | None
 
 
-def choose_questions(things: Sequence[TrueThing]) -> list[Asked]:
-    """Asks for things in the middle of their rooms, one room after the other, and for one that is nowhere.
+def keep_out(things: Sequence[TrueThing]) -> list[Asked]:
+    """What may be asked: things in the middle of their rooms, and one that is nowhere, the last.
 
-    Only for things that no other has the name of, so that there is one right answer.
+    Only things that no other has the name of, so that there is one right answer.
     """
     counts = Counter(thing.name for thing in things)
-    queues = []
-    for room in sorted({thing.room for thing in things}):
+    rooms = sorted({thing.room for thing in things})
+    chosen = []
+    for room in rooms:
         here = [thing for thing in things if thing.room == room]
         middle = np.mean([thing.position for thing in here], axis=0)
         single = [thing for thing in here if counts[thing.name] == 1]
-        queues.append(sorted(single, key=lambda thing: float(np.linalg.norm(thing.position - middle))))
-    in_turn = (queue[rank] for rank in range(COUNT) for queue in queues if rank < len(queue))
-    chosen = [thing for thing, _ in zip(in_turn, range(COUNT), strict=False)]
+        single.sort(key=lambda thing: float(np.linalg.norm(thing.position - middle)))
+        chosen += single[: _A_ROOM if len(rooms) > 1 else _IN_ALL]
     every = (*_NOT_THERE, *(thing_name(*pair) for pair in pairs("all")))
     absent = next(name for name in every if name not in counts)
     return [*(Asked(thing.name, thing) for thing in chosen), Asked(absent, None)]
+
+
+def choose_questions(kept_out: Sequence[Asked], shown: Mapping[str, int]) -> list[Asked]:
+    """Asks for the things that most frames showed, from different rooms first, and for what is nowhere.
+
+    Args:
+        kept_out: What may be asked.
+        shown: Frames in which a thing was segmented, by name.
+    """
+    there = sorted((asked for asked in kept_out if asked.thing), key=lambda asked: -shown.get(asked.words, 0))
+    rooms = [asked.thing.room for asked in there if asked.thing]
+    first = [asked for number, asked in enumerate(there) if rooms[number] not in rooms[:number]]
+    others = [asked for asked in there if asked not in first]
+    return [*(*first, *others)[:COUNT], *(asked for asked in kept_out if asked.thing is None)]

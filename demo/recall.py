@@ -15,6 +15,7 @@ import fcclip_ros.srv as srv
 from demo.frames import Frame
 from demo.peer import Peer
 from demo.questions import Asked
+from demo.vocabularies import CATCH_ALL
 from fcclip_core.errors import FcclipError
 from fcclip_ros.qos import LATCHED, OUTPUT
 
@@ -24,15 +25,15 @@ NEAR = 0.3
 """Meters from the center of a thing within which an answer names its place."""
 
 ENOUGH_FRAMES = 3
-"""Labeled frames that show a thing in which the memory must have been able to learn it."""
+"""Frames in which a thing was segmented, from which the memory must know it: it counts an object after three looks."""
 
-_MIN_PIXELS = 100
-"""Of a thing in a frame that shows it."""
+_MIN_PIXELS, _MIN_IOU = 40, 0.5
+"""Of a thing in a frame, and of its segment with it, where it counts as segmented; as in benchmarks/quality/memory.py."""
 
 
 @dataclass(frozen=True)
 class Remembered:
-    """An object of the memory; place, center and sides of its map-aligned box in meters."""
+    """An object of the memory; `name` is what frames were surest of; place, box center and box sides in meters."""
 
     id: int
     name: str
@@ -52,7 +53,7 @@ class Recalled:
         age: Seconds since it was last seen.
         probability: Of the best object, also if it is too small for an answer.
         crop: The best answer's picture as JPEG; empty for none.
-        shown_in: Labeled frames that showed the thing.
+        shown_in: Labeled frames in which the thing was segmented, whatever it was called.
     """
 
     asked: Asked
@@ -84,6 +85,7 @@ class MemoryWatcher:
     Attributes:
         path: Positions of the camera in the world, meters.
         objects: What is remembered, as of the node's latest message.
+        shown: Labeled frames in which things were segmented, by their true names.
     """
 
     def __init__(self, peer: Peer) -> None:
@@ -91,16 +93,23 @@ class MemoryWatcher:
         self._peer = peer
         self.path: list[np.ndarray] = []
         self.objects: list[Remembered] = []
-        self._shown: Counter[str] = Counter()
+        self.shown: Counter[str] = Counter()
         peer.node.create_subscription(PoseStamped, "pose", self._on_pose, OUTPUT)
         peer.node.create_subscription(msg.RememberedObjectArray, f"{MEMORY_NODE}/objects", self._on_objects, LATCHED)
         self._recall = peer.node.create_client(srv.Recall, f"{MEMORY_NODE}/recall")
 
     def note(self, frame: Frame) -> None:
-        """Counts the things that a labeled frame with its truth shows."""
-        assert frame.truth is not None and frame.truth_map is not None
-        areas = np.bincount(frame.truth_map.ravel())
-        self._shown.update({row.name for row in frame.truth if areas[row.id : row.id + 1].sum() >= _MIN_PIXELS})
+        """Counts the things that a labeled frame has segments of, by its truth."""
+        truth, panoptic = frame.truth_map, frame.labels["panoptic"]
+        assert frame.truth is not None and truth is not None and isinstance(panoptic, np.ndarray)
+        areas = np.bincount(panoptic.ravel())
+        for row in frame.truth:
+            mask = truth == row.id
+            pixels, overlaps = int(mask.sum()), np.bincount(panoptic[mask], minlength=len(areas))
+            overlaps[0] = 0
+            best = int(overlaps.argmax())
+            if pixels > _MIN_PIXELS and overlaps[best] > _MIN_IOU * (pixels + areas[best] - overlaps[best]):
+                self.shown[row.name] += 1
 
     def ask(self, questions: Sequence[Asked], patience: float) -> list[Recalled]:
         """Asks one question after the other.
@@ -123,7 +132,7 @@ class MemoryWatcher:
             0.0 if best is None else best.age,
             response.best_probability,
             b"" if best is None else bytes(best.crop.data),
-            self._shown[asked.words],
+            self.shown[asked.words],
         )
 
     def _on_pose(self, message: PoseStamped) -> None:
@@ -137,20 +146,21 @@ class MemoryWatcher:
 
 
 def problems_of(answers: Sequence[Recalled]) -> list[str]:
-    """What is wrong with answers, for people; what hardly any frame showed need not be known."""
+    """What is wrong with answers, for people; what was segmented in hardly any frame need not be known."""
     problems = []
     for answer in answers:
         if not answer.is_right and (answer.asked.thing is None or answer.shown_in >= ENOUGH_FRAMES):
             expected = "nothing of that name is there"
             if (thing := answer.asked.thing) is not None:
                 x, y, z = thing.position
-                expected = f"it is at ({x:.2f}, {y:.2f}, {z:.2f}) m, and {answer.shown_in} labeled frames showed it"
+                expected = f"it is at ({x:.2f}, {y:.2f}, {z:.2f}) m, and was segmented in {answer.shown_in} frames"
             problems.append(f"the memory answers {answer.sentence}; {expected}")
     return problems
 
 
 def _remembered(item: Any) -> Remembered:
-    return Remembered(item.id, item.name, _xyz(item.pose.pose.position), _xyz(item.box_center), _xyz(item.extents))
+    name = next((name for name in item.names if name != CATCH_ALL), item.name)
+    return Remembered(item.id, name, _xyz(item.pose.pose.position), _xyz(item.box_center), _xyz(item.extents))
 
 
 def _xyz(message: Any) -> np.ndarray:

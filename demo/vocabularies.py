@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from fcclip_core.simulation.names import HELD_OUT_STUFF, LOOKS, SHAPES, pairs, stuff_in, thing_name, world_vocabulary
 from fcclip_core.vocabulary.classes import Vocabulary
 
+CATCH_ALL = "known object"
+"""Class of the last chapter for all things that it does not name."""
+
 
 @dataclass(frozen=True)
 class Chapter:
@@ -63,7 +66,7 @@ def _by_shape(things: Sequence[str]) -> Vocabulary:
 
 def _new_words(seen: Sequence[str], new: Sequence[str]) -> Vocabulary:
     """What training never showed to the mask generator; everything else is one thing and one stuff class."""
-    known_things, known_stuff = ", ".join(("known object", *seen)), ", ".join(("known surface", *_SEEN_STUFF))
+    known_things, known_stuff = ", ".join((CATCH_ALL, *seen)), ", ".join(("known surface", *_SEEN_STUFF))
     return Vocabulary.from_names(
         [*new, *HELD_OUT_STUFF, known_things, known_stuff], stuff=[*HELD_OUT_STUFF, "known surface"]
     )
