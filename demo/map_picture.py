@@ -99,9 +99,9 @@ def _draw_room(
     left, right = panel.left * _FINER, (panel.left + panel.side) * _FINER
     draw.rectangle((left, 0, right, panel.side * _FINER), fill=_BACKGROUND, outline=_TRUTH)
     _write(draw, (left + 10, 6), title, _INK, _TEXT + 2)
-    x, y = left + 10, panel.side * _FINER - 14
-    draw.line((x, y, x + panel.scale * _FINER, y), fill=_INK, width=4)
-    _write(draw, (x, y - 34), "1 m", _INK)
+    bottom = panel.side * _FINER - 14
+    draw.line((left + 10, bottom, left + 10 + panel.scale * _FINER, bottom), fill=_INK, width=4)
+    _write(draw, (left + 10, bottom - 34), "1 m", _INK)
     for thing in things:
         center_x, center_y = panel.pixel(thing.position)
         radius = thing.radius * 0.7 * panel.scale * _FINER

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from demo.map_picture import MAP
-from demo.questions import Asked
-from demo.recall import ENOUGH_FRAMES, NEAR, MemoryWatcher, Recalled
+from demo.questions import COUNT, Asked
+from demo.recall import ENOUGH_FRAMES, MAY_BE_WRONG, NEAR, MemoryWatcher, Recalled
 from fcclip_core.files.atomic_write import write_atomically
 
 
@@ -26,11 +26,12 @@ def memory_section(
     text = [
         "## Asked afterwards",
         "",
-        f"The node `object_memory` remembers {len(memory.objects)} things. No vocabulary of the drive had the words",
-        f"{', '.join(asked.words for asked in kept_out)}. After the drive it was asked for those that most frames had a",
-        "segment of, whatever it was called, from different rooms first, and for the last, which is nowhere.",
+        f"The node `object_memory` remembers {len(memory.objects)} things. No vocabulary of the drive had these words:",
+        f"{', '.join(asked.words for asked in kept_out)}.",
+        f"After the drive it was asked for {COUNT} of them, those that most frames had a segment of, whatever it was",
+        "called, from different rooms first; and for the last, which is nowhere.",
         "",
-        "| question | answer, by the name that frames gave it | place, m | off the truth | seen | segmented in | probability | |",
+        "| question | answer, as frames called it | place, m | off the truth | seen | segmented in | probability | |",
         "| --- " * 8 + "|",
     ]
     for number, answer in enumerate(answers, 1):
@@ -38,6 +39,9 @@ def memory_section(
     rule = f"Right is an answer within {100 * NEAR:.0f} cm of the true thing's center, and none for what is not there."
     if judged:
         rule += f" What was segmented in fewer than {ENOUGH_FRAMES} frames need not be known."
+        rule += (
+            f" The demo fails with more than {MAY_BE_WRONG} wrong answer about what is there, or any about what is not."
+        )
     else:
         rule += " Answers are not part of the checks: the checkpoint is not the one that was trained on this world."
     return [*text, "", rule, "", f"![map]({MAP})", ""]

@@ -34,19 +34,17 @@ class Asked:
 
 
 def keep_out(things: Sequence[TrueThing]) -> list[Asked]:
-    """What may be asked: things in the middle of their rooms, and one that is nowhere, the last.
+    """What may be asked: things whose look is rare in their rooms, near the middle, and the last that is nowhere.
 
     Only things that no other has the name of, so that there is one right answer.
     """
     counts = Counter(thing.name for thing in things)
-    rooms = sorted({thing.room for thing in things})
+    rooms = {thing.room for thing in things}
+    most = _A_ROOM if len(rooms) > 1 else _IN_ALL
     chosen = []
-    for room in rooms:
-        here = [thing for thing in things if thing.room == room]
-        middle = np.mean([thing.position for thing in here], axis=0)
-        single = [thing for thing in here if counts[thing.name] == 1]
-        single.sort(key=lambda thing: float(np.linalg.norm(thing.position - middle)))
-        chosen += single[: _A_ROOM if len(rooms) > 1 else _IN_ALL]
+    for room in sorted(rooms):
+        ranked = _by_rare_look([thing for thing in things if thing.room == room])
+        chosen += [thing for thing in ranked if counts[thing.name] == 1][:most]
     every = (*_NOT_THERE, *(thing_name(*pair) for pair in pairs("all")))
     absent = next(name for name in every if name not in counts)
     return [*(Asked(thing.name, thing) for thing in chosen), Asked(absent, None)]
@@ -64,3 +62,14 @@ def choose_questions(kept_out: Sequence[Asked], shown: Mapping[str, int]) -> lis
     first = [asked for number, asked in enumerate(there) if rooms[number] not in rooms[:number]]
     others = [asked for asked in there if asked not in first]
     return [*(*first, *others)[:COUNT], *(asked for asked in kept_out if asked.thing is None)]
+
+
+def _by_rare_look(things: Sequence[TrueThing]) -> list[TrueThing]:
+    """A room's things, first those whose look the fewest have; of these, first the one nearest to the middle."""
+    looks = Counter(_look(thing) for thing in things)
+    middle = np.mean([thing.position for thing in things], axis=0)
+    return sorted(things, key=lambda thing: (looks[_look(thing)], float(np.linalg.norm(thing.position - middle))))
+
+
+def _look(thing: TrueThing) -> str:
+    return thing.name.partition(" ")[0]

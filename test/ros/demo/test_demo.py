@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 from demo.__main__ import _prepare_environment
-from demo.vocabularies import CHAPTERS
+from demo.vocabularies import chapters
 from fcclip_core.datasets.drive_recording import Recording
 from fcclip_core.simulation.bundled_drive import bundled_drive
 from fcclip_core.simulation.names import HELD_OUT_STUFF, class_names, train_vocabulary, world_vocabulary
+
+CHAPTERS = chapters()
 
 
 def command(out: Path, *arguments: str) -> list[str]:
@@ -68,6 +70,13 @@ def test_recorded_drive_shows_words_of_every_chapter() -> None:
     assert len(shown - new) >= 10
 
 
+def test_words_that_are_asked_afterwards_are_in_no_chapter() -> None:
+    kept_out = {"striped mug", "red ball"}
+    for before, after in zip(CHAPTERS, chapters(kept_out), strict=True):
+        words = {word for item in after.vocabulary.classes for word in item.synonyms}
+        assert words == {word for item in before.vocabulary.classes for word in item.synonyms} - kept_out
+
+
 @pytest.mark.slow
 def test_demo_labels_and_scores_frames_under_every_vocabulary(tmp_path: Path) -> None:
     done = subprocess.run(
@@ -83,6 +92,12 @@ def test_demo_labels_and_scores_frames_under_every_vocabulary(tmp_path: Path) ->
         assert f"PQ, vocabulary {version}" in done.stdout
     with Image.open(tmp_path / "film.gif") as film:
         assert film.n_frames >= 6
+    # Random weights know no words, but every question has its answer.
+    assert report.count("not part of the checks") == 1
+    assert len([line for line in report.splitlines() if line.startswith("| `")]) == 4
+    with Image.open(tmp_path / "map.png") as drawn:
+        assert drawn.size[0] == 1200
+    assert (tmp_path / "objects.db").stat().st_size > 0
     wait_until_gone(tmp_path)
 
 
@@ -102,7 +117,7 @@ def test_interrupted_demo_leaves_no_process(tmp_path: Path, number: signal.Signa
     with subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
         assert any("first labeled frame" in line for line in demo.stdout)
-        assert len(processes_of(tmp_path)) == 2
+        assert len(processes_of(tmp_path)) == 3
         demo.send_signal(number)
         said = demo.stdout.read()
         assert demo.wait(timeout=60) == 128 + number

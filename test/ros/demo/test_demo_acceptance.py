@@ -16,13 +16,14 @@ from sensor_msgs.msg import Image
 
 import fcclip_ros.msg as msg
 from demo.children import Children, ros_arguments, ros_environment
-from demo.vocabularies import CHAPTERS
+from demo.vocabularies import chapters
 from demo.watcher import Watcher
 from fcclip_core.simulation.bundled_drive import bundled_drive
 from fcclip_ros.conversions.stamps import nanoseconds
 from fcclip_ros.qos import OUTPUT
 
 pytestmark = pytest.mark.slow
+CHAPTERS = chapters()
 FRAMES = 4
 """Of each vocabulary."""
 
