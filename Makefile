@@ -36,7 +36,7 @@ test-fast: setup ## The fast tests
 test-all: lint ## Lint and all tests, slow ones too
 	$(python) -m pytest --strict-skips $(workers) -m ""
 
-demo: setup ## Drive a simulated robot, label its camera, change the words twice; film and report go to demo_output/
+demo: setup ## Drive a simulated robot, label its camera, ask where things were; film and report go to demo_output/
 	$(python) -m demo
 
 fuzz: setup ## Ten minutes of inputs that nobody made on purpose: messages, vocabularies, checkpoints, cache, bags
