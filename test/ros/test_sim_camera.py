@@ -174,12 +174,15 @@ def test_the_same_seed_gives_the_same_frames_in_any_process(
 
 
 @pytest.mark.usefixtures("renders")
-def test_without_loop_the_node_ends_after_its_last_scene(start_process: Callable[..., Process]) -> None:
+def test_without_loop_the_node_ends_after_its_last_scene(start_process: Callable[..., Process], peer: Peer) -> None:
+    poses = peer.listen(PoseStamped, "pose", RELIABLE)
     node = start_process(
         *sim_camera("rate:=20.0", "width:=32", "height:=24", "scenes:=2", "frames_per_scene:=3", "loop:=false")
     )
     assert node.wait(60.0) == 0
     assert "the drive has ended after 6 frames" in node.output
+    rooms = {round(message.pose.position.x / 30.0) for _, message in drain(poses)}
+    assert rooms == {0, 1}, "the scenes lie apart, each in its place"
 
 
 def record(folder: Path) -> Path:
