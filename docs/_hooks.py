@@ -29,6 +29,7 @@ LINK = re.compile(r"\]\((?!https?://|mailto:|#)([^)\s]+)\)")
 # The module that declares a node's parameters.
 DECLARATIONS = {
     "perception": "fcclip_ros.node.parameters",
+    "object_memory": "fcclip_ros.memory.parameters",
     "image_source": "fcclip_ros.image_source",
     "sim_camera": "fcclip_ros.sim_camera",
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -55,6 +56,102 @@ class Declaration:
             first, last = (int(limit) for limit in self.limits)
             descriptor.integer_range = [IntegerRange(from_value=first, to_value=last, step=1)]
         return descriptor
+
+
+def declared(default: Any, help: str, *, read: Callable[[str, Any], Any] | None = None, **more: Any) -> Any:
+    """A field of a dataclass that is a parameter.
+
+    Args:
+        default: What it is declared with.
+        help: A sentence without its full stop.
+        read: Makes the field's value of the parameter's name and value; may raise `SettingsError`.
+        **more: Further attributes of its `Declaration`.
+    """
+    return field(metadata={"declared": (default, f"{help}.", more), "read": read or (lambda _, value: value)})
+
+
+def declarations_of(kind: type) -> tuple[Declaration, ...]:
+    """The declarations of a dataclass whose fields are made by `declared`."""
+    return tuple(
+        Declaration(item.name, default, text, **more)
+        for item in fields(kind)
+        if "declared" in item.metadata
+        for default, text, more in (item.metadata["declared"],)
+    )
+
+
+def read_declared(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the values of such a dataclass's parameters, for its constructor.
+
+    Raises:
+        SettingsError: A value is wrong.
+    """
+    found = [item for item in fields(kind) if "read" in item.metadata]
+    return {item.name: item.metadata["read"](item.name, values[item.name]) for item in found}
+
+
+def read_names(name: str, value: Any) -> tuple[str, ...]:
+    """The texts that are not blank in a list, or in one text with semicolons between them; None is the empty list."""
+    return tuple(filter(None, _texts(name, value.split(";") if isinstance(value, str) else value)))
+
+
+def read_texts(name: str, value: Any) -> tuple[str, ...]:
+    """A text or a list of texts, such as files, blank ones too."""
+    return _texts(name, [value] if isinstance(value, str) else value)
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """A list of texts without blanks around them; None is the empty list."""
+    texts = [] if value is None else value
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise SettingsError(f"{name} is {value!r}; it must be a text or a list of texts")
+    return tuple(text.strip() for text in texts)
+
+
+def camera_names(value: Any) -> tuple[str, ...]:
+    """Reads the parameter cameras.
+
+    Returns:
+        The cameras' names; one empty name where there are none.
+
+    Raises:
+        SettingsError: A name cannot be part of a topic's, or comes twice.
+    """
+    names = read_names("cameras", value)
+    for camera in names:
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", camera):
+            raise SettingsError(
+                f"cameras has {camera!r}; a camera's name becomes part of topics (NAME/image), so it must consist of "
+                "letters, digits and underscores and not begin with a digit"
+            )
+        if names.count(camera) > 1:
+            raise SettingsError(f"cameras has {camera!r} twice; each camera needs a name of its own")
+    return names or ("",)
+
+
+def require_changeable(
+    declarations: Iterable[Declaration], values: Mapping[str, Any], changes: Mapping[str, Any], lifecycle: str
+) -> None:
+    """Checks that a lifecycle node's parameters may change now; a value that is given again is no change.
+
+    Args:
+        declarations: The node's own parameters.
+        values: Their present values.
+        changes: New values of some of them.
+        lifecycle: Label of the node's state.
+
+    Raises:
+        SettingsError: Naming those that may not, and what to do.
+    """
+    live = {declaration.name for declaration in declarations if declaration.live}
+    fixed = [name for name, value in changes.items() if name not in live and value != values[name]]
+    if changes and lifecycle == "configuring":
+        raise SettingsError("the node is being configured; change parameters before or after")
+    if fixed and lifecycle != "unconfigured":
+        raise SettingsError(
+            f"{', '.join(fixed)} cannot change while the node is configured; clean it up first, change, and configure "
+            "again (ros2 lifecycle set NODE deactivate, cleanup, configure, activate)"
+        )
 
 
 def declare(node: Node, declarations: Iterable[Declaration]) -> None:

@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, NoReturn
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -38,13 +39,12 @@ from fcclip_ros.conversions.messages import (
     vocabulary_from_message,
     vocabulary_message,
 )
-from fcclip_ros.declarations import declare, unknown_parameters
+from fcclip_ros.declarations import camera_names, declare, unknown_parameters
 from fcclip_ros.node import parameters
 from fcclip_ros.node.camera import Camera
 from fcclip_ros.node.deadlines import Deadlines
-from fcclip_ros.node.diagnostics import DiagnosticsPublisher, NodeState
+from fcclip_ros.node.diagnostics import DiagnosticsPublisher, NodeState, make_status
 from fcclip_ros.node.find import Access, FindServices
-from fcclip_ros.node.frame_statistics import Report
 from fcclip_ros.node.parameters import NodeParameters
 from fcclip_ros.node.pipeline import Pipeline, VocabularyOptions
 from fcclip_ros.node.teach import TeachService
@@ -109,7 +109,7 @@ class Perception(GuardedNode, LifecycleNode):
             self.get_logger().warning(warning)
         self.add_on_set_parameters_callback(self._on_parameters)
 
-        names = parameters.camera_names(self.get_parameter("cameras").value)
+        names = camera_names(self.get_parameter("cameras").value)
         self._transforms = Transforms(self)
         self._cameras = tuple(Camera(self, name, self._on_image, self._transforms) for name in names)
         self._diagnostics = DiagnosticsPublisher(self, self._describe)
@@ -502,9 +502,11 @@ class Perception(GuardedNode, LifecycleNode):
         self._end_if_lost(error)
         return reason
 
-    def _describe(self) -> dict[str, tuple[NodeState, Report]]:
+    def _describe(self) -> list[DiagnosticStatus]:
         reports = [(camera, camera.statistics.report()) for camera in self._cameras]
-        return {camera.title: (self._state_of(camera, report.input_rate), report) for camera, report in reports}
+        return [
+            make_status(camera.title, self._state_of(camera, report.input_rate), report) for camera, report in reports
+        ]
 
     def _state_of(self, camera: Camera, image_rate: float) -> NodeState:
         pipeline, vocabulary = self._pipeline, camera.vocabulary

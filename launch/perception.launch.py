@@ -1,4 +1,4 @@
-"""Starts the perception node for one or several cameras, optionally with image sources instead of cameras, and RViz."""
+"""Starts the perception node for one or several cameras, optionally with the object memory, image sources and RViz."""
 
 import os
 
@@ -38,6 +38,14 @@ ARGUMENTS = {
     "sim": ("false", "Publish a simulated camera with depth there; a recorded drive if rendering is not possible"),
     "rate": ("10.0", "Frames per second of the source or the simulated camera"),
     "rviz": ("false", "Start RViz2 with config/fcclip.rviz, one window per camera"),
+    "memory": ("false", "Start the node object_memory too, with the depth and the embeddings that it needs"),
+    "memory_params_file": (os.path.join(CONFIG, "object_memory.yaml"), "Parameter file of the node object_memory"),
+    "memory_file": ("", "File in which objects are kept, one for each map (empty: as in memory_params_file)"),
+    "map_frame": ("", "Frame of remembered objects (empty: as in memory_params_file; world with sim)"),
+    "pose_topic": (
+        "",
+        "Topic of the camera's poses, without TF; a list for several (empty: pose, NAME/pose)",
+    ),
     "fixed_frame": ("", "Fixed frame of RViz (empty: camera_optical_frame, the frame of the simulated camera)"),
     "respawn": ("false", "Restart the node when it exits, for example after the loss of its GPU"),
     "respawn_delay": ("5.0", "Seconds before a restart"),
@@ -67,8 +75,8 @@ def camera_topics(cameras: list[str], kind: str, given: str) -> dict[str, str]:
 
     Args:
         cameras: Names of the cameras; empty for a single camera.
-        kind: image or depth.
-        given: The argument image_topic or depth_topic.
+        kind: image, depth or pose.
+        given: The argument image_topic, depth_topic or pose_topic.
 
     Raises:
         ValueError: The number of topics is not the number of cameras.
@@ -141,11 +149,48 @@ def sim_camera(image: tuple[str, str], depth: tuple[str, str], seed: int, rate: 
     )
 
 
+def object_memory(
+    cameras: list[str], topics: dict, depth_topics: dict, parameters: dict, given: dict, common: dict
+) -> Node:
+    """Returns the node that remembers what the perception node sees.
+
+    Args:
+        cameras: Names of the cameras; empty for a single camera.
+        topics: The nodes' names of image topics, and the actual topics.
+        depth_topics: Likewise of depth topics.
+        parameters: Parameters of the perception node, some of which are the memory's too.
+        given: The launch arguments.
+        common: Common arguments of all nodes.
+    """
+    shared = ("use_sim_time", "autostart", "cameras", "image_transport", "depth_transport")
+    settings = {name: parameters[name] for name in shared if name in parameters}
+    if settings.get("image_transport") == "ffmpeg":
+        del settings["image_transport"]
+        settings["crop_side"] = 0  # no pictures: it does not decode video
+    map_frame = given["map_frame"] or ("world" if yaml.safe_load(given["sim"]) else "")
+    settings |= {"map_frame": map_frame} if map_frame else {}
+    settings |= {"file": given["memory_file"]} if given["memory_file"] else {}
+    return Node(
+        executable="object_memory",
+        name="object_memory",
+        parameters=[given["memory_params_file"], settings],
+        remappings=[
+            *(pair for name, topic in topics.items() for pair in remappings(name, topic)),
+            *depth_topics.items(),
+            *camera_topics(cameras, "pose", given["pose_topic"]).items(),
+        ],
+        **common,
+    )
+
+
 def nodes(context: LaunchContext) -> list[Node]:
     """Returns the nodes to start; called when the values of the arguments are known."""
     given = context.launch_configurations
     parameters = {name: yaml.safe_load(given[name]) for name in PARAMETERS if given[name]}
     cameras = parameters.get("cameras", [])
+    remembers = yaml.safe_load(given["memory"])
+    if remembers:
+        parameters = {"use_depth": True, "publish_embeddings": "float16", **parameters}
     topics, depth_topics = (camera_topics(cameras, kind, given[f"{kind}_topic"]) for kind in ("image", "depth"))
     common = {
         "package": "fcclip_ros",
@@ -170,6 +215,8 @@ def nodes(context: LaunchContext) -> list[Node]:
             **common,
         )
     ]
+    if remembers:
+        started.append(object_memory(cameras, topics, depth_topics, parameters, given, common))
     if yaml.safe_load(given["rviz"]):
         started += [rviz_window(name, topic, given["fixed_frame"], common) for name, topic in topics.items()]
     transport = parameters.get("image_transport", "raw")

@@ -149,7 +149,7 @@ def test_the_site_is_strict() -> None:
     assert set(settings["validation"]["links"].values()) == {"warn"}
 
 
-@pytest.mark.parametrize("node", ["perception", "image_source", "sim_camera"])
+@pytest.mark.parametrize("node", ["perception", "object_memory", "image_source", "sim_camera"])
 def test_the_generated_table_has_a_row_for_every_parameter(node: str) -> None:
     declarations = importlib.import_module(hooks().DECLARATIONS[node]).PARAMETERS
     rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table_of(node).splitlines()[2:]]
@@ -171,22 +171,24 @@ def test_the_generated_reference_has_every_interface() -> None:
             assert path.read_text(encoding="utf-8").rstrip() in page
 
 
-def test_the_page_on_topics_has_every_key_of_the_diagnostics() -> None:
-    page = (
-        (DOCS / "reference" / "topics.md").read_text(encoding="utf-8").split("\n### Diagnostics\n")[1].split("\n## ")[0]
-    )
+@pytest.mark.parametrize(
+    ("name", "title", "code", "least"),
+    [("topics", "### Diagnostics", "node", 20), ("object-memory", "## Diagnostics", "memory", 15)],
+)
+def test_the_page_has_every_key_of_the_diagnostics(name: str, title: str, code: str, least: int) -> None:
+    page = (DOCS / "reference" / f"{name}.md").read_text(encoding="utf-8").split(f"\n{title}\n")[1].split("\n## ")[0]
     named_keys = set(
         re.findall(r"`([^`]+)`", "".join(line.split("|")[1] for line in page.splitlines() if line[:3] == "| `"))
     )
-    code = ast.parse((ROOT / "fcclip_ros" / "node" / "diagnostics.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "fcclip_ros" / code / "diagnostics.py").read_text(encoding="utf-8"))
     keys = {
         key.value
-        for node in ast.walk(code)
+        for node in ast.walk(tree)
         if isinstance(node, ast.Dict)
         for key in node.keys
         if isinstance(key, ast.Constant) and isinstance(key.value, str)
     }
-    assert len(keys) > 20
+    assert len(keys) > least
     assert keys - named_keys == set()
 
 

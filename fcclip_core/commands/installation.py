@@ -389,7 +389,7 @@ def _transport(rmw: str) -> Iterator[Finding]:
 _APT_NAMES = {"tf2_ros": "tf2_ros_py"}
 """Python packages whose ROS package has another name."""
 
-_WITH_WHEELS = ("visualization_msgs",)
+_WITH_WHEELS = ("visualization_msgs", "nav_msgs")
 """Optional ROS packages that the wheels contain."""
 
 
@@ -402,7 +402,12 @@ def _optional_ros(apt_distribution: str) -> Iterator[Finding]:
             "~/detections and ~/label_info, which Nav2's layer needs, are not published",
         ),
         "tf2_msgs": ("tf2_msgs.msg", _IMPORT_PROBE, "sim_camera publishes its pose, but no transform on /tf"),
-        "tf2_ros": ("tf2_ros", _IMPORT_PROBE, "3D outputs are in the cameras' frames only (target_frame)"),
+        "tf2_ros": (
+            "tf2_ros",
+            _IMPORT_PROBE,
+            "3D outputs are in the cameras' frames only (target_frame); object_memory reads poses from a topic",
+        ),
+        "nav_msgs": ("nav_msgs.msg", _IMPORT_PROBE, "object_memory reads no odometry (pose_type) and no keyframes"),
         "visualization_msgs": ("visualization_msgs.msg", _IMPORT_PROBE, "~/markers, boxes for RViz, is not published"),
         "ffmpeg_image_transport_msgs": (
             "ffmpeg_image_transport_msgs.msg",

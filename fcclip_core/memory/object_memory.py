@@ -84,6 +84,15 @@ class ObjectMemory:
         return self._settings
 
     @property
+    def background(self) -> Vocabulary | None:
+        """Classes that compete with a question's words; a new one counts from the next question on."""
+        return self._background
+
+    @background.setter
+    def background(self, background: Vocabulary | None) -> None:
+        self._background = background
+
+    @property
     def problem(self) -> str:
         """Why the newest changes are not in the file, for people; empty if nothing is wrong, or there is no file."""
         return self._store.problem if self._store else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import Point, Pose, Vector3
 from std_msgs.msg import ColorRGBA
@@ -23,6 +24,8 @@ _OPACITY = 0.4
 
 _TEXT_HEIGHT = 0.1
 """Height of the letters in meters."""
+
+_UP = np.array([0.0, 0.0, 1.0])
 
 _THINNEST = 0.005
 """Smallest side of a box in meters: RViz refuses markers without thickness."""
@@ -50,34 +53,66 @@ def markers_message(frame: LabeledFrame, visualization: ModuleType, *, show_ids:
         red, green, blue = (channel / 255 for channel in colors.get(segment.class_id, (255, 255, 255)))
         # Not frame-locked: a box stays where it was at its stamp, although the camera moves on.
         common: dict[str, Any] = {"header": header, "id": segment.id, "action": kind.ADD, "lifetime": _LIFETIME}
-        sides = (max(float(side), _THINNEST) for side in geometry.oriented_extents)
-        box = kind(
-            **common,
-            ns="boxes",
-            type=kind.CUBE,
-            pose=make_pose(geometry.oriented_center, geometry.orientation),
-            scale=Vector3(**dict(zip("xyz", sides, strict=True))),
-            color=ColorRGBA(r=red, g=green, b=blue, a=_OPACITY),
+        markers += box_with_name(
+            kind,
+            common,
+            make_pose(geometry.oriented_center, geometry.orientation),
+            geometry.oriented_extents,
+            ColorRGBA(r=red, g=green, b=blue),
+            _text(segment, show_ids),
+            *_top(frame, geometry),
         )
-        name = kind(
-            **common,
-            ns="names",
-            type=kind.TEXT_VIEW_FACING,
-            pose=Pose(position=_above(frame, geometry)),
-            scale=Vector3(z=_TEXT_HEIGHT),
-            color=ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0),
-            text=_text(segment, show_ids),
-        )
-        markers += [box, name]
     return visualization.MarkerArray(markers=markers)
 
 
-def _above(frame: LabeledFrame, geometry: SegmentGeometry) -> Point:
-    """The middle of a text above a box: up is -y in the camera's optical frame, z in all others (REP 103)."""
-    axis, up = (1, -1.0) if frame.depth is None or frame.depth.transform is None else (2, 1.0)
-    place = geometry.center.copy()
-    place[axis] += up * (geometry.extents[axis] / 2 + _TEXT_HEIGHT)
-    return Point(**dict(zip("xyz", place.tolist(), strict=True)))
+def box_with_name(
+    kind: Any,
+    common: dict[str, Any],
+    pose: Pose,
+    sides: np.ndarray,
+    color: ColorRGBA,
+    text: str,
+    top: np.ndarray,
+    up: np.ndarray = _UP,
+) -> list[Any]:
+    """Two markers: a translucent box (namespace `boxes`), and a text above it (`names`).
+
+    Args:
+        kind: The class `visualization_msgs.msg.Marker`.
+        common: Header, id and action of both.
+        pose: Center and axes of the box.
+        sides: `(3,)`, sides of the box, meters.
+        color: Of the box; its opacity is ignored.
+        text: The text.
+        top: `(3,)`, where the text stands.
+        up: `(3,)`, unit vector upwards.
+    """
+    thick = (max(float(side), _THINNEST) for side in sides)
+    box = kind(
+        **common,
+        ns="boxes",
+        type=kind.CUBE,
+        pose=pose,
+        scale=Vector3(**dict(zip("xyz", thick, strict=True))),
+        color=ColorRGBA(r=color.r, g=color.g, b=color.b, a=_OPACITY),
+    )
+    place = dict(zip("xyz", (top + up * _TEXT_HEIGHT).tolist(), strict=True))
+    name = kind(
+        **common,
+        ns="names",
+        type=kind.TEXT_VIEW_FACING,
+        pose=Pose(position=Point(**place)),
+        scale=Vector3(z=_TEXT_HEIGHT),
+        color=ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0),
+        text=text,
+    )
+    return [box, name]
+
+
+def _top(frame: LabeledFrame, geometry: SegmentGeometry) -> tuple[np.ndarray, np.ndarray]:
+    """The top of a box, and up: -y in the camera's optical frame, z in all others (REP 103)."""
+    up = np.array([0.0, -1.0, 0.0]) if frame.depth is None or frame.depth.transform is None else _UP
+    return geometry.center + up * (geometry.extents / 2), up
 
 
 def _text(segment: Segment, show_ids: bool) -> str:

@@ -30,7 +30,7 @@ from fcclip_ros.node.transport_topic import transport_topic
 DEPTH_TRANSPORTS = ("raw", "compressedDepth")
 
 _KEPT_SECONDS = 2.0
-"""Seconds that depth images are buffered for images that arrive after them."""
+"""Default of the seconds that depth images are buffered for images that arrive after them."""
 
 _KEPT_BYTES = 128 << 20
 """Size of the buffer of a camera's depth images; the oldest are dropped first, but two are always kept."""
@@ -124,7 +124,15 @@ class DepthInput:
     images that arrive before their frame are buffered for two seconds, up to 128 MiB.
     """
 
-    def __init__(self, node: Node, topic: str, info: InfoInput, logger: RcutilsLogger) -> None:
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        info: InfoInput,
+        logger: RcutilsLogger,
+        consequence: str = "frames are published without depth",
+        kept_seconds: float = _KEPT_SECONDS,
+    ) -> None:
         """Does not subscribe yet.
 
         Args:
@@ -132,6 +140,8 @@ class DepthInput:
             topic: Topic of raw depth images before remapping; compressed ones are on `.../compressedDepth`.
             info: The camera's camera_info.
             logger: Logs why frames have no depth.
+            consequence: What happens to them then, for the log.
+            kept_seconds: Seconds that depth images are buffered for frames that arrive after them.
         """
         self.tolerance = 0.02
         """Maximum difference between the stamps of image and depth, in seconds."""
@@ -144,6 +154,8 @@ class DepthInput:
         self._topic = topic
         self._info = info
         self._depth_subscription = QosMatchingSubscription(node, self._on_depth, "depth")
+        self._consequence = consequence
+        self._kept_seconds = kept_seconds
         self._changed = threading.Condition()
         self._started = False
         self._rectified = True
@@ -272,7 +284,9 @@ class DepthInput:
         buffer = self._buffer
         buffer.kept.append((now, message))
         buffer.kept_bytes += len(message.data)
-        while len(buffer.kept) > 2 and (buffer.kept[0][0] < now - _KEPT_SECONDS or buffer.kept_bytes > _KEPT_BYTES):
+        while len(buffer.kept) > 2 and (
+            buffer.kept[0][0] < now - self._kept_seconds or buffer.kept_bytes > _KEPT_BYTES
+        ):
             buffer.kept_bytes -= len(buffer.kept.popleft()[1].data)
 
     def _match(self, stamp: int, *, taken: bool) -> _Match:
@@ -396,7 +410,7 @@ class DepthInput:
         self._buffer.problem = reason
         # The text about stamps contains numbers that differ from frame to frame.
         key = reason.kind if reason.kind == "stamps" else reason.text
-        self._warn_once(key, f"frames are published without depth: {reason.text}")
+        self._warn_once(key, f"{self._consequence}: {reason.text}")
 
     def _warn_once(self, key: str, text: str) -> None:
         if key not in self._buffer.logged:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,12 +68,12 @@ class NodeState:
 class DiagnosticsPublisher:
     """Publishes the diagnostics of a node."""
 
-    def __init__(self, node: Node, describe: Callable[[], Mapping[str, tuple[NodeState, Report]]]) -> None:
+    def __init__(self, node: Node, describe: Callable[[], Iterable[DiagnosticStatus]]) -> None:
         """Starts publishing.
 
         Args:
             node: The node.
-            describe: Called for each message; returns title of a status -> its state and statistics.
+            describe: Called for each message; the names of its statuses get the name of the node before them.
         """
         self._node = node
         self._describe = describe
@@ -85,7 +85,9 @@ class DiagnosticsPublisher:
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
         name = self._node.get_fully_qualified_name().lstrip("/")
-        message.status = [make_status(f"{name}: {title}", *about) for title, about in self._describe().items()]
+        message.status = list(self._describe())
+        for status in message.status:
+            status.name = f"{name}: {status.name}"
         self._publisher.publish(message)
 
 
@@ -161,7 +163,7 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         "vocabulary classes": str(state.vocabulary_classes),
         "distractors": str(state.distractors),
         "classes being encoded": str(state.encoding_classes),
-        **_memory(state.device),
+        **process_memory(state.device),
         "last error": error.text if error else "",
         "last error age (s)": f"{error.age:.0f}" if error else "",
     }
@@ -188,8 +190,8 @@ def _transform(transform: TransformState) -> dict[str, str]:
     }
 
 
-def _memory(device: str) -> dict[str, str]:
-    """Memory of this process, and torch's memory on the GPU if it uses one, in MB."""
+def process_memory(device: str = "") -> dict[str, str]:
+    """Memory of this process, and torch's memory on the GPU if it uses one, in MB; keys and values of a status."""
     memory = {}
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -1,8 +1,9 @@
-"""config/perception.yaml, made from the declared parameters: `python -m fcclip_ros.node.parameter_file`."""
+"""A node's parameter file, made from its declarations; config/perception.yaml by `python -m` with this module."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 
 import yaml
 
@@ -12,16 +13,28 @@ from fcclip_ros.declarations import Declaration
 from fcclip_ros.node.parameters import PARAMETERS
 
 _HEAD = """\
-# Every parameter of the node fcclip, with its default. Copy this file, change it, start with params_file:=YOUR_FILE.
-# "Live": may change while the node works (ros2 param set). Made by `python -m fcclip_ros.node.parameter_file`.
+# Every parameter of the node {node}, with its default. Change a copy, start with {argument}:=FILE.
+# "Live": may change while the node works (ros2 param set). Made by `python -m {module}`.
 /**:
   ros__parameters:
 """
 
 
 def parameter_file() -> str:
-    """The YAML file: each parameter with its help, its range and its default."""
-    return _HEAD + "\n".join(map(_entry, PARAMETERS))
+    """The YAML file of the perception node."""
+    return file_of(PARAMETERS, "fcclip", "params_file", "fcclip_ros.node.parameter_file")
+
+
+def file_of(declarations: Iterable[Declaration], node: str, argument: str, module: str) -> str:
+    """A YAML file: each parameter with its help, its range and its default.
+
+    Args:
+        declarations: The parameters.
+        node: Name of the node.
+        argument: Argument of the launch file that takes such a file.
+        module: The module that writes the file in the checkout.
+    """
+    return _HEAD.format(node=node, argument=argument, module=module) + "\n".join(map(_entry, declarations))
 
 
 def _entry(parameter: Declaration) -> str:

@@ -12,7 +12,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from fcclip_core.quoting import printable
 from fcclip_ros.conversions.frame import FrameDepth
 from fcclip_ros.conversions.stamps import nanoseconds
-from fcclip_ros.node.transforms import Lookup, MissingTransform, Transforms
+from fcclip_ros.node.transforms import Lookup, MissingTransform, PatientLookup, Transforms, frame_of
 
 _DISCOVERY_TIME = 2.0
 """Seconds after a start in which the broadcasters may still be discovered: misses are counted, but not logged."""
@@ -54,13 +54,12 @@ class TargetFrame:
         """
         self.patience = 0.0
         """Seconds after its arrival that a frame may wait for its transform."""
-        self._transforms = transforms
+        self._lookup = PatientLookup(transforms)
         self._logger = logger
         self._lock = threading.Lock()
         self._name = ""
         self._found = self._missed = 0
         self._problem = ""
-        self._should_wait = True
         self._quiet_until = 0.0
         self._restart()
 
@@ -93,12 +92,11 @@ class TargetFrame:
         if not target:
             return depth
         try:
-            # Drivers from the time before tf2 begin it with a slash, which tf2 refuses.
-            source = header.frame_id.lstrip("/")
-            _check(source, header)
+            source = frame_of(header)
             transform = None
             if source != target:
-                transform = self._find(Lookup(target, source, nanoseconds(header.stamp), arrived + self.patience))
+                lookup = Lookup(target, source, nanoseconds(header.stamp), arrived + self.patience)
+                transform = self._lookup.find(lookup)
         except MissingTransform as missing:
             self._count(target, f"there is no transform from {header.frame_id!r} to {target!r}: {missing}")
             return None
@@ -110,23 +108,10 @@ class TargetFrame:
         with self._lock:
             return TransformState(self._name, self._found, self._missed, self._problem) if self._name else None
 
-    def _find(self, lookup: Lookup) -> Any:
-        wait = self._should_wait
-        try:
-            return self._transforms.find(lookup, wait=wait)
-        except MissingTransform:
-            self._should_wait = False
-            if not wait:
-                self._transforms.notify(self, lookup, self._wait_again)
-            raise
-
-    def _wait_again(self) -> None:
-        self._should_wait = True
-
     def _restart(self) -> None:
         self._found = self._missed = 0
         self._problem = ""
-        self._should_wait = True
+        self._lookup.restart()
         self._quiet_until = time.monotonic() + _DISCOVERY_TIME
 
     def _count(self, target: str, problem: str) -> None:
@@ -139,15 +124,3 @@ class TargetFrame:
         if problem and not quiet:
             text = f"3D outputs of a frame are left out: {problem}"
             self._logger.warning(printable(text), throttle_duration_sec=_WARNING_PERIOD)
-
-
-def _check(source: str, header: Any) -> None:
-    """Checks that a transform from a frame can be looked up.
-
-    Raises:
-        MissingTransform: The header has no frame, or no stamp.
-    """
-    if not source:
-        raise MissingTransform("the image has an empty frame_id; set it in the driver")
-    if nanoseconds(header.stamp) == 0:  # For tf2 it means the latest transform.
-        raise MissingTransform("the image has the stamp 0; set it in the driver")

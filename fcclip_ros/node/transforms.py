@@ -17,6 +17,7 @@ from fcclip_core.errors import DepthError, SettingsError
 from fcclip_core.geometry.transform import RigidTransform
 from fcclip_ros.compat import optional_module
 from fcclip_ros.conversions.messages_3d import transform_from_message
+from fcclip_ros.conversions.stamps import nanoseconds
 
 _BACKWARD = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
 """Jumps of simulated time after which earlier transforms are invalid, for example when a bag starts again."""
@@ -58,15 +59,38 @@ class Lookup:
     deadline: float
 
 
+def frame_of(header: Any) -> str:
+    """The frame of an image as tf2 takes it.
+
+    Raises:
+        MissingTransform: The header has no frame, or no stamp, so that no transform can be looked up.
+    """
+    # Drivers from the time before tf2 begin it with a slash, which tf2 refuses.
+    frame: str = header.frame_id.lstrip("/")
+    if not frame:
+        raise MissingTransform("the image has an empty frame_id; set it in the driver")
+    if nanoseconds(header.stamp) == 0:  # For tf2 it means the latest transform.
+        raise MissingTransform("the image has the stamp 0; set it in the driver")
+    return frame
+
+
 class Transforms:
     """The transforms of the last ten seconds, received while they are needed; shared by the cameras of a node.
 
     Subscriptions are created and destroyed in the executor, as those of `QosMatchingSubscription`.
     """
 
-    def __init__(self, node: Node) -> None:
-        """Does not subscribe yet."""
+    def __init__(self, node: Node, frame: str = "target_frame", wait: str = "transform_wait") -> None:
+        """Does not subscribe yet.
+
+        Args:
+            node: The node.
+            frame: Its parameter that names the frame to transform to, for the advice in messages.
+            wait: Likewise, the parameter that says how long transforms are waited for.
+        """
         self._node = node
+        self._frame_parameter = frame
+        self._wait_parameter = wait
         self._needed = False
         self._tf2: Any = None
         self._buffer: Any = None
@@ -106,6 +130,12 @@ class Transforms:
                         raise
                 self._changed.wait(seconds)
 
+    def clear(self) -> None:
+        """Forgets all moving transforms, after their clock jumped back."""
+        with self._changed:
+            if self._buffer is not None:
+                self._buffer.clear()
+
     def notify(self, key: object, lookup: Lookup, arrived: Callable[[], None]) -> None:
         """Calls `arrived` in the executor if a missing transform arrives before its deadline.
 
@@ -131,10 +161,13 @@ class Transforms:
 
     def _advice(self, error: Exception) -> str:
         if isinstance(error, self._tf2.ExtrapolationException):
-            return "raise transform_wait, or check the rate of the broadcaster and that its clock is that of the camera"
+            return (
+                f"raise {self._wait_parameter}, or check the rate of the broadcaster and that its clock is that of the "
+                "camera"
+            )
         if isinstance(error, (self._tf2.LookupException, self._tf2.ConnectivityException)):
-            return "check target_frame and the broadcasters: ros2 run tf2_tools view_frames"
-        return "check target_frame and the frame_id of the images"
+            return f"check {self._frame_parameter} and the broadcasters: ros2 run tf2_tools view_frames"
+        return f"check {self._frame_parameter} and the frame_id of the images"
 
     # In the executor
 
@@ -171,6 +204,38 @@ class Transforms:
                     arrived()
                 if available or now > lookup.deadline:
                     del self._late[key]
+
+
+class PatientLookup:
+    """Looks up transforms for one stream of images; those that are late are waited for.
+
+    Unless waiting was in vain the last time and would have been since: a stream whose transforms are missing is not
+    held up.
+    """
+
+    def __init__(self, transforms: Transforms) -> None:
+        """Waits the first time."""
+        self._transforms = transforms
+        self._should_wait = True
+
+    def restart(self) -> None:
+        """Waits again."""
+        self._should_wait = True
+
+    def find(self, lookup: Lookup) -> RigidTransform:
+        """Returns a transform.
+
+        Raises:
+            MissingTransform: It is not available.
+        """
+        wait = self._should_wait
+        try:
+            return self._transforms.find(lookup, wait=wait)
+        except MissingTransform:
+            self._should_wait = False
+            if not wait:
+                self._transforms.notify(self, lookup, self.restart)
+            raise
 
 
 class _Feed:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 
-_NODES = ("perception", "image_source", "sim_camera")
+_NODES = ("perception", "image_source", "sim_camera", "object_memory")
 
 
 def is_node_process() -> bool:

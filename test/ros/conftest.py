@@ -103,6 +103,13 @@ def visualization_msgs(domain: None) -> Iterator[ModuleType]:
         yield messages
 
 
+@pytest.fixture(scope="module")
+def nav_msgs(domain: None) -> Iterator[ModuleType]:
+    """The messages of nav_msgs, for a module whose nodes have that package."""
+    with messages_of("nav_msgs") as messages:
+        yield messages
+
+
 @pytest.fixture
 def peer() -> Iterator[Peer]:
     """A node to talk to others with."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ros_harness import ROOT
 
+from fcclip_ros.memory.parameters import PARAMETERS as MEMORY_PARAMETERS
 from fcclip_ros.sim_camera import PARAMETERS
 
 Describe = Callable[..., dict[str, SimpleNamespace]]
@@ -114,6 +115,34 @@ def test_sim_sets_parameters_that_the_camera_has(describe: Describe) -> None:
 def test_sim_with_what_it_does_not_go_with_is_refused(describe: Describe, other: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="sim:=true cannot be combined with source, nor with an image_transport"):
         describe(sim="true", **other)
+
+
+def test_memory_brings_what_it_needs_of_the_perception_node(describe: Describe) -> None:
+    nodes = describe(memory="true", memory_file="/maps/home.db", image_topic="/front/image", depth_topic="/front/depth")
+    assert nodes.keys() == {"fcclip", "object_memory"}
+    assert nodes["fcclip"].parameters[1] == {"use_depth": True, "publish_embeddings": "float16"}
+    file, settings = nodes["object_memory"].parameters
+    assert Path(file) == ROOT / "config" / "object_memory.yaml"
+    assert settings == {"file": "/maps/home.db"}, "the frame of the parameter file holds"
+    names = dict(nodes["object_memory"].remappings)
+    assert (names["image"], names["depth"], names["pose"]) == ("/front/image", "/front/depth", "pose")
+    assert names["camera_info"] == "/front/camera_info"
+
+
+def test_a_remembering_robot_of_several_cameras_in_the_simulated_world(describe: Describe) -> None:
+    nodes = describe(memory="true", sim="true", cameras="[front, left]")
+    settings = nodes["object_memory"].parameters[1]
+    assert settings == {"cameras": ["front", "left"], "map_frame": "world"}
+    declared = {declaration.name for declaration in MEMORY_PARAMETERS}
+    assert settings.keys() <= declared
+    names = dict(nodes["object_memory"].remappings)
+    camera = dict(nodes["sim_camera_left"].remappings)
+    assert (names["left/pose"], names["left/depth"]) == (camera["pose"], camera["depth"])
+
+
+def test_what_the_memory_cannot_read_is_left_out(describe: Describe) -> None:
+    settings = describe(memory="true", image_transport="ffmpeg", map_frame="odom")["object_memory"].parameters[1]
+    assert settings == {"crop_side": 0, "map_frame": "odom"}
 
 
 def test_a_source_publishes_no_video(describe: Describe) -> None:

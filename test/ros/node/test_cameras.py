@@ -31,7 +31,8 @@ from std_srvs.srv import SetBool
 
 from fcclip_core.errors import SettingsError
 from fcclip_ros import msg, srv
-from fcclip_ros.node.parameters import PARAMETERS, camera_names
+from fcclip_ros.declarations import camera_names
+from fcclip_ros.node.parameters import PARAMETERS
 from fcclip_ros.qos import LATCHED, OUTPUT
 
 Start = Callable[..., Process]
