@@ -126,7 +126,8 @@ class ResultWriter:
         with contextlib.ExitStack() as overlay:
             if self.outputs.overlay != "none":
                 files["overlay"] = f"{job.stem}_overlay.mp4"
-                show = overlay.enter_context(movie(self.out / files["overlay"], video.rate, first.image.shape))
+                shape = (*self._label_size(first.image), 3)
+                show = overlay.enter_context(movie(self.out / files["overlay"], video.rate, shape))
             # Finished before the overlay, which may fail without them.
             with self._lines(job, files) as write:
                 for index, frame in enumerate(itertools.chain([first], frames)):
@@ -195,7 +196,8 @@ class ResultWriter:
                     if self.outputs.overlay != "none":
                         if show is None:
                             files["overlay"] = f"{job.stem}_overlay.mp4"
-                            opened = movie(self.out / files["overlay"], rate or FALLBACK_RATE, frame.image.shape)
+                            shape = (*self._label_size(frame.image), 3)
+                            opened = movie(self.out / files["overlay"], rate or FALLBACK_RATE, shape)
                             show = overlay.enter_context(opened)
                         show(self._draw(frame.image, result))
                     advance(index + 1, count)
@@ -231,8 +233,13 @@ class ResultWriter:
         if self.ignore_mask is None:
             return self.segmenter(image)
         # Before the model, which takes longer.
-        ignored = self.ignore_mask.at(*image.shape[:2])
+        ignored = self.ignore_mask.at(*self._label_size(image))
         return self.segmenter(image).without_pixels(ignored)
+
+    def _label_size(self, image: np.ndarray) -> tuple[int, int]:
+        """(height, width) of the labels of an image."""
+        stride = self.segmenter.settings.output_stride
+        return -(-image.shape[0] // stride), -(-image.shape[1] // stride)
 
     def _draw(self, image: np.ndarray, result: PanopticResult) -> np.ndarray:
         from fcclip_core.segments.visualization import draw_overlay

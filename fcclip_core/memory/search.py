@@ -109,7 +109,7 @@ class Columns:
                 continue
             part = self.embeddings[block][kept] if few else self.embeddings[block]
             # Not by BLAS: the product waits for memory alone, and its threads for other programs of a busy robot.
-            cosines = np.max([np.einsum("nd,d->n", part, row) for row in rows], axis=0)
+            cosines = np.max([np.einsum("ij,j->i", part, row) for row in rows], axis=0)
             best[block][kept] = cosines if few else cosines[kept]
         return best
 

@@ -12,6 +12,7 @@ from rclpy.node import Node
 import fcclip_ros.srv as srv
 from fcclip_core.errors import SettingsError
 from fcclip_core.memory.asking import Question
+from fcclip_core.memory.object_memory import ObjectMemory
 from fcclip_core.settings import AUTO
 from fcclip_core.vocabulary.background import background_from
 from fcclip_ros.compat import result_of
@@ -31,6 +32,8 @@ class RecallService:
         self._node = node
         self._access = access
         self._perception = perception
+        self._has_background: ObjectMemory | None = None
+        """The memory that knows what competes in the perception node; `~/load` brings another one."""
         # Reentrant: the callbacks await other threads and nodes without blocking the executor.
         node.create_service(
             srv.Recall,
@@ -57,8 +60,9 @@ class RecallService:
         background = self._access.parameters().background
         if background != (AUTO,):
             memory.background = background_from(background, None)
-        elif memory.background is None:
+        elif self._has_background is not memory:
             memory.background = await self._perception.competitors(timeout)
+            self._has_background = memory
         unknown = await self._run(memory.unknown_words, question)
         if unknown:
             text = await self._perception.embed(unknown, max(deadline - time.monotonic(), 0.001))

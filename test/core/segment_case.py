@@ -64,7 +64,8 @@ class FakeSegmenter:
     def __call__(self, image: np.ndarray) -> PanopticResult:
         self.frames += 1
         type(self).on_frame(self.frames)
-        height, width = image.shape[:2]
+        stride = self.settings.output_stride
+        height, width = (-(-side // stride) for side in image.shape[:2])
         segment_map = np.zeros((height, width), np.int32)
         segment_map[:, : width // 2] = 1
         found = Segment(

@@ -115,6 +115,26 @@ def test_ignored_pixels_are_in_no_line_of_a_video(tmp_path: Path) -> None:
     assert [line["segments"][0]["box"] for line in lines] == [[10, 0, 32, 48]] * 2
 
 
+@pytest.mark.parametrize("stride", [2, 4])
+def test_labels_overlay_and_boxes_are_as_small_as_the_stride_says(tmp_path: Path, stride: int) -> None:
+    inputs = save_image(tmp_path / "cup.png", 41, 60), save_video(tmp_path / "run.mp4", frames=2)
+    mask, out = save_mask(tmp_path / "arm.png", 41, 60), tmp_path / "out"
+    options = ("--output-stride", stride, "--overlay", "png")
+    assert run(inputs[0], "--out", out, "--ignore-mask", mask, *options) == 0
+    size = (60 // stride, -(-41 // stride))
+    for name in ("cup_labels.png", "cup_semantic.png", "cup_overlay.png"):
+        assert Image.open(out / name).size == size, name
+    labels = np.asarray(Image.open(out / "cup_labels.png"))
+    ignored = -(-10 // stride)
+    assert not labels[:, : ignored - 1].any() and labels[:, ignored : size[0] // 2].all()
+    about = json.loads((out / "cup.json").read_text())
+    assert about["segments"][0]["box"][2:] == [size[0] // 2, size[1]]
+    assert (about["height"], about["width"], about["settings"]["output_stride"]) == (41, 60, stride)
+    assert run(inputs[1], "--out", out, "--output-stride", stride) == 0
+    overlay = cv2.VideoCapture(str(out / "run_overlay.mp4"))
+    assert overlay.read()[1].shape == (48 // stride, 64 // stride, 3)
+
+
 def test_an_ignore_mask_that_does_not_fit_costs_that_input_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
