@@ -175,7 +175,7 @@ def test_the_same_seed_gives_the_same_frames_in_any_process(
 
 @pytest.mark.usefixtures("renders")
 def test_without_loop_the_node_ends_after_its_last_scene(start_process: Callable[..., Process], peer: Peer) -> None:
-    poses = peer.listen(PoseStamped, "pose", RELIABLE)
+    poses = peer.listen(PoseStamped, "pose", OUTPUT)
     node = start_process(
         *sim_camera("rate:=20.0", "width:=32", "height:=24", "scenes:=2", "frames_per_scene:=3", "loop:=false")
     )
