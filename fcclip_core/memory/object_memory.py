@@ -56,7 +56,7 @@ class ObjectMemory:
             path: The file; created if it is not there, loaded if it is. A corrupt one is moved aside, which the log
                 says. None: nothing is kept.
             background: Classes that compete with a question's words, as far as they do not overlap with them
-                (`Segmenter.default_background`); without them, little competes where frames had few words.
+                (`Segmenter.default_background()`); without them, little competes where frames had few words.
             read_only: Read the file and never write it; it may be in use by another process then.
 
         Raises:
@@ -82,6 +82,11 @@ class ObjectMemory:
     def settings(self) -> MemorySettings:
         """Limits and thresholds."""
         return self._settings
+
+    @property
+    def model(self) -> str:
+        """Identity of the text tower whose words compare with the embeddings; empty until words were learned."""
+        return self._text.model
 
     @property
     def problem(self) -> str:
@@ -239,15 +244,21 @@ class ObjectMemory:
             Id in the other memory -> id here.
 
         Raises:
-            ObservationError: Its embeddings have another dimension.
+            ObservationError: Its embeddings have another dimension, or are of another model.
         """
         states = (State.CONFIRMED, State.GONE, State.TENTATIVE)
         items, vocabularies = other.objects(states), list(other._vocabularies.by_key().values())
         with self._lock:
+            if self.model and other.model and self.model != other.model:
+                raise ObservationError(
+                    f"the memories are of two models, {self.model[:12]!r} and {other.model[:12]!r}, whose embeddings "
+                    "do not compare; fill both with one checkpoint"
+                )
+            self._text.model = self.model or other.model
             for words in vocabularies:
                 self._vocabularies.add(words)
             ids = self._map.adopt(items)
-            self._keep({"vocabularies": self._vocabularies.by_key()})
+            self._keep({"vocabularies": self._vocabularies.by_key(), "model": self.model})
             return ids
 
     def move_frame(self, transform: np.ndarray) -> None:
