@@ -96,8 +96,8 @@ def test_unknown_frames_and_separate_trees_are_said() -> None:
     tree = driving()
     tree.add("world", "other", 0, (0, 0, 0), STRAIGHT, static=True)
     listed = "the frames are: base, camera, map, odom, other, world"
-    with pytest.raises(DepthError, match=f"there is no frame 'mapp'; {listed}"):
-        tree.find("mapp", "camera", 11 * SECOND)
+    with pytest.raises(DepthError, match=f"there is no frame 'earth'; {listed}"):
+        tree.find("earth", "camera", 11 * SECOND)
     with pytest.raises(DepthError, match="'map' and 'other' are not connected"):
         tree.find("map", "other", 11 * SECOND)
 
