@@ -52,6 +52,13 @@ def add_vanished_masks_argument(parser: argparse.ArgumentParser) -> None:
     _add(parser, "vanished_masks", setting, default=setting[0].default)
 
 
+def add_text_tower_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --checkpoint and --device, for what embeds words alone."""
+    for name in ("checkpoint", "device"):
+        setting = settings_of(ModelSettings)[name]
+        _add(parser, name, setting, default=setting[0].default)
+
+
 def add_vocabulary_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --vocab, --stuff and --background."""
     words = settings_of(WordSettings)

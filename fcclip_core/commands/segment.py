@@ -23,6 +23,12 @@ from fcclip_core.commands.progress_bar import progress_bar
 from fcclip_core.commands.ros_modules import ros_module
 from fcclip_core.commands.segment_jobs import Job, find_jobs, left_out
 from fcclip_core.commands.segment_loop import reason_of, segment_each
+from fcclip_core.commands.segment_memory import (
+    MemoryFiller,
+    add_memory_arguments,
+    check_memory_arguments,
+    memory_filler,
+)
 from fcclip_core.commands.segment_outcomes import Display, Tally, print_summary
 from fcclip_core.commands.segment_records import OutputOptions, recipe_of
 from fcclip_core.commands.segment_writer import ResultWriter
@@ -90,6 +96,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--with-input", action="store_true", help="copy what a bag holds into the labeled one")
     parser.add_argument("--again", action="store_true", help="label anew what is done already")
+    add_memory_arguments(parser)
     add_vocabulary_arguments(parser)
     add_model_arguments(parser)
     parser.set_defaults(run=run)
@@ -135,10 +142,10 @@ def _run_alone(args: argparse.Namespace) -> int:
     from fcclip_core.terminal import Terminal
 
     console = Terminal(stderr=True, soft_wrap=True)
-    with _ours(out) as claim:
+    with _ours(out) as claim, memory_filler(args) as memory:
         _warn(args, request, console)
         tally = Tally(jobs)
-        writer = _writer(args, request, claim, args.device, console)
+        writer = _writer(args, request, claim, args.device, console, memory)
         tally.backends.append(writer.segmenter.backend_description)
         with watched(writer.segmenter.device), Display(tally, console) as display:
             display.show()
@@ -239,8 +246,9 @@ def _planned(args: argparse.Namespace) -> tuple[Path, list[Job]]:
     inputs = [expanded(name) for name in args.inputs]
     out = _output_folder(args.out)
     jobs = find_jobs(inputs, out)
+    check_memory_arguments(args, jobs, alone=not torchrun.is_started_by_torchrun())
     results = (out / name for job in jobs for name in job.results(args.overlay))
-    given = (expanded(text) for text in (args.vocab, args.checkpoint, *filter(None, [args.ignore_mask])))
+    given = (expanded(text) for text in (args.vocab, args.checkpoint, *filter(None, [args.ignore_mask, args.memory])))
     refuse_overwriting("the result", results, [*(job.source for job in jobs), *given])
     return out, jobs
 
@@ -266,7 +274,12 @@ def _warn(args: argparse.Namespace, request: Request, console: Terminal) -> None
 
 
 def _writer(
-    args: argparse.Namespace, request: Request, claim: FolderClaim, device: str, console: Terminal
+    args: argparse.Namespace,
+    request: Request,
+    claim: FolderClaim,
+    device: str,
+    console: Terminal,
+    memory: MemoryFiller | None = None,
 ) -> ResultWriter:
     """Loads the weights and encodes the words."""
     from rich.text import Text
@@ -289,7 +302,7 @@ def _writer(
             vocabulary, progress=lambda done, new: progress.update(words, completed=done, total=new)
         )
     recipe = recipe_of(segmenter, snapshot, request.ignore_mask, request.outputs)
-    return ResultWriter(claim, segmenter, snapshot, str(args.checkpoint), recipe, request.ignore_mask)
+    return ResultWriter(claim, segmenter, snapshot, str(args.checkpoint), recipe, request.ignore_mask, memory)
 
 
 def _output_folder(name: str) -> Path:

@@ -68,7 +68,9 @@ def _outcome(job: Job, writer: ResultWriter, reports: Reports, again: bool) -> O
     """
     differing = differences(writer.out, job, writer.recipe, state_of(job.source))
     if differing == [] and not again:
-        return Outcome("kept")
+        if writer.has_remembered(job):
+            return Outcome("kept")
+        differing = ["memory"]
     if os.path.exists(job.source) and not (os.path.isfile(job.source) or os.path.isdir(job.source)):
         raise ImageError("it is no file: a pipe, a socket or a device cannot be read")
 

@@ -21,6 +21,7 @@ from fcclip_core.files.json_files import json_line, write_json
 if TYPE_CHECKING:
     import numpy as np
 
+    from fcclip_core.commands.segment_memory import MemoryFiller, Observe
     from fcclip_core.geometry.ignore_mask import IgnoreMask
     from fcclip_core.results import PanopticResult
     from fcclip_core.segmenter import Segmenter
@@ -42,6 +43,7 @@ class ResultWriter:
         checkpoint: What the user called the weights.
         recipe: What is written, and what decides it.
         ignore_mask: Pixels that are never labeled; None: all may be.
+        memory: Remembers what bags show; None: nothing does.
     """
 
     claim: FolderClaim
@@ -50,6 +52,7 @@ class ResultWriter:
     checkpoint: str
     recipe: Recipe
     ignore_mask: IgnoreMask | None = None
+    memory: MemoryFiller | None = None
 
     @property
     def out(self) -> Path:
@@ -162,20 +165,18 @@ class ResultWriter:
         from fcclip_core.images.image_files import write_image
         from fcclip_core.images.video_files import FALLBACK_RATE, movie
 
-        bags = ros_module("fcclip_ros.bags.bag_segmentation", "labeling a bag")
+        bags = _bags()
         state = state_of(job.source)
-        topic = self.outputs.topic
-        gray_range = bags.GrayRange.parse("--gray16-range", self.outputs.gray16_range)
-        source = bags.BagImages(
-            job.source, topic, option="--topic", max_pixels=self.outputs.max_pixels, gray_range=gray_range
-        )
+        source = self._bag_images(job)
         count, rate = source.count_and_rate()
         files = {"bag": f"{job.stem}_bag", "frames": f"{job.stem}_frames.jsonl", "labels": f"{job.stem}_labels"}
         _check_replaceable(self.out / files["labels"])
         unreadable, first, show = 0, None, None
+        notes: list[str] = []
         with contextlib.ExitStack() as overlay:
             # Nothing of an earlier run is replaced before all is written; then the overlay, which may fail without it.
             with contextlib.ExitStack() as stack:
+                observe = stack.enter_context(self._remembering(source, notes))
                 pictures = stack.enter_context(atomic_folder(self.out / files["labels"]))
                 labeled = stack.enter_context(bags.LabelBag(self.out / files["bag"]))
                 write = stack.enter_context(self._lines(job, files))
@@ -186,6 +187,7 @@ class ResultWriter:
                         advance(index + 1, count)
                         continue
                     result = self._label(frame.image)
+                    observe(frame, result)
                     labeled.write(frame, result, self.snapshot, self.outputs.contours)
                     picture = f"{index:06}.png"
                     write_image(pictures / picture, result.segment_map.astype(np.uint16))
@@ -209,9 +211,31 @@ class ResultWriter:
                 labeled.finish()
             # Of an earlier run, and of other labels.
             (self.out / f"{job.stem}_overlay.mp4").unlink(missing_ok=True)
-        about = {"recording": str(job.source), "topic": topic, "frames": count, "unreadable": unreadable}
+        about = {"recording": str(job.source), "topic": self.outputs.topic, "frames": count, "unreadable": unreadable}
         self._describe(job, state, about | {"left_out": source.left_out, "files": files})
-        return [*source.left_out, *([f"{unreadable} of {count} frames could not be read"] if unreadable else [])]
+        lost = [f"{unreadable} of {count} frames could not be read"] if unreadable else []
+        return [*source.left_out, *lost, *notes]
+
+    def has_remembered(self, job: Job) -> bool:
+        """Whether nothing is left to remember of an input.
+
+        Raises:
+            ImageError: It is a bag that cannot be read.
+        """
+        return self.memory is None or self.memory.has(self._bag_images(job))
+
+    def _bag_images(self, job: Job) -> Any:
+        """The images of a bag, a `BagImages`."""
+        bags = _bags()
+        gray_range = bags.GrayRange.parse("--gray16-range", self.outputs.gray16_range)
+        limits = {"max_pixels": self.outputs.max_pixels, "gray_range": gray_range}
+        return bags.BagImages(job.source, self.outputs.topic, option="--topic", **limits)
+
+    def _remembering(self, images: Any, notes: list[str]) -> contextlib.AbstractContextManager[Observe]:
+        """Yields what takes labeled images; with a memory, it gets all of them at the end of the block."""
+        if self.memory is None:
+            return contextlib.nullcontext(lambda frame, result: None)
+        return self.memory.filling(images, self.segmenter, self.snapshot, notes)
 
     @contextlib.contextmanager
     def _lines(self, job: Job, files: Mapping[str, str]) -> Iterator[Callable[[dict[str, Any]], None]]:
@@ -299,6 +323,10 @@ class ResultWriter:
             "ignore_mask": None if self.ignore_mask is None else str(self.ignore_mask.path),
             "vocabulary": {"version": self.snapshot.version, "classes": classes},
         }
+
+
+def _bags() -> Any:
+    return ros_module("fcclip_ros.bags.bag_segmentation", "labeling a bag")
 
 
 def _size(image: np.ndarray) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""`fcclip view`: what a node publishes, or a bag holds, in the Rerun viewer."""
+"""`fcclip view`: what a node publishes, a bag holds, or an object memory knows, in the Rerun viewer."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ def add_parser(subparsers: Any) -> None:
     """Registers the command."""
     parser = subparsers.add_parser(
         "view",
-        help="look at a running node or at ROS 2 bags: images, labels, labeled cloud and boxes, in Rerun",
+        help="look at a running node, at ROS 2 bags or at an object memory, in Rerun",
         description="Without BAG the topics of a running node are shown until Ctrl-C. With BAG, what was recorded; "
         "labels and camera may lie in different bags. Where frames were labeled without depth, but depth and "
-        "camera_info were recorded, cloud and boxes are worked out from those. Needs rerun-sdk.",
+        "camera_info were recorded, cloud and boxes are worked out from those. With --memory, its objects, "
+        "as boxes with pictures in the map. Needs rerun-sdk.",
     )
     parser.add_argument("bags", nargs="*", type=expanded, metavar="BAG", help="mcap, sqlite3 (default: a running node)")
+    parser.add_argument("--memory", type=expanded, metavar="FILE", help="an object memory instead of a node or bags")
     parser.add_argument("--node", default="/fcclip", metavar="NAME", help="whose labels (default: /fcclip)")
     parser.add_argument("--camera", action="append", default=[], metavar="NAME", help="of several; may be repeated")
     parser.add_argument("--image", action="append", default=[], metavar="TOPIC", help="images; one for each camera")
@@ -76,7 +78,12 @@ def run(args: argparse.Namespace) -> int:
         raise FcclipError(f"--point-step is {args.point_step}; it must be at least 1")
     if args.save is not None:
         inside = (file for bag in args.bags if bag.is_dir() for file in bag.iterdir())
-        refuse_overwriting("--save", [args.save], [*args.bags, *inside])
+        refuse_overwriting("--save", [args.save], [*args.bags, *inside, *filter(None, [args.memory])])
+    if args.memory is not None:
+        if args.bags:
+            raise FcclipError("--memory shows a map, bags are shown from their camera; look at one after the other")
+        _show_memory(args)
+        return 0
     topics = ros_module("fcclip_ros.view.topics", "looking at topics")
     wanted = topics.Wanted(args.node, tuple(args.camera), tuple(args.image), tuple(args.depth))
     with _recording(args.save, args.connect) as recording:
@@ -85,6 +92,16 @@ def run(args: argparse.Namespace) -> int:
             return int(ros_module("fcclip_ros.view.live", "looking at a running node").show(scene, wanted))
         _show_bags(args.bags, scene, wanted)
     return 0
+
+
+def _show_memory(args: argparse.Namespace) -> None:
+    from fcclip_core.memory.object_memory import ObjectMemory
+    from fcclip_core.terminal import Terminal
+
+    memory = ObjectMemory(path=args.memory, read_only=True)
+    with _recording(args.save, args.connect) as recording:
+        said = importlib.import_module("fcclip_core.commands.view_memory").show(recording, memory)
+    Terminal(stderr=True).print(f"{args.memory}: {said}", soft_wrap=True)
 
 
 def _show_bags(paths: list[Path], scene: Any, wanted: Any) -> None:

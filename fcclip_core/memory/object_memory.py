@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,14 @@ from fcclip_core.vocabulary.snapshot import TextEmbeddings
 
 Embed = Callable[[Sequence[str]], TextEmbeddings]
 """Embeds words, such as `Segmenter.embed_text`."""
+
+
+@dataclass
+class _Held:
+    """Changes that the file gets at the end of a recording."""
+
+    changes: dict[int, RememberedObject | None] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
 
 
 class ObjectMemory:
@@ -56,7 +65,7 @@ class ObjectMemory:
             path: The file; created if it is not there, loaded if it is. A corrupt one is moved aside, which the log
                 says. None: nothing is kept.
             background: Classes that compete with a question's words, as far as they do not overlap with them
-                (`Segmenter.default_background`); without them, little competes where frames had few words.
+                (`Segmenter.default_background()`); without them, little competes where frames had few words.
             read_only: Read the file and never write it; it may be in use by another process then.
 
         Raises:
@@ -77,6 +86,8 @@ class ObjectMemory:
         model = contents.meta.get("model")
         self._text = TextRows(model if isinstance(model, str) else "")
         self._path: Path | None = None
+        self._recordings = _recordings_in(contents.meta)
+        self._held: _Held | None = None
 
     @property
     def settings(self) -> MemorySettings:
@@ -91,6 +102,16 @@ class ObjectMemory:
     @background.setter
     def background(self, background: Vocabulary | None) -> None:
         self._background = background
+
+    @property
+    def model(self) -> str:
+        """Identity of the text tower whose words compare with the embeddings; empty until words were learned."""
+        return self._text.model
+
+    @property
+    def recordings(self) -> frozenset[str]:
+        """Keys of the recordings that were taken in; see `recording`."""
+        return self._recordings
 
     @property
     def problem(self) -> str:
@@ -123,6 +144,37 @@ class ObjectMemory:
             self._keep({"vocabularies": self._vocabularies.by_key()} if is_new else {})
             return outcome
 
+    @contextlib.contextmanager
+    def recording(self, key: str) -> Iterator[None]:
+        """Takes in the observations of a recording as a whole: the file gets all that they change, or nothing.
+
+        If the block fails, objects are what they were before. What others change meanwhile belongs to the block.
+
+        Args:
+            key: Tells recordings apart, at most 64 characters; `recordings` has it afterwards.
+
+        Raises:
+            MemoryFileError: At the end, if the file cannot be written; it is tried again later, as always.
+        """
+        with self._lock:
+            before = database.Contents(self._map.all(), {"next_id": self._map.next_id, "look": self._map.look})
+            vocabularies, model = dict(self._vocabularies.by_key()), self._text.model
+            self._held = _Held()
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._held = None
+                self._map = _map_of(before, self._settings)
+                self._vocabularies, self._text = Vocabularies(vocabularies), TextRows(model)
+            raise
+        with self._lock:
+            held, self._held = self._held, None
+            self._recordings |= {key}
+            self._keep({**held.meta, "recordings": sorted(self._recordings)}, held.changes)
+        if self._store is not None:
+            self.save()
+
     def words_of(self, question: Question) -> tuple[str, ...]:
         """All words whose text embeddings answer a question: its own, and those that compete."""
         return self._competition(question).names
@@ -140,8 +192,8 @@ class ObjectMemory:
         with self._lock:
             is_new = not self._text.model
             self._text.learn(names, text)
-            if is_new and self._store:
-                self._store.put({}, {"model": self._text.model})
+            if is_new:
+                self._keep({"model": self._text.model})
 
     def ask(self, question: Question, embed: Embed | None = None, now: int | None = None) -> Reply:
         """Ranks the objects by the probability that a question's words name them.
@@ -248,15 +300,23 @@ class ObjectMemory:
             Id in the other memory -> id here.
 
         Raises:
-            ObservationError: Its embeddings have another dimension.
+            ObservationError: Its embeddings have another dimension, or are of another model.
         """
         states = (State.CONFIRMED, State.GONE, State.TENTATIVE)
         items, vocabularies = other.objects(states), list(other._vocabularies.by_key().values())
         with self._lock:
+            if self.model and other.model and self.model != other.model:
+                raise ObservationError(
+                    f"the memories are of two models, {self.model[:12]!r} and {other.model[:12]!r}, whose embeddings "
+                    "do not compare; fill both with one checkpoint"
+                )
+            self._text.model = self.model or other.model
             for words in vocabularies:
                 self._vocabularies.add(words)
             ids = self._map.adopt(items)
-            self._keep({"vocabularies": self._vocabularies.by_key()})
+            self._recordings |= other.recordings
+            meta = {"model": self.model, "recordings": sorted(self._recordings)}
+            self._keep({"vocabularies": self._vocabularies.by_key(), **meta})
             return ids
 
     def move_frame(self, transform: np.ndarray) -> None:
@@ -340,9 +400,15 @@ class ObjectMemory:
         """Closes the memory."""
         self.close()
 
-    def _keep(self, meta: dict[str, Any] | None = None) -> None:
-        """Hands what has changed to the file."""
-        changes = self._map.take_changes()
+    def _keep(
+        self, meta: Mapping[str, Any] | None = None, earlier: Mapping[int, RememberedObject | None] | None = None
+    ) -> None:
+        """Hands what has changed to the file, and what had changed before; or holds it back while a recording lasts."""
+        changes = {**(earlier or {}), **self._map.take_changes()}
+        if self._held is not None:
+            self._held.changes.update(changes)
+            self._held.meta.update(meta or {})
+            return
         if self._store is not None and (changes or meta):
             counters = {"next_id": self._map.next_id, "look": self._map.look}
             self._store.put(changes, {**counters, **(meta or {})})
@@ -386,6 +452,12 @@ def _vocabularies_in(meta: dict[str, Any]) -> dict[str, list[str]]:
         for key, words in found.items()
         if isinstance(words, list) and all(isinstance(text, str) and len(text) <= 1000 for text in words)
     }
+
+
+def _recordings_in(meta: dict[str, Any]) -> frozenset[str]:
+    found = meta.get("recordings")
+    keys = found if isinstance(found, list) else []
+    return frozenset(key for key in keys if isinstance(key, str) and len(key) <= 64)
 
 
 def _counter(value: Any) -> int:

@@ -204,6 +204,14 @@ class BagImages:
         seconds = 1e-9 * (times[-1] - times[0]) if times else 0.0
         return len(times), (len(times) - 1) / seconds if seconds else 0.0
 
+    def chosen_topic(self) -> str:
+        """The topic that is read.
+
+        Raises:
+            ImageError: As for `frames`.
+        """
+        return self._choose()[0]
+
     def _choose(self) -> tuple[str, str]:
         """The image topic to read, and its type."""
         kinds = {topic: kind for topic, kind in topics_in(self.path, self.leave_out).items() if kind in IMAGE_TYPES}

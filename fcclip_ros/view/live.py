@@ -11,22 +11,13 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 import fcclip_ros.msg as msg
 from fcclip_core.errors import DepthError, ImageError
+from fcclip_ros.bags.input_topics import CAMERA_INFO, COMPRESSED, IMAGE, encoding_of
 from fcclip_ros.node.qos_matching import QosMatchingSubscription
 from fcclip_ros.process.guarded import GuardedNode
 from fcclip_ros.process.runner import run
 from fcclip_ros.qos import LATCHED, OUTPUT
 from fcclip_ros.view.scene import Scene
-from fcclip_ros.view.topics import (
-    CAMERA_INFO,
-    COMPRESSED,
-    IMAGE,
-    OUTPUTS,
-    Part,
-    Wanted,
-    encoding_of,
-    find_parts,
-    may_be_input,
-)
+from fcclip_ros.view.topics import OUTPUTS, Part, Wanted, find_parts, may_be_input
 
 _DISCOVERY_PERIOD = 1.0
 """Seconds between checks for new topics."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import io
 import tempfile
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -18,20 +18,16 @@ from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.geometry.depth import depth_in_meters
 from fcclip_core.geometry.segments import segment_geometry
 from fcclip_core.results import Segment
+from fcclip_ros.bags.depth_matching import MissingDepth, matched
 from fcclip_ros.conversions.images import depth_size, to_depth, to_labels
 from fcclip_ros.conversions.messages import box_of
 from fcclip_ros.conversions.messages_3d import geometry_message
 from fcclip_ros.conversions.stamps import nanoseconds, nearest
 
-_TOLERANCE = 20_000_000
-"""Maximum difference between the stamps of labels and depth in nanoseconds, as `depth_tolerance` of the node."""
-
 _IN_MEMORY = 64 << 20
 """Size of buffered images in bytes beyond which a temporary file is used."""
 
 _RAW_LAYOUT = ("height", "width", "step", "encoding", "is_bigendian")
-
-_TOO_FAR = "too far"
 
 
 @dataclass(frozen=True)
@@ -88,8 +84,7 @@ class DepthJoin:
         self._depths: list[tuple[int, _Pixels]] = []
         self._panoptic: dict[int, deque[_Pixels]] = {}
         self._segments: list[Any] = []
-        self._missing: Counter[str] = Counter()
-        self._apart: list[float] = []
+        self._missing = MissingDepth()
 
     def add_camera(self, message: Any, camera: PinholeCamera) -> None:
         """Adds a camera_info with its camera model."""
@@ -118,7 +113,7 @@ class DepthJoin:
 
     def join(self) -> Iterator[tuple[Any, LabeledDepth | None]]:
         """Iterates over the SegmentArrays, each with its depth or None; afterwards `report` explains the latter."""
-        self._missing.clear()
+        self._missing = MissingDepth()
         order = sorted(self._depths, key=lambda item: item[0])  # stable: the newest of equal stamps stays last
         stamps = [stamp for stamp, _ in order]
         for segments in self._segments:
@@ -129,33 +124,34 @@ class DepthJoin:
             end = bisect.bisect_right(stamps, stamps[place]) if place < len(stamps) else place
             depth = nearest(stamp, ((item[0], item) for item in (*order[place - 1 : place], *order[end - 1 : end])))
             calibration = nearest(stamp, self._cameras)
-            problem = self._problem(segments, images, depth, calibration)
-            if problem or not images or depth is None or calibration is None:
-                self._missing[problem] += 1
+            try:
+                if not images:
+                    raise DepthError("no panoptic image with the same stamp was recorded")
+                pixels, camera = matched(
+                    (stamp, segments.header.frame_id),
+                    None if depth is None else (depth[0], depth[1].frame_id, depth[1]),
+                    calibration,
+                )
+            except DepthError as error:
+                self._missing.add(error)
                 yield segments, None
                 continue
             labels = to_labels(self._load(images.popleft()))
             size = labels.shape[1], labels.shape[0]
             try:
-                meters = depth_in_meters(to_depth(self._load(depth[1])), size)
-                joined = LabeledDepth(segments, labels, meters, calibration[1].resized(*size))
+                meters = depth_in_meters(to_depth(self._load(pixels)), size)
+                joined = LabeledDepth(segments, labels, meters, camera.resized(*size))
             except (DepthError, ImageError) as error:
-                self._missing[str(error)] += 1
+                self._missing.add(error)
                 joined = None
             yield segments, joined
 
     def report(self) -> str:
         """How many frames have no depth, and why; empty if all have."""
-        count = sum(self._missing.values())
+        count = self._missing.count
         if not count:
             return ""
-        reasons = []
-        for problem, times in self._missing.most_common():
-            if problem == _TOO_FAR:
-                low, high = (f"{1000 * seconds:.0f}" for seconds in (min(self._apart), max(self._apart)))
-                away = f"{low} ms" if low == high else f"{low} to {high} ms"
-                problem = f"the nearest depth was {away} away, more than {_TOLERANCE // 1_000_000} ms"
-            reasons.append(f"{problem} ({times} of {len(self._segments)})")
+        reasons = self._missing.reasons(len(self._segments))
         labeled = [nanoseconds(message.header.stamp) for message in self._segments]
         for what, stamps in (("depth", [stamp for stamp, _ in self._depths]), ("labels", labeled)):
             if len(stamps) > 1 and len(set(stamps)) == 1:
@@ -165,24 +161,6 @@ class DepthJoin:
             f"point clouds and boxes are computed for {frames - count} of {frames} frames; the others have no depth: "
             + "; ".join(reasons)
         )
-
-    def _problem(self, segments: Any, images: Any, depth: Any, calibration: Any) -> str:
-        """Why a frame has no depth; empty if it has depth."""
-        if not images:
-            return "no panoptic image with the same stamp was recorded"
-        if depth is None:
-            return "no depth was recorded"
-        if calibration is None:
-            return "no valid camera_info was recorded"
-        off = abs(depth[0] - nanoseconds(segments.header.stamp))
-        if off > _TOLERANCE:
-            self._apart.append(1e-9 * off)
-            return _TOO_FAR
-        frame = segments.header.frame_id
-        for what, other in (("depth", depth[1].frame_id), ("camera_info", calibration[0])):
-            if other.lstrip("/") != frame.lstrip("/"):
-                return f"{what} is in the frame {other!r}, the image in {frame!r}"
-        return ""
 
     def _keep(self, message: Any) -> _Pixels:
         data = bytes(message.data)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from fcclip_core.errors import DepthError, ImageError
 from fcclip_ros.bags.bag_segmentation import first_messages, read_messages, topics_in
+from fcclip_ros.bags.input_topics import encoding_of
 from fcclip_ros.view.scene import Scene
-from fcclip_ros.view.topics import SEGMENTS, Wanted, encoding_of, find_parts, may_be_input
+from fcclip_ros.view.topics import SEGMENTS, Wanted, find_parts, may_be_input
 
 
 def show(

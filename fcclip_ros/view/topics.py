@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fcclip_core.errors import ImageError
-from fcclip_ros.conversions.compressed_depth import SUFFIX, is_compressed_depth
+from fcclip_ros.bags.input_topics import (
+    CAMERA_INFO,
+    COMPRESSED,
+    DEPTH_ENCODINGS,
+    IMAGE,
+    is_depth,
+    listed,
+    namespace_of,
+    raw_name,
+)
 
-IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 SEGMENTS = "fcclip_ros/msg/SegmentArray"
 
 OUTPUTS = {
@@ -23,9 +29,6 @@ OUTPUTS = {
 """Outputs of the node that are shown -> their types."""
 
 _PICTURES = {"image": (IMAGE, COMPRESSED), "depth": (IMAGE, COMPRESSED)}
-
-_DEPTH_ENCODINGS = {"16UC1", "32FC1"}
-"""Encodings of depth in sensor_msgs/Image; mono16, which infrared cameras use, counts as an image."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,6 @@ class Part:
     kind: str
 
 
-def encoding_of(message: Any) -> str:
-    """The encoding of an image or depth message, or the format of a compressed one."""
-    return str(message.format if hasattr(message, "format") else message.encoding)
-
-
 def may_be_input(topic: str, kind: str, wanted: Wanted) -> bool:
     """Whether a topic may be an input of the node, so that its encoding must be known."""
     return kind in _PICTURES["image"] and not topic.startswith(f"{wanted.node}/")
@@ -91,8 +89,8 @@ def find_parts(
     Args:
         available: All topics and their types.
         wanted: The user's selection.
-        encodings: Encodings (see `encoding_of`) of the topics with `may_be_input`; topics that are missing, because no
-            message has been received yet, are ignored. Topic names do not tell whether there is depth.
+        encodings: Encodings (see `input_topics.encoding_of`) of the topics with `may_be_input`; those that are
+            missing, because no message has been received yet, are ignored. Names do not tell whether there is depth.
         inputs: The topics that the node subscribes to, with their types; None if unknown.
         say: Called about topics that the user may want to select.
 
@@ -110,9 +108,9 @@ def find_parts(
     read = available if inputs is None else inputs
     known = {topic: encodings[topic] for topic, kind in read.items() if topic in encodings}
     known = {topic: encoding for topic, encoding in known.items() if may_be_input(topic, read[topic], wanted)}
-    depth = {topic for topic, encoding in known.items() if _is_depth(read[topic], encoding)}
+    depth = {topic for topic, encoding in known.items() if is_depth(read[topic], encoding)}
     # Of the transport "compressed", which fits pictures: its PNG could be read, but a JPEG of depth is none.
-    packed = {topic for topic, encoding in known.items() if encoding.partition(";")[0].strip() in _DEPTH_ENCODINGS}
+    packed = {topic for topic, encoding in known.items() if encoding.partition(";")[0].strip() in DEPTH_ENCODINGS}
     packed -= depth
     for role, given, candidates in (
         ("image", wanted.images, set(known) - depth - packed),
@@ -121,19 +119,14 @@ def find_parts(
         chosen = _given(role, given, cameras, available) if given else _found(role, candidates, cameras, wanted.node)
         for camera, topic in chosen.items():
             parts[topic] = Part(camera, role, available.get(topic, IMAGE))
-            info = f"{_namespace(topic)}/camera_info"
+            info = f"{namespace_of(topic)}/camera_info"
             if role == "image" and available.get(info) == CAMERA_INFO:
                 parts[info] = Part(camera, "camera_info", CAMERA_INFO)
         if role == "depth" and candidates and not chosen:
-            say(f"depth on {_listed(candidates)} is not used: the camera is ambiguous; select topics with --depth")
+            say(f"depth on {listed(candidates)} is not used: the camera is ambiguous; select topics with --depth")
         if role == "depth" and packed and not chosen and not candidates:
-            say(f"depth on {_listed(packed)} is compressed like color; record the raw topic or its /compressedDepth")
+            say(f"depth on {listed(packed)} is compressed like color; record the raw topic or its /compressedDepth")
     return parts
-
-
-def _is_depth(kind: str, encoding: str) -> bool:
-    """Whether a topic of images has depth that can be read, raw or of image_transport's compressedDepth."""
-    return is_compressed_depth(encoding) if kind == COMPRESSED else encoding in _DEPTH_ENCODINGS
 
 
 def _output(topic: str, kind: str, wanted: Wanted) -> Part | None:
@@ -153,7 +146,7 @@ def _given(role: str, topics: Sequence[str], cameras: Sequence[str], available: 
         )
     for topic in topics:
         if available.get(topic) not in _PICTURES[role]:
-            found = _listed(name for name, kind in available.items() if kind in _PICTURES[role])
+            found = listed(name for name, kind in available.items() if kind in _PICTURES[role])
             raise ImageError(f"--{role} {topic} has no images; topics with images: {found}")
     return dict(zip(cameras, topics, strict=True))
 
@@ -162,7 +155,7 @@ def _found(role: str, candidates: Collection[str], cameras: Sequence[str], node:
     """The topics with the default names; for a single camera, also the only topic there is."""
     namespace = node.rpartition("/")[0]
     # The raw topic takes precedence over the compressed one.
-    bases = {_raw_name(topic): topic for topic in sorted(candidates, reverse=True)}
+    bases = {raw_name(topic): topic for topic in sorted(candidates, reverse=True)}
     by_name = {camera: "/".join(filter(None, (namespace, camera, role))) for camera in cameras}
     found = {camera: bases[_full(name)] for camera, name in by_name.items() if _full(name) in bases}
     if not found and len(cameras) == 1 and len(bases) == 1:
@@ -170,7 +163,7 @@ def _found(role: str, candidates: Collection[str], cameras: Sequence[str], node:
     if role == "image" and bases and len(found) < len(cameras):
         whose = node if len(cameras) == 1 else f"the cameras {', '.join(cameras)}"
         advice = "--image" if len(cameras) == 1 else "--image, once for each camera in this order"
-        raise ImageError(f"the images of {whose} are ambiguous: {_listed(bases)}; select them with {advice}")
+        raise ImageError(f"the images of {whose} are ambiguous: {listed(bases)}; select them with {advice}")
     return found
 
 
@@ -178,24 +171,11 @@ def _full(name: str) -> str:
     return name if name.startswith("/") else f"/{name}"
 
 
-def _namespace(topic: str) -> str:
-    return _raw_name(topic).rpartition("/")[0]
-
-
-def _raw_name(topic: str) -> str:
-    """The name to which image_transport appended that of a transport."""
-    return topic.removesuffix("/compressed").removesuffix(SUFFIX)
-
-
 def _no_labels(available: Mapping[str, str], wanted: Wanted, missing: Sequence[str]) -> str:
-    whose = f"cameras {_listed(missing)} of {wanted.node}" if missing else wanted.node
+    whose = f"cameras {listed(missing)} of {wanted.node}" if missing else wanted.node
     labels = [topic for topic, kind in available.items() if kind == SEGMENTS]
     if labels:
         return (
-            f"there are no labels of {whose}, but there are on {_listed(labels)}; select them with --node and --camera"
+            f"there are no labels of {whose}, but there are on {listed(labels)}; select them with --node and --camera"
         )
-    return f"there are no labels of {whose} or another node; topics: {_listed(available)}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
+    return f"there are no labels of {whose} or another node; topics: {listed(available)}"
