@@ -64,6 +64,7 @@ def draw_map(path: Path, things: Sequence[TrueThing], memory: MemoryWatcher, ans
     """
     rooms = sorted({thing.room for thing in things})
     side = min((_WIDTH - _GAP * (len(rooms) - 1)) // max(len(rooms), 1), _WIDTH // 2)
+    start = (_WIDTH - len(rooms) * (side + _GAP) + _GAP) // 2
     height = side + _LEGEND_HEIGHT + _ANSWER_HEIGHT
     image = Image.new("RGB", (_WIDTH * _FINER, height * _FINER), _PAPER)
     draw = ImageDraw.Draw(image)
@@ -71,7 +72,7 @@ def draw_map(path: Path, things: Sequence[TrueThing], memory: MemoryWatcher, ans
     for number, room in enumerate(rooms):
         here = [thing for thing in things if thing.room == room]
         steps = [place for place in memory.path if _room_of(place) == room]
-        panel = _panel(number * (side + _GAP), side, here, steps)
+        panel = _panel(start + number * (side + _GAP), side, here, steps)
         _draw_room(draw, panel, f"room {room + 1}", here, steps)
         _draw_objects(draw, panel, [item for item in memory.objects if _room_of(item.place) == room], answers, colors)
     _draw_legend(draw, side)

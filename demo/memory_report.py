@@ -7,7 +7,7 @@ from pathlib import Path
 
 from demo.map_picture import MAP
 from demo.questions import COUNT, Asked
-from demo.recall import ENOUGH_FRAMES, MAY_BE_WRONG, NEAR, MemoryWatcher, Recalled
+from demo.recall import ENOUGH_FRAMES, MAY_BE_WRONG, NEAR, SURE, MemoryWatcher, Recalled
 from fcclip_core.files.atomic_write import write_atomically
 
 
@@ -29,7 +29,7 @@ def memory_section(
         f"The node `object_memory` remembers {len(memory.objects)} things. No vocabulary of the drive had these words:",
         f"{', '.join(asked.words for asked in kept_out)}.",
         f"After the drive it was asked for {COUNT} of them, those that most frames had a segment of, whatever it was",
-        "called, from different rooms first; and for the last, which is nowhere.",
+        f"called, from different rooms first; and for the last, which is nowhere. Below {SURE:g} nothing is an answer.",
         "",
         "| question | answer, as frames called it | place, m | off the truth | seen | segmented in | probability | |",
         "| --- " * 8 + "|",

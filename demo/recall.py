@@ -24,6 +24,9 @@ MEMORY_NODE = "/object_memory"
 NEAR = 0.3
 """Meters from the center of a thing within which an answer names its place."""
 
+SURE = 0.3
+"""Less probable objects are no answers; things of one color and nearly one shape are confused below."""
+
 ENOUGH_FRAMES = 3
 """Frames in which a thing was segmented, from which the memory must know it: it counts an object after three looks."""
 
@@ -124,7 +127,8 @@ class MemoryWatcher:
         return [self._ask(asked, patience) for asked in questions]
 
     def _ask(self, asked: Asked, patience: float) -> Recalled:
-        response, _ = self._peer.call(self._recall, srv.Recall.Request(words=[asked.words], timeout=patience), patience)
+        request = srv.Recall.Request(words=[asked.words], minimum_probability=SURE, timeout=patience)
+        response, _ = self._peer.call(self._recall, request, patience)
         if not response.success:
             raise FcclipError(f"{MEMORY_NODE}/recall rejected {asked.words!r}: {response.message}")
         best = response.answers[0] if response.answers else None
