@@ -30,25 +30,16 @@ def print_json(document: Any) -> None:
 
 def print_objects(items: Sequence[RememberedObject], now: int) -> None:
     """A table with a row for each object."""
-    columns = ("id", "name", "state", "exists", "x, y, z (m)", "size (m)", "looks", "last seen")
+    columns = ("id", "name", "state", "x, y, z (m)", "looks", "last seen")
     rows = (
-        (
-            item.id,
-            item.name or "-",
-            item.state.value,
-            f"{item.existence:.2f}",
-            _vector(item.position),
-            _size(item.extents),
-            item.looks,
-            ago(item.age(now)),
-        )
+        (item.id, item.name or "-", item.state.value, _vector(item.position), item.looks, ago(item.age(now)))
         for item in items
     )
     print_table(columns, rows)
 
 
 def print_answers(answers: Iterable[tuple[RememberedObject, float]], now: int) -> None:
-    """A table with a row for each answer and its probability."""
+    """A table with a row for each answer, narrow enough for most terminals: the largest standard deviation alone."""
     rows = []
     for item, probability in answers:
         std = np.sqrt(np.diag(item.covariance))
@@ -63,7 +54,7 @@ def print_answers(answers: Iterable[tuple[RememberedObject, float]], now: int) -
                 _ground(item.approach),
             )
         )
-    columns = ("id", "probability", "seen as", "x, y, z (m)", "std up to", "last seen", "approach: x, y (m), heading")
+    columns = ("id", "prob.", "seen as", "x, y, z (m)", "std", "last seen", "approach")
     print_table(columns, rows)
 
 

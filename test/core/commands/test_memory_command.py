@@ -91,7 +91,7 @@ def test_the_list_has_a_row_for_each_object(lab: Path, capsys: pytest.CaptureFix
     assert code == 0
     (mug,) = [row for row in rows if row[1:2] == ["mug"]]
     assert mug[2] == "confirmed" and mug[-4:] == ["4", "0", "s", "ago"]
-    x, y, _ = (float(value.rstrip(",")) for value in mug[4:7])
+    x, y, _ = (float(value.rstrip(",")) for value in mug[3:6])
     assert (x, y) == pytest.approx((2.0, 0.0), abs=0.06)
     assert f"2 of 2 objects in {lab}" in text
 

@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
 
 from fcclip_core.cli import main
-from fcclip_core.errors import ImageError
+from fcclip_core.commands.segment_memory import check_memory_arguments
+from fcclip_core.errors import FcclipError, ImageError
 from fcclip_core.memory.object_memory import ObjectMemory
 from fcclip_core.memory.objects import State
 from fcclip_core.results import PanopticResult, Segment
@@ -286,6 +288,12 @@ def test_what_no_memory_can_be_filled_from_is_refused(tmp_path: Path, capsys: py
         memory.learn_words(["mug"], TextEmbeddings(np.eye(DIMENSION, dtype=np.float32)[:1], 10.0, "another"))
     code, said = run(capsys, bag, *out, "--memory", path)
     assert code == 1 and "with the checkpoint that the objects were seen with" in said
+
+
+def test_several_processes_are_refused(tmp_path: Path) -> None:
+    args = SimpleNamespace(memory=tmp_path / "lab.memory", map_frame=None, depth=None)
+    with pytest.raises(FcclipError, match="--memory cannot be filled by several processes"):
+        check_memory_arguments(args, [], alone=False)
 
 
 def test_the_key_of_a_recording_is_its_own(tmp_path: Path) -> None:
