@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from graphlib import TopologicalSorter
 
 import pytest
@@ -43,6 +44,12 @@ def test_every_folder_with_modules_is_a_package(package: str) -> None:
     """Without __init__.py it would be left out of wheels without a word."""
     folders = {path.parent for path in (ROOT / package).rglob("*.py")}
     assert not [folder for folder in folders if not (folder / "__init__.py").is_file()]
+
+
+def test_no_two_test_modules_share_a_name() -> None:
+    """pytest imports them by their names alone, and collects none of the second."""
+    names = Counter(path.name for path in (ROOT / "test").rglob("*.py") if path.name.startswith("test_"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_what_identifies_a_graph_hashes_files_that_exist() -> None:
