@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands.inference_arguments import add_text_tower_arguments, split_classes
 from fcclip_core.commands.memory_filters import add_filter_arguments, filters_from
+from fcclip_core.commands.printing import say
 from fcclip_core.errors import FcclipError
 from fcclip_core.files.atomic_write import atomic_write, write_atomically
 from fcclip_core.files.json_files import write_json
@@ -70,7 +71,7 @@ def add_parser(subparsers: Any) -> None:
 
 def list_objects(args: argparse.Namespace) -> int:
     """Prints the objects, by id."""
-    from fcclip_core.commands.memory_text import print_json, print_objects, say
+    from fcclip_core.commands.memory_text import print_json, print_objects
     from fcclip_core.memory.documents import document_of
 
     if args.limit < 0:
@@ -97,7 +98,7 @@ def ask_words(args: argparse.Namespace) -> int:
     Returns:
         0, or 1 if nothing is probable enough.
     """
-    from fcclip_core.commands.memory_text import print_answers, print_json, say
+    from fcclip_core.commands.memory_text import print_answers, print_json
     from fcclip_core.memory.asking import Question
     from fcclip_core.memory.object_memory import ObjectMemory
     from fcclip_core.segments.finding import Query
@@ -153,7 +154,6 @@ def show_object(args: argparse.Namespace) -> int:
 
 def export_objects(args: argparse.Namespace) -> int:
     """Writes the objects as JSON."""
-    from fcclip_core.commands.memory_text import say
     from fcclip_core.memory.documents import document_of
 
     memory = _read(args.file)
@@ -167,7 +167,6 @@ def export_objects(args: argparse.Namespace) -> int:
 
 def merge_files(args: argparse.Namespace) -> int:
     """Joins memories of one map into a new one."""
-    from fcclip_core.commands.memory_text import say
     from fcclip_core.memory.object_memory import ObjectMemory
 
     if len(args.files) < 2:
@@ -193,8 +192,6 @@ def merge_files(args: argparse.Namespace) -> int:
 
 def name_object(args: argparse.Namespace) -> int:
     """Names an object."""
-    from fcclip_core.commands.memory_text import say
-
     with _changing(args.file) as memory:
         item = memory.name(args.id, args.text)
     say(f"object {item.id} is called {item.name or 'nothing'}")
@@ -207,8 +204,6 @@ def forget_objects(args: argparse.Namespace) -> int:
     Returns:
         0, or 1 if there was none of them.
     """
-    from fcclip_core.commands.memory_text import say
-
     with _changing(args.file) as memory:
         count = memory.forget(args.ids)
     say(f"{count} of {len(set(args.ids))} objects are forgotten in {args.file}")

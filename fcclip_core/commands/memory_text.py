@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fcclip_core.terminal import Terminal
+from fcclip_core.commands.printing import print_table, say
 
 if TYPE_CHECKING:
     from fcclip_core.memory.objects import RememberedObject, View
 
 _CLOCK_SINCE = 946_684_800
 """Seconds: stamps before the year 2000 are of a clock that began with the robot, or of a simulation."""
-
-
-def say(line: str) -> None:
-    """Prints a line."""
-    Terminal(soft_wrap=True).print(line)
 
 
 def print_json(document: Any) -> None:
@@ -64,19 +59,6 @@ def print_object(item: RememberedObject, now: int) -> None:
     width = max(len(label) for label, _ in rows)
     for label, value in rows:
         say(f"{label:<{width}}  {value}")
-
-
-def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """A table."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(str, row))
-    Terminal().print(table)
 
 
 def ago(seconds: float) -> str:

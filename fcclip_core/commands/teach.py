@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands.inference_arguments import add_model_arguments, settings_from
+from fcclip_core.commands.printing import say
 from fcclip_core.errors import FcclipError, VocabularyError
 from fcclip_core.files.paths import expanded
 
@@ -117,8 +118,8 @@ def _teach(vocabulary: Vocabulary | None, name: str, args: argparse.Namespace) -
     save_vocabulary(result, args.vocab)
     count = next(item.example_count for item in result.classes if item.name == name)
     for warning in doubts(segmenter, result, name, measured):
-        _say(f"warning: {warning}")
-    _say(f"{name} has {count} examples in {args.vocab}; compared with words by {measured.segments} segments")
+        say(f"warning: {warning}")
+    say(f"{name} has {count} examples in {args.vocab}; compared with words by {measured.segments} segments")
     return 0
 
 
@@ -147,7 +148,7 @@ def _forget(vocabulary: Vocabulary | None, name: str, path: Path) -> int:
             f"{name} is the only class of {path} and has no words; delete the file, or teach another class first"
         )
     save_vocabulary(left, path)
-    _say(f"the examples of {name} are forgotten in {path}")
+    say(f"the examples of {name} are forgotten in {path}")
     return 0
 
 
@@ -158,8 +159,8 @@ def _list(vocabulary: Vocabulary | None, path: Path) -> int:
     for item in vocabulary.classes:
         if item.examples is not None:
             words = "examples alone" if item.wordless else f"beside the words {', '.join(item.synonyms)}"
-            _say(f"{item.name}: {item.example_count} examples, {words}")
-    _say(f"{sum(map(bool, vocabulary.example_counts))} of {len(vocabulary)} classes of {path} have examples")
+            say(f"{item.name}: {item.example_count} examples, {words}")
+    say(f"{sum(map(bool, vocabulary.example_counts))} of {len(vocabulary)} classes of {path} have examples")
     return 0
 
 
@@ -175,9 +176,3 @@ def _box(text: str) -> Box:
             f"{text!r} is no box; expected left,top,right,bottom in whole pixels, for example 120,80,260,210"
         ) from error
     return x_min, y_min, x_max, y_max
-
-
-def _say(line: str) -> None:
-    from fcclip_core.terminal import Terminal
-
-    Terminal(soft_wrap=True).print(line)

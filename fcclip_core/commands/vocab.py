@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from fcclip_core.commands.printing import print_table, say
 from fcclip_core.errors import FcclipError, VocabularyError
 from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.files.paths import expanded, refuse_overwriting
@@ -63,7 +64,7 @@ def list_bundled(args: argparse.Namespace) -> int:
     from fcclip_core.vocabulary.sources import bundled_vocabularies
 
     found = [(name, Vocabulary.load(name)) for name in bundled_vocabularies()]
-    _print_table(
+    print_table(
         ("name", "classes", "things", "stuff", "synonyms", "description"),
         (
             (
@@ -87,7 +88,7 @@ def show_classes(args: argparse.Namespace) -> int:
 
     vocabulary = Vocabulary.load(args.vocabulary)
     seen = vocabulary.seen_mask(frozenset(Vocabulary.load(args.train).synonyms))
-    _print_table(
+    print_table(
         ("id", "name", "synonyms", "kind", f"{args.train}"),
         (
             (
@@ -116,20 +117,20 @@ def _show_background(vocabulary: Vocabulary, args: argparse.Namespace) -> None:
         segmenter = Segmenter.from_checkpoint(args.checkpoint or "auto", backend="eager")
     others = background_from(words, segmenter.default_background if segmenter else None)
     if others is None:
-        _say("no competitors: the weights are seeded, their text embeddings mean nothing")
+        say("no competitors: the weights are seeded, their text embeddings mean nothing")
         return
     background = vocabulary.background(others)
     near = nearest_words(segmenter, vocabulary, background.competing) if segmenter else {}
-    _say(f"{len(background.competing)} hidden competitors:")
-    _print_table(
+    say(f"{len(background.competing)} hidden competitors:")
+    print_table(
         ("name", "synonyms", "nearest word", "cosine"),
         (
             (item.name, ", ".join(item.synonyms[1:]), *near.get(item.name, ("", "")))
             for item in sorted(background.competing, key=lambda item: near.get(item.name, ("", ""))[1], reverse=True)
         ),
     )
-    _say(f"{len(background.fallen)} classes dropped because they overlap:")
-    _print_table(("name", "for the word"), ((item.name, word) for item, word in background.fallen))
+    say(f"{len(background.fallen)} classes dropped because they overlap:")
+    print_table(("name", "for the word"), ((item.name, word) for item, word in background.fallen))
 
 
 def nearest_words(
@@ -159,12 +160,12 @@ def check_file(args: argparse.Namespace) -> int:
     try:
         vocabulary = Vocabulary.load(args.vocabulary)
     except VocabularyError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return 1
     for warning in find_warnings(vocabulary, [part.strip() for part in args.stuff.split(";") if part.strip()]):
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     things = sum(vocabulary.things)
-    _say(
+    say(
         f"usable: {len(vocabulary)} classes ({things} things, {len(vocabulary) - things} stuff), "
         f"{len(vocabulary.synonyms)} names"
     )
@@ -198,7 +199,7 @@ def convert_list(args: argparse.Namespace) -> int:
             part.write_text(vocabulary.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise FcclipError(f"cannot write {target}: {error.strerror or error}") from error
-    _say(f"{len(vocabulary)} classes written to {target}{matched}")
+    say(f"{len(vocabulary)} classes written to {target}{matched}")
     return 0
 
 
@@ -208,23 +209,3 @@ def _add_action(
     parser: argparse.ArgumentParser = actions.add_parser(name, help=help_text, description=help_text)
     parser.set_defaults(run=run)
     return parser
-
-
-def _say(line: str) -> None:
-    from fcclip_core.terminal import Terminal
-
-    Terminal(soft_wrap=True).print(line)
-
-
-def _print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    from fcclip_core.terminal import Terminal
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(str, row))
-    Terminal().print(table)
