@@ -262,8 +262,9 @@ class ResultWriter:
 
     def _label_size(self, image: np.ndarray) -> tuple[int, int]:
         """(height, width) of the labels of an image."""
-        stride = self.segmenter.settings.output_stride
-        return -(-image.shape[0] // stride), -(-image.shape[1] // stride)
+        from fcclip_core.images.label_size import label_size
+
+        return label_size(image.shape[0], image.shape[1], self.segmenter.settings.output_stride)
 
     def _draw(self, image: np.ndarray, result: PanopticResult) -> np.ndarray:
         from fcclip_core.segments.visualization import draw_overlay

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 
 from fcclip_core.errors import DepthError
 
@@ -48,3 +48,25 @@ class RigidTransform:
         moved = self.rotate(points)
         moved += self.translation.astype(points.dtype).reshape(3, *[1] * (points.ndim - 1))
         return moved
+
+
+def rigid_matrix(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """A rotation `(3, 3)` and a translation `(3,)` as float64 `(4, 4)`."""
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = rotation, translation
+    return matrix
+
+
+def interpolated(places: np.ndarray, turns: Rotation, share: float) -> np.ndarray:
+    """A pose between two: linear for the translation, spherical for the rotation.
+
+    Args:
+        places: `(2, 3)`, their translations.
+        turns: Their two rotations.
+        share: 0 for the first one, 1 for the second.
+
+    Returns:
+        float64 `(4, 4)`.
+    """
+    turn = Slerp([0, 1], turns)(share)
+    return rigid_matrix(turn.as_matrix(), (1 - share) * places[0] + share * places[1])

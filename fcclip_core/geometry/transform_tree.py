@@ -10,9 +10,10 @@ from array import array
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
+from scipy.spatial.transform import Rotation
 
 from fcclip_core.errors import DepthError
+from fcclip_core.geometry.transform import interpolated, rigid_matrix
 from fcclip_core.quoting import short_name
 
 _LISTED = 20
@@ -147,7 +148,7 @@ class _Link:
         """float64 `(4, 4)`: takes the frame's points to its parent at that time."""
         stamps, numbers, parents = self._in_order()
         if self.static:
-            return _matrix(numbers[0, :3], Rotation.from_quat(numbers[0, 3:]))
+            return _pose(numbers[0])
         if not stamps[0] <= stamp <= stamps[-1]:
             known = f"from {stamps[0] / 1e9:.3f} to {stamps[-1] / 1e9:.3f} s" if len(stamps) > 1 else "once"
             raise DepthError(
@@ -158,10 +159,9 @@ class _Link:
         one, two = numbers[last], numbers[min(last + 1, len(numbers) - 1)]
         # Between two parents there is nothing to interpolate.
         if stamps[last] == stamp or parents[last] != parents[last + 1]:
-            return _matrix(one[:3], Rotation.from_quat(one[3:]))
+            return _pose(one)
         share = float(stamp - stamps[last]) / float(stamps[last + 1] - stamps[last])
-        turn = Slerp([0, 1], Rotation.from_quat([one[3:], two[3:]]))(share)
-        return _matrix((1 - share) * one[:3] + share * two[:3], turn)
+        return interpolated(np.stack([one[:3], two[:3]]), Rotation.from_quat([one[3:], two[3:]]), share)
 
     def _in_order(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Stamps, numbers and parents, sorted; of equal stamps the last one is kept."""
@@ -174,7 +174,5 @@ class _Link:
         return self._sorted
 
 
-def _matrix(translation: np.ndarray, turn: Rotation) -> np.ndarray:
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = turn.as_matrix(), translation
-    return matrix
+def _pose(numbers: np.ndarray) -> np.ndarray:
+    return rigid_matrix(Rotation.from_quat(numbers[3:]).as_matrix(), numbers[:3])

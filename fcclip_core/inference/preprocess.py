@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from fcclip_core.errors import ImageError
+from fcclip_core.images.label_size import label_size
 from fcclip_core.settings import InferenceSettings
 
 # CLIP's channel statistics, in units of 0..255.
@@ -37,8 +38,8 @@ class FrameGeometry:
 
     @property
     def output(self) -> tuple[int, int]:
-        """The label image: the frame's size divided by `output_stride`, rounded up."""
-        return -(-self.image[0] // self.output_stride), -(-self.image[1] // self.output_stride)
+        """The label image; see `label_size`."""
+        return label_size(*self.image, self.output_stride)
 
     @classmethod
     def of(cls, height: int, width: int, settings: InferenceSettings) -> FrameGeometry:

@@ -6,7 +6,9 @@ import bisect
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
+from scipy.spatial.transform import Rotation
+
+from fcclip_core.geometry.transform import interpolated
 
 KEPT_SECONDS = 10.0
 """Seconds of poses that are kept, as tf2 keeps transforms."""
@@ -83,9 +85,8 @@ class PoseHistory:
                 f"the poses around the image are {gap:.2f} s apart, more than {MAX_GAP:g} s; publish them more often"
             )
         share = (stamp - before.stamp) / (after.stamp - before.stamp)
-        matrix = (1 - share) * before.matrix + share * after.matrix
-        turns = Rotation.from_matrix(np.stack([before.matrix[:3, :3], after.matrix[:3, :3]]))
-        matrix[:3, :3] = Slerp([0, 1], turns)(share).as_matrix()
+        pair = np.stack([before.matrix, after.matrix])
+        matrix = interpolated(pair[:, :3, 3], Rotation.from_matrix(pair[:, :3, :3]), share)
         known = [pose.covariance for pose in (before, after) if pose.covariance is not None]
         return StampedPose(stamp, matrix, max(known, key=np.trace, default=None))
 

@@ -13,6 +13,7 @@ from rclpy.node import Node
 from scipy.spatial.transform import Rotation
 
 from fcclip_core.errors import SettingsError
+from fcclip_core.geometry.transform import rigid_matrix
 from fcclip_core.memory.observation import pose_covariance
 from fcclip_core.settings import AUTO
 from fcclip_ros.compat import optional_module
@@ -138,7 +139,7 @@ class TransformPoses:
             ) from None
         covariance = pose_covariance(self._parameters.pose_translation_std, self._parameters.pose_rotation_std)
         self._note_base(source, stamp)
-        return CameraPose(_matrix(found.rotation, found.translation), covariance, self._base_from_camera)
+        return CameraPose(rigid_matrix(found.rotation, found.translation), covariance, self._base_from_camera)
 
     def camera_from(self, frame: str, header: Any, pose: CameraPose) -> np.ndarray:
         """See `PoseSource`."""
@@ -149,7 +150,7 @@ class TransformPoses:
             found = self._transforms.find(lookup, wait=False)
         except MissingTransform as missing:
             raise MissingPose(f"there is no transform from {frame!r} to {header.frame_id!r}: {missing}") from None
-        return _matrix(found.rotation, found.translation)
+        return rigid_matrix(found.rotation, found.translation)
 
     def describe(self) -> str:
         """See `PoseSource`."""
@@ -163,7 +164,7 @@ class TransformPoses:
             found = self._transforms.find(lookup, wait=False)
         except MissingTransform:  # a camera without a robot
             return
-        self._base_from_camera = _matrix(found.rotation, found.translation)
+        self._base_from_camera = rigid_matrix(found.rotation, found.translation)
 
 
 class TopicPoses:
@@ -256,7 +257,7 @@ class TopicPoses:
         with self._changed:
             self._problem, self._arrived = problem, time.monotonic()
             if not problem:
-                matrix = _matrix(Rotation.from_quat(values[3:]).as_matrix(), values[:3])
+                matrix = rigid_matrix(Rotation.from_quat(values[3:]).as_matrix(), values[:3])
                 self._history.add(StampedPose(nanoseconds(message.header.stamp), matrix, _usable(covariance)))
             self._changed.notify_all()
 
@@ -293,9 +294,3 @@ def _at_camera(covariance: np.ndarray, lever: np.ndarray) -> np.ndarray:
     moved[:3, 3:] = [[0, z, -y], [-z, 0, x], [y, -x, 0]]
     result: np.ndarray = moved @ covariance @ moved.T
     return result
-
-
-def _matrix(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = rotation, translation
-    return matrix
