@@ -6,7 +6,6 @@ import contextlib
 import functools
 import threading
 import time
-import traceback
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -15,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_msgs.msg import Header
 
@@ -24,7 +23,7 @@ from fcclip_core.files.paths import expanded
 from fcclip_core.memory.object_memory import ObjectMemory
 from fcclip_core.memory.objects import State
 from fcclip_core.quoting import printable
-from fcclip_ros.compat import RCLError, destroy_state_machine, given_parameters, run_transitions_in
+from fcclip_ros.compat import destroy_state_machine, given_parameters
 from fcclip_ros.conversions.stamps import nanoseconds
 from fcclip_ros.declarations import camera_names, declare, unknown_parameters
 from fcclip_ros.memory.access import Access
@@ -40,10 +39,11 @@ from fcclip_ros.memory.recall import RecallService
 from fcclip_ros.memory.words import PerceptionClient
 from fcclip_ros.node.deadlines import Deadlines
 from fcclip_ros.node.diagnostics import DiagnosticsPublisher
+from fcclip_ros.node.managed import ManagedNode
 from fcclip_ros.node.transforms import Transforms
 from fcclip_ros.node.worker import Worker
 from fcclip_ros.process.core_log import CoreLog
-from fcclip_ros.process.guarded import GuardedNode, describe, guarded_transition
+from fcclip_ros.process.guarded import describe, guarded_transition
 from fcclip_ros.process.runner import run_process
 
 _PATIENCE = 1.0
@@ -54,7 +54,7 @@ _NOT_CONFIGURED = (
 )
 
 
-class ObjectMemoryNode(GuardedNode, LifecycleNode):
+class ObjectMemoryNode(ManagedNode):
     """Remembers what one or several cameras see.
 
     `configure` opens the file, `activate` subscribes. The executor receives messages and serves requests; observations,
@@ -74,11 +74,9 @@ class ObjectMemoryNode(GuardedNode, LifecycleNode):
         super().__init__("object_memory", **options)
         self._stop = stop
         self._memory: ObjectMemory | None = None
-        self._lifecycle = "unconfigured"
-        self._problem = self._path_problem = self._file = ""
+        self._path_problem = self._file = ""
         self._clock_jumps = self._reanchored = 0
         self._core_log = CoreLog(self.get_logger())
-        self._transitions: Worker[None] = Worker("transitions")
         # Frames are functions: a frame of a camera, or the newest path of keyframes.
         self._observations: Worker[Any] = Worker("observations", lambda works: works[0](), failed=self._work_failed)
         self._requests: Worker[None] = Worker("requests")
@@ -115,21 +113,11 @@ class ObjectMemoryNode(GuardedNode, LifecycleNode):
         self._recall = RecallService(self, access, PerceptionClient(self, perception, self._deadlines))
         self._changes = ChangeServices(self, access, self._files, self._load)
         self._diagnostics = DiagnosticsPublisher(self, self._describe)
-        run_transitions_in(self, self._transitions.submit, lambda reason: self.get_logger().error(reason))
-
-    def begin(self) -> None:
-        """Configures and activates the node if the parameter autostart is true."""
-        if self.get_parameter("autostart").value:
-            self._transitions.submit(self._autostart)
+        self._serve_transitions()
 
     def finish(self) -> bool:
         """Shuts down from any lifecycle state, saving what is remembered; False if a thread is still running."""
-        try:
-            self._transitions.submit(self._shut_down).result(_PATIENCE + 0.5)
-        except (TimeoutError, FutureTimeoutError):
-            return False
-        except Exception as error:
-            self.callback_failed("shutdown", error)
+        if not self._ended(_PATIENCE + 0.5):
             return False
         workers = (self._transitions, self._observations, self._requests, self._files)
         return all([worker.stop(_PATIENCE / 4) for worker in workers])
@@ -152,12 +140,8 @@ class ObjectMemoryNode(GuardedNode, LifecycleNode):
             self._configuration = MemoryParameters.from_values(self._values())
             self._memory = self._opened(self._configuration.file)
         except Exception as error:
-            self._lifecycle, self._problem = "unconfigured", printable(f"cannot configure: {describe(error)}")
-            name = self.get_fully_qualified_name()
-            self.get_logger().error(f"{self._problem}; fix this, then run: ros2 lifecycle set {name} configure")
-            if not isinstance(error, FcclipError):
-                self.get_logger().error(printable(traceback.format_exc()))
-            return TransitionCallbackReturn.FAILURE
+            self._note_unconfigured(error)
+            return self._log_unconfigured(error)
         self._publisher.changed()
         self._lifecycle = "inactive"
         return None
@@ -208,19 +192,6 @@ class ObjectMemoryNode(GuardedNode, LifecycleNode):
         super().on_deactivate(state)
         self._close(_PATIENCE)
         self._lifecycle = "unconfigured"
-
-    def _autostart(self) -> None:
-        try:
-            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-                self.trigger_activate()
-        except RCLError as error:
-            self.get_logger().error(f"autostart failed: {error}")
-        except Exception as error:  # The future of this task is not checked.
-            self.callback_failed("autostart", error)
-
-    def _shut_down(self) -> None:
-        if self._lifecycle != "finalized":
-            self.trigger_shutdown()
 
     def _stop_stream(self) -> None:
         self._lifecycle = "deactivating"

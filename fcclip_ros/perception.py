@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 import threading
 import time
-import traceback
 from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, NoReturn
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
@@ -30,7 +28,7 @@ from fcclip_core.vocabulary.background import background_from
 from fcclip_core.vocabulary.checks import find_warnings, summary
 from fcclip_core.vocabulary.classes import Vocabulary
 from fcclip_core.vocabulary.snapshot import ResolvedClass, VocabularySnapshot
-from fcclip_ros.compat import RCLError, destroy_state_machine, given_parameters, result_of, run_transitions_in
+from fcclip_ros.compat import destroy_state_machine, given_parameters, result_of
 from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.conversions.images import cv_bridge
 from fcclip_ros.conversions.messages import (
@@ -45,14 +43,14 @@ from fcclip_ros.node.camera import Camera
 from fcclip_ros.node.deadlines import Deadlines
 from fcclip_ros.node.diagnostics import DiagnosticsPublisher, NodeState, make_status
 from fcclip_ros.node.find import Access, FindServices
+from fcclip_ros.node.managed import ManagedNode
 from fcclip_ros.node.parameters import NodeParameters
 from fcclip_ros.node.pipeline import Pipeline, VocabularyOptions
 from fcclip_ros.node.teach import TeachService
 from fcclip_ros.node.transforms import Transforms
 from fcclip_ros.node.wait_for import WaitForAction
 from fcclip_ros.node.word_queue import Superseded
-from fcclip_ros.node.worker import Worker
-from fcclip_ros.process.guarded import GuardedNode, describe, guarded_transition
+from fcclip_ros.process.guarded import describe, guarded_transition
 from fcclip_ros.process.runner import run_process
 from fcclip_ros.qos import IMAGE_REQUESTS, REQUESTS
 
@@ -67,7 +65,7 @@ _NOT_CONFIGURED = (
 )
 
 
-class Perception(GuardedNode, LifecycleNode):
+class Perception(ManagedNode):
     """Labels the frames of one or several cameras; vocabularies may change at any time.
 
     `configure` loads the model, `activate` subscribes. The executor receives messages and serves requests; transitions,
@@ -96,12 +94,9 @@ class Perception(GuardedNode, LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._vocabulary: msg.Vocabulary | None = None
         self._distractors: tuple[ResolvedClass, ...] = ()
-        self._lifecycle = "unconfigured"
         self._active = False
-        self._problem = ""
         self._requested_vocabulary: Vocabulary | None = None
         """The vocabulary of the parameter that was requested last; None if it was rejected."""
-        self._transitions: Worker[None] = Worker("transitions")
 
         declare(self, parameters.PARAMETERS)
         given = given_parameters(self)
@@ -140,12 +135,7 @@ class Perception(GuardedNode, LifecycleNode):
         self._find = FindServices(self, access)
         self._teach = TeachService(self, access)
         self._wait_for = WaitForAction(self, access)
-        run_transitions_in(self, self._transitions.submit, lambda reason: self.get_logger().error(reason))
-
-    def begin(self) -> None:
-        """Configures and activates the node if the parameter autostart is true."""
-        if self.get_parameter("autostart").value:
-            self._transitions.submit(self._autostart)
+        self._serve_transitions()
 
     def finish(self, patience: float = _SHUTDOWN_PATIENCE + 0.5) -> bool:
         """Shuts down from any lifecycle state.
@@ -158,14 +148,7 @@ class Perception(GuardedNode, LifecycleNode):
         """
         if self._lifecycle == "configuring":  # Loading the model may take long and cannot be interrupted.
             return False
-        try:
-            self._transitions.submit(self._shut_down).result(patience)
-        except (TimeoutError, FutureTimeoutError):
-            return False
-        except Exception as error:
-            self.callback_failed("shutdown", error)
-            return False
-        return self._transitions.stop(patience / 10) and self._pipeline is None
+        return self._ended(patience) and self._transitions.stop(patience / 10) and self._pipeline is None
 
     def destroy_node(self) -> None:
         """As rclpy's, and destroys the action server and state machine, which would keep the node in the ROS graph."""
@@ -192,16 +175,13 @@ class Perception(GuardedNode, LifecycleNode):
             self._configuration = NodeParameters.from_values(parameters.values_of(self))
             self._load(self._configuration)
         except Exception as error:
-            self._lifecycle, self._problem = "unconfigured", printable(f"cannot configure: {describe(error)}")
+            self._note_unconfigured(error)
             self._unload(_CLEANUP_PATIENCE)
             for camera in self._cameras:
                 camera.statistics.error(self._problem)
-            name = self.get_fully_qualified_name()
-            self.get_logger().error(f"{self._problem}; fix this, then run: ros2 lifecycle set {name} configure")
-            if not isinstance(error, FcclipError):
-                self.get_logger().error(printable(traceback.format_exc()))
+            failure = self._log_unconfigured(error)
             self._end_if_lost(error)
-            return TransitionCallbackReturn.FAILURE
+            return failure
         self._lifecycle = "inactive"
         return None
 
@@ -243,19 +223,6 @@ class Perception(GuardedNode, LifecycleNode):
         super().on_deactivate(state)
         self._unload(_CLEANUP_PATIENCE)
         self._lifecycle = "unconfigured"
-
-    def _autostart(self) -> None:
-        try:
-            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-                self.trigger_activate()
-        except RCLError as error:
-            self.get_logger().error(f"autostart failed: {error}")
-        except Exception as error:  # The future of this task is not checked.
-            self.callback_failed("autostart", error)
-
-    def _shut_down(self) -> None:
-        if self._lifecycle != "finalized":
-            self.trigger_shutdown()
 
     def _load(self, configuration: NodeParameters) -> None:
         # Before the model, so that errors are reported early.

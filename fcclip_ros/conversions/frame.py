@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
 from fcclip_core.geometry.camera import PinholeCamera
@@ -54,7 +53,6 @@ class LabeledFrame:
         arrival_time: Monotonic time at which the message arrived, in seconds.
         depth: Its depth, if there is any.
         depth_erosion: Width in pixels of the border of each segment whose depth is ignored.
-        camera_info: Calibration of the image, if there is any.
     """
 
     header: Any
@@ -65,7 +63,6 @@ class LabeledFrame:
     arrival_time: float
     depth: FrameDepth | None = None
     depth_erosion: int = 0
-    camera_info: CameraInfo | None = None
 
     @functools.cached_property
     def geometry(self) -> dict[int, SegmentGeometry]:

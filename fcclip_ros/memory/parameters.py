@@ -10,6 +10,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from fcclip_core.errors import SettingsError
+from fcclip_core.geometry.transform import rigid_matrix
 from fcclip_core.memory.settings import MemorySettings
 from fcclip_core.quoting import short
 from fcclip_core.settings import AUTO, settings_of
@@ -25,7 +26,7 @@ from fcclip_ros.declarations import (
     read_texts,
     require_changeable,
 )
-from fcclip_ros.node.depth_input import DEPTH_TRANSPORTS
+from fcclip_ros.node import depth_parameters
 from fcclip_ros.node.image_input import COMPRESSED, RAW
 from fcclip_ros.qos import RELIABILITIES
 
@@ -53,11 +54,9 @@ def _offset(name: str, text: str) -> np.ndarray:
         raise SettingsError(f"{name} is {short(text)}; expected {expected}") from None
     if len(values) not in (6, 7) or not np.isfinite(values).all() or (len(values) == 7 and not values[3:].any()):
         raise SettingsError(f"{name} is {short(text)}; expected {expected}")
-    matrix = np.eye(4)
     # As tf2 composes roll, pitch and yaw: about the fixed axes x, y, z in this order.
     turn = Rotation.from_euler("xyz", values[3:]) if len(values) == 6 else Rotation.from_quat(values[3:])
-    matrix[:3, :3], matrix[:3, 3] = turn.as_matrix(), values[:3]
-    return matrix
+    return rigid_matrix(turn.as_matrix(), values[:3])
 
 
 @dataclass(frozen=True)
@@ -141,23 +140,12 @@ class MemoryParameters:
         "they are corrected; empty: objects keep their places in the map",
     )
     use_depth: bool = declared(True, "Subscribe to `depth`, which shows what is no longer there")
-    depth_transport: str = declared(
-        "raw",
-        "raw reads `depth`, compressedDepth reads `depth/compressedDepth` (PNG or RVL)",
-        choices=DEPTH_TRANSPORTS,
-    )
-    depth_tolerance: float = declared(
-        0.02,
-        "Largest difference between the stamps of an image and its depth, in seconds",
-        limits=(0.0, 10.0),
-        live=True,
-    )
+    depth_transport: str = depth_parameters.depth_transport()
+    depth_tolerance: float = depth_parameters.depth_tolerance()
     depth_wait: float = declared(
         0.1, "Longest time after its arrival that a frame waits for its depth, in seconds", limits=(0.0, 1.0), live=True
     )
-    image_rectified: bool = declared(
-        True, "Whether image and depth are rectified, so that camera_info's P describes them; otherwise K and D do"
-    )
+    image_rectified: bool = depth_parameters.image_rectified()
     image_transport: str = declared(
         RAW,
         "raw reads `image`, compressed reads `image/compressed`, for the objects' pictures; neither with crop_side 0",

@@ -75,13 +75,13 @@ class Camera:
         self._depth_erosion = 0
         self._max_rate = 0.0
         self._frame_limit = RateLimit()
-        self.outputs = Outputs(node, self.private_name(""))
         # A logger per camera: throttled warnings of one camera must not suppress those of another.
         self._logger = node.get_logger().get_child(name) if name else node.get_logger()
         namespace = f"{name}/" if name else ""
         self._on_image = on_image
         self.input = ImageInput(node, f"{namespace}image", self._on_message, self._on_bad)
         self.info = InfoInput(node, f"{namespace}camera_info")
+        self.outputs = Outputs(node, self.private_name(""), self.info)
         self.depth = DepthInput(node, f"{namespace}depth", self.info, self._logger)
         self.target_frame = TargetFrame(transforms, self._logger)
 
@@ -174,8 +174,7 @@ class Camera:
         depth = self.depth.take(frame.header, (width, height), frame.arrival_time)
         if depth is not None:
             depth = self.target_frame.place(depth, frame.header, frame.arrival_time)
-        info = self.info.at(frame.header)
-        complete = replace(frame, result=result, depth=depth, depth_erosion=self._depth_erosion, camera_info=info)
+        complete = replace(frame, result=result, depth=depth, depth_erosion=self._depth_erosion)
         self.outputs.send(complete)
         self.search.process(complete)
 

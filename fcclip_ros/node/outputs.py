@@ -31,6 +31,7 @@ from fcclip_ros.conversions.messages import (
 )
 from fcclip_ros.conversions.messages_3d import detections_3d_message, geometry_messages
 from fcclip_ros.node.cloud_output import CloudOutput
+from fcclip_ros.node.info_input import InfoInput
 from fcclip_ros.node.mask_output import MaskOutput
 from fcclip_ros.node.rate_limit import RateLimit
 from fcclip_ros.qos import LATCHED, OUTPUT
@@ -42,14 +43,16 @@ class Outputs:
     Outputs without subscriptions are not computed.
     """
 
-    def __init__(self, node: LifecycleNode, prefix: str) -> None:
+    def __init__(self, node: LifecycleNode, prefix: str, info: InfoInput) -> None:
         """Creates the publishers.
 
         Args:
             node: The node.
             prefix: Prefix of their topics, up to the last slash.
+            info: The camera's camera_info.
         """
         self._node = node
+        self._info = info
         self.overlay_rate = 0.0
         """Maximum number of overlays per second; 0 for none."""
         self.embedding_type = ""
@@ -112,8 +115,7 @@ class Outputs:
         self._send_image("semantic", lambda: semantic_message(result, frame.snapshot.class_ids, header))
         self._send_image("confidence", lambda: confidence_message(result, header))
         self._send("segments", lambda: self._segments_of(frame))
-        if frame.camera_info is not None:
-            self._send_camera_info(frame, frame.camera_info)
+        self._send_camera_info(frame)
         self.masks.send(frame)
         if vision is not None:
             self._send("detections", lambda: detections_message(result, header, vision))
@@ -139,8 +141,9 @@ class Outputs:
             if packed:
                 self._publishers[f"{name}/compressed"].publish(compressed_message(message))
 
-    def _send_camera_info(self, frame: LabeledFrame, info: CameraInfo) -> None:
-        if not self._is_wanted("camera_info"):
+    def _send_camera_info(self, frame: LabeledFrame) -> None:
+        info = self._info.at(frame.header) if self._is_wanted("camera_info") else None
+        if info is None:
             return
         height, width = frame.result.segment_map.shape
         try:

@@ -32,7 +32,7 @@ from fcclip_ros.declarations import (
     read_texts,
     require_changeable,
 )
-from fcclip_ros.node.depth_input import DEPTH_TRANSPORTS
+from fcclip_ros.node import depth_parameters
 from fcclip_ros.node.image_input import RAW, TRANSPORTS, VIDEO
 from fcclip_ros.node.mask_output import mask_topics
 from fcclip_ros.node.transforms import check_tf2
@@ -146,23 +146,12 @@ class NodeParameters:
         any_type=True,
     )
     use_depth: bool = declared(False, "Subscribe to `depth` and `camera_info`, and publish 3D positions of segments")
-    depth_transport: str = declared(
-        "raw",
-        "raw reads `depth`, compressedDepth reads `depth/compressedDepth` (PNG or RVL)",
-        choices=DEPTH_TRANSPORTS,
-    )
-    depth_tolerance: float = declared(
-        0.02,
-        "Largest difference between the stamps of an image and its depth, in seconds",
-        limits=(0.0, 10.0),
-        live=True,
-    )
+    depth_transport: str = depth_parameters.depth_transport()
+    depth_tolerance: float = depth_parameters.depth_tolerance()
     depth_wait: float = declared(
         0.03, "Longest time that a labeled frame waits for its depth, in seconds", limits=(0.0, 1.0), live=True
     )
-    image_rectified: bool = declared(
-        True, "Whether image and depth are rectified, so that camera_info's P describes them; otherwise K and D do"
-    )
+    image_rectified: bool = depth_parameters.image_rectified()
     depth_erosion: int = declared(
         0,
         "Pixels of each segment's rim whose depth is not used, where depth bleeds over edges; small ones lose fewer",

@@ -12,9 +12,10 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from packed_depth import packed_depth
 from ros_harness import RELIABLE, Peer, camera, chosen_reliabilities, drain, flat_image, rgb_message, wait_until
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
+from fcclip_core.geometry.cloud import POINT
 from fcclip_ros import msg
 from fcclip_ros.conversions.camera_info import camera_info_message
 
@@ -37,6 +38,11 @@ def depth_message(meters: np.ndarray, header: Header, encoding: str = "16UC1") -
         encoding=encoding,
         data=array("B", pixels.tobytes()),
     )
+
+
+def cloud_of(message: PointCloud2) -> np.ndarray:
+    """The points of an organized cloud, `POINT` `(H, W)`."""
+    return np.frombuffer(message.data, POINT).reshape(message.height, message.width)
 
 
 def valid_segments(segments: queue.Queue) -> msg.SegmentArray | None:

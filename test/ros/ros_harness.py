@@ -278,6 +278,11 @@ def rgb_message(pixels: np.ndarray, frame_id: str = "camera", stamp: Time | None
     )
 
 
+def pixels_of(message: Image, dtype: Any = np.uint8) -> np.ndarray:
+    """The pixels of an image of one channel, `(H, W)`."""
+    return np.frombuffer(message.data, dtype).reshape(message.height, message.width)
+
+
 def flat_image(height: int = 12, width: int = 24, value: tuple[int, int, int] = (90, 80, 70)) -> np.ndarray:
     """One color, uint8 RGB."""
     return np.full((height, width, 3), value, np.uint8)

@@ -57,7 +57,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, Any]]:
 
     monkeypatch.setattr(outputs, "optional_module", module)
     node = ListingNode()
-    outputs.Outputs(node, "~/")
+    outputs.Outputs(node, "~/", SimpleNamespace())
     return {name.replace("~", "fcclip"): (named(kind), profile) for name, (kind, profile) in node.made.items()}
 
 

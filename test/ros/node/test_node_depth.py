@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from depth_camera import HEIGHT, WIDTH, DepthCamera, same_stamp, steps, valid_segments
+from depth_camera import HEIGHT, WIDTH, DepthCamera, cloud_of, same_stamp, steps, valid_segments
 from diagnostic_msgs.msg import DiagnosticArray
 from ros_harness import (
     BEST_EFFORT,
@@ -22,7 +22,6 @@ from ros_harness import (
 )
 from sensor_msgs.msg import Image, PointCloud2
 
-from fcclip_core.geometry.cloud import POINT
 from fcclip_ros import msg, srv
 from fcclip_ros.qos import OUTPUT
 
@@ -35,10 +34,6 @@ def depth_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     command, log = fake_node(0.002, *DEPTH), tmp_path_factory.mktemp("depth") / "node.log"
     with running(command, log, "reading depth from", "reading images from") as process:
         yield process
-
-
-def cloud_of(message: PointCloud2) -> np.ndarray:
-    return np.frombuffer(message.data, POINT).reshape(message.height, message.width)
 
 
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])

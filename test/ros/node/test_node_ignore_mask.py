@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from ros_harness import (
     drain,
     fake_node,
     flat_image,
+    pixels_of,
     publish_until,
     rgb_message,
     running,
@@ -51,10 +51,6 @@ def arm_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     more += ("-p", "publish_masks:=['floor', 'cup']", "-p", "track:=true")
     with running(fake_node(0.002, *more), folder / "node.log", "reading depth from", "reading images from") as process:
         yield process
-
-
-def pixels_of(message: Image, dtype: Any = np.uint8) -> np.ndarray:
-    return np.frombuffer(message.data, dtype).reshape(message.height, message.width)
 
 
 def test_ignored_pixels_are_in_no_output(arm_node: Process, peer: Peer) -> None:

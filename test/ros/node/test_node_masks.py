@@ -16,6 +16,7 @@ from ros_harness import (
     drain,
     fake_node,
     flat_image,
+    pixels_of,
     publish_until,
     rgb_message,
     running,
@@ -40,10 +41,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     command = fake_node(0.002, "-p", "publish_masks:=['plate', 'wet floor (2 m)', 'floor']")
     with running(command, tmp_path_factory.mktemp("masks") / "node.log", "reading images from") as process:
         yield process
-
-
-def pixels_of(message: Image, dtype: Any = np.uint8) -> np.ndarray:
-    return np.frombuffer(message.data, dtype).reshape(message.height, message.width)
 
 
 def test_contours_come_with_the_segments_while_they_are_asked_for(node: Process, peer: Peer) -> None:

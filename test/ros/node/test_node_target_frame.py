@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from broadcaster import MOUNTED, Broadcaster, transform_message
-from depth_camera import DepthCamera, same_stamp, stamp_of, steps, valid_segments
+from depth_camera import DepthCamera, cloud_of, same_stamp, stamp_of, steps, valid_segments
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionClient
 from ros_harness import Peer, Process, drain, fake_node, running, set_parameters, status_of, wait_until
@@ -42,10 +42,6 @@ def robot(node: Process, peer: Peer, tf2_msgs: ModuleType) -> Iterator[Broadcast
     broadcaster.static(transform_message("base_link", "camera", MOUNTED))
     yield broadcaster
     assert set_parameters(peer, target_frame="base_link")[0].successful
-
-
-def cloud_of(message: PointCloud2) -> np.ndarray:
-    return np.frombuffer(message.data, POINT).reshape(message.height, message.width)
 
 
 def centroid(segment: msg.Segment) -> list[float]:

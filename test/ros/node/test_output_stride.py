@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from ros_harness import (
     drain,
     fake_node,
     flat_image,
+    pixels_of,
     publish_until,
     rgb_message,
     running,
@@ -36,10 +36,6 @@ def half_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     log = tmp_path_factory.mktemp("half") / "node.log"
     with running(fake_node(0.002, *given), log, "reading depth from", "reading images from") as process:
         yield process
-
-
-def pixels_of(message: Image, dtype: Any = np.uint8) -> np.ndarray:
-    return np.frombuffer(message.data, dtype).reshape(message.height, message.width)
 
 
 def test_all_outputs_have_half_the_size(half_node: Process, peer: Peer) -> None:

@@ -113,7 +113,7 @@ def test_an_overlay_rate_that_is_raised_does_not_wait_out_the_old_period(
     monkeypatch.setattr(outputs, "draw_overlay", lambda *_: np.zeros((1, 1, 3), np.uint8))
     host = Peer(lambda **options: LifecycleNode("publisher", **options))
     try:
-        published = outputs.Outputs(host.node, "~/")
+        published = outputs.Outputs(host.node, "~/", SimpleNamespace())
         published.overlay_rate = 0.01
         assert published._overlay_is_due()
         frame = SimpleNamespace(snapshot=SimpleNamespace(published=()), image=None, result=None, header=Header())
