@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import explore
 import pytest
 import targets
-from bounds import MEMORY, OutOfBounds, read_within_bounds
+from bounds import OutOfBounds, read_within_bounds
 
 from fcclip_core.errors import VocabularyError
 
@@ -43,7 +45,17 @@ def _stranger(data: bytes) -> None:
 
 
 def _greedy(data: bytes) -> None:
-    bytearray(2 * MEMORY)[:] = b"x" * 2 * MEMORY
+    bytearray(b"x" * (16 << 20))
+
+
+@pytest.fixture
+def freed_blocks() -> Iterator[None]:
+    """Leaves 100 MB of freed blocks in this process's heap, below one that is kept."""
+    gc.collect()
+    blocks = [bytearray(b"y" * 100_000) for _ in range(1_000)]
+    del blocks[:-1]
+    yield
+    blocks.clear()
 
 
 def _endless(data: bytes) -> None:
@@ -51,12 +63,12 @@ def _endless(data: bytes) -> None:
         time.sleep(0.01)
 
 
-def test_bounds_tell_an_answer_from_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bounds_tell_an_answer_from_a_fault(freed_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     read_within_bounds(_family, b"")
     with pytest.raises(KeyError):
         read_within_bounds(_stranger, b"")
     with pytest.raises(OutOfBounds, match="of memory"):
-        read_within_bounds(_greedy, b"")
+        read_within_bounds(_greedy, b"", memory=8 << 20)
     monkeypatch.setattr("bounds.SECONDS", 0.2)
     with pytest.raises(OutOfBounds, match="longer than"):
         read_within_bounds(_endless, b"")
