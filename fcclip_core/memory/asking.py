@@ -18,7 +18,7 @@ import numpy as np
 from fcclip_core.errors import SettingsError
 from fcclip_core.memory.areas import Area
 from fcclip_core.memory.objects import RememberedObject, State, View
-from fcclip_core.memory.search import Columns
+from fcclip_core.memory.table import Columns
 from fcclip_core.memory.words import TextRows
 from fcclip_core.segments.finding import Query
 from fcclip_core.vocabulary.classes import BACKGROUND_MARGIN, normal_form

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from fcclip_core.memory.measurement import Measurement
-from fcclip_core.memory.objects import RememberedObject
+from fcclip_core.memory.measurement import Measurements
 from fcclip_core.memory.settings import MemorySettings
+from fcclip_core.memory.table import Places
 
 MAX_GATE = 1.5
 """Largest distance of a segment's center from an object's, meters beyond half its box, whatever the uncertainty."""
@@ -54,14 +54,25 @@ class Assignment:
 
 
 def assign(
-    measured: Sequence[Measurement], objects: Sequence[RememberedObject], settings: MemorySettings
+    measured: Measurements,
+    places: Places,
+    embeddings: np.ndarray,
+    names: Sequence[Iterable[str]],
+    settings: MemorySettings,
 ) -> Assignment:
-    """Assigns each measurement to at most one object, and each object to at most one measurement."""
-    if not measured or not objects:
+    """Assigns each measurement to at most one object, and each object to at most one measurement.
+
+    Args:
+        measured: The measurements, N.
+        places: Where the M objects are.
+        embeddings: float32 `(M, D)`, theirs, unit vectors.
+        names: What frames called each of them.
+        settings: The memory's.
+    """
+    if not len(measured) or not len(places):
         return Assignment((-1,) * len(measured), (-1,) * len(measured))
-    pairs = _Pairs.of(measured, objects, settings)
-    cost = np.where(pairs.allowed, pairs.cost, np.inf)
-    matched = _cheapest(cost)
+    pairs = _Pairs.of(measured, places, embeddings, names, settings)
+    matched = _cheapest(np.where(pairs.allowed, pairs.cost, np.inf))
     part_of = [-1] * len(measured)
     taken = {column: row for row, column in enumerate(matched) if column >= 0}
     for row, column in enumerate(matched):
@@ -70,24 +81,28 @@ def assign(
     return Assignment(tuple(matched), tuple(part_of))
 
 
-def same_place(first: RememberedObject, others: Sequence[RememberedObject], settings: MemorySettings) -> np.ndarray:
-    """Whether each of the others may be the same object as the first by place and looks: bool `(M,)`."""
-    low, high = (np.stack([getattr(item, side) for item in others]) for side in ("low", "high"))
-    first_in, others_in = _shares(first.low[None], first.high[None], low, high)
-    contained = np.maximum(first_in[0], others_in[0]) >= _CONTAINED
-    sides = np.linalg.norm(np.maximum(high - low, first.extents), axis=1)
-    near = np.linalg.norm(np.stack([item.position for item in others]) - first.position, axis=1) <= sides / 2
-    similar = np.stack([item.embedding for item in others]) @ first.embedding >= settings.merge_cosine
-    kind = np.array([item.is_thing == first.is_thing for item in others])
-    return contained & near & similar & kind
+def same_place(first: Places, others: Places, cosines: np.ndarray, settings: MemorySettings) -> np.ndarray:
+    """Which pairs of objects may be the same by place and looks.
+
+    Args:
+        first: One object of each of P pairs; or one for all pairs.
+        others: The other one of each.
+        cosines: float32 `(P,)`, of their embeddings.
+        settings: The memory's.
+
+    Returns:
+        bool `(P,)`.
+    """
+    contained = np.maximum(*_shares(first.low, first.high, others.low, others.high)) >= _CONTAINED
+    sides = np.linalg.norm(np.maximum(others.extents, first.extents), axis=1)
+    near = np.linalg.norm(others.positions - first.positions, axis=1) <= sides / 2
+    same: np.ndarray = contained & near & (cosines >= settings.merge_cosine) & (first.are_things == others.are_things)
+    return same
 
 
-def taken_places(objects: Sequence[RememberedObject], measured: Sequence[Measurement]) -> np.ndarray:
-    """In the places of which objects something is seen: bool `(N,)`; `measured` must not be empty."""
-    boxes = [
-        [np.stack([getattr(item, side) for item in items]) for side in ("low", "high")] for items in (objects, measured)
-    ]
-    known_in, seen_in = _shares(*boxes[0], *boxes[1])
+def taken_places(places: Places, measured: Measurements) -> np.ndarray:
+    """In which of the M places something is seen: bool `(M,)`."""
+    known_in, seen_in = _shares(places.low[:, None], places.high[:, None], measured.low, measured.high)
     taken: np.ndarray = (np.minimum(known_in, seen_in) >= _TAKEN).any(1)
     return taken
 
@@ -99,27 +114,29 @@ class _Pairs:
     cost: np.ndarray
     allowed: np.ndarray
     similarity: np.ndarray
-    same_name: np.ndarray
     part: np.ndarray
 
     @classmethod
     def of(
-        cls, measured: Sequence[Measurement], objects: Sequence[RememberedObject], settings: MemorySettings
+        cls,
+        measured: Measurements,
+        places: Places,
+        embeddings: np.ndarray,
+        names: Sequence[Iterable[str]],
+        settings: MemorySettings,
     ) -> _Pairs:
-        similarity = np.stack([item.embedding for item in measured]) @ np.stack([item.embedding for item in objects]).T
-        same_name = np.array([[bool(m.segment.name) and m.segment.name in o.names for o in objects] for m in measured])
-        same_kind = np.array([[m.segment.is_thing == o.is_thing for o in objects] for m in measured])
-        difference = np.stack([m.position for m in measured])[:, None] - np.stack([o.position for o in objects])
-        spread = np.stack([m.covariance for m in measured])[:, None] + np.stack([o.covariance for o in objects])
+        similarity = measured.embedding @ embeddings.T
+        same_name = _same_names([segment.name for segment in measured.segments], names)
+        are_things = np.array([segment.is_thing for segment in measured.segments])
+        difference = measured.position[:, None] - places.positions
+        spread = measured.covariance[:, None] + places.covariances
         distance = _mahalanobis(difference, spread + settings.position_floor**2 * np.eye(3))
-        seen_in, known_in = _shares(
-            *(np.stack([getattr(m, side) for m in measured]) for side in ("low", "high")),
-            *(np.stack([getattr(o, side) for o in objects]) for side in ("low", "high")),
-        )
+        seen_in, known_in = _shares(measured.low[:, None], measured.high[:, None], places.low, places.high)
         contained = np.maximum(seen_in, known_in)
         limit = settings.max_mahalanobis**2
         near = (distance <= limit) | (contained >= _CONTAINED)
-        near &= np.linalg.norm(difference, axis=-1) <= MAX_GATE + _half_diagonals(measured)[:, None]
+        half_diagonals = np.linalg.norm(measured.high - measured.low, axis=1) / 2
+        near &= np.linalg.norm(difference, axis=-1) <= MAX_GATE + half_diagonals[:, None]
         similar = similarity >= np.where(same_name, settings.min_cosine_same_name, settings.min_cosine)
         cost = (
             np.minimum(distance, limit)
@@ -127,16 +144,29 @@ class _Pairs:
             + _OTHER_NAME * ~same_name
             - _OVERLAP * contained
         )
-        return cls(cost, near & similar & same_kind, similarity, same_name, seen_in)
+        return cls(cost, near & similar & (are_things[:, None] == places.are_things), similarity, seen_in)
 
 
-def _whole(row: int, pairs: _Pairs, measured: Sequence[Measurement], taken: dict[int, int]) -> int:
+def _same_names(called: Sequence[str], names: Sequence[Iterable[str]]) -> np.ndarray:
+    """Whether each of N segments has one of the names of each of M objects: bool `(N, M)`; no name is like none."""
+    having: dict[str, list[int]] = {}
+    for column, known in enumerate(names):
+        for name in known:
+            having.setdefault(name, []).append(column)
+    same = np.zeros((len(called), len(names)), bool)
+    for row, name in enumerate(called):
+        if name:
+            same[row, having.get(name, [])] = True
+    return same
+
+
+def _whole(row: int, pairs: _Pairs, measured: Measurements, taken: dict[int, int]) -> int:
     """The object that the measurement is a further part of: one that another segment of its name was assigned to."""
-    name = measured[row].segment.name
+    name = measured.segments[row].name
     fits = [
         (pairs.similarity[row, column], column)
         for column, other in taken.items()
-        if pairs.allowed[row, column] and pairs.part[row, column] >= _PART and measured[other].segment.name == name
+        if pairs.allowed[row, column] and pairs.part[row, column] >= _PART and measured.segments[other].name == name
     ]
     return max(fits)[1] if fits else -1
 
@@ -163,14 +193,9 @@ def _mahalanobis(difference: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 def _shares(
     low: np.ndarray, high: np.ndarray, other_low: np.ndarray, other_high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Share of each of N boxes inside each of M others, and the other way round: `(N, M)` each; corners `(., 3)`."""
+    """Shares of boxes inside others, and the other way round; corners `(..., 3)`, whose axes are broadcast."""
     low, high = low - _PADDING, high + _PADDING
     other_low, other_high = other_low - _PADDING, other_high + _PADDING
-    common = np.minimum(high[:, None], other_high) - np.maximum(low[:, None], other_low)
+    common = np.minimum(high, other_high) - np.maximum(low, other_low)
     volume = np.maximum(common, 0).prod(-1)
-    return volume / (high - low).prod(-1)[:, None], volume / (other_high - other_low).prod(-1)
-
-
-def _half_diagonals(measured: Sequence[Measurement]) -> np.ndarray:
-    half: np.ndarray = np.linalg.norm(np.stack([item.high - item.low for item in measured]), axis=1) / 2
-    return half
+    return volume / (high - low).prod(-1), volume / (other_high - other_low).prod(-1)

@@ -7,7 +7,6 @@ through. Places that are blocked, out of range, out of view or without depth say
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from enum import IntEnum
 
@@ -18,6 +17,7 @@ from fcclip_core.geometry.camera import PinholeCamera
 from fcclip_core.memory.objects import RememberedObject, State
 from fcclip_core.memory.observation import Observation
 from fcclip_core.memory.settings import MemorySettings
+from fcclip_core.memory.table import Places
 
 _SURE = 0.8
 """Score from which a segment counts in full: segments that show no thing have lower ones, and so have small ones."""
@@ -78,12 +78,11 @@ def not_seen(known: RememberedObject, look: Look, settings: MemorySettings) -> R
     return _judged(replace(known, log_odds=max(known.log_odds - lost, floor)), settings)
 
 
-def look_at(objects: Sequence[RememberedObject], observation: Observation, settings: MemorySettings) -> list[Look]:
-    """What the depth image shows at the place of each object."""
-    if observation.depth is None or not objects:
-        return [Look.NOTHING] * len(objects)
-    center = np.stack([item.center for item in objects])
-    half = np.stack([np.maximum(item.extents / 2, 0.005) for item in objects])
+def look_at(places: Places, observation: Observation, settings: MemorySettings) -> list[Look]:
+    """What the depth image shows at each place."""
+    if observation.depth is None or not len(places):
+        return [Look.NOTHING] * len(places)
+    center, half = places.centers, np.maximum(places.extents / 2, 0.005)
     steps = np.linspace(-_INNER, _INNER, _STEPS)
     lattice = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     pose = observation.map_from_camera
@@ -95,7 +94,7 @@ def look_at(objects: Sequence[RememberedObject], observation: Observation, setti
     with np.errstate(divide="ignore", invalid="ignore"):
         end = np.where(known, depth / z, np.nan)
         into, out = _crossing(rays, center - pose[:3, 3], half)
-    spread = _deviation(objects, rays, z, observation, settings) / np.maximum(z, 1e-6)
+    spread = _deviation(places.covariances, rays, z, observation, settings) / np.maximum(z, 1e-6)
     middle = (into + out) / 2
     through = end - middle > np.maximum(_BEHIND * (out - middle), _DEVIATIONS * spread)
     blocked = end < into - _MARGIN / np.maximum(z, 1e-6) - spread
@@ -155,7 +154,7 @@ def _crossing(rays: np.ndarray, center: np.ndarray, half: np.ndarray) -> tuple[n
 
 
 def _deviation(
-    objects: Sequence[RememberedObject],
+    covariances: np.ndarray,
     rays: np.ndarray,
     z: np.ndarray,
     observation: Observation,
@@ -164,7 +163,7 @@ def _deviation(
     """Standard deviation of how far behind a point a ray ends, meters: of depth, pose and the object's place."""
     lengths = np.maximum(np.linalg.norm(rays, axis=-1), 1e-6)
     directions = rays / lengths[..., None]
-    spread = np.stack([item.covariance for item in objects]) + observation.pose_covariance[:3, :3]
+    spread = covariances + observation.pose_covariance[:3, :3]
     place = np.einsum("mki,mij,mkj->mk", directions, spread, directions)
     deviation: np.ndarray = np.sqrt(place + (settings.depth_noise * z**2) ** 2)
     return deviation

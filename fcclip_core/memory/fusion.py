@@ -15,10 +15,11 @@ from dataclasses import replace
 import numpy as np
 
 from fcclip_core.memory.crops import crop_of
-from fcclip_core.memory.measurement import Measurement
+from fcclip_core.memory.measurement import Measurements
 from fcclip_core.memory.objects import SECTORS, NameCount, RememberedObject, State, View
-from fcclip_core.memory.observation import Observation
+from fcclip_core.memory.observation import Observation, SeenSegment
 from fcclip_core.memory.settings import MemorySettings
+from fcclip_core.memory.table import Places
 
 MAX_VIEWS = 3
 """Views kept of an object: each costs an embedding in memory."""
@@ -56,34 +57,41 @@ _MOST_NAMES = 32
 
 
 def new_object(
-    number: int, measured: Measurement, observation: Observation, look: int, words: str, settings: MemorySettings
+    number: int,
+    measured: Measurements,
+    row: int,
+    observation: Observation,
+    look: int,
+    words: str,
+    settings: MemorySettings,
 ) -> RememberedObject:
     """The object of a first look.
 
     Args:
         number: Its id.
-        measured: The segment.
+        measured: The segments of the frame.
+        row: Which of them it is.
         observation: The frame.
         look: Number of the observation.
         words: Key of the frame's vocabulary; empty if unknown.
         settings: The memory's.
     """
-    score = measured.segment.score
-    view = _view(measured, observation)
+    segment, side = measured.segments[row], side_of(measured.direction[row])
+    view = _view(measured, row, observation, np.array(observation.map_from_camera, np.float64))
     return RememberedObject(
         id=number,
         state=State.TENTATIVE,
         log_odds=0.0,
-        is_thing=measured.segment.is_thing,
+        is_thing=segment.is_thing,
         own_name="",
-        names=_counted({}, measured.segment.name, score),
+        names=_counted({}, segment.name, segment.score),
         word_looks={words: 1} if words else {},
-        position=measured.position,
-        covariance=measured.covariance,
-        low=measured.low,
-        high=measured.high,
-        side_looks=tuple(int(sector == side_of(measured.direction)) for sector in range(SECTORS)),
-        embedding_sum=(max(score, 0.01) * measured.embedding).astype(np.float32),
+        position=measured.position[row].copy(),
+        covariance=measured.covariance[row].copy(),
+        low=measured.low[row].copy(),
+        high=measured.high[row].copy(),
+        side_looks=tuple(int(sector == side) for sector in range(SECTORS)),
+        embedding_sum=(max(segment.score, 0.01) * measured.embedding[row]).astype(np.float32),
         first_seen=observation.stamp,
         last_seen=observation.stamp,
         first_look=look,
@@ -91,49 +99,74 @@ def new_object(
         looks=1,
         views=(view,),
         approach=view if _is_approach(view, settings) else None,
-        crop=crop_of(observation.image, measured.segment.box, settings.crop_side),
+        crop=crop_of(observation.image, segment.box, settings.crop_side),
     )
 
 
 def fused(
-    known: RememberedObject,
-    measured: Measurement,
+    known: Sequence[RememberedObject],
+    places: Places,
+    measured: Measurements,
     observation: Observation,
     look: int,
     words: str,
     settings: MemorySettings,
-) -> RememberedObject:
-    """The object after a further look; arguments as for `new_object`. Its existence stays what it was."""
-    side = side_of(measured.direction)
-    position, covariance = _fused_position(known, measured, known.side_looks[side])
-    low, high = _fused_box(known, measured)
-    position = np.where(_axes_seen(known.side_looks), (low + high) / 2, position)
-    view = _view(measured, observation)
-    views, crop = _with_view(known, view, measured, observation, settings)
-    best_approach = known.approach is None or view.quality > known.approach.quality
-    return replace(
-        known,
-        names=_counted(known.names, measured.segment.name, measured.segment.score),
-        word_looks={**known.word_looks, words: known.word_looks.get(words, 0) + 1} if words else known.word_looks,
-        position=position,
-        covariance=covariance,
-        low=low,
-        high=high,
-        side_looks=tuple(count + (sector == side) for sector, count in enumerate(known.side_looks)),
-        embedding_sum=_fused_embedding(known, measured, settings.min_cosine),
-        first_seen=min(known.first_seen, observation.stamp),
-        last_seen=observation.stamp,
-        last_look=look,
-        looks=known.looks + 1,
-        views=views,
-        approach=view if best_approach and _is_approach(view, settings) else known.approach,
-        crop=crop,
-    )
+) -> list[RememberedObject]:
+    """Objects after a further look.
+
+    Args:
+        known: The objects, M.
+        places: Theirs.
+        measured: The M segments that they are, in the same order.
+        observation: The frame.
+        look: Number of the observation.
+        words: Key of the frame's vocabulary; empty if unknown.
+        settings: The memory's.
+
+    Returns:
+        The objects in the same order; their existence stays what it was.
+    """
+    if not known:
+        return []
+    sides = [side_of(direction) for direction in measured.direction]
+    side_looks = np.array([item.side_looks for item in known])
+    positions, covariances = _fused_positions(places, measured, side_looks[np.arange(len(known)), sides])
+    low, high = _fused_boxes(places, measured, np.array([item.looks for item in known]))
+    positions = np.where(_axes_seen(side_looks), (low + high) / 2, positions)
+    sums = _fused_embeddings(known, measured, settings.min_cosine)
+    updated, pose = [], np.array(observation.map_from_camera, np.float64)
+    for row, (item, side) in enumerate(zip(known, sides, strict=True)):
+        segment, view = measured.segments[row], _view(measured, row, observation, pose)
+        views, crop = _with_view(item, view, segment, observation, settings)
+        best_approach = item.approach is None or view.quality > item.approach.quality
+        updated.append(
+            replace(
+                item,
+                names=_counted(item.names, segment.name, segment.score),
+                word_looks={**item.word_looks, words: item.word_looks.get(words, 0) + 1} if words else item.word_looks,
+                # Copies, as a row would keep the whole frame's alive.
+                position=positions[row].copy(),
+                covariance=covariances[row].copy(),
+                low=low[row].copy(),
+                high=high[row].copy(),
+                side_looks=tuple(count + (sector == side) for sector, count in enumerate(item.side_looks)),
+                embedding_sum=sums[row].copy(),
+                first_seen=min(item.first_seen, observation.stamp),
+                last_seen=observation.stamp,
+                last_look=look,
+                looks=item.looks + 1,
+                views=views,
+                approach=view if best_approach and _is_approach(view, settings) else item.approach,
+                crop=crop,
+            )
+        )
+    return updated
 
 
-def with_part(known: RememberedObject, measured: Measurement) -> RememberedObject:
+def with_part(known: RememberedObject, measured: Measurements, row: int) -> RememberedObject:
     """The object after another part of it was seen in the same frame: the box grows, all else stays."""
-    return replace(known, low=np.minimum(known.low, measured.low), high=np.maximum(known.high, measured.high))
+    low, high = np.minimum(known.low, measured.low[row]), np.maximum(known.high, measured.high[row])
+    return replace(known, low=low, high=high)
 
 
 def joined(first: RememberedObject, second: RememberedObject) -> RememberedObject:
@@ -200,48 +233,64 @@ def side_of(direction: np.ndarray) -> int:
     return int((angle / (2 * math.pi) * SECTORS) % SECTORS) % SECTORS
 
 
-def _fused_position(
-    known: RememberedObject, measured: Measurement, looks_from_side: int
+def _fused_positions(
+    places: Places, measured: Measurements, looks_from_side: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A Kalman update in its Joseph-free information form: position and covariance."""
-    prior = known.covariance + _DRIFT**2 * np.eye(3)
+    """A Kalman update in its Joseph-free information form: positions `(M, 3)` and covariances `(M, 3, 3)`."""
+    prior = places.covariances + _DRIFT**2 * np.eye(3)
     # The n-th look from one side tells little new of what that side hides: its weight falls as 1 / n.
-    seen = measured.noise + measured.shape * (1 + looks_from_side) + 1e-8 * np.eye(3)
+    seen = measured.noise + measured.shape * (1 + looks_from_side)[:, None, None] + 1e-8 * np.eye(3)
     gain = prior @ np.linalg.inv(prior + seen)
-    position = known.position + gain @ (measured.position - known.position)
-    return position, _symmetric(prior - gain @ prior)
+    difference = measured.position - places.positions
+    positions = places.positions + (gain @ difference[:, :, None])[:, :, 0]
+    return positions, _symmetric(prior - gain @ prior)
 
 
-def _fused_box(known: RememberedObject, measured: Measurement) -> tuple[np.ndarray, np.ndarray]:
-    outwards = max(_OUTWARDS, 1 / (known.looks + 1))
-    inwards = 0.0 if measured.segment.cut else max(_INWARDS, 0.5 / (known.looks + 1))
+def _fused_boxes(places: Places, measured: Measurements, looks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    cut = np.array([segment.cut for segment in measured.segments])
+    outwards = np.maximum(_OUTWARDS, 1 / (looks + 1))[:, None]
+    inwards = np.where(cut, 0.0, np.maximum(_INWARDS, 0.5 / (looks + 1)))[:, None]
     # A face that looks away from the camera is not seen: what is in front of it says nothing.
     hides_low, hides_high = measured.direction < -0.2, measured.direction > 0.2
-    most = math.inf if known.looks < _FEW_LOOKS else _MOST_GROWTH
-    below, above = known.low - measured.low, measured.high - known.high
-    low = known.low - np.where(below > 0, np.minimum(outwards * below, most), np.where(hides_low, 0.0, inwards) * below)
-    high = known.high + np.where(
+    most = np.where(looks < _FEW_LOOKS, math.inf, _MOST_GROWTH)[:, None]
+    below, above = places.low - measured.low, measured.high - places.high
+    low = places.low - np.where(
+        below > 0, np.minimum(outwards * below, most), np.where(hides_low, 0.0, inwards) * below
+    )
+    high = places.high + np.where(
         above > 0, np.minimum(outwards * above, most), np.where(hides_high, 0.0, inwards) * above
     )
     return np.minimum(low, high), np.maximum(low, high)
 
 
-def _axes_seen(side_looks: Sequence[int]) -> np.ndarray:
-    """Along which axes both faces of the box were seen, so that its middle is the object's: bool `(3,)`.
+def _axes_seen(side_looks: np.ndarray) -> np.ndarray:
+    """Along which axes both faces of the boxes were seen, so that their middle is the object's.
 
     Along z they are from the start: cameras look down on what stands before them.
+
+    Args:
+        side_looks: int `(M, SECTORS)`.
+
+    Returns:
+        bool `(M, 3)`.
     """
-    seen = [min(sum(side_looks[sector] for sector in half) for half in halves) >= _FACE_LOOKS for halves in _HALVES]
-    return np.array([*seen, True])
+    seen = np.ones((len(side_looks), 3), bool)
+    for axis, halves in enumerate(_HALVES):
+        fewer = np.minimum(*(side_looks[:, half].sum(1) for half in halves))
+        seen[:, axis] = fewer >= _FACE_LOOKS
+    return seen
 
 
-def _fused_embedding(known: RememberedObject, measured: Measurement, min_cosine: float) -> np.ndarray:
-    length = math.sqrt(known.embedding_sum @ known.embedding_sum)
-    kept = known.embedding_sum if length <= _MOST_LOOKS else known.embedding_sum * (_MOST_LOOKS / length)
-    weight = max(measured.segment.score, 0.01)
-    if known.looks >= _FEW_LOOKS and float(known.embedding @ measured.embedding) < min_cosine:
-        weight *= _OUTLIER
-    return (kept + weight * measured.embedding).astype(np.float32)
+def _fused_embeddings(known: Sequence[RememberedObject], measured: Measurements, min_cosine: float) -> np.ndarray:
+    """Sums of embeddings after the look: float32 `(M, D)`."""
+    sums = np.array([item.embedding_sum for item in known])
+    lengths = np.linalg.norm(sums, axis=1)
+    cosines = (sums * measured.embedding).sum(1) / np.maximum(lengths, 1e-12)
+    is_outlier = (np.array([item.looks for item in known]) >= _FEW_LOOKS) & (cosines < min_cosine)
+    weights = np.maximum([segment.score for segment in measured.segments], 0.01) * np.where(is_outlier, _OUTLIER, 1.0)
+    kept = np.minimum(1.0, _MOST_LOOKS / np.maximum(lengths, 1e-12))
+    fused_sums: np.ndarray = (sums * kept[:, None] + weights[:, None] * measured.embedding).astype(np.float32)
+    return fused_sums
 
 
 def _counted(names: Mapping[str, NameCount], name: str, score: float) -> Mapping[str, NameCount]:
@@ -257,21 +306,21 @@ def _limited(names: Mapping[str, NameCount]) -> Mapping[str, NameCount]:
     return dict(sorted(names.items(), key=lambda item: -item[1].score_sum)[:_MOST_NAMES])
 
 
-def _view(measured: Measurement, observation: Observation) -> View:
-    pixels = observation.camera.width * observation.camera.height
-    size = min(math.sqrt(measured.segment.area / pixels) / 0.25, 1.0)
+def _view(measured: Measurements, row: int, observation: Observation, pose: np.ndarray) -> View:
+    segment, pixels = measured.segments[row], observation.camera.width * observation.camera.height
+    size = min(math.sqrt(segment.area / pixels) / 0.25, 1.0)
     return View(
         stamp=observation.stamp,
         camera_name=observation.camera_name,
-        map_from_camera=np.array(observation.map_from_camera, np.float64),
-        distance=measured.distance,
-        quality=measured.segment.score * size * (0.3 if measured.segment.cut else 1.0),
-        embedding=measured.embedding.astype(np.float16),
+        map_from_camera=pose,
+        distance=float(measured.distance[row]),
+        quality=segment.score * size * (0.3 if segment.cut else 1.0),
+        embedding=measured.embedding[row].astype(np.float16),
     )
 
 
 def _with_view(
-    known: RememberedObject, view: View, measured: Measurement, observation: Observation, settings: MemorySettings
+    known: RememberedObject, view: View, segment: SeenSegment, observation: Observation, settings: MemorySettings
 ) -> tuple[tuple[View, ...], bytes]:
     """The views and the picture of the best one, after a further view."""
     same = [item for item in known.views if _is_same_side(item, view, known.position)]
@@ -280,7 +329,7 @@ def _with_view(
     views = _best_of((*(item for item in known.views if item not in same), view))
     if views[0] is not view:
         return views, known.crop
-    return views, crop_of(observation.image, measured.segment.box, settings.crop_side) or known.crop
+    return views, crop_of(observation.image, segment.box, settings.crop_side) or known.crop
 
 
 def _best_of(views: tuple[View, ...]) -> tuple[View, ...]:
@@ -297,6 +346,6 @@ def _is_approach(view: View, settings: MemorySettings) -> bool:
     return settings.approach_near <= view.distance <= settings.approach_far
 
 
-def _symmetric(matrix: np.ndarray) -> np.ndarray:
-    half: np.ndarray = (matrix + matrix.T) / 2
-    return half
+def _symmetric(matrices: np.ndarray) -> np.ndarray:
+    halves: np.ndarray = (matrices + np.swapaxes(matrices, -1, -2)) / 2
+    return halves

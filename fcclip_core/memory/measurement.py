@@ -1,4 +1,4 @@
-"""A segment in the map: where its center is, how sure that is, and the box of what was visible.
+"""Segments in the map: where their centers are, how sure that is, and the boxes of what was visible.
 
 Depth shows the side that faces the camera, so the mean of the points lies in front of the object's center. The hidden
 part is estimated from what is visible: objects are about as deep as they are wide. That is a guess, so half of it
@@ -7,15 +7,13 @@ counts as uncertainty along the ray; views from other sides correct it.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from fcclip_core.geometry.camera import PinholeCamera
-from fcclip_core.geometry.segments import SegmentGeometry
-from fcclip_core.memory.objects import unit
 from fcclip_core.memory.observation import MAX_COORDINATE, Observation, SeenSegment
 from fcclip_core.memory.settings import MemorySettings
 
@@ -35,137 +33,202 @@ _SYSTEMATIC_DEPTH = 0.5
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """A segment in the map's frame.
+class Measurements:
+    """The segments of a frame in the map, a row each; all of a frame are computed together, as N is small.
 
     Attributes:
-        segment: The segment.
-        position: float64 `(3,)`, estimated center of the object, meters.
-        noise: float64 `(3, 3)`, covariance by depth and pose.
-        shape: float64 `(3, 3)`, covariance by what the view does not show.
-        low: float64 `(3,)`, smallest corner of the visible surface's map-aligned box.
-        high: float64 `(3,)`, largest corner.
-        distance: From the camera, meters.
-        direction: float64 `(3,)`, unit vector from the camera to the object.
-        embedding: float32 `(D,)`, unit vector.
+        segments: The segments, N.
+        position: float64 `(N, 3)`, estimated centers of the objects, meters.
+        noise: float64 `(N, 3, 3)`, covariance by depth and pose.
+        shape: float64 `(N, 3, 3)`, covariance by what the view does not show.
+        low: float64 `(N, 3)`, smallest corners of the visible surfaces' map-aligned boxes.
+        high: float64 `(N, 3)`, largest corners.
+        distance: float64 `(N,)`, from the camera, meters.
+        direction: float64 `(N, 3)`, unit vectors from the camera to the objects.
+        embedding: float32 `(N, D)`, unit vectors.
     """
 
-    segment: SeenSegment
+    segments: tuple[SeenSegment, ...]
     position: np.ndarray
     noise: np.ndarray
     shape: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    distance: float
+    distance: np.ndarray
     direction: np.ndarray
     embedding: np.ndarray
 
+    def __len__(self) -> int:
+        """N."""
+        return len(self.segments)
+
     @property
     def covariance(self) -> np.ndarray:
-        """float64 `(3, 3)` of the position."""
+        """float64 `(N, 3, 3)` of the positions."""
         return self.noise + self.shape
 
+    def take(self, rows: Sequence[int]) -> Measurements:
+        """Some of them, by index."""
+        chosen = list(rows)
+        arrays = {item.name: getattr(self, item.name)[chosen] for item in fields(self) if item.name != "segments"}
+        return Measurements(tuple(self.segments[row] for row in chosen), **arrays)
 
-def measure(observation: Observation, settings: MemorySettings) -> list[Measurement]:
+
+def measure(observation: Observation, settings: MemorySettings) -> Measurements:
     """The segments of a frame that can be remembered: named well enough, near enough, and with a place."""
-    usable = [
-        (segment, segment.geometry)
+    segments = [
+        segment
         for segment in observation.segments
         if (segment.is_thing or settings.remember_stuff)
         and segment.score >= settings.min_score
         and segment.area >= settings.min_area
         and segment.geometry is not None
-        and _is_usable(segment, segment.geometry)
+        and (segment.bounds is None or np.abs(segment.bounds).max() <= MAX_COORDINATE)
     ]
-    if not usable:
-        return []
-    axes = Rotation.from_quat([geometry.orientation for _, geometry in usable]).as_matrix()
-    measured = (_measured(*pair, turn, observation, settings) for pair, turn in zip(usable, axes, strict=True))
-    return [item for item in measured if item is not None]
+    if not segments:
+        return _NONE
+    surfaces = _Surfaces.of(segments)
+    usable = surfaces.usable(settings.max_range)
+    if not usable.all():
+        segments = [segment for segment, is_usable in zip(segments, usable, strict=True) if is_usable]
+        if not segments:
+            return _NONE
+        surfaces = _Surfaces.of(segments)
+    measured = _measured(segments, surfaces, observation, settings)
+    inside = np.abs(measured.position).max(1) <= MAX_COORDINATE
+    return measured if inside.all() else measured.take(np.flatnonzero(inside).tolist())
+
+
+@dataclass(frozen=True)
+class _Surfaces:
+    """What is read of the segments, a row each; see `SegmentGeometry`."""
+
+    centroid: np.ndarray
+    center: np.ndarray
+    extents: np.ndarray
+    oriented_center: np.ndarray
+    oriented_extents: np.ndarray
+    orientation: np.ndarray
+    embedding: np.ndarray
+
+    @classmethod
+    def of(cls, segments: Sequence[SeenSegment]) -> _Surfaces:
+        names = [item.name for item in fields(cls) if item.name != "embedding"]
+        columns = {name: np.array([getattr(item.geometry, name) for item in segments], np.float64) for name in names}
+        return cls(**columns, embedding=np.array([item.embedding for item in segments]))
+
+    def usable(self, max_range: float) -> np.ndarray:
+        """Those with finite numbers, an embedding, an orientation, and a place before the camera: bool `(N,)`."""
+        # Larger numbers overflow when they are squared; NaN is no smaller than anything.
+        fits = np.ones(len(self.centroid), bool)
+        for item in fields(self):
+            fits &= np.abs(getattr(self, item.name)).max(1) <= MAX_COORDINATE
+        with np.errstate(over="ignore", invalid="ignore"):
+            distance = np.linalg.norm(self.centroid, axis=1)
+        near = (distance > 0) & (distance <= max_range) & (self.centroid[:, 2] > 0)
+        usable: np.ndarray = fits & near & self.embedding.any(1) & self.orientation.any(1)
+        return usable
 
 
 def _measured(
-    segment: SeenSegment,
-    geometry: SegmentGeometry,
-    axes: np.ndarray,
-    observation: Observation,
-    settings: MemorySettings,
-) -> Measurement | None:
-    """The measurement, None beyond the range; `axes` `(3, 3)` are those of the oriented box, as columns."""
-    distance = math.sqrt(geometry.centroid @ geometry.centroid)
-    if not 0 < distance <= settings.max_range:
-        return None
-    pose = observation.map_from_camera
-    turn, ray = pose[:3, :3], geometry.centroid / distance
-    depth_std = settings.depth_noise * float(geometry.centroid[2]) ** 2
-    width = _visible_width(segment, observation.camera, float(geometry.centroid[2]))
-    hidden = _hidden_depth(geometry, width, depth_std)
-    position = turn @ (geometry.centroid + hidden * ray) + pose[:3, 3]
-    if np.abs(position).max() > MAX_COORDINATE:
-        return None
-    direction = turn @ ray
-    low, high = _map_box(geometry, axes, pose) if segment.bounds is None else segment.bounds + pose[:3, 3]
-    shrunk = np.minimum(_NOISE_SPREAD * depth_std * np.abs(direction), _MOST_SHRUNK * (high - low))
-    along = np.outer(direction, direction)
+    segments: Sequence[SeenSegment], surfaces: _Surfaces, observation: Observation, settings: MemorySettings
+) -> Measurements:
+    pose, camera = observation.map_from_camera, observation.camera
+    turn, offset = pose[:3, :3], pose[:3, 3]
+    depth = surfaces.centroid[:, 2]
+    distance = np.linalg.norm(surfaces.centroid, axis=1)
+    ray = surfaces.centroid / distance[:, None]
+    depth_std = settings.depth_noise * depth**2
+    width = _visible_width(segments, camera, depth)
+    hidden = _hidden_depth(surfaces, width, depth_std)
+    position = (surfaces.centroid + hidden[:, None] * ray) @ turn.T + offset
+    direction = ray @ turn.T
+    low, high = _map_boxes(segments, surfaces, pose)
+    shrunk = np.minimum(_NOISE_SPREAD * depth_std[:, None] * np.abs(direction), _MOST_SHRUNK * (high - low))
+    along = direction[:, :, None] * direction[:, None]
     across = _IDENTITY - along
-    shape = (0.1 * width + 0.5 * hidden) ** 2 * along + (0.1 * width) ** 2 * across
-    if segment.cut:
-        shape = shape + np.diag((high - low) / 2) ** 2
-    pixel = distance / min(observation.camera.fx, observation.camera.fy)
-    noise = (_SYSTEMATIC_DEPTH * depth_std) ** 2 * along + pixel**2 * across
-    return Measurement(
-        segment=segment,
+    shape = _squares(0.1 * width + 0.5 * hidden) * along + _squares(0.1 * width) * across
+    cut = np.array([segment.cut for segment in segments])
+    shape[cut] += ((high - low)[cut] / 2)[:, None] ** 2 * _IDENTITY
+    noise = _squares(_SYSTEMATIC_DEPTH * depth_std) * along + _squares(distance / min(camera.fx, camera.fy)) * across
+    return Measurements(
+        segments=tuple(segments),
         position=position,
-        noise=noise + _pose_share(observation.pose_covariance, position - pose[:3, 3]),
+        noise=noise + _pose_share(observation.pose_covariance, position - offset),
         shape=shape,
         low=low + shrunk,
         high=high - shrunk,
         distance=distance,
         direction=direction,
-        embedding=unit(segment.embedding),
+        embedding=_units(surfaces.embedding),
     )
 
 
-def _is_usable(segment: SeenSegment, geometry: SegmentGeometry) -> bool:
-    rows = [geometry.centroid, geometry.center, geometry.extents, geometry.oriented_center, geometry.orientation]
-    rows += [geometry.oriented_extents, segment.embedding, *([] if segment.bounds is None else segment.bounds)]
-    # Larger numbers overflow when they are squared; NaN is no smaller than anything.
-    if not np.abs(np.concatenate(rows)).max() <= MAX_COORDINATE:
-        return False
-    return bool(segment.embedding.any() and geometry.orientation.any() and geometry.centroid[2] > 0)
+def _squares(values: np.ndarray) -> np.ndarray:
+    """`(N,)` -> `(N, 1, 1)`, squared: factors of matrices."""
+    squares: np.ndarray = values[:, None, None] ** 2
+    return squares
 
 
-def _visible_width(segment: SeenSegment, camera: PinholeCamera, depth: float) -> float:
-    """The smaller side of the segment's box, meters: that of its pixels, less noisy than that of its points."""
-    left, top, right, bottom = segment.box
-    return depth * min((right - left) / camera.fx, (bottom - top) / camera.fy)
+def _units(vectors: np.ndarray) -> np.ndarray:
+    units: np.ndarray = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return units
 
 
-def _hidden_depth(geometry: SegmentGeometry, width: float, depth_std: float) -> float:
-    """Distance along the ray from the visible surface's mean to the estimated center, meters.
+def _visible_width(segments: Sequence[SeenSegment], camera: PinholeCamera, depth: np.ndarray) -> np.ndarray:
+    """The smaller sides of the segments' boxes, meters: those of pixels are less noisy than those of points."""
+    left, top, right, bottom = np.array([segment.box for segment in segments], np.float64).T
+    width: np.ndarray = depth * np.minimum((right - left) / camera.fx, (bottom - top) / camera.fy)
+    return width
+
+
+def _hidden_depth(surfaces: _Surfaces, width: np.ndarray, depth_std: np.ndarray) -> np.ndarray:
+    """Distances along the rays from the visible surfaces' means to the estimated centers, meters.
 
     For a ball two thirds of its radius, for a box seen from the front half of its width, for one seen over its edge
     half of what is visible of it: exact if it is as deep as it is wide.
     """
-    front = float(geometry.center[2] - geometry.extents[2] / 2)
-    behind_front = max(float(geometry.centroid[2]) - front - _NOISE_SPREAD * depth_std, 0.0)
-    return min(max(width / 2 - behind_front, 0.0), _MAX_HIDDEN)
+    front = surfaces.center[:, 2] - surfaces.extents[:, 2] / 2
+    behind_front = np.maximum(surfaces.centroid[:, 2] - front - _NOISE_SPREAD * depth_std, 0)
+    return np.clip(width / 2 - behind_front, 0, _MAX_HIDDEN)
 
 
-def _map_box(geometry: SegmentGeometry, axes: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The map-aligned box of the visible surface: what is inside both of its boxes, each seen along the map's axes."""
+def _map_boxes(segments: Sequence[SeenSegment], surfaces: _Surfaces, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The map-aligned boxes of the visible surfaces, from their points where these are known."""
+    low, high = _estimated_boxes(surfaces, pose)
+    for row, segment in enumerate(segments):
+        if segment.bounds is not None:
+            low[row], high[row] = segment.bounds + pose[:3, 3]
+    return low, high
+
+
+def _estimated_boxes(surfaces: _Surfaces, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is inside both boxes of each surface, each seen along the map's axes."""
     turn, offset = pose[:3, :3], pose[:3, 3]
-    half = np.abs(turn) @ (geometry.extents / 2)
-    oriented_half = np.abs(turn @ axes) @ (geometry.oriented_extents / 2)
-    center, oriented_center = turn @ geometry.center + offset, turn @ geometry.oriented_center + offset
+    axes = Rotation.from_quat(surfaces.orientation).as_matrix()
+    half = surfaces.extents / 2 @ np.abs(turn).T
+    oriented_half = (np.abs(turn @ axes) @ (surfaces.oriented_extents / 2)[:, :, None])[..., 0]
+    center, oriented_center = (part @ turn.T + offset for part in (surfaces.center, surfaces.oriented_center))
     low = np.maximum(center - half, oriented_center - oriented_half)
     high = np.minimum(center + half, oriented_center + oriented_half)
     return np.minimum(low, high), np.maximum(low, high)
 
 
-def _pose_share(covariance: np.ndarray, lever: np.ndarray) -> np.ndarray:
-    """What the pose's uncertainty means at the end of a lever from the camera: float64 `(3, 3)`."""
-    x, y, z = lever
-    jacobian = np.array([[1, 0, 0, 0, z, -y], [0, 1, 0, -z, 0, x], [0, 0, 1, y, -x, 0]])
-    share: np.ndarray = jacobian @ covariance @ jacobian.T
+def _pose_share(covariance: np.ndarray, levers: np.ndarray) -> np.ndarray:
+    """What the pose's uncertainty means at the ends of levers `(N, 3)` from the camera: float64 `(N, 3, 3)`."""
+    x, y, z = levers.T
+    jacobian = np.zeros((len(levers), 3, 6))
+    jacobian[:, :, :3] = _IDENTITY
+    jacobian[:, 0, 4], jacobian[:, 0, 5] = z, -y
+    jacobian[:, 1, 3], jacobian[:, 1, 5] = -z, x
+    jacobian[:, 2, 3], jacobian[:, 2, 4] = y, -x
+    share: np.ndarray = jacobian @ covariance @ jacobian.transpose(0, 2, 1)
     return share
+
+
+_NONE = Measurements(
+    (),
+    *(np.zeros((0, *shape)) for shape in ((3,), (3, 3), (3, 3), (3,), (3,), (), (3,))),
+    np.zeros((0, 1), np.float32),
+)
+"""No segments."""

@@ -13,12 +13,12 @@ from fcclip_core.memory.association import MAX_GATE, assign, same_place, taken_p
 from fcclip_core.memory.existence import Look, look_at, not_seen, seen_again
 from fcclip_core.memory.fusion import fused, joined, moved_to, new_object, with_part
 from fcclip_core.memory.grid import Grid
-from fcclip_core.memory.measurement import Measurement, measure
+from fcclip_core.memory.measurement import Measurements, measure
 from fcclip_core.memory.objects import RememberedObject, State
 from fcclip_core.memory.observation import Observation
 from fcclip_core.memory.outcome import Events, Outcome
-from fcclip_core.memory.search import SearchIndex
 from fcclip_core.memory.settings import MemorySettings
+from fcclip_core.memory.table import ObjectTable, Places
 
 _MERGE_EVERY = 4
 """Each object that is seen looks for its duplicates in every so many-th of its looks."""
@@ -44,7 +44,7 @@ class ObjectMap:
         self.settings = settings
         self.next_id = next_id
         self.look = look
-        self.index = SearchIndex()
+        self.table = ObjectTable()
         self._objects: dict[int, RememberedObject] = {}
         self._grid = Grid()
         self._by_name: dict[str, set[int]] = defaultdict(set)
@@ -87,7 +87,7 @@ class ObjectMap:
         # The center may lie behind what was seen of it so far.
         self._grid.put(item.id, np.minimum(item.low, item.position), np.maximum(item.high, item.position))
         (self._missing.add if self._is_missing(item) else self._missing.discard)(item.id)
-        self.index.put(item)
+        self.table.put(item)
         if before is None or before.names.keys() != item.names.keys() or before.own_name != item.own_name:
             for name in _names_of(before) - _names_of(item):
                 self._unname(name, item.id)
@@ -102,7 +102,7 @@ class ObjectMap:
         self._changed[number] = None
         self._grid.remove(number)
         self._missing.discard(number)
-        self.index.remove(number)
+        self.table.remove(number)
         for name in _names_of(item):
             self._unname(name, number)
         for pair in [pair for pair in self._together if number in pair]:
@@ -125,11 +125,10 @@ class ObjectMap:
         events = Events()
         owners = self._match(measured, observation, words, events)
         self._note_absent(observation, measured, set(owners), events)
-        for number in sorted(set(owners)):
-            self._join_duplicates(number, owners, events)
+        self._join_duplicates(owners, events)
         self._find_moved(events)
         self._drop_beyond_limit(events)
-        ids = {item.segment.id: events.now(number) for item, number in zip(measured, owners, strict=True)}
+        ids = {item.id: events.now(number) for item, number in zip(measured.segments, owners, strict=True)}
         return events.outcome([ids.get(segment.id, 0) for segment in observation.segments])
 
     def transform(self, moved: Callable[[RememberedObject], RememberedObject], chosen: Iterable[int]) -> None:
@@ -147,14 +146,8 @@ class ObjectMap:
         # Known ones are looked for among those that were here before: the other memory's own are told apart.
         here = set(self._objects)
         for item in sorted(others, key=lambda other: other.id):
-            near = [self._objects[number] for number in self._grid.near(item.low, item.high) & here]
-            same = (
-                [other for other, is_same in zip(near, same_place(item, near, self.settings), strict=True) if is_same]
-                if near
-                else []
-            )
-            if same:
-                known = max(same, key=lambda other: float(other.embedding @ item.embedding))
+            known = self._known_as(item, here)
+            if known is not None:
                 self.put(joined(known, _as_of(item, self.look)))
                 here.discard(known.id)
             else:
@@ -164,94 +157,119 @@ class ObjectMap:
         self._drop_beyond_limit(Events())
         return ids
 
-    def _match(
-        self, measured: Sequence[Measurement], observation: Observation, words: str, events: Events
-    ) -> list[int]:
+    def _match(self, measured: Measurements, observation: Observation, words: str, events: Events) -> list[int]:
         """Updates the objects that the measurements match and creates the others; returns an id a measurement."""
-        objects = [self._objects[number] for number in self._near(measured)]
-        assignment = assign(measured, objects, self.settings)
+        numbers = self._near(measured)
+        places = self.table.places(numbers)
+        embeddings = self.table.embeddings(numbers) if numbers else places.positions
+        names = [self._objects[number].names for number in numbers]
+        assignment = assign(measured, places, embeddings, names, self.settings)
+        rows = [row for row, column in enumerate(assignment.matched) if column >= 0]
+        columns = [assignment.matched[row] for row in rows]
+        known = [self._objects[numbers[column]] for column in columns]
+        found = iter(
+            fused(known, places.take(columns), measured.take(rows), observation, self.look, words, self.settings)
+        )
         owners = []
-        for item, column, whole in zip(measured, assignment.matched, assignment.part_of, strict=True):
-            if column >= 0:
-                known = objects[column]
-                found = fused(known, item, observation, self.look, words, self.settings)
-                found = seen_again(found, item.segment.score, self.settings)
-                events.compare(known, found)
-                self.put(found)
-                owners.append(known.id)
-            elif whole >= 0:
-                owners.append(objects[whole].id)
-            else:
-                new = new_object(self._new_id(), item, observation, self.look, words, self.settings)
-                events.created.append(new.id)
-                new = seen_again(new, item.segment.score, self.settings)
-                events.compare(None, new)
-                self.put(new)
-                owners.append(new.id)
-        for item, number, whole in zip(measured, owners, assignment.part_of, strict=True):
+        for row, (segment, column, whole) in enumerate(
+            zip(measured.segments, assignment.matched, assignment.part_of, strict=True)
+        ):
             if whole >= 0:
-                self.put(with_part(self._objects[number], item))
+                owners.append(numbers[whole])
+                continue
+            before = self._objects[numbers[column]] if column >= 0 else None
+            after = (
+                next(found)
+                if before is not None
+                else new_object(self._new_id(), measured, row, observation, self.look, words, self.settings)
+            )
+            after = seen_again(after, segment.score, self.settings)
+            if before is None:
+                events.created.append(after.id)
+            events.compare(before, after)
+            self.put(after)
+            owners.append(after.id)
+        for row, (number, whole) in enumerate(zip(owners, assignment.part_of, strict=True)):
+            if whole >= 0:
+                self.put(with_part(self._objects[number], measured, row))
         return owners
 
-    def _near(self, measured: Sequence[Measurement]) -> list[int]:
-        found: set[int] = set()
-        for item in measured:
-            reach = min(
-                MAX_GATE, self.settings.max_mahalanobis * float(np.sqrt(item.covariance.diagonal().max())) + 0.1
-            )
-            low, high = np.minimum(item.low, item.position) - reach, np.maximum(item.high, item.position) + reach
-            found |= self._grid.near(low, high)
-        return sorted(found)
+    def _near(self, measured: Measurements) -> list[int]:
+        if not len(measured):
+            return []
+        widest = np.sqrt(np.diagonal(measured.covariance, axis1=1, axis2=2).max(1))
+        reach = np.minimum(MAX_GATE, self.settings.max_mahalanobis * widest + 0.1)[:, None]
+        low = np.minimum(measured.low, measured.position) - reach
+        high = np.maximum(measured.high, measured.position) + reach
+        return sorted(set().union(*map(self._grid.near, low, high)))
 
-    def _note_absent(
-        self, observation: Observation, measured: Sequence[Measurement], seen: set[int], events: Events
-    ) -> None:
+    def _note_absent(self, observation: Observation, measured: Measurements, seen: set[int], events: Events) -> None:
         """Objects that should have been seen and were not."""
         if observation.depth is None:
             return
         eye, reach = observation.map_from_camera[:3, 3], self.settings.max_range
-        low, high = _footprint(observation, reach)
-        near = [self._objects[number] for number in sorted(self._grid.near(low, high) - seen)]
-        near = [item for item in near if item.state is not State.GONE]
-        near = [item for item, away in zip(near, _distances(near, eye), strict=True) if away <= reach]
-        looks = look_at(near, observation, self.settings)
-        taken = taken_places(near, measured) if near and measured else np.zeros(len(near), bool)
-        for known, look, is_taken in zip(near, looks, taken, strict=True):
+        near = [
+            number
+            for number in sorted(self._grid.near(*_footprint(observation, reach)) - seen)
+            if self._objects[number].state is not State.GONE
+        ]
+        places = self.table.places(near)
+        within = np.flatnonzero(places.distances(eye) <= reach).tolist()
+        near, places = [near[row] for row in within], places.take(within)
+        looks = look_at(places, observation, self.settings)
+        taken = taken_places(places, measured) if len(measured) else np.zeros(len(near), bool)
+        for number, look, is_taken in zip(near, looks, taken, strict=True):
+            known = self._objects[number]
             look = Look.OTHER if look is Look.SURFACE and is_taken else look
             found = not_seen(known, look, self.settings)
             if found is known:
                 continue
             if found.state is State.GONE and known.state is State.TENTATIVE:
-                events.dropped.append(known.id)
-                self.remove(known.id)
+                events.dropped.append(number)
+                self.remove(number)
                 continue
             events.compare(known, found)
             self.put(found)
 
-    def _join_duplicates(self, number: int, owners: Sequence[int], events: Events) -> None:
-        """Joins an object that was just seen with others that are the same."""
-        item = self._objects.get(number)
-        if item is None or item.looks % _MERGE_EVERY:
-            return
-        others = [self._objects[other] for other in sorted(self._grid.near(item.low, item.high) - {number})]
-        if not others:
-            return
-        for other, same in zip(others, same_place(item, others, self.settings), strict=True):
-            pair = (min(number, other.id), max(number, other.id))
-            if not same:
-                continue
-            if other.id in owners:
+    def _join_duplicates(self, owners: Sequence[int], events: Events) -> None:
+        """Joins the objects that were just seen with others that are the same."""
+        due = [number for number in sorted(set(owners)) if self._objects[number].looks % _MERGE_EVERY == 0]
+        for number, other in self._same_places(due):
+            first, second = self._objects.get(number), self._objects.get(other)
+            if first is None or second is None:
+                continue  # it was joined with one of the pairs before
+            pair = (min(number, other), max(number, other))
+            if other in owners:
                 self._together[pair] += _MERGE_EVERY  # it is looked at in every so many-th look only
-            if self._together[pair] > _SEEN_TOGETHER * min(item.looks, other.looks):
+            if self._together[pair] > _SEEN_TOGETHER * min(first.looks, second.looks):
                 continue
-            first, second = sorted((self._objects[number], other), key=lambda known: (known.first_look, known.id))
-            together = joined(first, second)
+            first, second = sorted((first, second), key=lambda known: (known.first_look, known.id))
             events.joined[second.id] = first.id
             self.remove(second.id)
-            self.put(together)
-            number = first.id
-            if second is item:
-                return
+            self.put(joined(first, second))
+
+    def _same_places(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
+        """Pairs of one of these objects and another one that may be the same."""
+        pairs = [
+            (number, other)
+            for number in numbers
+            for other in sorted(self._grid.near(self._objects[number].low, self._objects[number].high) - {number})
+        ]
+        if not pairs:
+            return []
+        first, others = ([pair[side] for pair in pairs] for side in (0, 1))
+        cosines = (self.table.embeddings(first) * self.table.embeddings(others)).sum(1)
+        same = same_place(self.table.places(first), self.table.places(others), cosines, self.settings)
+        return [pair for pair, is_same in zip(pairs, same, strict=True) if is_same]
+
+    def _known_as(self, item: RememberedObject, here: set[int]) -> RememberedObject | None:
+        """The one of these objects that an object of another memory is; None if it is new."""
+        near = sorted(self._grid.near(item.low, item.high) & here)
+        if not near:
+            return None
+        cosines = self.table.embeddings(near) @ item.embedding
+        same = same_place(Places.of([item]), self.table.places(near), cosines, self.settings)
+        return self._objects[near[int(np.where(same, cosines, -np.inf).argmax())]] if same.any() else None
 
     def _find_moved(self, events: Events) -> None:
         """Objects that are missing, and new ones that look like them: if there is one of each, they are one object."""
@@ -282,14 +300,17 @@ class ObjectMap:
     def _alike(self, item: RememberedObject, among: set[int] | None = None) -> list[RememberedObject]:
         """Other objects, or those of `among`, that are within reach and look the same."""
         reach = self.settings.moved_within
-        near = self._grid.near(item.position - reach, item.position + reach) - {item.id}
-        near = near if among is None else near & among
-        others = [other for number in sorted(near) if (other := self._objects[number]).is_thing == item.is_thing]
-        if not others or not reach:
+        if not reach:
             return []
-        within = _distances(others, item.position) <= reach
-        similar = np.stack([other.embedding for other in others]) @ item.embedding >= self.settings.moved_cosine
-        return [other for other, like in zip(others, within & similar, strict=True) if like]
+        near = self._grid.near(item.position - reach, item.position + reach) - {item.id}
+        others = sorted(near if among is None else near & among)
+        places = self.table.places(others)
+        alike = np.flatnonzero((places.distances(item.position) <= reach) & (places.are_things == item.is_thing))
+        others = [others[row] for row in alike]
+        if not others:
+            return []
+        similar = self.table.embeddings(others) @ item.embedding >= self.settings.moved_cosine
+        return [self._objects[number] for number, is_similar in zip(others, similar, strict=True) if is_similar]
 
     def _drop_beyond_limit(self, events: Events) -> None:
         """Drops what is worth least if there are too many objects."""
@@ -338,12 +359,6 @@ def _worth(item: RememberedObject) -> tuple[bool, int, int]:
     """Sorts what is dropped first to the front: unconfirmed, gone, confirmed, named; of each the oldest."""
     order = {State.TENTATIVE: 0, State.GONE: 1, State.CONFIRMED: 2}
     return bool(item.own_name), order[item.state], item.last_look
-
-
-def _distances(items: Sequence[RememberedObject], place: np.ndarray) -> np.ndarray:
-    """Meters from a place to each object: `(N,)`."""
-    positions: np.ndarray = np.array([item.position for item in items]).reshape(-1, 3) - place
-    return np.sqrt((positions**2).sum(1))
 
 
 def _footprint(observation: Observation, reach: float) -> tuple[np.ndarray, np.ndarray]:

@@ -214,7 +214,7 @@ class ObjectMemory:
         if unknown and embed is not None:
             self.learn_words(unknown, embed(unknown))
         with self._lock:
-            columns = self._map.index.columns()
+            columns = self._map.table.columns()
             called = {word: self._map.called(word) for word in (*competition.wanted, *question.called)}
         dimension = self._text.rows(competition.wanted).shape[1]
         if len(columns.ids) and columns.embeddings.shape[1] != dimension:

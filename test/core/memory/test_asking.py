@@ -17,7 +17,7 @@ from fcclip_core.memory.areas import Circle, Polygon
 from fcclip_core.memory.asking import Question
 from fcclip_core.memory.object_memory import ObjectMemory
 from fcclip_core.memory.objects import State
-from fcclip_core.memory.search import SearchIndex
+from fcclip_core.memory.table import ObjectTable
 from fcclip_core.segments.finding import Query
 from fcclip_core.vocabulary.snapshot import TextEmbeddings
 
@@ -191,7 +191,7 @@ def test_a_concave_polygon_is_concave() -> None:
 
 def test_the_index_finds_what_a_plain_product_finds_after_any_changes() -> None:
     memory, dice = remembering(MUG), np.random.default_rng(0)
-    item, index, rows = memory.get(1), SearchIndex(), {}
+    item, index, rows = memory.get(1), ObjectTable(), {}
     for turn in range(3000):
         number = int(dice.integers(1, 400))
         if number in rows and turn % 3 == 0:

@@ -1,8 +1,9 @@
-"""Embedding search: a matrix kept in step with the objects, and what questions filter by beside it."""
+"""The numbers of all objects as columns, kept in step with their records: what questions and observations compare."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -15,9 +16,24 @@ _FIRST_CAPACITY = 64
 
 _STATES = {state: number for number, state in enumerate(State)}
 
+_COLUMNS: dict[str, tuple[tuple[int, ...], type]] = {
+    "ids": ((), np.int64),
+    "positions": ((3,), np.float64),
+    "covariances": ((3, 3), np.float64),
+    "low": ((3,), np.float64),
+    "high": ((3,), np.float64),
+    "are_things": ((), np.bool_),
+    "last_seen": ((), np.int64),
+    "states": ((), np.int8),
+}
+"""Shape of a row and type of each column, without the embeddings, whose dimension the first object decides."""
 
-class SearchIndex:
-    """Columns over all objects. One thread writes; readers take `Columns`, which later writes may not resize."""
+_SEARCHED = ("ids", "embeddings", "positions", "last_seen", "states")
+_PLACED = ("positions", "covariances", "low", "high", "are_things")
+
+
+class ObjectTable:
+    """A row for each object. One thread writes and takes `Places`; readers take `Columns`, which are never resized."""
 
     def __init__(self) -> None:
         """Starts empty; the first object decides the dimension of embeddings."""
@@ -32,12 +48,9 @@ class SearchIndex:
         """Adds an object, or updates it."""
         if not self._columns:
             self._columns = {
-                "ids": np.zeros(_FIRST_CAPACITY, np.int64),
-                "embeddings": np.zeros((_FIRST_CAPACITY, len(item.embedding_sum)), np.float32),
-                "positions": np.zeros((_FIRST_CAPACITY, 3)),
-                "last_seen": np.zeros(_FIRST_CAPACITY, np.int64),
-                "states": np.zeros(_FIRST_CAPACITY, np.int8),
+                name: np.zeros((_FIRST_CAPACITY, *shape), kind) for name, (shape, kind) in _COLUMNS.items()
             }
+            self._columns["embeddings"] = np.zeros((_FIRST_CAPACITY, len(item.embedding_sum)), np.float32)
         slot = self._slots.setdefault(item.id, len(self._slots))
         if slot == len(self._columns["ids"]):
             # A half more: growing by a fixed amount would copy the matrix again and again.
@@ -50,6 +63,10 @@ class SearchIndex:
         columns["ids"][slot] = item.id
         columns["embeddings"][slot] = item.embedding
         columns["positions"][slot] = item.position
+        columns["covariances"][slot] = item.covariance
+        columns["low"][slot] = item.low
+        columns["high"][slot] = item.high
+        columns["are_things"][slot] = item.is_thing
         columns["last_seen"][slot] = item.last_seen
         columns["states"][slot] = _STATES[item.state]
 
@@ -64,7 +81,71 @@ class SearchIndex:
     def columns(self) -> Columns:
         """What readers search; a row that is written meanwhile may be mixed, so what it finds is looked up again."""
         count = len(self._slots)
-        return Columns(**{name: column[:count] for name, column in self._columns.items()}) if count else EMPTY
+        return Columns(**{name: self._columns[name][:count] for name in _SEARCHED}) if count else EMPTY
+
+    def places(self, numbers: Sequence[int]) -> Places:
+        """Where the objects with these ids are, in this order; a copy."""
+        if not numbers:
+            return _NOWHERE
+        slots = [self._slots[number] for number in numbers]
+        return Places(**{name: self._columns[name][slots] for name in _PLACED})
+
+    def embeddings(self, numbers: Sequence[int]) -> np.ndarray:
+        """float32 `(M, D)`, unit vectors of the objects with these ids, in this order; a copy. M is not 0."""
+        return self._columns["embeddings"][[self._slots[number] for number in numbers]]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where M objects are, a row each.
+
+    Attributes:
+        positions: float64 `(M, 3)`, centers in the map, meters.
+        covariances: float64 `(M, 3, 3)` of the positions, square meters.
+        low: float64 `(M, 3)`, smallest corners of their map-aligned boxes.
+        high: float64 `(M, 3)`, largest corners.
+        are_things: bool `(M,)`.
+    """
+
+    positions: np.ndarray
+    covariances: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    are_things: np.ndarray
+
+    @classmethod
+    def of(cls, items: Sequence[RememberedObject]) -> Places:
+        """Those of some objects, which need not be in a table; at least one."""
+        return cls(
+            positions=np.stack([item.position for item in items]),
+            covariances=np.stack([item.covariance for item in items]),
+            low=np.stack([item.low for item in items]),
+            high=np.stack([item.high for item in items]),
+            are_things=np.array([item.is_thing for item in items]),
+        )
+
+    def __len__(self) -> int:
+        """M."""
+        return len(self.positions)
+
+    @property
+    def centers(self) -> np.ndarray:
+        """float64 `(M, 3)`, centers of the boxes."""
+        return (self.low + self.high) / 2
+
+    @property
+    def extents(self) -> np.ndarray:
+        """float64 `(M, 3)`, sides of the boxes, meters."""
+        return self.high - self.low
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Places:
+        """Some of them, by index or mask."""
+        return Places(**{item.name: getattr(self, item.name)[rows] for item in fields(self)})
+
+    def distances(self, place: np.ndarray) -> np.ndarray:
+        """Meters from a place `(3,)` to each position: float64 `(M,)`."""
+        distances: np.ndarray = np.sqrt(((self.positions - place) ** 2).sum(1))
+        return distances
 
 
 class Columns:
@@ -117,3 +198,5 @@ class Columns:
 EMPTY = Columns(
     np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros((0, 3)), np.zeros(0, np.int64), np.zeros(0, np.int8)
 )
+
+_NOWHERE = Places(np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, bool))
