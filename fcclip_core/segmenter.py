@@ -17,6 +17,7 @@ from fcclip_core.backends import FallbackBackend, create_backend
 from fcclip_core.backends.interface import Progress as BuildProgress
 from fcclip_core.devices import resolve_device, watched, watches_device
 from fcclip_core.errors import ImageError, SettingsError, VocabularyError
+from fcclip_core.evidence import FrameEvidence
 from fcclip_core.export.built_files import BuiltFiles
 from fcclip_core.files.cache_folder import cache_folder
 from fcclip_core.inference.classification import MAX_LOGIT_SCALE, MaskProbabilities, classify
@@ -28,11 +29,12 @@ from fcclip_core.inference.preprocess_gpu import create_preprocessor
 from fcclip_core.inference.stage_clock import StageClock
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.quoting import short
-from fcclip_core.results import Evidence, PanopticResult, Prediction, Segment
+from fcclip_core.results import PanopticResult, Prediction, Segment
 from fcclip_core.settings import AUTO, PUBLISHED, InferenceSettings
 from fcclip_core.vocabulary.class_ids import ClassIds
 from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass, checked_names, require_vocabulary
-from fcclip_core.vocabulary.snapshot import SnapshotBuilder, TextEmbeddings, VocabularySnapshot
+from fcclip_core.vocabulary.embedded_text import TextEmbeddings
+from fcclip_core.vocabulary.snapshot import SnapshotBuilder, VocabularySnapshot
 from fcclip_core.vocabulary.text_embeddings import Progress, TextEncoder, TextRows
 from fcclip_core.weights.checkpoints import Checkpoint, load_checkpoint, load_model
 from fcclip_core.weights.model_zoo import EVERYDAY
@@ -432,7 +434,7 @@ class Segmenter:
                 segments=_describe(labels.merged, snapshot),
                 vocabulary_version=snapshot.version,
                 timings={**encoded.timings, **clock},
-                evidence=Evidence(
+                evidence=FrameEvidence(
                     mask_logits=output.mask_logits[0],
                     class_probs=labels.class_probs,
                     geometry=geometry,

@@ -25,9 +25,10 @@ from benchmarks.lib.report import Report, arguments_of, print_table, progress, s
 from benchmarks.lib.vocabularies import STREAMS
 from benchmarks.lib.world import drive_frames
 from fcclip_core import Segmenter
-from fcclip_core.segments.finding import Found, Query, find
+from fcclip_core.segments.finding import Found, find
 from fcclip_core.simulation.frames import Frame, TruthSegment
 from fcclip_core.simulation.names import pairs, thing_name, train_vocabulary
+from fcclip_core.vocabulary.query import Query
 
 _MATCH = 0.5
 _PATIENCE = 60.0

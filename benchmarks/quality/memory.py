@@ -35,8 +35,8 @@ from fcclip_core.memory.asking import Question
 from fcclip_core.memory.object_memory import Embed, ObjectMemory
 from fcclip_core.memory.objects import RememberedObject
 from fcclip_core.memory.settings import MemorySettings
-from fcclip_core.segments.finding import Query
 from fcclip_core.simulation.names import STUFF
+from fcclip_core.vocabulary.query import Query
 
 MIN_PIXELS, MIN_LOOKS = 40, 3
 """A thing counts if it was visible over so many pixels and rightly segmented so often."""

@@ -28,8 +28,8 @@ from fcclip_core.memory.asking import Question
 from fcclip_core.memory.object_memory import ObjectMemory
 from fcclip_core.memory.observation import Observation, SeenSegment, pose_covariance
 from fcclip_core.memory.settings import MemorySettings
-from fcclip_core.segments.finding import Query
-from fcclip_core.vocabulary.snapshot import TextEmbeddings
+from fcclip_core.vocabulary.embedded_text import TextEmbeddings
+from fcclip_core.vocabulary.query import Query
 
 _CAMERA = PinholeCamera(640, 480, 525.0, 525.0, 319.5, 239.5)
 _HEIGHT = 1.0

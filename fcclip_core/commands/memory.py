@@ -101,7 +101,7 @@ def ask_words(args: argparse.Namespace) -> int:
     from fcclip_core.commands.memory_text import print_answers, print_json
     from fcclip_core.memory.asking import Question
     from fcclip_core.memory.object_memory import ObjectMemory
-    from fcclip_core.segments.finding import Query
+    from fcclip_core.vocabulary.query import Query
 
     memory = _read(args.file)
     filters = filters_from(args, _all_of(memory))

@@ -20,8 +20,8 @@ from fcclip_core.memory.areas import Area
 from fcclip_core.memory.objects import RememberedObject, State, View
 from fcclip_core.memory.table import Columns
 from fcclip_core.memory.words import TextRows
-from fcclip_core.segments.finding import Query
 from fcclip_core.vocabulary.classes import BACKGROUND_MARGIN, normal_form
+from fcclip_core.vocabulary.query import Query
 
 MAX_ANSWERS = 1000
 

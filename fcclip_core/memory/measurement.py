@@ -227,8 +227,14 @@ def _pose_share(covariance: np.ndarray, levers: np.ndarray) -> np.ndarray:
 
 
 _NONE = Measurements(
-    (),
-    *(np.zeros((0, *shape)) for shape in ((3,), (3, 3), (3, 3), (3,), (3,), (), (3,))),
-    np.zeros((0, 1), np.float32),
+    segments=(),
+    position=np.zeros((0, 3)),
+    noise=np.zeros((0, 3, 3)),
+    shape=np.zeros((0, 3, 3)),
+    low=np.zeros((0, 3)),
+    high=np.zeros((0, 3)),
+    distance=np.zeros(0),
+    direction=np.zeros((0, 3)),
+    embedding=np.zeros((0, 1), np.float32),
 )
 """No segments."""

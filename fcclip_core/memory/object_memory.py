@@ -26,7 +26,7 @@ from fcclip_core.memory.settings import MemorySettings
 from fcclip_core.memory.store import Store
 from fcclip_core.memory.words import TextRows, Vocabularies, groups_against
 from fcclip_core.vocabulary.classes import Vocabulary, checked_names
-from fcclip_core.vocabulary.snapshot import TextEmbeddings
+from fcclip_core.vocabulary.embedded_text import TextEmbeddings
 
 Embed = Callable[[Sequence[str]], TextEmbeddings]
 """Embeds words, such as `Segmenter.embed_text`."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from fcclip_core.errors import VocabularyError
 from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
-from fcclip_core.vocabulary.snapshot import TextEmbeddings
+from fcclip_core.vocabulary.embedded_text import TextEmbeddings
 from fcclip_core.vocabulary.word_overlap import WordIndex
 
 MAX_VOCABULARIES = 256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from std_msgs.msg import Header
@@ -14,8 +14,10 @@ from fcclip_core.geometry.depth import depth_in_meters
 from fcclip_core.geometry.segments import SegmentGeometry, segment_geometry
 from fcclip_core.geometry.transform import RigidTransform
 from fcclip_core.results import PanopticResult
-from fcclip_core.segmenter import EncodedImage
-from fcclip_core.vocabulary.snapshot import VocabularySnapshot
+
+if TYPE_CHECKING:  # as in fcclip_core/results.py
+    from fcclip_core.segmenter import EncodedImage
+    from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fcclip_core.errors import SettingsError
 from fcclip_core.memory.areas import Area, Circle, Polygon
 from fcclip_core.memory.asking import Answer, Question
 from fcclip_core.memory.objects import RememberedObject, State, View
-from fcclip_core.segments.finding import Query
+from fcclip_core.vocabulary.query import Query
 from fcclip_ros.conversions.markers import box_with_name
 from fcclip_ros.conversions.messages_3d import make_pose
 

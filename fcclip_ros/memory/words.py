@@ -13,7 +13,7 @@ from rclpy.node import Node
 import fcclip_ros.srv as srv
 from fcclip_core.errors import FcclipError, VocabularyError
 from fcclip_core.vocabulary.classes import Vocabulary
-from fcclip_core.vocabulary.snapshot import TextEmbeddings
+from fcclip_core.vocabulary.embedded_text import TextEmbeddings
 from fcclip_ros.compat import result_of
 from fcclip_ros.conversions.messages import vocabulary_from_message
 from fcclip_ros.node.deadlines import Deadlines

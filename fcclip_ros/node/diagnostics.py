@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -163,7 +162,8 @@ def _values(state: NodeState, report: Report) -> list[KeyValue]:
         "vocabulary classes": str(state.vocabulary_classes),
         "distractors": str(state.distractors),
         "classes being encoded": str(state.encoding_classes),
-        **process_memory(state.device),
+        **process_memory(),
+        **_gpu_memory(state.device),
         "last error": error.text if error else "",
         "last error age (s)": f"{error.age:.0f}" if error else "",
     }
@@ -190,15 +190,21 @@ def _transform(transform: TransformState) -> dict[str, str]:
     }
 
 
-def process_memory(device: str = "") -> dict[str, str]:
-    """Memory of this process, and torch's memory on the GPU if it uses one, in MB; keys and values of a status."""
-    memory = {}
+def process_memory() -> dict[str, str]:
+    """Memory of this process in MB; key and value of a status."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        memory["memory (MB)"] = f"{pages * os.sysconf('SC_PAGE_SIZE') / 1e6:.0f}"
     except OSError:  # Only Linux has this file.
-        pass
-    if device.startswith("cuda"):
-        memory["GPU memory (MB)"] = f"{torch.cuda.memory_allocated(device) / 1e6:.0f}"
-        memory["GPU memory peak (MB)"] = f"{torch.cuda.max_memory_allocated(device) / 1e6:.0f}"
-    return memory
+        return {}
+    return {"memory (MB)": f"{pages * os.sysconf('SC_PAGE_SIZE') / 1e6:.0f}"}
+
+
+def _gpu_memory(device: str) -> dict[str, str]:
+    if not device.startswith("cuda"):
+        return {}
+    import torch  # here, as nodes without a network share this module
+
+    return {
+        "GPU memory (MB)": f"{torch.cuda.memory_allocated(device) / 1e6:.0f}",
+        "GPU memory peak (MB)": f"{torch.cuda.max_memory_allocated(device) / 1e6:.0f}",
+    }

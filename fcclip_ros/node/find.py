@@ -16,8 +16,9 @@ from rclpy.node import Node
 import fcclip_ros.action as action
 import fcclip_ros.srv as srv
 from fcclip_core.errors import FcclipError, SettingsError, VocabularyError
-from fcclip_core.segments.finding import Found, Query
+from fcclip_core.segments.finding import Found
 from fcclip_core.vocabulary.classes import VocabularyClass
+from fcclip_core.vocabulary.query import Query
 from fcclip_ros.compat import result_of
 from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.conversions.messages import fill_found

@@ -17,7 +17,8 @@ from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import EncodedImage, Segmenter
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary.classes import Vocabulary
-from fcclip_core.vocabulary.snapshot import TextEmbeddings, VocabularySnapshot
+from fcclip_core.vocabulary.embedded_text import TextEmbeddings
+from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.conversions.gray_range import FULL_RANGE, GrayRange
 from fcclip_ros.conversions.images import size_of, to_rgb

@@ -11,8 +11,9 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any, TypeVar
 
 from fcclip_core.errors import FcclipError
-from fcclip_core.segments.finding import Decoder, Found, Query, find
+from fcclip_core.segments.finding import Decoder, Found, find
 from fcclip_core.segments.seen_segments import SeenSegments
+from fcclip_core.vocabulary.query import Query
 from fcclip_ros.conversions.frame import LabeledFrame
 
 Outcome = TypeVar("Outcome")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from fcclip_core import Segmenter, Vocabulary, results
+from fcclip_core import Segmenter, Vocabulary, evidence
 from fcclip_core.errors import FcclipError
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.settings import InferenceSettings
@@ -143,7 +143,7 @@ def test_probabilities_do_not_queue_behind_the_next_image(
         used.append(one)
         yield
 
-    monkeypatch.setattr(results, "_side_stream", lambda device: side)
+    monkeypatch.setattr(evidence, "_side_stream", lambda device: side)
     monkeypatch.setattr(torch.cuda, "stream", stream)
     assert result.probabilities().shape == (len(result.segments), 3)
     assert used == [side]

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from fcclip_core import Segmenter, Vocabulary
 from fcclip_core.errors import SettingsError
-from fcclip_core.segments.finding import Query, find
+from fcclip_core.segments.finding import find
 from fcclip_core.settings import InferenceSettings
+from fcclip_core.vocabulary.query import Query
 
 IMAGE = np.random.default_rng(3).integers(0, 255, (75, 101, 3), np.uint8)
 

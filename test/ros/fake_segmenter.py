@@ -12,14 +12,16 @@ import numpy as np
 import torch
 
 from fcclip_core.errors import CheckpointError, DeviceLostError, VocabularyError
+from fcclip_core.evidence import FrameEvidence
 from fcclip_core.inference.classification import TextClassifier, Words
 from fcclip_core.inference.preprocess import FrameGeometry
-from fcclip_core.results import Evidence, PanopticResult, Segment
+from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary.class_ids import ClassIds
 from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
+from fcclip_core.vocabulary.embedded_text import TextEmbeddings
 from fcclip_core.vocabulary.palette import class_color
-from fcclip_core.vocabulary.snapshot import TextEmbeddings, VocabularySnapshot
+from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
 POISON = (255, 0, 255)
 """An image whose first pixel has this color makes the model fail."""
@@ -220,13 +222,13 @@ class FakeSegmenter:
         return self.decode(self.encode_batch([image])[0], vocabulary)
 
 
-def _evidence(segment_map: np.ndarray, segments: list[Segment], snapshot: VocabularySnapshot) -> Evidence:
+def _evidence(segment_map: np.ndarray, segments: list[Segment], snapshot: VocabularySnapshot) -> FrameEvidence:
     """One query a segment, sure of nothing but its own class."""
     count, (height, width) = len(segments), segment_map.shape
     class_probs = torch.zeros(count, len(snapshot.class_ids) + 1)
     for query, segment in enumerate(segments):
         class_probs[query, segment.id - 1] = segment.score
-    return Evidence(
+    return FrameEvidence(
         mask_logits=torch.zeros(count, 1, 1),
         class_probs=class_probs,
         geometry=FrameGeometry.of(height, width, InferenceSettings()),

@@ -148,6 +148,11 @@ class Process:
         wait_until(lambda: text in self.output or self._process.poll() is not None, timeout)
         assert text in self.output, self.output
 
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
     def end(self, number: int = signal.SIGINT, timeout: float = 60.0) -> int:
         """Sends a signal and returns the exit status."""
         if self._process.poll() is None:

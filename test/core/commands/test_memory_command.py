@@ -14,7 +14,7 @@ import pytest
 
 from fcclip_core.cli import main
 from fcclip_core.memory.object_memory import ObjectMemory
-from fcclip_core.vocabulary.snapshot import TextEmbeddings
+from fcclip_core.vocabulary.embedded_text import TextEmbeddings
 
 sys.path.append(str(Path(__file__).parents[1] / "memory"))
 from box_world import CAMERA, DIMENSION, SECOND, Thing, look  # noqa: E402

@@ -18,8 +18,8 @@ from fcclip_core.memory.asking import Question
 from fcclip_core.memory.object_memory import ObjectMemory
 from fcclip_core.memory.objects import State
 from fcclip_core.memory.table import ObjectTable
-from fcclip_core.segments.finding import Query
-from fcclip_core.vocabulary.snapshot import TextEmbeddings
+from fcclip_core.vocabulary.embedded_text import TextEmbeddings
+from fcclip_core.vocabulary.query import Query
 
 SCALE = 10.0
 ROWS = {"mug": 0, "cup": 0, "box": 2, "table": 4, "lamp": 5, "vase": 6}

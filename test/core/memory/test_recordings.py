@@ -11,7 +11,7 @@ from box_world import DIMENSION, SECOND, Thing, look
 from fcclip_core.memory.object_memory import ObjectMemory
 from fcclip_core.memory.objects import State
 from fcclip_core.memory.settings import MemorySettings
-from fcclip_core.vocabulary.snapshot import TextEmbeddings
+from fcclip_core.vocabulary.embedded_text import TextEmbeddings
 
 MUG = Thing("mug", (2.0, 0.0, 0.1), (0.12, 0.12, 0.2), look=0)
 BOX = Thing("box", (2.0, 0.8, 0.15), (0.3, 0.3, 0.3), look=2)

@@ -12,9 +12,10 @@ from fcclip_core import Segmenter, Vocabulary
 from fcclip_core.errors import VocabularyError
 from fcclip_core.results import Label
 from fcclip_core.segmenter import EncodedImage
-from fcclip_core.segments.finding import Query, find, resolve
+from fcclip_core.segments.finding import find, resolve
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary.classes import VocabularyClass
+from fcclip_core.vocabulary.query import Query
 
 PHOTO = np.random.default_rng(3).integers(0, 256, (96, 128, 3), np.uint8)
 # Seeded masks overlap at random; with the published threshold hardly one of them stays.

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from fcclip_core.evidence import FrameEvidence
 from fcclip_core.inference.preprocess import FrameGeometry
-from fcclip_core.results import Evidence, PanopticResult, Segment
+from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.segments.tracking import Tracker
 from fcclip_core.segments.voting import FORGETTING
 from fcclip_core.settings import InferenceSettings
@@ -184,11 +185,11 @@ def voting(*parts: tuple[Box, list[float]], version: int = 1, names: tuple[str, 
     )
 
 
-def evidence_of(table: np.ndarray, names: tuple[str, ...], class_ids: tuple[int, ...]) -> Evidence:
+def evidence_of(table: np.ndarray, names: tuple[str, ...], class_ids: tuple[int, ...]) -> FrameEvidence:
     """A query a segment, and those of nothing before them, as networks have many."""
     empty = np.zeros((5, len(names) + 1), np.float32)
     rows = np.concatenate((empty, np.pad(table, ((0, 0), (0, 1)))))
-    return Evidence(
+    return FrameEvidence(
         mask_logits=torch.zeros(len(rows), 1, 1),
         class_probs=torch.from_numpy(rows),
         geometry=FrameGeometry.of(120, 160, InferenceSettings()),

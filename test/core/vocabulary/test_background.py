@@ -11,10 +11,11 @@ import torch
 from fcclip_core import Segmenter, Vocabulary
 from fcclip_core.errors import VocabularyError
 from fcclip_core.segmenter import EncodedImage
-from fcclip_core.segments.finding import Query, find, resolve
+from fcclip_core.segments.finding import find, resolve
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary.background import background_from
 from fcclip_core.vocabulary.classes import MAX_BACKGROUND, VocabularyClass
+from fcclip_core.vocabulary.query import Query
 from fcclip_core.vocabulary.word_overlap import WordIndex, words_of
 
 SETTINGS = InferenceSettings(shorter_side=96, overlap_threshold=0.0, valid_mask_only=False)

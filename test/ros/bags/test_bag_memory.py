@@ -25,7 +25,7 @@ from fcclip_core.errors import FcclipError, ImageError
 from fcclip_core.memory.object_memory import ObjectMemory
 from fcclip_core.memory.objects import State
 from fcclip_core.results import PanopticResult, Segment
-from fcclip_core.vocabulary.snapshot import TextEmbeddings
+from fcclip_core.vocabulary.embedded_text import TextEmbeddings
 from fcclip_ros.bags.bag_observations import recording_key
 from fcclip_ros.bags.bag_segmentation import BagImages
 from fcclip_ros.conversions.camera_info import camera_info_message

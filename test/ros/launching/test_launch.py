@@ -63,7 +63,7 @@ def parameter(peer: Peer, name: str, node: str = "/fcclip") -> object:
 
 
 def children_of(process: Process) -> list[int]:
-    parent = process._process.pid
+    parent = process.pid
     return [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 

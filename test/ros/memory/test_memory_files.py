@@ -84,7 +84,7 @@ def test_a_full_disk_is_said_and_the_stream_goes_on(start_process: Start, peer: 
     robot, objects = Robot(peer), listed(peer)
     see_until(robot, lambda: len(objects()) == 1, {"plate": THINGS["plate"]})
     assert peer.call(Trigger, f"{NODE}/save").success
-    pid = process._process.pid
+    pid = process.pid
     diagnostics = peer.listen(DiagnosticArray, "/diagnostics", 10)
     # No file may grow any more, as on a disk that is full; nor may the log.
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -258,8 +259,12 @@ def test_words_that_change_while_driving_leave_one_object_with_both_names(robot:
     assert {item.id for item in objects().values()} == ids and "mug" in found[0].names
 
 
-def test_a_running_node_ends_on_sigterm_in_time(start_process: Callable[..., Process], peer: Peer) -> None:
+def test_a_running_node_needs_no_torch_and_ends_on_sigterm_in_time(
+    start_process: Callable[..., Process], peer: Peer
+) -> None:
     process = start_process(*COMMAND, "-r", "__node:=other", "-r", "pose:=other_pose")
     process.wait_for("reading segments from")
+    # A network's libraries would take most of its memory and of the time of its start.
+    assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
     assert process.end(signal.SIGTERM, timeout=20.0) == 0
     assert "Traceback" not in process.output

@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 import pytest
 from ros_harness import wait_until
 
-from fcclip_core.segments.finding import Query
+from fcclip_core.vocabulary.query import Query
 from fcclip_ros.compat import result_of
 from fcclip_ros.node.mailbox import Mailbox, Task
 from fcclip_ros.node.search import PendingQuery

@@ -162,7 +162,7 @@ def test_two_thousand_frames_leave_the_memory_flat(start_process: Callable[..., 
             drain(points)
             eye.publish(**frame)
             assert all(s.geometry.valid for s in segments.get(timeout=5.0)[1].segments)
-        pages = int(Path(f"/proc/{node._process.pid}/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{node.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     settled = run(400)
