@@ -27,7 +27,8 @@ from fcclip_core.segmenter import Segmenter
 from fcclip_core.vocabulary.background import background_from
 from fcclip_core.vocabulary.checks import find_warnings, summary
 from fcclip_core.vocabulary.classes import Vocabulary
-from fcclip_core.vocabulary.snapshot import ResolvedClass, VocabularySnapshot
+from fcclip_core.vocabulary.resolved_class import ResolvedClass
+from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 from fcclip_ros.compat import destroy_state_machine, given_parameters, result_of
 from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.conversions.images import cv_bridge

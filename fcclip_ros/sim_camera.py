@@ -29,7 +29,7 @@ from fcclip_core.simulation.bundled_drive import bundled_drive, rendering_proble
 from fcclip_core.simulation.frames import Frame
 from fcclip_core.simulation.names import SPLITS, train_vocabulary, world_vocabulary
 from fcclip_core.simulation.tour import MAX_SCENES, in_tour, scene_seeds
-from fcclip_core.vocabulary.snapshot import ResolvedClass
+from fcclip_core.vocabulary.resolved_class import ResolvedClass
 from fcclip_ros.compat import optional_module
 from fcclip_ros.conversions.camera_info import camera_info_message
 from fcclip_ros.conversions.messages import class_messages, image_message, region_of_interest

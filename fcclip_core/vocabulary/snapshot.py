@@ -16,27 +16,11 @@ from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.quoting import short
 from fcclip_core.vocabulary.class_ids import ClassIds
 from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
+from fcclip_core.vocabulary.resolved_class import ResolvedClass
 from fcclip_core.vocabulary.text_embeddings import Progress
 
 _UNREACHED = 2.0
 """No score reaches it."""
-
-
-@dataclass(frozen=True)
-class ResolvedClass:
-    """A class with what was resolved for it.
-
-    Attributes:
-        item: The class.
-        id: Its stable id, from 1.
-        color: (r, g, b), 0..255.
-        seen: Whether the ensemble treats it as seen in training.
-    """
-
-    item: VocabularyClass
-    id: int
-    color: tuple[int, int, int]
-    seen: bool
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from fcclip_ros.conversions.message_data import blank_data
 
 if TYPE_CHECKING:
     from fcclip_core.segments.finding import Found
-    from fcclip_core.vocabulary.snapshot import ResolvedClass, VocabularySnapshot
+    from fcclip_core.vocabulary.resolved_class import ResolvedClass
+    from fcclip_core.vocabulary.snapshot import VocabularySnapshot
     from fcclip_ros.conversions.frame import LabeledFrame
 
 MAX_MONO8_ID = 255

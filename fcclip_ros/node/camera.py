@@ -15,7 +15,8 @@ from fcclip_core.quoting import printable
 from fcclip_core.results import PanopticResult
 from fcclip_core.segmenter import Segmenter
 from fcclip_core.segments.tracking import Tracker
-from fcclip_core.vocabulary.snapshot import ResolvedClass, VocabularySnapshot
+from fcclip_core.vocabulary.resolved_class import ResolvedClass
+from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.node.depth_input import DepthInput
 from fcclip_ros.node.frame_statistics import Statistics

@@ -19,7 +19,7 @@ from fcclip_core.commands import segment
 from fcclip_core.results import PanopticResult, Segment
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary.classes import Vocabulary
-from fcclip_core.vocabulary.snapshot import ResolvedClass
+from fcclip_core.vocabulary.resolved_class import ResolvedClass
 
 
 @dataclass(frozen=True)
