@@ -47,6 +47,7 @@ from fcclip_ros.node.find import Access, FindServices
 from fcclip_ros.node.managed import ManagedNode
 from fcclip_ros.node.parameters import NodeParameters
 from fcclip_ros.node.pipeline import Pipeline, VocabularyOptions
+from fcclip_ros.node.remembered import MemoryClient
 from fcclip_ros.node.teach import TeachService
 from fcclip_ros.node.transforms import Transforms
 from fcclip_ros.node.wait_for import WaitForAction
@@ -135,7 +136,7 @@ class Perception(ManagedNode):
         )
         self._find = FindServices(self, access)
         self._teach = TeachService(self, access)
-        self._wait_for = WaitForAction(self, access)
+        self._wait_for = WaitForAction(self, access, MemoryClient(self, self.get_parameter("memory_node").value))
         self._serve_transitions()
 
     def finish(self, patience: float = _SHUTDOWN_PATIENCE + 0.5) -> bool:

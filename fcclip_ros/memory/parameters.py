@@ -71,6 +71,7 @@ class MemoryParameters:
         "fcclip",
         "Name of the perception node, from this node's namespace: segments and vocabularies are read from its topics, "
         "words are embedded by its service",
+        read_only=True,
     )
     cameras: tuple[str, ...] = declared(
         [""],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from fcclip_core.vocabulary.embedded_text import TextEmbeddings
 from fcclip_ros.compat import result_of
 from fcclip_ros.conversions.messages import vocabulary_from_message
 from fcclip_ros.node.deadlines import Deadlines
+from fcclip_ros.node.service_call import PendingCall
 from fcclip_ros.qos import REQUESTS
 
 
@@ -75,23 +75,10 @@ class PerceptionClient:
                 f"words that are new need the perception node, and there is no service {name}; start it, or set "
                 "perception_node to its name"
             )
-        answer: Future[Any] = Future()
-        pending = client.call_async(request)
-
-        def answered(done: Any) -> None:
-            if not answer.done():
-                answer.set_result(done.result())
-
-        def late() -> None:
-            client.remove_pending_request(pending)
-            if not answer.done():
-                answer.set_exception(
-                    FcclipError(
-                        f"{name} did not answer within {timeout:g} s; raise the timeout, or check that the perception "
-                        "node is configured"
-                    )
-                )
-
-        pending.add_done_callback(answered)
-        with self._deadlines.within(timeout, late):
-            return await result_of(answer, self._node.executor)
+        pending = PendingCall(client, request)
+        late = FcclipError(
+            f"{name} did not answer within {timeout:g} s; raise the timeout, or check that the perception node is "
+            "configured"
+        )
+        with self._deadlines.within(timeout, lambda: pending.fail(late)):
+            return await result_of(pending.future, self._node.executor)

@@ -104,6 +104,11 @@ class NodeParameters:
         any_type=True,
         read_only=True,
     )
+    memory_node: str = declared(
+        "object_memory",
+        "Name of the node object_memory, from this node's namespace; asked by goals of `~/wait_for` with `from_memory`",
+        read_only=True,
+    )
     max_batch: int = declared(
         8, "Most frames of different cameras that go through the network together", limits=(1, 64)
     )

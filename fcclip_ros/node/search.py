@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fcclip_core.errors import FcclipError
 from fcclip_core.segments.finding import Decoder, Found, find
@@ -67,6 +67,16 @@ class PendingQuery:
                 self.future.set_result(outcome)
 
 
+class Pending(Protocol):
+    """What goals and requests wait for: a query on frames, or a question to another node."""
+
+    future: Future[Any]
+
+    def fail(self, error: BaseException) -> None:
+        """Ends it with an error, unless it has ended."""
+        ...
+
+
 class Evicted(FcclipError):
     """The oldest pending query was dropped because too many were pending."""
 
@@ -86,10 +96,10 @@ class PendingLimit:
         """
         self._what = what
         self._limit = limit
-        self._pending: list[PendingQuery] = []
+        self._pending: list[Pending] = []
 
     @contextlib.contextmanager
-    def admitted(self, pending: PendingQuery) -> Iterator[None]:
+    def admitted(self, pending: Pending) -> Iterator[None]:
         """Counts a query within the block; the oldest one fails with `Evicted` if the limit is exceeded."""
         while len(self._pending) >= self._limit:
             self._pending.pop(0).fail(

@@ -1,11 +1,13 @@
-"""The action `~/wait_for`: waits until an object is detected."""
+"""The action `~/wait_for`: waits until an object is detected, or answers with where it was seen before."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
@@ -13,14 +15,15 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
-from fcclip_core.errors import FcclipError
+from fcclip_core.errors import FcclipError, SettingsError
 from fcclip_core.segments.finding import Found
 from fcclip_ros.action import WaitFor
 from fcclip_ros.compat import result_of
 from fcclip_ros.conversions.frame import LabeledFrame
 from fcclip_ros.node.camera import Camera
 from fcclip_ros.node.find import Access, best_score, checked_query
-from fcclip_ros.node.search import Evicted, PendingLimit, PendingQuery
+from fcclip_ros.node.remembered import MemoryClient, result_of_answer
+from fcclip_ros.node.search import Evicted, Pending, PendingLimit
 from fcclip_ros.qos import REQUESTS
 
 MAX_GOALS = 16
@@ -28,6 +31,9 @@ MAX_GOALS = 16
 
 _RESULT_TIMEOUT = 60
 """Seconds that the result of a goal is kept for a client that requests it late."""
+
+_MEMORY_TIME = 10.0
+"""Seconds in which the memory must have answered; it may have to ask for the embeddings of new words."""
 
 _CLIENT_CHECK_PERIOD = 1.0
 """Seconds between two checks of the feedback topic's subscriptions."""
@@ -53,12 +59,12 @@ class _Goal:
     """An active goal.
 
     Attributes:
-        pending: Its query.
+        pending: Its query, or its question to the memory.
         accepted: Monotonic time.
         subscribers: GIDs of the feedback subscriptions when it was accepted, its client's among them.
     """
 
-    pending: PendingQuery
+    pending: Pending
     accepted: float = field(default_factory=time.monotonic)
     subscribers: set[bytes] = field(default_factory=set)
 
@@ -70,10 +76,11 @@ class WaitForAction:
     deactivated or the client is gone, or dropped because too many goals are active.
     """
 
-    def __init__(self, node: Node, access: Access) -> None:
+    def __init__(self, node: Node, access: Access, memory: MemoryClient) -> None:
         """Creates the action server."""
         self._node = node
         self._access = access
+        self._memory = memory
         self._goals: dict[bytes, _Goal] = {}
         self._limit = PendingLimit("goals", MAX_GOALS)
         self._server = ActionServer(
@@ -121,7 +128,7 @@ class WaitForAction:
                 goal.pending.fail(_ClientGone("the client that sent the goal is gone"))
 
     async def _execute(self, goal: ServerGoalHandle) -> WaitFor.Result:
-        request, feedback = goal.request, WaitFor.Feedback()
+        request, feedback, started = goal.request, WaitFor.Feedback(), time.monotonic()
 
         def check(frame: LabeledFrame, found: Sequence[Found]) -> WaitFor.Result | None:
             feedback.frames += 1
@@ -135,10 +142,13 @@ class WaitForAction:
 
         camera: Camera | None = None
         try:
-            camera = self._access.camera(request.camera)
-            pending = self._access.start_query(camera, checked_query(request), check)
-            with self._limit.admitted(pending), self._active(goal, pending), self._timeout(pending, request.timeout):
-                result = await result_of(pending.future, self._node.executor)
+            camera, query = self._access.camera(request.camera), checked_query(request)
+            result = await self._remembered(goal) if request.from_memory else None
+            if result is None:
+                pending = self._access.start_query(camera, query, check)
+                result = await self._end_of(goal, pending, started)
+            else:
+                feedback.best_score = result.best_score
             goal.succeed()
         except _Canceled:
             result = WaitFor.Result(message="canceled")
@@ -155,8 +165,23 @@ class WaitForAction:
         result.best_score, result.frames = feedback.best_score, feedback.frames
         return result
 
+    async def _remembered(self, goal: ServerGoalHandle) -> WaitFor.Result | None:
+        """The answer of the memory, None if it knows no match."""
+        request, started = goal.request, time.monotonic()
+        if not (math.isfinite(request.max_age) and request.max_age >= 0):
+            raise SettingsError(f"max_age is {request.max_age:g}; it must be a number of seconds, at least 0")
+        pending = self._memory.ask(request, min(request.timeout or _MEMORY_TIME, _MEMORY_TIME))
+        late = FcclipError(f"{self._memory.service} did not answer within {_MEMORY_TIME:g} s; is the memory active?")
+        with self._access.deadlines.within(_MEMORY_TIME, lambda: pending.fail(late)):
+            return result_of_answer(await self._end_of(goal, pending, started))
+
+    async def _end_of(self, goal: ServerGoalHandle, pending: Pending, started: float) -> Any:
+        """Waits for a query or a question of a goal that was accepted at a monotonic time."""
+        with self._limit.admitted(pending), self._active(goal, pending), self._timeout(pending, goal, started):
+            return await result_of(pending.future, self._node.executor)
+
     @contextlib.contextmanager
-    def _active(self, goal: ServerGoalHandle, pending: PendingQuery) -> Iterator[None]:
+    def _active(self, goal: ServerGoalHandle, pending: Pending) -> Iterator[None]:
         """Registers a goal for cancel requests and the check of its client."""
         key = bytes(goal.goal_id.uuid)
         self._goals[key] = _Goal(pending)
@@ -167,8 +192,12 @@ class WaitForAction:
         finally:
             del self._goals[key]
 
-    def _timeout(self, pending: PendingQuery, seconds: float) -> contextlib.AbstractContextManager[None]:
+    def _timeout(
+        self, pending: Pending, goal: ServerGoalHandle, started: float
+    ) -> contextlib.AbstractContextManager[None]:
+        seconds = goal.request.timeout
         if not seconds:
             return contextlib.nullcontext()
         late = _TimedOut(f"not detected within {seconds:g} s")
-        return self._access.deadlines.within(seconds, lambda: pending.fail(late))
+        left = max(started + seconds - time.monotonic(), 0.0)
+        return self._access.deadlines.within(left, lambda: pending.fail(late))

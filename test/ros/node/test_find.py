@@ -22,7 +22,7 @@ from fcclip_core.geometry.cloud import POINT
 from fcclip_ros import msg, srv
 from fcclip_ros.action import WaitFor
 from fcclip_ros.perception import Perception
-from fcclip_ros.qos import OUTPUT
+from fcclip_ros.qos import OUTPUT, REQUESTS
 
 WORDS = ["-p", "vocabulary:=['cup, mug', 'plate', 'floor']"]
 
@@ -381,3 +381,103 @@ def test_tracked_ids_are_the_same_in_every_output(start: Callable[..., Peer], pe
     assert max(ids.values()) > 7, "ids of things that are gone are not given to others"
     assert set(np.frombuffer(stamps[-1].data, np.uint16)) == set(ids.values())
     assert answer.found[0].segment.id == ids["knife"]
+
+
+@pytest.fixture
+def memory() -> Iterator[Callable[..., queue.Queue]]:
+    """Stands in for the memory node: answers ~/recall with objects of these probabilities, and keeps the questions."""
+    nodes: list[Peer] = []
+
+    def start(*probabilities: float, gate: Gate | None = None, problem: str = "") -> queue.Queue:
+        asked: queue.Queue = queue.Queue()
+
+        def answer(request: srv.Recall.Request, response: srv.Recall.Response) -> srv.Recall.Response:
+            asked.put(request)
+            if gate is not None:
+                gate.pass_through()
+            kept = [item for item in probabilities if item >= request.minimum_probability]
+            response.success, response.message = not problem, problem or "what is remembered"
+            response.header.frame_id, response.best_probability = "map", max(probabilities, default=0.0)
+            response.answers = [msg.RecalledObject(probability=item) for item in kept]
+            return response
+
+        nodes.append(Peer())
+        nodes[-1].node.create_service(srv.Recall, "/object_memory/recall", answer, qos_profile=REQUESTS)
+        return asked
+
+    yield start
+    for node in nodes:
+        node.close()
+
+
+def test_what_is_remembered_needs_no_picture(
+    start: Callable[..., Peer], memory: Callable[..., queue.Queue], peer: Peer
+) -> None:
+    asked, node = memory(0.9, 0.6, 0.2), active(start())
+    waiter = Waiter(peer, node)
+    wait_until(lambda: node.node._wait_for._memory._recall.service_is_ready())
+    goal = waiter.send("cup", distractors=["jug"], minimum_score=0.5, limit=0, from_memory=True, max_age=60.0)
+    status, result = waiter.result(goal)
+    assert (status, result.success, result.message) == (GoalStatus.STATUS_SUCCEEDED, True, "what is remembered")
+    assert [item.probability for item in result.remembered] == pytest.approx([0.9, 0.6])
+    assert (result.header.frame_id, result.frames, len(result.found)) == ("map", 0, 0)
+    assert result.best_score == pytest.approx(0.9)
+    question = asked.get(timeout=5)
+    assert (question.words, question.distractors, question.max_age, question.limit) == (["cup"], ["jug"], 60.0, 1000)
+
+
+def test_what_is_not_remembered_is_waited_for(
+    start: Callable[..., Peer], memory: Callable[..., queue.Queue], peer: Peer
+) -> None:
+    asked, node = memory(0.3), active(start())
+    waiter = Waiter(peer, node)
+    wait_until(lambda: node.node._wait_for._memory._recall.service_is_ready())
+    with Shutter(peer):
+        status, result = waiter.result(waiter.send("floor", minimum_score=0.5, from_memory=True))
+    assert (status, result.success, asked.qsize()) == (GoalStatus.STATUS_SUCCEEDED, True, 1)
+    assert ([item.segment.name for item in result.found], result.remembered) == (["floor"], [])
+    assert result.frames >= 1
+
+
+def test_a_goal_that_waits_for_the_memory_can_be_cancelled_and_ends_in_time(
+    start: Callable[..., Peer], memory: Callable[..., queue.Queue], peer: Peer
+) -> None:
+    gate = Gate()
+    gate.close()
+    asked, node = memory(0.9, gate=gate), active(start())
+    waiter = Waiter(peer, node)
+    wait_until(lambda: node.node._wait_for._memory._recall.service_is_ready())
+    goal = waiter.send("cup", from_memory=True)
+    asked.get(timeout=5)
+    goal.cancel_goal_async()
+    assert waiter.result(goal, timeout=5.0)[0] == GoalStatus.STATUS_CANCELED
+    status, result = waiter.result(waiter.send("cup", from_memory=True, timeout=0.3), timeout=5.0)
+    assert (status, result.message) == (GoalStatus.STATUS_ABORTED, "not detected within 0.3 s")
+    gate.open()
+
+
+@pytest.mark.parametrize(
+    "problem, given, expected",
+    [
+        (None, {}, "there is no service /object_memory/recall; start it (memory:=true), or set memory_node"),
+        ("the node is not configured", {}, "the memory cannot answer: the node is not configured"),
+        ("", {"max_age": -1.0}, "max_age is -1; it must be a number of seconds, at least 0"),
+    ],
+)
+def test_without_an_answer_of_the_memory_a_goal_ends_with_the_reason(
+    start: Callable[..., Peer],
+    memory: Callable[..., queue.Queue],
+    peer: Peer,
+    problem: str | None,
+    given: dict[str, Any],
+    expected: str,
+) -> None:
+    if problem is not None:
+        memory(0.9, problem=problem)
+    node = active(start())
+    waiter = Waiter(peer, node)
+    if problem is not None:
+        wait_until(lambda: node.node._wait_for._memory._recall.service_is_ready())
+    status, result = waiter.result(waiter.send("cup", from_memory=True, **given))
+    assert (status, result.success) == (GoalStatus.STATUS_ABORTED, False)
+    assert expected in result.message
