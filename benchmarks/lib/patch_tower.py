@@ -30,6 +30,8 @@ class PatchTower(nn.Module):
     the tokens' own stride.
     """
 
+    stride = 2 * PATCH
+
     def __init__(self, embed_dim: int) -> None:
         """Builds an untrained tower into a joint space of `embed_dim` dimensions."""
         super().__init__()
@@ -68,6 +70,7 @@ class FineGrid:
     """A trained `PatchTower` whose masks are pooled at stride 16, token by token."""
 
     tower: PatchTower
+    stride: int = PATCH
 
     def __call__(self, image: Tensor) -> FeaturePyramid:
         """As `PatchTower`, the last map at stride 16."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 
 from fcclip_core.datasets.records import Dataset, PanopticSample, Sample
-from fcclip_core.distributed import is_first, rank, world_size
+from fcclip_core.distributed import gathered, rank, world_size
 from fcclip_core.errors import VocabularyError
 from fcclip_core.evaluation.averages import class_groups
 from fcclip_core.evaluation.overlaps import mask_overlaps, segment_overlaps
@@ -168,10 +166,7 @@ def _count(
 
 def _gathered(part: Evaluation) -> Evaluation | None:
     """Merges the counts of all processes in the first one."""
-    if world_size() == 1:
-        return part
-    parts: list[Any] | None = [None] * world_size() if is_first() else None
-    dist.gather_object(part, parts)
+    parts = gathered(part)
     if parts is None:
         return None
     for other in parts[1:]:
