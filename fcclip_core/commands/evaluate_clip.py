@@ -173,7 +173,8 @@ def run_clip_masks(args: argparse.Namespace) -> int:
             for name, by_size in named.items():
                 rows |= {f"{name} {label}": _column(by_size, key) for label, key in PROPOSAL_MEASURES.items()}
                 rows |= {f"{name} PQ, paper (masks of ODISE)": dict(paper[name])} if paper.get(name) else {}
-            out.print(by_size_table(rows, sizes, f"{title_of(args, images)}: the same masks, named by CLIP alone"))
+            out.print(f"{title_of(args, images)}: the same masks, named by CLIP alone; per cent, by shorter image side")
+            out.print(by_size_table(rows, sizes))
         if written:
             out.print(written)
     return 0
@@ -249,8 +250,9 @@ def run_imagenet(args: argparse.Namespace) -> int:
         for name, by_size in named.items():
             shown |= {f"{name} {label}": _column(by_size, key) for label, key in IMAGE_MEASURES.items()}
             shown |= {f"{name} top-1, paper": dict(paper[name])} if paper.get(name) else {}
-        title = f"zero-shot accuracy in {folders.root}, {images:,} images of {classes:,} classes, {args.resize}"
-        out.print(by_size_table(shown, sizes, title))
+        what = f"{images:,} images of {classes:,} classes in {folders.root}"
+        out.print(f"{what}: zero-shot accuracy in per cent, by input size ({args.resize})")
+        out.print(by_size_table(shown, sizes))
         if unreadable:
             out.print(f"{len(unreadable)} images could not be read and count nowhere")
         if written:

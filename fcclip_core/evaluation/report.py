@@ -113,9 +113,9 @@ def sizes_table(scores: Mapping[str, Mapping[str, Scores]], title: str) -> Table
     return table
 
 
-def by_size_table(rows: Mapping[str, Mapping[int, float | None]], sizes: Sequence[int], title: str) -> Table:
+def by_size_table(rows: Mapping[str, Mapping[int, float | None]], sizes: Sequence[int]) -> Table:
     """One column per input size, in pixels; a row without a value for a size has a dash there."""
-    table = Table("", *map(str, sizes), box=SIMPLE, title=title, title_style="")
+    table = Table("", *map(str, sizes), box=SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, values in rows.items():
