@@ -56,7 +56,7 @@ class ClassFolders:
         labels: list[int] = []
         for folder in folders:
             label = _label(folder, known, names, ids)
-            found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            found = _images(folder)
             files += found
             labels += [label] * len(found)
         if not files:
@@ -81,6 +81,22 @@ def imagenet(data: Path, split: str = "val") -> ClassFolders:
 
     root = data / split if (data / split).is_dir() else data
     return ClassFolders.open(root, open_clip.IMAGENET_CLASSNAMES, ImageNetInfo().label_names())
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The images in a folder and the folders in it, sorted by path.
+
+    Raises:
+        DatasetError: It is no folder, or holds none.
+    """
+    found = _images(folder)
+    if not found:
+        raise DatasetError(f"{folder} holds no images; expected a folder with {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return found
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _known(names: Sequence[str], ids: Sequence[str]) -> dict[str, list[int]]:

@@ -54,7 +54,7 @@ def document(
         **about,
         "images": evaluation.images,
         "settings": asdict(settings),
-        "units": UNITS | {"fps": evaluation.rule.about},
+        "units": UNITS | {"fps": evaluation.times.rule.about},
         **scores,
         "paper": dict(paper),
         "forms": {name: board.scores() for name, board in evaluation.forms.items()},

@@ -121,7 +121,7 @@ def test_perfect_answers_get_full_marks(tiny: Segmenter) -> None:
     segmenter, snapshot, _ = prepared(tiny)
     result = runner.evaluate(Samples(PICTURES), segmenter, snapshot, VOCABULARY.things)
     scores = result.scores()
-    assert result.images == 3 and result.timed == 2, "the first image warms up"
+    assert result.images == 3 and result.times.timed == 2, "the first image warms up"
     for measure in ("pq", "sq", "rq", "miou"):
         for group in ("all", "things", "stuff", "seen", "unseen"):
             assert scores[f"{measure}.{group}"] == pytest.approx(100), (measure, group)
@@ -136,7 +136,7 @@ def test_as_in_table_4_five_images_warm_up(tiny: Segmenter) -> None:
     segmenter, snapshot, _ = prepared(tiny)
     pictures, rule = [PICTURES[0]] * 7, TIME_RULES[TABLE_4]
     result = runner.evaluate(Samples(pictures), segmenter, snapshot, VOCABULARY.things, rule=rule)
-    assert result.images == 7 and result.timed == 2 and result.rule == rule
+    assert result.images == 7 and result.times.timed == 2 and result.times.rule == rule
 
 
 def test_wrong_names_cost_quality_but_not_recall(tiny: Segmenter) -> None:
