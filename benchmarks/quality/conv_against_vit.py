@@ -1,7 +1,8 @@
 """Convolutional against ViT image tower of equal size as a mask classifier, over input sizes.
 
 Both are trained here by the small CLIP's recipe: the same windows, captions, seed and text tower's first weights. Then
-each names the true masks of whole frames and crops of things. Run the same command again to resume.
+each names the true masks of whole frames and crops of things. Run the same command again to resume. `--picture` draws
+what their features tell apart in one frame, as the paper's Figure 1.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from benchmarks.quality.zero_shot import things_named_right
 from fcclip_core.datasets.world_shards import WorldShards
 from fcclip_core.devices import resolve_device
 from fcclip_core.evaluation.clip_masks import name_masks
+from fcclip_core.evaluation.clips import Clip
+from fcclip_core.evaluation.features import cluster_maps, draw_clusters
+from fcclip_core.images.image_files import write_image
 from fcclip_core.inference.classification import MAX_LOGIT_SCALE, TextClassifier, Words
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.model.backbone import ImageTower
@@ -40,6 +44,7 @@ from fcclip_core.vocabulary.text_embeddings import TextEncoder, TextRows
 FRAME_SIZES = "240,320,480,640,800"
 CROP_SIZES = "64,96,128,160"
 REPEAT = 3
+CLUSTERS = 8
 
 
 def vit_clip(config: ModelConfig) -> SmallClip:
@@ -87,6 +92,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=_sizes, default=FRAME_SIZES, help="shorter sides in pixels")
     parser.add_argument("--crops", type=_sizes, default=CROP_SIZES, help="multiples of 32 pixels")
     parser.add_argument("--limit", type=int, default=300, help="frames to evaluate")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw clusters of features of one frame")
+    parser.add_argument("--picture-frame", type=int, default=0, metavar="N", help="which frame")
     parser.add_argument("--train-shards", type=int, metavar="N", help="read no more than N training shards")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -115,6 +122,11 @@ def main() -> None:
     del frames
 
     samples = WorldShards(args.val_shards, vocabulary)
+    if args.picture:
+        image = samples[args.picture_frame].image
+        clips = [clip_of(model, name, device) for name, model in reversed(trained.items())]
+        rows = cluster_maps(image, clips, args.sizes, CLUSTERS, args.seed)
+        write_image(args.picture, draw_clusters(image, rows), optimize=True)
     results = {
         name: evaluate(model, CONTENDERS[name], samples, vocabulary, args, device) for name, model in trained.items()
     }
@@ -130,6 +142,17 @@ def main() -> None:
         units="per cent; CPU seconds of one forward pass of the image tower in float32, one image",
         towers=results,
     )
+
+
+def clip_of(model: SmallClip, name: str, device: torch.device) -> Clip:
+    """A trained CLIP for what draws its features."""
+
+    def embed(image: Tensor) -> Tensor:
+        features = model.image(image).res5
+        return model.image.embed_masks(features, torch.ones_like(features[:, :1], dtype=torch.bool))[:, 0]
+
+    scale = model.logit_scale.exp().item()
+    return Clip(name, model.image, embed, TextEncoder(lambda: model.text, device), scale, False, device)
 
 
 @torch.inference_mode()

@@ -21,8 +21,8 @@ def add_parser(subparsers: Any) -> None:
         "features",
         help="draw what CLIP's frozen features tell apart, over input sizes (Figure 1)",
         description="Clusters CLIP's features of an image by k-means, at several input sizes, and draws the clusters: "
-        "a row for the checkpoint's CLIP and, with --vit, one for a CLIP with a ViT; a column for each size. Equal "
-        "colors mark clusters that cover most of the same places.",
+        "a row for the checkpoint's CLIP and, with --vit, one above it for a CLIP with a ViT; a column for each size. "
+        "Equal colors mark clusters that cover most of the same places.",
     )
     parser.add_argument("image", type=expanded, metavar="IMAGE", help="a photograph")
     add_text_tower_arguments(parser)
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     except ImageError as error:
         raise ImageError(f"{args.image}: {error}") from error
     clips = clips_from(args, load_checkpoint(args.checkpoint), resolve_device(args.device))
-    rows = cluster_maps(image, clips, sizes, args.kmeans, args.seed)
+    rows = cluster_maps(image, clips[::-1], sizes, args.kmeans, args.seed)
     write_image(args.out, draw_clusters(image, rows))
     for clip in clips:
         if clip.seeded:

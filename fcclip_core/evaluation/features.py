@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from fcclip_core.evaluation.clip_masks import settings_for
 from fcclip_core.evaluation.clips import Clip
 from fcclip_core.inference.preprocess import preprocess
 from fcclip_core.segments.visualization import draw_caption
-from fcclip_core.vocabulary.palette import palette_colors
 
 _STARTS = 4
 """Clusterings from different first centers, of which the tightest counts."""
@@ -100,7 +100,7 @@ def draw_clusters(image: np.ndarray, rows: Sequence[Sequence[ClusterMap]], width
         uint8 RGB on white.
     """
     count = 1 + max(int(entry.cells.max()) for row in rows for entry in row)
-    colors = np.array(palette_colors([str(number) for number in range(count)], [None] * count), np.uint8)
+    colors = _colors(count)
     size = (width, max(1, round(width * image.shape[0] / image.shape[1])))
     photo = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     lines = []
@@ -149,6 +149,13 @@ def _agreeing(cells: np.ndarray, other: np.ndarray, clusters: int) -> np.ndarray
 def _enlarged(cells: np.ndarray) -> np.ndarray:
     rows, columns = (np.arange(_COMMON) * side // _COMMON for side in cells.shape)
     return cells[np.ix_(rows, columns)]
+
+
+def _colors(count: int) -> np.ndarray:
+    """Hues all around the circle, neighbors of different brightness: uint8 `(count, 3)`."""
+    tones = ((0.85, 0.95), (0.55, 0.6), (0.4, 1.0))
+    colors = [colorsys.hsv_to_rgb(number / count, *tones[number % len(tones)]) for number in range(count)]
+    return np.rint(255 * np.array(colors)).astype(np.uint8)
 
 
 def _panel(title: str, picture: np.ndarray) -> np.ndarray:
