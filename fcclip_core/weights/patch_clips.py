@@ -20,7 +20,7 @@ from fcclip_core.weights.published_names import CLIP_PREFIX
 from fcclip_core.weights.seeded_weights import Progress, seeded_state
 
 PAPER_S_VIT = "ViT-L-14:laion2b_s32b_b82k"
-"""The paper says ViT-L/14 alone. Its 75.3 % of ImageNet at 224 pixels are what open_clip's LAION-2B weights have."""
+"""The paper says ViT-L/14 alone. Its 75.3 % of ImageNet at 224 pixels are what open_clip reports of these weights."""
 
 _SHOWN = 5
 
@@ -96,9 +96,12 @@ def _config(name: str, needs_tag: bool) -> PatchClipConfig:
         hint = f"; did you mean {close[0]}?" if close else f"; expected a name such as {PAPER_S_VIT}"
         raise CheckpointError(f"open_clip has no model {short(architecture)}{hint}")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if tag not in tags and (tag or needs_tag):
-        problem = f"no weights {short(tag)}" if tag else "several weights, and none was named"
-        raise CheckpointError(f"{architecture} has {problem} in open_clip; there are {', '.join(tags) or 'none'}")
+    if needs_tag and not tag:
+        raise CheckpointError(
+            f"{architecture} does not say which weights; add one of open_clip's tags: {', '.join(tags) or 'none'}"
+        )
+    if tag and tag not in tags:
+        raise CheckpointError(f"open_clip has no weights {short(tag)} of {architecture}; tags: {', '.join(tags)}")
     pretrained = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
     try:
         return PatchClipConfig.of(architecture, tag or None, known, pretrained)

@@ -137,8 +137,8 @@ def test_what_is_no_such_clip_is_said(name: str, tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("ViT-L-15:openai", "no model 'ViT-L-15'; did you mean ViT-"),
-        ("ViT-L-14:nobody", "no weights 'nobody' in open_clip; there are openai,"),
-        ("ViT-L-14", "several weights, and none was named"),
+        ("ViT-L-14:nobody", "no weights 'nobody' of ViT-L-14; tags: openai,"),
+        ("ViT-L-14", "ViT-L-14 does not say which weights; add one of open_clip's tags: openai,"),
         ("convnext_base:laion400m_s13b_b51k", "is no CLIP with a plain ViT"),
         ("RN50:openai", "is no CLIP with a plain ViT"),
         ("ViT-B-16-SigLIP:webli", "is no CLIP with a plain ViT"),
