@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,6 @@ from fcclip_core.files.paths import expanded
 if TYPE_CHECKING:
     from fcclip_core.evaluation.clips import Clip
     from fcclip_core.terminal import Terminal
-    from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 
 MASKS_SIZES = "224,448,672,896,1120"
 IMAGENET_SIZES = "224,336,448,560,672,784,896"
@@ -134,7 +132,7 @@ def run_clip_masks(args: argparse.Namespace) -> int:
         with console.status("encoding the vocabulary"):
             snapshot = segmenter.set_vocabulary(words.vocabulary)
             clips = clips_from(args, checkpoint, device)
-            snapshots = {clips[0].name: snapshot} | {clip.name: _words_for(clip, snapshot) for clip in clips[1:]}
+            snapshots = {clips[0].name: snapshot} | {clip.name: clip.words_for(snapshot) for clip in clips[1:]}
         console.print(seen_classes(snapshot.seen, checkpoint.train_vocabulary))
         count = share(dataset, args.limit)
         if args.masks == PROPOSALS:
@@ -268,9 +266,3 @@ def _say_seeded(out: Terminal, clips: Sequence[Clip]) -> None:
     seeded = [clip.name for clip in clips if clip.seeded]
     if seeded:
         out.print(f"seeded weights: the numbers of {', '.join(seeded)} mean nothing")
-
-
-def _words_for(clip: Clip, snapshot: VocabularySnapshot) -> VocabularySnapshot:
-    """The vocabulary with the text rows of another CLIP."""
-    classifier = clip.classifier(snapshot.classifier, snapshot.vocabulary.synonyms)
-    return replace(snapshot, words=replace(snapshot.words, classifier=classifier))

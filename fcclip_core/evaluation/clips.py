@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fcclip_core.inference.classification import MAX_LOGIT_SCALE, TextClassifier
+from fcclip_core.inference.classification import MAX_LOGIT_SCALE
 from fcclip_core.model.backbone import ImageTower
+from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 from fcclip_core.vocabulary.text_embeddings import TEMPLATES, Progress, TextEncoder, TextRows
 from fcclip_core.weights.checkpoints import Checkpoint, load_model
 from fcclip_core.weights.patch_clips import PatchClip
@@ -67,21 +68,19 @@ class Clip:
         """Unit text rows of names, float32 `(N, D)`, on the device; `TextRows.rows` documents the arguments."""
         return TextRows(self.encoder, self.name, templates=templates).rows(names, progress).to(self.device)
 
-    def classifier(self, words: TextClassifier, synonyms: Sequence[str]) -> TextClassifier:
+    def words_for(self, snapshot: VocabularySnapshot) -> VocabularySnapshot:
         """A vocabulary of another CLIP for the embeddings of this one.
 
         The in-vocabulary classifier and void stay those of the other one.
-
-        Args:
-            words: The vocabulary.
-            synonyms: Its names, one for each row.
         """
-        return replace(
+        words = snapshot.classifier
+        own = replace(
             words,
-            rows=self.rows(synonyms),
+            rows=self.rows(snapshot.vocabulary.synonyms),
             out_vocab_scale=self.logit_scale,
             in_vocab_rows=words.rows if words.in_vocab_rows is None else words.in_vocab_rows,
         )
+        return replace(snapshot, words=replace(snapshot.words, classifier=own))
 
 
 def _bounded(logarithm: float) -> float:
