@@ -19,6 +19,7 @@ from fcclip_core.distributed import gathered, rank, world_size
 from fcclip_core.errors import DatasetError
 from fcclip_core.evaluation.clip_masks import settings_for
 from fcclip_core.evaluation.clips import Clip
+from fcclip_core.evaluation.runner import require_no_distractors
 from fcclip_core.evaluation.scoreboard import Scoreboard
 from fcclip_core.inference.preprocess import FrameGeometry, preprocess
 from fcclip_core.model.vanished_masks import POOLED_CELLS
@@ -55,11 +56,13 @@ def name_proposals(
 
     Raises:
         DatasetError: The dataset has no panoptic ground truth, or a sample cannot be read.
+        VocabularyError: A class is a distractor, although every class of a dataset is evaluated.
     """
     settings = replace(segmenter.settings, ensemble="out_of_vocabulary", valid_mask_only=False)
     boards: Boards = {clip.name: {} for clip in clips}
     for clip in clips:
         words = snapshots[clip.name]
+        require_no_distractors(words)
         for size in sizes:
             boards[clip.name][size] = Scoreboard(words.class_ids, words.vocabulary.things, words.seen)
     for number in range(rank(), len(dataset) if limit is None else min(limit, len(dataset)), world_size()):

@@ -105,11 +105,7 @@ def evaluate(
         DatasetError: A sample cannot be read.
         VocabularyError: A class is a distractor, although every class of a dataset is evaluated.
     """
-    if snapshot.distractors:
-        name = short(snapshot.distractors[0].item.name)
-        raise VocabularyError(
-            f"the class {name} is a distractor, but all classes of a dataset are evaluated; use a vocabulary without it"
-        )
+    require_no_distractors(snapshot)
     forms = dict(forms or {})
 
     def board(instances: bool = False) -> Scoreboard:
@@ -134,6 +130,19 @@ def evaluate(
             total.forms[name].update(number, sample, segmenter.decode(encoded, snapshot, settings))
         advance()
     return _gathered(total)
+
+
+def require_no_distractors(snapshot: VocabularySnapshot) -> None:
+    """Checks that every class of a vocabulary can be evaluated.
+
+    Raises:
+        VocabularyError: A class is a distractor.
+    """
+    if snapshot.distractors:
+        name = short(snapshot.distractors[0].item.name)
+        raise VocabularyError(
+            f"the class {name} is a distractor, but all classes of a dataset are evaluated; use a vocabulary without it"
+        )
 
 
 def _count(

@@ -340,3 +340,6 @@ def test_a_dataset_without_some_of_its_classes_is_refused(tiny: Segmenter) -> No
     snapshot = tiny.prepare_vocabulary(Vocabulary.from_names(["cup", "floor"], distractors=["floor"]))
     with pytest.raises(VocabularyError, match="'floor' is a distractor"):
         runner.evaluate([], tiny, snapshot, (True, True))  # type: ignore[arg-type]
+    _, _, clips = named_by(tiny, KnowingTower(0))
+    with pytest.raises(VocabularyError, match="'floor' is a distractor"):
+        name_proposals([], tiny, {"clip 0": snapshot}, clips, [64])  # type: ignore[arg-type]
