@@ -1,4 +1,4 @@
-"""A plain ViT in place of CLIP's convolutional image tower, for comparison alone: the product has none."""
+"""A small plain ViT to train in place of a convolutional image tower; `evaluation/patch_tower.py` is open_clip's."""
 
 from __future__ import annotations
 

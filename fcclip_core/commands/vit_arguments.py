@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fcclip_core.weights.checkpoints import Checkpoint
 
 VIT = "ViT-L-14:laion2b_s32b_b82k"
-"""As `weights.patch_clips.PAPER_S_VIT`, which is not loaded for help texts."""
+"""As `evaluation.patch_clips.PAPER_S_VIT`, which is not loaded for help texts."""
 
 
 def add_vit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def clips_from(args: argparse.Namespace, checkpoint: Checkpoint, device: torch.d
         FcclipError: The ViT's weights cannot be loaded, or are given without its name.
     """
     from fcclip_core.evaluation.clips import Clip
-    from fcclip_core.weights.patch_clips import load_patch_clip
+    from fcclip_core.evaluation.patch_clips import load_patch_clip
 
     if args.vit_weights is not None and args.vit is None:
         raise SettingsError(f"--vit-weights is given without --vit; say which model they are of, such as --vit {VIT}")

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fcclip_core.evaluation.patch_clips import PatchClip
 from fcclip_core.inference.classification import MAX_LOGIT_SCALE
 from fcclip_core.model.backbone import ImageTower
 from fcclip_core.vocabulary.snapshot import VocabularySnapshot
 from fcclip_core.vocabulary.text_embeddings import TEMPLATES, Progress, TextEncoder, TextRows
 from fcclip_core.weights.checkpoints import Checkpoint, load_model
-from fcclip_core.weights.patch_clips import PatchClip
 
 
 @dataclass(frozen=True)

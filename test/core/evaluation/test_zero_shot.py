@@ -11,16 +11,17 @@ import tiny_vit
 import torch
 from PIL import Image
 
+from fcclip_core.commands import evaluate_clip
 from fcclip_core.datasets.catalog import DATASETS
 from fcclip_core.datasets.class_folders import ClassFolders, imagenet
 from fcclip_core.errors import DatasetError
 from fcclip_core.evaluation.clips import Clip
 from fcclip_core.evaluation.paper_clips import TABLE_9, TABLE_9_SIZES, TABLE_10, TABLE_10_SIZES, table_10
-from fcclip_core.evaluation.zero_shot import chosen, classify_images, imagenet_templates
+from fcclip_core.evaluation.patch_clips import load_patch_clip
+from fcclip_core.evaluation.zero_shot import RESIZES, chosen, classify_images, imagenet_templates
 from fcclip_core.inference.preprocess import PIXEL_MEAN, PIXEL_STD
 from fcclip_core.vocabulary.text_embeddings import TextEncoder
 from fcclip_core.weights.checkpoints import load_checkpoint
-from fcclip_core.weights.patch_clips import load_patch_clip
 
 CPU = torch.device("cpu")
 NAMES = ("red", "green", "blue", "dark red", "gray", "white", "black")
@@ -102,6 +103,10 @@ def test_square_shows_everything_and_crop_the_middle(tmp_path: Path) -> None:
     reds = [(image[0, 0] * PIXEL_STD[0] + PIXEL_MEAN[0]) for image in seen]
     assert [tuple(image.shape) for image in seen] == [(1, 3, 32, 32)] * 2
     assert reds[0].mean().item() == pytest.approx(255 / 2, abs=3) and reds[1].mean().item() == pytest.approx(0, abs=1)
+
+
+def test_the_command_offers_every_way_to_resize() -> None:
+    assert tuple(RESIZES) == evaluate_clip.RESIZES
 
 
 def test_a_limit_takes_some_of_each_class() -> None:

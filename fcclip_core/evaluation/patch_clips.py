@@ -11,7 +11,7 @@ import torch
 
 from fcclip_core.devices import undisturbed
 from fcclip_core.errors import CheckpointError
-from fcclip_core.model.patch_tower import PatchClipConfig, PatchTower
+from fcclip_core.evaluation.patch_tower import PatchClipConfig, PatchTower
 from fcclip_core.model.text_tower import TextTower
 from fcclip_core.quoting import short, short_name
 from fcclip_core.weights.clip_weights import OPENAI_EXTRAS, find_or_download, read_clip_file

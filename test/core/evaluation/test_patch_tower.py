@@ -11,9 +11,10 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from safetensors.torch import save_file
 
+from fcclip_core.commands import vit_arguments
 from fcclip_core.errors import CheckpointError
+from fcclip_core.evaluation.patch_clips import PAPER_S_VIT, PatchClip, load_patch_clip
 from fcclip_core.vocabulary.text_embeddings import tokenize
-from fcclip_core.weights.patch_clips import PAPER_S_VIT, PatchClip, load_patch_clip
 
 
 @pytest.fixture
@@ -94,6 +95,7 @@ def test_weights_trained_with_another_mean_get_it(tmp_path: Path, monkeypatch: p
 
 def test_the_papers_vit_is_one_of_open_clips() -> None:
     architecture, tag = PAPER_S_VIT.split(":")
+    assert vit_arguments.VIT == PAPER_S_VIT
     assert tag in open_clip.list_pretrained_tags_by_model(architecture)
     assert open_clip.get_pretrained_cfg(architecture, tag)["mean"] == (0.5, 0.5, 0.5)
 
