@@ -145,7 +145,8 @@ def run_clip_masks(args: argparse.Namespace) -> int:
 
         images = len(dataset) if args.limit is None else min(args.limit, len(dataset))
         left_out = _left_out(args, dataset, words.vocabulary, checkpoint.train_vocabulary)
-        paper = {clip.name: {} if left_out else table_9(clip, args.dataset) for clip in clips}
+        is_table_9 = args.masks == PROPOSALS and not left_out
+        paper = {clip.name: table_9(clip, args.dataset) if is_table_9 else {} for clip in clips}
         about = about_run(args, words, checkpoint.train_vocabulary, snapshot.seen)
         about |= {"images": images, "masks": args.masks, "vit": args.vit, "units": "per cent"}
         scores = {name: {str(size): row for size, row in by.items()} for name, by in named.items()}
