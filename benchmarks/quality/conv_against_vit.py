@@ -150,14 +150,15 @@ def main() -> None:
 
 
 def clip_of(model: SmallClip, name: str, device: torch.device) -> Clip:
-    """A trained CLIP for what draws its features."""
+    """A trained CLIP, its image tower on its own, finest grid."""
+    *_, tower = CONTENDERS[name].grids(model.image).values()
 
     def embed(image: Tensor) -> Tensor:
-        features = model.image(image).res5
-        return model.image.embed_masks(features, torch.ones_like(features[:, :1], dtype=torch.bool))[:, 0]
+        features = tower(image).res5
+        return tower.embed_masks(features, torch.ones_like(features[:, :1], dtype=torch.bool))[:, 0]
 
-    scale = model.logit_scale.exp().item()
-    return Clip(name, model.image, embed, TextEncoder(lambda: model.text, device), scale, False, device)
+    scale = min(model.logit_scale.exp().item(), MAX_LOGIT_SCALE)
+    return Clip(name, tower, embed, TextEncoder(lambda: model.text, device), scale, False, device)
 
 
 @torch.inference_mode()
