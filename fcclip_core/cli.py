@@ -10,13 +10,27 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from fcclip_core.commands import doctor, evaluate, export, memory, segment, teach, train, view, vocab, weights, world
+from fcclip_core.commands import (
+    bench,
+    doctor,
+    evaluate,
+    export,
+    features,
+    memory,
+    segment,
+    teach,
+    train,
+    view,
+    vocab,
+    weights,
+    world,
+)
 from fcclip_core.commands.interruption import exit_status, interruptible
 from fcclip_core.errors import FcclipError
 from fcclip_core.files.resources import package_version
 from fcclip_core.quoting import first_line, printable
 
-COMMANDS = (segment, view, memory, weights, vocab, teach, train, evaluate, export, world, doctor)
+COMMANDS = (segment, view, memory, weights, vocab, teach, train, evaluate, features, bench, export, world, doctor)
 
 EXIT_ERROR = 2
 EXIT_BROKEN_PIPE = 128 + 13

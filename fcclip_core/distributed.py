@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,8 @@ from fcclip_core import torchrun
 from fcclip_core.devices import watched
 from fcclip_core.errors import FcclipError
 from fcclip_core.quoting import first_line
+
+Part = TypeVar("Part")
 
 _POLLED = 0.1
 """Seconds between two looks for a value. The store's own waiting would hold signals back."""
@@ -163,6 +165,15 @@ def sum_over_workers(values: Tensor) -> Tensor:
     values = values.clone()
     dist.all_reduce(values)
     return values
+
+
+def gathered(part: Part) -> list[Part] | None:
+    """What each process has, in the order of their numbers, in the first process; None in the others."""
+    if world_size() == 1:
+        return [part]
+    parts: list[Any] | None = [None] * world_size() if is_first() else None
+    dist.gather_object(part, parts)
+    return parts
 
 
 def wait_for_all() -> None:

@@ -1,4 +1,4 @@
-"""A plain ViT in place of CLIP's convolutional image tower, for comparison alone: the product has none."""
+"""A small plain ViT to train in place of a convolutional image tower; `evaluation/patch_tower.py` is open_clip's."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class PatchTower(nn.Module):
     that a mask pools exactly the tokens of its cells, and both towers pool the same regions. `FineGrid` takes masks at
     the tokens' own stride.
     """
+
+    stride = 2 * PATCH
 
     def __init__(self, embed_dim: int) -> None:
         """Builds an untrained tower into a joint space of `embed_dim` dimensions."""
@@ -68,6 +70,7 @@ class FineGrid:
     """A trained `PatchTower` whose masks are pooled at stride 16, token by token."""
 
     tower: PatchTower
+    stride: int = PATCH
 
     def __call__(self, image: Tensor) -> FeaturePyramid:
         """As `PatchTower`, the last map at stride 16."""

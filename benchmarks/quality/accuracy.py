@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.lib.arguments import make_parser, make_segmenter
 from benchmarks.lib.report import Report, arguments_of, print_table, progress, say
 from fcclip_core import PanopticResult, Segmenter
-from fcclip_core.commands.evaluate import WORLD_SIZE
+from fcclip_core.commands.evaluation_data import WORLD_SIZE
 from fcclip_core.datasets.records import PanopticSample, TruthSegment
 from fcclip_core.datasets.world import WorldScenes
 from fcclip_core.devices import resolve_device

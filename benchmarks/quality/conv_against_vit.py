@@ -1,7 +1,8 @@
 """Convolutional against ViT image tower of equal size as a mask classifier, over input sizes.
 
 Both are trained here by the small CLIP's recipe: the same windows, captions, seed and text tower's first weights. Then
-each names the true masks of whole frames and crops of things. Run the same command again to resume.
+each names the true masks of whole frames and crops of things, and the masks that an FC-CLIP predicts (Table 9). Run the
+same command again to resume. `--picture` draws what their features tell apart in one frame, as the paper's Figure 1.
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ from benchmarks.quality.zero_shot import things_named_right
 from fcclip_core.datasets.world_shards import WorldShards
 from fcclip_core.devices import resolve_device
 from fcclip_core.evaluation.clip_masks import name_masks
+from fcclip_core.evaluation.clip_proposals import name_proposals
+from fcclip_core.evaluation.clips import Clip
+from fcclip_core.evaluation.features import cluster_maps, draw_clusters
+from fcclip_core.images.image_files import write_image
 from fcclip_core.inference.classification import MAX_LOGIT_SCALE, TextClassifier, Words
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.model.backbone import ImageTower
 from fcclip_core.model.config import CONVNEXT_SMALL, ModelConfig
+from fcclip_core.segmenter import Segmenter
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.simulation.names import world_vocabulary
 from fcclip_core.training.demo_model.clip import ClipRecipe, ClipTraining, SmallClip
@@ -40,6 +46,7 @@ from fcclip_core.vocabulary.text_embeddings import TextEncoder, TextRows
 FRAME_SIZES = "240,320,480,640,800"
 CROP_SIZES = "64,96,128,160"
 REPEAT = 3
+CLUSTERS = 8
 
 
 def vit_clip(config: ModelConfig) -> SmallClip:
@@ -76,7 +83,7 @@ CONTENDERS = {
 
 def main() -> None:
     """Trains, evaluates, prints."""
-    parser = make_parser(__doc__, "seed", device="cpu", threads=1)
+    parser = make_parser(__doc__, "checkpoint", "seed", device="cpu", threads=1)
     parser.add_argument("clip_shards", type=Path, help="shards to train on (`fcclip world render --shards`)")
     parser.add_argument("val_shards", type=Path, help="shards of other scenes to evaluate on")
     parser.add_argument("--steps", type=int, required=True, metavar="N", help="optimizer steps of each tower")
@@ -87,6 +94,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=_sizes, default=FRAME_SIZES, help="shorter sides in pixels")
     parser.add_argument("--crops", type=_sizes, default=CROP_SIZES, help="multiples of 32 pixels")
     parser.add_argument("--limit", type=int, default=300, help="frames to evaluate")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw clusters of features of one frame")
+    parser.add_argument("--picture-frame", type=int, default=0, metavar="N", help="which frame")
     parser.add_argument("--train-shards", type=int, metavar="N", help="read no more than N training shards")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -115,6 +124,11 @@ def main() -> None:
     del frames
 
     samples = WorldShards(args.val_shards, vocabulary)
+    clips = [clip_of(model, name, device) for name, model in trained.items()]
+    if args.picture:
+        image = samples[args.picture_frame].image
+        rows = cluster_maps(image, clips[::-1], args.sizes, CLUSTERS, args.seed)
+        write_image(args.picture, draw_clusters(image, rows), optimize=True)
     results = {
         name: evaluate(model, CONTENDERS[name], samples, vocabulary, args, device) for name, model in trained.items()
     }
@@ -122,6 +136,8 @@ def main() -> None:
         say(f"{name}: {result['parameters'] / 1e6:.2f} million parameters, {args.steps} steps")
     show_frames(results)
     show_crops(results)
+    predicted = predicted_masks(samples, clips, args, device)
+    show_predicted(predicted)
     report.write(
         args.json,
         recipe=recipe.fixed() | {"steps": recipe.steps},
@@ -129,7 +145,20 @@ def main() -> None:
         frames=min(args.limit, len(samples)),
         units="per cent; CPU seconds of one forward pass of the image tower in float32, one image",
         towers=results,
+        predicted_masks={"checkpoint": args.checkpoint, "towers": predicted},
     )
+
+
+def clip_of(model: SmallClip, name: str, device: torch.device) -> Clip:
+    """A trained CLIP, its image tower on its own, finest grid."""
+    *_, tower = CONTENDERS[name].grids(model.image).values()
+
+    def embed(image: Tensor) -> Tensor:
+        features = tower(image).res5
+        return tower.embed_masks(features, torch.ones_like(features[:, :1], dtype=torch.bool))[:, 0]
+
+    scale = min(model.logit_scale.exp().item(), MAX_LOGIT_SCALE)
+    return Clip(name, tower, embed, TextEncoder(lambda: model.text, device), scale, False, device)
 
 
 @torch.inference_mode()
@@ -176,6 +205,20 @@ def evaluate(
             "frames": {str(size): forward_seconds(tower, shape) for size, shape in shapes.items()},
             "crops": {str(size): forward_seconds(tower, (size, size)) for size in args.crops},
         },
+    }
+
+
+def predicted_masks(
+    samples: WorldShards, clips: Sequence[Clip], args: argparse.Namespace, device: torch.device
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Tower -> size -> PQ and mIoU of the checkpoint's masks, made once, under the tower's names."""
+    segmenter = Segmenter.from_checkpoint(args.checkpoint, device=str(device), backend="eager")
+    words = segmenter.set_vocabulary(world_vocabulary())
+    snapshots = {clip.name: clip.words_for(words) for clip in clips}
+    boards = name_proposals(samples, segmenter, snapshots, clips, args.sizes, limit=args.limit)
+    return {
+        name: {str(size): {key: board.scores()[key] for key in ("pq.all", "miou.all")} for size, board in by.items()}
+        for name, by in (boards or {}).items()
     }
 
 
@@ -233,6 +276,16 @@ def show_crops(results: dict[str, Any]) -> None:
     ]
     columns = {"crop": "", "tower": "", "things": ".1f", "CPU ms": ".2f"}
     print_table(columns, rows, "crops of things: percent named right")
+
+
+def show_predicted(predicted: dict[str, Any]) -> None:
+    """Prints a row for each input size: PQ and mIoU of the predicted masks under each tower's names."""
+    columns = {"shorter side": ""} | {f"{name} {label}": ".1f" for name in predicted for label in ("PQ", "mIoU")}
+    rows = [
+        [size, *(score for by_size in predicted.values() for score in by_size[size].values())]
+        for size in next(iter(predicted.values()))
+    ]
+    print_table(columns, rows, "the same predicted masks, named by each tower alone: per cent")
 
 
 def _sizes(text: str) -> Sequence[int]:

@@ -22,7 +22,7 @@ from benchmarks.lib.arguments import MODEL, make_parser, make_segmenter
 from benchmarks.lib.rates import timed
 from benchmarks.lib.report import Report, arguments_of, print_table, say
 from fcclip_core import PanopticResult, Segmenter
-from fcclip_core.commands.evaluate import WORLD_SIZE
+from fcclip_core.commands.evaluation_data import WORLD_SIZE
 from fcclip_core.datasets.records import PanopticSample, Sample
 from fcclip_core.datasets.world import WorldScenes
 from fcclip_core.evaluation.overlaps import segment_overlaps

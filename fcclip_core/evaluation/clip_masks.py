@@ -1,6 +1,6 @@
 """CLIP as a mask classifier: CLIP alone classifies ground-truth masks, at several input sizes.
 
-The paper's Table 9 does so with the mask proposals of ODISE, so its numbers are not comparable.
+`clip_proposals.py` does so with predicted masks, as the paper's Table 9.
 """
 
 from __future__ import annotations
@@ -105,12 +105,13 @@ def masks_on_grid(
         segment_map: int32 `(H, W)`, 0 = none, else 1..S.
         segments: S.
         geometry: Sizes of the image.
-        stride: Pixels per cell; divides 32.
+        stride: Pixels per cell; where it does not divide the padded image, the last cells reach beyond it.
 
     Returns:
-        bool `(S, h/stride, w/stride)`.
+        bool `(S, ceil(h/stride), ceil(w/stride))`.
     """
-    bottom, right = (padded - size for padded, size in zip(geometry.padded, geometry.resized, strict=True))
+    whole = [-(-padded // stride) * stride for padded in geometry.padded]
+    bottom, right = (padded - size for padded, size in zip(whole, geometry.resized, strict=True))
     grid = []
     for number in range(1, segments + 1):
         mask = torch.from_numpy(segment_map == number)[None, None].float()
@@ -121,15 +122,18 @@ def masks_on_grid(
     return torch.stack(grid)
 
 
+def settings_for(size: int) -> InferenceSettings:
+    """Settings that resize an image to this shorter side, in pixels, whatever its longer one becomes."""
+    return InferenceSettings(shorter_side=size, max_size=min(4 * size, _LARGEST_SIDE))
+
+
 @torch.inference_mode()
 def _names(sample: PanopticSample, tower: ImageTower, snapshot: VocabularySnapshot, size: int) -> list[int]:
     """CLIP's class index for each segment."""
     classifier = snapshot.classifier
-    settings = InferenceSettings(shorter_side=size, max_size=min(4 * size, _LARGEST_SIDE))
-    image, geometry = preprocess(sample.image, settings, classifier.rows.device)
+    image, geometry = preprocess(sample.image, settings_for(size), classifier.rows.device)
     features = tower(image).res5
-    stride = geometry.padded[0] // features.shape[-2]
-    masks = masks_on_grid(sample.segment_map, len(sample.segments), geometry, stride).to(image.device)
+    masks = masks_on_grid(sample.segment_map, len(sample.segments), geometry, tower.stride).to(image.device)
     embeddings = tower.embed_masks(features, masks[None])[0]
     return classifier.logits(embeddings, classifier.out_vocab_scale).argmax(-1).tolist()
 

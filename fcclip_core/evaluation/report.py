@@ -54,7 +54,7 @@ def document(
         **about,
         "images": evaluation.images,
         "settings": asdict(settings),
-        "units": UNITS | {"fps": evaluation.rule.about},
+        "units": UNITS | {"fps": evaluation.times.rule.about},
         **scores,
         "paper": dict(paper),
         "forms": {name: board.scores() for name, board in evaluation.forms.items()},
@@ -99,15 +99,27 @@ def forms_table(forms: Mapping[str, Scores], title: str) -> Table:
     return table
 
 
-def sizes_table(scores: Mapping[str, Scores], title: str) -> Table:
-    """One row per input size: percentage of correctly classified masks by group of classes, and PQ."""
+def sizes_table(scores: Mapping[str, Mapping[str, Scores]], title: str) -> Table:
+    """One row per input size and CLIP: percentage of correctly classified masks by group of classes, and PQ."""
     caption = "per cent of ground-truth masks that CLIP classifies correctly, by shorter image side"
-    table = Table("side", *GROUPS, "PQ", box=SIMPLE, title=title, title_style="", caption=caption, caption_style="")
+    table = Table("side", "CLIP", *GROUPS, "PQ", box=SIMPLE, title=title, title_style="", caption=caption)
+    table.caption_style = ""
+    for column in table.columns[2:]:
+        column.justify = "right"
+    names = [*(f"accuracy.{group}" for group in GROUPS), "pq.all"]
+    for size in next(iter(scores.values())):
+        for clip, of_size in scores.items():
+            table.add_row(size, clip, *(_cell(name, of_size[size][name]) for name in names))
+    return table
+
+
+def by_size_table(rows: Mapping[str, Mapping[int, float | None]], sizes: Sequence[int]) -> Table:
+    """One column per input size, in pixels; a row without a value for a size has a dash there."""
+    table = Table("", *map(str, sizes), box=SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
-    for size, row in scores.items():
-        names = [*(f"accuracy.{group}" for group in GROUPS), "pq.all"]
-        table.add_row(size, *(_cell(name, row[name]) for name in names))
+    for name, values in rows.items():
+        table.add_row(name, *(_cell("", values.get(size)) for size in sizes))
     return table
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 
 from fcclip_core.datasets.records import Dataset, PanopticSample, Sample
-from fcclip_core.distributed import is_first, rank, world_size
+from fcclip_core.distributed import gathered, rank, world_size
 from fcclip_core.errors import VocabularyError
 from fcclip_core.evaluation.averages import class_groups
 from fcclip_core.evaluation.overlaps import mask_overlaps, segment_overlaps
 from fcclip_core.evaluation.recall import MaskRecall
 from fcclip_core.evaluation.scoreboard import Scoreboard, Scores
-from fcclip_core.evaluation.timing import SEGMENTS, TIME_RULES, TimeRule
+from fcclip_core.evaluation.timing import SEGMENTS, TIME_RULES, ImageTimes, TimeRule
 from fcclip_core.quoting import short
 from fcclip_core.segmenter import EncodedImage, Segmenter
 from fcclip_core.settings import InferenceSettings
@@ -35,11 +33,8 @@ class Evaluation:
         forms: Results with other settings, by name.
         mask_recall: Recall of the masks of all object queries.
         segment_recall: Recall of the segments of `main`.
-        images: Number of images.
-        seconds: Time of the images, as `rule` counts it.
-        timed: Images in `seconds`.
+        times: Times and number of the images.
         panoptic: Whether the ground truth is panoptic.
-        rule: What counts as an image's time.
     """
 
     things: tuple[bool, ...]
@@ -49,11 +44,13 @@ class Evaluation:
     forms: dict[str, Scoreboard]
     mask_recall: MaskRecall
     segment_recall: MaskRecall
-    images: int = 0
-    seconds: float = 0.0
-    timed: int = 0
+    times: ImageTimes
     panoptic: bool = False
-    rule: TimeRule = TIME_RULES[SEGMENTS]
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return self.times.images
 
     def merge(self, other: Evaluation) -> None:
         """Adds the counts of another process."""
@@ -63,9 +60,7 @@ class Evaluation:
             board.merge(other.forms[name])
         self.mask_recall.merge(other.mask_recall)
         self.segment_recall.merge(other.segment_recall)
-        self.images += other.images
-        self.seconds += other.seconds
-        self.timed += other.timed
+        self.times.merge(other.times)
         self.panoptic |= other.panoptic
 
     def scores(self) -> Scores:
@@ -77,7 +72,7 @@ class Evaluation:
             scores |= self.segment_recall.scores("segment_recall", groups)
         grounded = self.grounding.scores()
         scores |= {f"grounding.{name}": grounded[f"{name}.all"] for name in ("pq", "miou") if f"{name}.all" in grounded}
-        return scores | {"fps": self.timed / self.seconds if self.timed else None}
+        return scores | {"fps": self.times.per_second()}
 
 
 def evaluate(
@@ -110,11 +105,7 @@ def evaluate(
         DatasetError: A sample cannot be read.
         VocabularyError: A class is a distractor, although every class of a dataset is evaluated.
     """
-    if snapshot.distractors:
-        name = short(snapshot.distractors[0].item.name)
-        raise VocabularyError(
-            f"the class {name} is a distractor, but all classes of a dataset are evaluated; use a vocabulary without it"
-        )
+    require_no_distractors(snapshot)
     forms = dict(forms or {})
 
     def board(instances: bool = False) -> Scoreboard:
@@ -128,7 +119,7 @@ def evaluate(
         forms={name: board() for name in forms},
         mask_recall=MaskRecall(len(things)),
         segment_recall=MaskRecall(len(things)),
-        rule=rule,
+        times=ImageTimes(rule),
     )
     count = len(dataset) if limit is None else min(limit, len(dataset))
     for number in range(rank(), count, world_size()):
@@ -139,6 +130,19 @@ def evaluate(
             total.forms[name].update(number, sample, segmenter.decode(encoded, snapshot, settings))
         advance()
     return _gathered(total)
+
+
+def require_no_distractors(snapshot: VocabularySnapshot) -> None:
+    """Checks that every class of a vocabulary can be evaluated.
+
+    Raises:
+        VocabularyError: A class is a distractor.
+    """
+    if snapshot.distractors:
+        name = short(snapshot.distractors[0].item.name)
+        raise VocabularyError(
+            f"the class {name} is a distractor, but all classes of a dataset are evaluated; use a vocabulary without it"
+        )
 
 
 def _count(
@@ -152,10 +156,7 @@ def _count(
     """Decodes an image with the whole vocabulary and with only its own classes, and counts both."""
     result = segmenter.decode(encoded, snapshot)
     total.main.update(number, sample, result)
-    if total.images >= total.rule.warm_up:
-        total.seconds += total.rule.seconds(result, isinstance(sample, PanopticSample))
-        total.timed += 1
-    total.images += 1
+    total.times.add(result, isinstance(sample, PanopticSample))
     class_map = sample.class_map()
     present = np.unique(class_map[class_map >= 0]).tolist()
     if present:
@@ -168,10 +169,7 @@ def _count(
 
 def _gathered(part: Evaluation) -> Evaluation | None:
     """Merges the counts of all processes in the first one."""
-    if world_size() == 1:
-        return part
-    parts: list[Any] | None = [None] * world_size() if is_first() else None
-    dist.gather_object(part, parts)
+    parts = gathered(part)
     if parts is None:
         return None
     for other in parts[1:]:

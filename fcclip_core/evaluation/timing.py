@@ -53,3 +53,37 @@ TIME_RULES: Mapping[str, TimeRule] = {
     ),
 }
 """What a robot waits for, and what the authors' evaluation counts (the paper's Table 4)."""
+
+
+@dataclass
+class ImageTimes:
+    """The times of images, of those that warm up apart.
+
+    Attributes:
+        rule: What counts as an image's time.
+        images: Number of images.
+        timed: Images in `seconds`.
+        seconds: Their time.
+    """
+
+    rule: TimeRule
+    images: int = 0
+    timed: int = 0
+    seconds: float = 0.0
+
+    def add(self, result: PanopticResult, is_panoptic: bool) -> None:
+        """Counts an image that was decoded; makes what further outputs count, after the warm-up."""
+        if self.images >= self.rule.warm_up:
+            self.seconds += self.rule.seconds(result, is_panoptic)
+            self.timed += 1
+        self.images += 1
+
+    def merge(self, other: ImageTimes) -> None:
+        """Adds the times of another process."""
+        self.images += other.images
+        self.timed += other.timed
+        self.seconds += other.seconds
+
+    def per_second(self) -> float | None:
+        """Images per second and process; None before the first timed one."""
+        return self.timed / self.seconds if self.timed else None

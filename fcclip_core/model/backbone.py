@@ -32,8 +32,17 @@ class FeaturePyramid:
     res5: Tensor
 
 
+STRIDE = 32
+"""Pixels per cell of the convolutional towers' res5."""
+
+
 class ImageTower(Protocol):
     """The interface of CLIP's image tower."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell of res5, along each side."""
+        ...
 
     def __call__(self, image: Tensor) -> FeaturePyramid:
         """`image` `(B, 3, H, W)`, normalized, sides divisible by 32."""
@@ -71,6 +80,8 @@ class ConvNeXtTower(nn.Module):
         pool: Implementation of mask pooling; a backend may replace it.
     """
 
+    stride = STRIDE
+
     def __init__(self, config: ConvNeXtConfig, embed_dim: int) -> None:
         """Builds an untrained tower into a joint space of `embed_dim` dimensions."""
         super().__init__()
@@ -104,6 +115,8 @@ def _build_head(config: ConvNeXtConfig, embed_dim: int) -> nn.Sequential:
 
 class ResNetTower(ModifiedResNet):
     """CLIP ResNet: attention pooling with the keys restricted to the mask."""
+
+    stride = STRIDE
 
     def __init__(self, config: ResNetConfig, embed_dim: int) -> None:
         """Builds an untrained tower into a joint space of `embed_dim` dimensions."""

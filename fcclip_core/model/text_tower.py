@@ -5,12 +5,28 @@ It is frozen, independent of images, and needed only while a vocabulary is encod
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from open_clip.transformer import LayerNorm, QuickGELU, Transformer
 from torch import Tensor, nn
 
-from fcclip_core.model.config import ModelConfig
+from fcclip_core.model.config import TextConfig
 from fcclip_core.model.token_tree import TokenTree
+
+
+class HasText(Protocol):
+    """What the text tower needs of a model's configuration."""
+
+    @property
+    def text(self) -> TextConfig:
+        """Its text tower."""
+        ...
+
+    @property
+    def embed_dim(self) -> int:
+        """Size of CLIP's joint embedding space."""
+        ...
 
 
 class TextTower(nn.Module):
@@ -20,7 +36,7 @@ class TextTower(nn.Module):
     built on the meta device is complete once its parameters are loaded.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: HasText) -> None:
         """Builds `config.text` with a projection to `config.embed_dim`, with untrained weights."""
         super().__init__()
         text = config.text

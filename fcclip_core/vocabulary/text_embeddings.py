@@ -78,7 +78,13 @@ class TextRows:
     """
 
     def __init__(
-        self, encode: Encode, tower_id: str, cache_dir: Path | None = None, *, width: int | None = None
+        self,
+        encode: Encode,
+        tower_id: str,
+        cache_dir: Path | None = None,
+        *,
+        width: int | None = None,
+        templates: Sequence[str] = TEMPLATES,
     ) -> None:
         """Starts with what `cache_dir` holds.
 
@@ -89,9 +95,11 @@ class TextRows:
                 that cannot be written is said once in the log, and a file that is damaged, another user's or no unit
                 row is computed again.
             width: Length D of a row; None takes that of the first row.
+            templates: The prompts of a name, with {} where it stands.
         """
         self._encode = encode
-        self._identity = json.dumps([_CACHE_FORMAT, tower_id, TEMPLATES, CONTEXT_LENGTH, _tokenizer_digest()])
+        self._templates = tuple(templates)
+        self._identity = json.dumps([_CACHE_FORMAT, tower_id, self._templates, CONTEXT_LENGTH, _tokenizer_digest()])
         self._width = width
         self._said_unusable = False
         self._cache_dir = cache_dir
@@ -125,7 +133,8 @@ class TextRows:
         new = [name for name in names if not self._recall(name)]
         for start in range(0, len(new), _CHUNK):
             chunk = new[start : start + _CHUNK]
-            for name, row in zip(chunk, _template_mean(chunk, self._encode(prompts_for(chunk))), strict=True):
+            embeddings = self._encode(prompts_for(chunk, self._templates))
+            for name, row in zip(chunk, _template_mean(chunk, embeddings), strict=True):
                 self._width, self._known[name] = len(row), row
                 self._store(name, row)
             if progress is not None:
@@ -229,9 +238,9 @@ class TextEncoder:
                 self._tower = self._timer = None
 
 
-def prompts_for(names: Iterable[str]) -> list[str]:
+def prompts_for(names: Iterable[str], templates: Sequence[str] = TEMPLATES) -> list[str]:
     """All prompts of all names: name by name, template by template."""
-    return [template.format(name) for name in names for template in TEMPLATES]
+    return [template.format(name) for name in names for template in templates]
 
 
 def tokenize(prompts: Iterable[str]) -> Tensor:
@@ -275,9 +284,9 @@ def _tokenizer_digest() -> str:
 
 
 def _template_mean(names: list[str], embeddings: Tensor) -> Tensor:
-    """Rows `(N, D)` of N names from the embeddings `(14 N, D)` of their prompts."""
+    """Rows `(N, D)` of N names from the embeddings `(T N, D)` of their prompts."""
     units = torch.nn.functional.normalize(embeddings.float().cpu(), dim=-1)
-    rows = torch.nn.functional.normalize(units.unflatten(0, (len(names), len(TEMPLATES))).mean(1), dim=-1)
+    rows = torch.nn.functional.normalize(units.unflatten(0, (len(names), -1)).mean(1), dim=-1)
     # A vector without length stays without length.
     unusable = [name for name, row in zip(names, rows, strict=True) if not 0.5 < row.norm() < 2.0]
     if unusable:

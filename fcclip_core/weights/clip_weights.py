@@ -6,7 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -22,6 +22,30 @@ HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """File names of open_clip's models on the Hugging Face hub, in order of preference."""
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's archives store with the weights."""
+
+
+class PublishedClip(Protocol):
+    """What is asked of a CLIP to find its weights; `ModelConfig` and `PatchClipConfig` document the attributes."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def open_clip_name(self) -> str | None:
+        """open_clip's architecture name."""
+        ...
+
+    @property
+    def open_clip_tag(self) -> str | None:
+        """open_clip's tag of the weights."""
+        ...
+
+    @property
+    def clip_is_frozen(self) -> bool:
+        """Whether the weights are open_clip's own."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,11 +77,9 @@ def load_clip(config: ModelConfig, path: Path | None = None) -> ClipWeights:
     Raises:
         CheckpointError: The file is unusable, or the download failed; says which file to fetch and how to pass it.
     """
-    if path is not None:
-        return ClipWeights(_published(config, _read(config, path)), path, "")
-    path = _find_or_download(config)
-    origin = f"open_clip {config.open_clip_name} {config.open_clip_tag}"
-    return ClipWeights(_published(config, _read(config, path)), path, origin)
+    file = path or find_or_download(config, "`--clip FILE`, or load_checkpoint(..., clip=FILE)")
+    origin = f"open_clip {config.open_clip_name} {config.open_clip_tag}" if path is None else ""
+    return ClipWeights(_published(config, read_clip_file(config, file)), file, origin)
 
 
 def fitting_preset(tensors: dict[str, torch.Tensor]) -> ModelConfig | None:
@@ -69,7 +91,7 @@ def fitting_preset(tensors: dict[str, torch.Tensor]) -> ModelConfig | None:
     return None
 
 
-def cached_clip(config: ModelConfig) -> Path | None:
+def cached_clip(config: PublishedClip) -> Path | None:
     """The file of a preset's CLIP weights from an earlier download; None if there is none."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -84,7 +106,7 @@ def cached_clip(config: ModelConfig) -> Path | None:
     return archive if archive.is_file() else None
 
 
-def clip_source(config: ModelConfig) -> str:
+def clip_source(config: PublishedClip) -> str:
     """Where a preset's CLIP weights are published, for messages.
 
     Raises:
@@ -99,11 +121,11 @@ def clip_source(config: ModelConfig) -> str:
     return ", or ".join(places)
 
 
-def _is_published(config: ModelConfig) -> bool:
+def _is_published(config: PublishedClip) -> bool:
     return config.open_clip_name is not None and config.clip_is_frozen
 
 
-def _pretrained_entry(config: ModelConfig) -> dict[str, Any]:
+def _pretrained_entry(config: PublishedClip) -> dict[str, Any]:
     from open_clip import get_pretrained_cfg
 
     if not _is_published(config):
@@ -113,7 +135,16 @@ def _pretrained_entry(config: ModelConfig) -> dict[str, Any]:
     return get_pretrained_cfg(config.open_clip_name, config.open_clip_tag)
 
 
-def _find_or_download(config: ModelConfig) -> Path:
+def find_or_download(config: PublishedClip, how: str) -> Path:
+    """The file of CLIP's weights: from an earlier download, or downloaded.
+
+    Args:
+        config: The CLIP.
+        how: How the user passes a file, for the message.
+
+    Raises:
+        CheckpointError: The download failed; says which file to fetch and how to pass it.
+    """
     from open_clip import download_pretrained
 
     entry = _pretrained_entry(config)
@@ -125,9 +156,9 @@ def _find_or_download(config: ModelConfig) -> Path:
     except Exception as error:  # huggingface_hub, urllib and the file system raise various types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise CheckpointError(
-            f"CLIP's weights ({config.open_clip_name}, {config.open_clip_tag}) are not in the file and could not be "
-            f"downloaded ({reason}). On a machine with internet access, download {clip_source(config)}, copy it here "
-            "and pass it: `--clip FILE`, or load_checkpoint(..., clip=FILE)"
+            f"CLIP's weights ({config.open_clip_name}, {config.open_clip_tag}) are not on this machine and could not "
+            f"be downloaded ({reason}). On a machine with internet access, download {clip_source(config)}, copy it "
+            f"here and pass it: {how}"
         ) from error
 
 
@@ -143,13 +174,18 @@ def _check_network() -> None:
         socket.getaddrinfo(urlsplit(ENDPOINT).hostname, 443)
 
 
-def _read(config: ModelConfig, path: Path) -> dict[str, torch.Tensor]:
+def read_clip_file(config: PublishedClip, path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a CLIP file under its own keys, not yet checked.
+
+    Raises:
+        CheckpointError: The file is unusable.
+    """
     if is_torchscript(path):
         return _read_openai_archive(config, path)
     return read_weight_file(path).tensors
 
 
-def _read_openai_archive(config: ModelConfig, path: Path) -> dict[str, torch.Tensor]:
+def _read_openai_archive(config: PublishedClip, path: Path) -> dict[str, torch.Tensor]:
     """Opens a TorchScript archive, which contains code, only if its hash is that of OpenAI's published file."""
     url = _pretrained_entry(config).get("url", "")
     expected = url.split("/")[-2] if "openaipublic" in url else ""

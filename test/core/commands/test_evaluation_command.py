@@ -12,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_vit
 from gl_here import needs_gl
 from PIL import Image
 
 from checkout import ROOT as CHECKOUT
 from fcclip_core.commands import evaluate
 from fcclip_core.commands.inference_arguments import settings_from
+from fcclip_core.datasets import class_folders
 from fcclip_core.datasets.catalog import DATASETS, dataset_words
+from fcclip_core.datasets.class_folders import ClassFolders
 from fcclip_core.datasets.records import ClassList
 from fcclip_core.errors import DatasetError, FcclipError, SettingsError, VocabularyError
 from fcclip_core.evaluation.paper import fingerprint
@@ -250,6 +253,60 @@ def test_clip_masks_gives_a_row_a_size(tmp_path: Path, capsys: pytest.CaptureFix
     assert set(document["sizes"]) == {"64", "96"} and document["images"] == 3
     assert all(0 <= row["accuracy.all"] <= 100 for row in document["sizes"].values())
     assert "classifies correctly" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("masks", ["truth", "proposals"])
+def test_a_vit_names_the_same_masks(masks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out, vit = write_folder(tmp_path / "data"), tmp_path / "sizes.json", tiny_vit.register(tmp_path)
+    options = ("--data", data, *TINY, "--sizes", "96,64", "--masks", masks, "--vit", f"recipe:{vit}", "--json", out)
+    assert run("clip-masks", "folder", *options) == 0
+    document = json.loads(out.read_text())
+    assert list(document["clips"]) == ["tiny", vit] and document["sizes"] == document["clips"]["tiny"]
+    for by_size in document["clips"].values():
+        assert list(by_size) == ["64", "96"]
+        assert all(0 <= row["pq.all"] <= 100 for row in by_size.values())
+    assert (document["masks"], document["paper_pq"]) == (masks, {"tiny": {}, vit: {}})
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"seeded weights: the numbers of tiny, {vit} mean nothing" in printed
+    assert ("the same masks, named by CLIP alone" in printed) == (masks == "proposals")
+
+
+def test_imagenet_is_named_from_folder_to_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With three class names in place of a thousand, whose 80,000 prompts take a while."""
+    names, root = ("tench", "goldfish", "hen"), tmp_path / "imagenet"
+    for name in ("tench", "hen"):
+        (root / "val" / name).mkdir(parents=True)
+        Image.fromarray(np.random.default_rng(1).integers(0, 255, (50, 60, 3), np.uint8)).save(
+            root / "val" / name / "1.JPEG"
+        )
+    (root / "val" / "hen" / "2.JPEG").write_bytes(b"nothing")
+    monkeypatch.setattr(class_folders, "imagenet", lambda data, split: ClassFolders.open(data / split, names))
+    out, vit = tmp_path / "top1.json", tiny_vit.register(tmp_path)
+    options = ("--checkpoint", "recipe:tiny", "--device", "cpu", "--vit", f"recipe:{vit}", "--sizes", "64,56")
+    assert run("imagenet", "--data", root, *options, "--resize", "crop", "--json", out) == 0
+    document = json.loads(out.read_text())
+    assert (document["images"], document["classes"], document["classes_with_images"]) == (2, 3, 2)
+    assert list(document["unreadable"]) == ["hen/2.JPEG"] and document["resize"] == "crop"
+    for name in ("tiny", vit):
+        for size in ("56", "64"):
+            # Of one noise in two classes, one at most is right; among three classes the best five are all.
+            assert document["clips"][name][size]["top1"] in (0, 50) and document["clips"][name][size]["top5"] == 100
+    captured = capsys.readouterr()
+    assert "left out: hen/2.JPEG: not an image" in " ".join(captured.err.split())
+    assert "1 images could not be read and count nowhere" in captured.out
+
+
+@pytest.mark.slow
+def test_all_thousand_classes_of_imagenet_are_competitors(tmp_path: Path) -> None:
+    out, folder = tmp_path / "top1.json", tmp_path / "n01440764"
+    folder.mkdir()
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(folder / "1.JPEG")
+    options = ("--checkpoint", "recipe:tiny", "--device", "cpu", "--sizes", "64", "--json", out)
+    assert run("imagenet", "--data", tmp_path, *options) == 0
+    document = json.loads(out.read_text())
+    assert (document["classes"], document["images"]) == (1000, 1)
 
 
 @needs_gl

@@ -13,6 +13,8 @@ from fcclip_core.datasets.records import IGNORE, ClassList, PanopticSample, Sema
 from fcclip_core.errors import DatasetError, VocabularyError
 from fcclip_core.evaluation import runner
 from fcclip_core.evaluation.clip_masks import masks_on_grid, name_masks
+from fcclip_core.evaluation.clip_proposals import logits_on_grid, name_proposals, renamed
+from fcclip_core.evaluation.clips import Clip
 from fcclip_core.evaluation.timing import TABLE_4, TIME_RULES
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.model.fcclip import ModelOutput
@@ -20,6 +22,8 @@ from fcclip_core.segmenter import Segmenter
 from fcclip_core.settings import InferenceSettings
 from fcclip_core.vocabulary.classes import Vocabulary, VocabularyClass
 from fcclip_core.vocabulary.snapshot import VocabularySnapshot
+from fcclip_core.vocabulary.text_embeddings import TextEncoder
+from fcclip_core.weights.checkpoints import load_checkpoint
 
 SIDE, CELL, DIM = 64, 16, 64
 SETTINGS = InferenceSettings(shorter_side=SIDE, alpha=0.4, beta=0.8)
@@ -117,7 +121,7 @@ def test_perfect_answers_get_full_marks(tiny: Segmenter) -> None:
     segmenter, snapshot, _ = prepared(tiny)
     result = runner.evaluate(Samples(PICTURES), segmenter, snapshot, VOCABULARY.things)
     scores = result.scores()
-    assert result.images == 3 and result.timed == 2, "the first image warms up"
+    assert result.images == 3 and result.times.timed == 2, "the first image warms up"
     for measure in ("pq", "sq", "rq", "miou"):
         for group in ("all", "things", "stuff", "seen", "unseen"):
             assert scores[f"{measure}.{group}"] == pytest.approx(100), (measure, group)
@@ -132,7 +136,7 @@ def test_as_in_table_4_five_images_warm_up(tiny: Segmenter) -> None:
     segmenter, snapshot, _ = prepared(tiny)
     pictures, rule = [PICTURES[0]] * 7, TIME_RULES[TABLE_4]
     result = runner.evaluate(Samples(pictures), segmenter, snapshot, VOCABULARY.things, rule=rule)
-    assert result.images == 7 and result.timed == 2 and result.rule == rule
+    assert result.images == 7 and result.times.timed == 2 and result.times.rule == rule
 
 
 def test_wrong_names_cost_quality_but_not_recall(tiny: Segmenter) -> None:
@@ -262,6 +266,61 @@ def test_clip_names_masks_of_panoptic_truth_only(tiny: Segmenter) -> None:
         name_masks(samples, KnowingTower(0), snapshot, [64])
 
 
+def named_by(tiny: Segmenter, *towers: KnowingTower) -> tuple[Segmenter, dict[str, VocabularySnapshot], list[Clip]]:
+    """A generator of the true masks, that names them all cup itself, and CLIPs of these towers."""
+    segmenter, snapshot, _ = prepared(tiny, lambda label: 0, lambda label: 0)
+    encoder, cpu = TextEncoder(lambda: None), torch.device("cpu")  # type: ignore[arg-type]
+    clips = [Clip(f"clip {number}", tower, abs, encoder, 100.0, False, cpu) for number, tower in enumerate(towers)]
+    return segmenter, {clip.name: snapshot for clip in clips}, clips
+
+
+def test_each_clip_names_the_same_predicted_masks(tiny: Segmenter) -> None:
+    """As on the truth's masks, which the generator finds: one CLIP calls stars cups at size 64, the other does not."""
+    segmenter, snapshots, clips = named_by(tiny, KnowingTower(wrong=1), KnowingTower(wrong=-1, stride=16))
+    boards = name_proposals(Samples(PICTURES), segmenter, snapshots, clips, [64, 128])
+    assert boards is not None
+    scores = {(name, size): board.scores() for name, by_size in boards.items() for size, board in by_size.items()}
+    for right in (("clip 0", 128), ("clip 1", 64), ("clip 1", 128)):
+        assert scores[right]["pq.all"] == pytest.approx(100) == scores[right]["miou.all"]
+    assert scores["clip 0", 64]["pq.unseen"] == pytest.approx(50), "sand is right"
+    # One cup found, and two stars called cups.
+    assert boards["clip 0"][64].per_class()["pq"][0] == pytest.approx(100 / (1 + 0.5 * 2))
+
+
+def test_clip_at_the_generators_own_size_is_the_out_of_vocabulary_classifier() -> None:
+    segmenter = Segmenter.from_checkpoint("recipe:tiny", device="cpu", backend="eager", settings=SETTINGS)
+    clip = Clip.of_checkpoint(load_checkpoint("recipe:tiny"), torch.device("cpu"))
+    image = np.random.default_rng(0).integers(0, 255, (70, 100, 3), np.uint8)
+    sample = PanopticSample("noise", image, np.ones((70, 100), np.int32), (TruthSegment(1, 3),))
+    encoded = segmenter.encode(image)
+    again = renamed(encoded, sample, clip, SIDE, segmenter.vanished_masks)
+    assert encoded.geometry.padded != encoded.geometry.resized and clip.name == "tiny"
+    torch.testing.assert_close(
+        again.output.out_vocab_embedding, encoded.output.out_vocab_embedding, rtol=1e-4, atol=1e-5
+    )
+    assert torch.equal(again.output.mask_survives, encoded.output.mask_survives)
+    other = renamed(encoded, sample, clip, 2 * SIDE, segmenter.vanished_masks)
+    assert not torch.allclose(other.output.out_vocab_embedding, encoded.output.out_vocab_embedding, atol=1e-2)
+
+
+def test_masks_are_where_they_were_on_a_grid_of_another_size_and_stride() -> None:
+    """A mask over the left third of a 60 x 90 image: the generator saw 64 x 96, the tower 112 x 168 in cells of 14."""
+    made_at = FrameGeometry.of(60, 90, InferenceSettings(shorter_side=64))
+    seen_at = FrameGeometry.of(60, 90, InferenceSettings(shorter_side=112))
+    logits = torch.full((1, 1, 16, 24), -1.0)
+    logits[..., :8] = 1.0
+    cells = logits_on_grid(logits, made_at, seen_at, 14, (10, 14))
+    inside = (cells > 0)[0, 0]
+    assert inside[:, :4].all() and not inside[:, 4:].any(), "cells 0 to 3 of 12 across the image"
+
+
+def test_predicted_masks_are_named_of_panoptic_truth_only(tiny: Segmenter) -> None:
+    segmenter, snapshots, clips = named_by(tiny, KnowingTower(0))
+    samples = Samples([SemanticSample("a", PICTURES[0].image, PICTURES[0].class_map())])
+    with pytest.raises(DatasetError, match="no segments"):
+        name_proposals(samples, segmenter, snapshots, clips, [64])
+
+
 def test_masks_on_the_grid_keep_small_objects() -> None:
     """64 x 48 pixels become 128 x 96 and are padded to no more; one cell is 16 source pixels."""
     geometry = FrameGeometry.of(48, 64, InferenceSettings(shorter_side=96))
@@ -281,3 +340,6 @@ def test_a_dataset_without_some_of_its_classes_is_refused(tiny: Segmenter) -> No
     snapshot = tiny.prepare_vocabulary(Vocabulary.from_names(["cup", "floor"], distractors=["floor"]))
     with pytest.raises(VocabularyError, match="'floor' is a distractor"):
         runner.evaluate([], tiny, snapshot, (True, True))  # type: ignore[arg-type]
+    _, _, clips = named_by(tiny, KnowingTower(0))
+    with pytest.raises(VocabularyError, match="'floor' is a distractor"):
+        name_proposals([], tiny, {"clip 0": snapshot}, clips, [64])  # type: ignore[arg-type]

@@ -18,8 +18,9 @@ def embedded(tower: ImageTower, image: torch.Tensor) -> torch.Tensor:
     return tower.embed_masks(res5, torch.ones(len(image), 1, *res5.shape[-2:], dtype=torch.bool))[:, 0]
 
 
+@pytest.mark.parametrize("size", [(64, 96), (112, 80)], ids=["whole cells", "ImageNet at 336"])
 @pytest.mark.parametrize("head", CLIP_HEADS)
-def test_a_small_tower_with_either_head_embeds_as_open_clips(head: str) -> None:
+def test_a_small_tower_with_either_head_embeds_as_open_clips(head: str, size: tuple[int, int]) -> None:
     config = ConvNeXtConfig(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768), head=head)
     vision = {"timm_model_name": "convnext_tiny", "timm_pool": "", "timm_proj": head, "image_size": 64}
     with torch.random.fork_rng():
@@ -27,7 +28,7 @@ def test_a_small_tower_with_either_head_embeds_as_open_clips(head: str) -> None:
         tower = ConvNeXtTower(config, 48).eval()
     oracle = open_clip.CLIP(48, vision, {"width": 64, "heads": 1, "layers": 1, "vocab_size": 8}).eval()
     oracle.visual.load_state_dict(tower.state_dict())
-    image = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(embedded(tower, image), oracle.encode_image(image), rtol=1e-4, atol=1e-5)
 

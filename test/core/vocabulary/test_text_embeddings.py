@@ -114,14 +114,13 @@ def test_rows_survive_the_process(tmp_path: Path) -> None:
     assert torch.equal(first[[1, 0]], again)
 
 
-def test_another_tower_or_other_templates_share_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_tower_or_other_templates_share_nothing(tmp_path: Path) -> None:
     TextRows(Encoder(), "tower", tmp_path).rows(["cup"])
     other = Encoder()
     TextRows(other, "other tower", tmp_path).rows(["cup"])
     assert len(other.prompts) == 14
-    monkeypatch.setattr(text, "TEMPLATES", ("one {}.",))
-    TextRows(other, "tower", tmp_path).rows(["cup"])
-    assert len(other.prompts) == 15
+    TextRows(other, "tower", tmp_path, templates=("one {}.",)).rows(["cup"])
+    assert len(other.prompts) == 15 and other.prompts[-1] == "one cup."
 
 
 def test_an_interrupted_run_keeps_what_it_has_encoded(tmp_path: Path) -> None:
