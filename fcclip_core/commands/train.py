@@ -27,7 +27,7 @@ TRAINED_ON = {
 """Panoptic datasets to train on: the split that is for it, and what it is."""
 
 _SETTING_HELP = {
-    "steps": "optimizer steps; milestones move along",
+    "steps": "optimizer steps, may be raised on resume; milestones that were not given move along",
     "batch_size": "images per step, over all workers",
     "learning_rate": "AdamW's rate before the milestones",
     "precision": "float32, bfloat16 or auto: bfloat16 on a GPU",
@@ -111,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
             f"{checkpoint.config.name} on {len(dataset):,} images, {config.batch_size} a step, {device}: "
             + (f"resuming at step {trainer.step:,}" if trainer.step else "a new run")
         )
+        if trainer.changes:
+            console.print(trainer.changes)
         finished = trainer.run()
         console.print(f"{finished}: trained for {config.steps:,} steps")
     return 0
@@ -125,13 +127,10 @@ def config_from(args: argparse.Namespace) -> TrainingConfig:
     from fcclip_core.training.config import TrainingConfig
 
     paper = TrainingConfig()
-    milestones = args.milestones
-    if milestones is None:  # a shorter training slows down at the same shares of its length
-        milestones = [round(step * args.steps / paper.steps) for step in paper.milestones]
     return replace(
         paper,
         **{name: getattr(args, name) for name in _SETTING_HELP},
-        milestones=tuple(milestones),
+        milestones=None if args.milestones is None else tuple(args.milestones),
         train_backbone=args.train_backbone,
         augmentation=replace(paper.augmentation, crop=args.crop),
     )

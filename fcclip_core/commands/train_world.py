@@ -88,6 +88,8 @@ def run_world(args: argparse.Namespace) -> int:
     config = world_config(steps, args.seed, args.train_backbone)
     with distributed.workers(resolve_device(args.device)) as device:
         trainer = Trainer(config, starting_point(args.clip, args.seed), shards, args.out, device=device)
+        if trainer.changes and distributed.is_first():
+            Terminal(stderr=True, soft_wrap=True).print(trainer.changes)
         trainer.run()
         if distributed.is_first():
             save_checkpoint(args.out / DEMO_FILE, trainer.checkpoint(), dtype="float16")

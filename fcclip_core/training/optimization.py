@@ -48,4 +48,4 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """AdamW's learning rate in `step`, counted from 0."""
-    return config.learning_rate * config.decay ** bisect_right(config.milestones, step)
+    return config.learning_rate * config.decay ** bisect_right(config.drops, step)

@@ -28,7 +28,7 @@ from fcclip_core.training.losses import Criterion, Losses
 from fcclip_core.training.network import TrainingNetwork
 from fcclip_core.training.optimization import learning_rate, parameter_groups, trained_parameters
 from fcclip_core.training.points import RandomPoints
-from fcclip_core.training.resume import FREE, TrainingState, load_state, save_state
+from fcclip_core.training.resume import FREE, TrainingState, load_state, save_state, schedule_changes, schedule_of
 from fcclip_core.training.sampling import Batch, PanopticDataset, batches, point_generators
 from fcclip_core.vocabulary.text_embeddings import TextEncoder, TextRows
 from fcclip_core.weights.checkpoints import Checkpoint, load_model, save_checkpoint
@@ -45,6 +45,7 @@ class Trainer:
 
     Attributes:
         step: Completed steps.
+        changes: What other steps or milestones change in the resumed run, as one line; empty if nothing.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Trainer:
         """
         vocabulary = checkpoint.train_vocabulary
         _check(config, len(vocabulary), dataset)
-        self.config, self.folder, self.step = config, folder, 0
+        self.config, self.folder, self.step, self.changes = config, folder, 0, ""
         self._checkpoint, self._dataset, self._device = checkpoint, dataset, torch.device(device)
         if text_rows is None:
             encoder = TextEncoder(checkpoint.text_tower, self._device)
@@ -161,7 +162,7 @@ class Trainer:
         """
         if distributed.is_first():
             parameters = {name: parameter.detach() for name, parameter in self._parameters.items()}
-            state = TrainingState(self.step, self._identity, parameters, self._optimizer.state_dict())
+            state = TrainingState(self.step, self._identity, parameters, self._optimizer.state_dict(), schedule_of(self.config))
             save_state(self.folder / STATE_FILE, state)
         distributed.wait_for_all()
 
@@ -215,6 +216,7 @@ class Trainer:
 
     def _resume(self) -> None:
         state = load_state(self.folder / STATE_FILE, self._identity)
+        self.changes = schedule_changes(state, self.config)
         self._warn_of_another_rate(state)
         if set(state.parameters) != set(self._parameters):
             raise TrainingError(f"{self.folder / STATE_FILE} has other parameters than this model trains")
@@ -229,7 +231,7 @@ class Trainer:
         group, next_rate = state.optimizer["param_groups"][0], learning_rate(state.step, self.config)
         last_rate = group["lr"] / group["share"]
         if state.step and next_rate > 1.5 * last_rate:
-            until = next((step for step in self.config.milestones if step > state.step), self.config.steps)
+            until = next((step for step in self.config.drops if step > state.step), self.config.steps)
             _logger.warning(
                 "the learning rate had dropped to %.3g by step %d; with %d steps it is %.3g again, until step %d",
                 last_rate,

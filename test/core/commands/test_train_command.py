@@ -111,4 +111,4 @@ def test_without_arguments_the_recipe_is_the_papers(monkeypatch: pytest.MonkeyPa
     assert main(["train", "coco", "--data", "x", "--out", "y"]) == 0
     assert main(["train", "coco", "--data", "x", "--out", "y", "--steps", "36875"]) == 0
     assert asked[0] == TrainingConfig()
-    assert asked[1].milestones == (32_778, 35_509)
+    assert asked[1].drops == (32_778, 35_509)
