@@ -10,6 +10,8 @@ from fcclip_core.quoting import short
 
 MLP, LINEAR = CLIP_HEADS = ("mlp", "linear")
 """Kinds of heads of CLIP's ConvNeXt image towers."""
+SHARED, OWN = MASK_TOWERS = ("shared", "own")
+"""Where the mask generator's features come from: CLIP's image tower, or an image tower of its own (Table 6)."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class ModelConfig:
         decoder_layers: Masked-attention layers of the mask decoder.
         decoder_ffn_dim: Hidden channels of the mask decoder's feed-forward blocks.
         num_queries: Object queries.
+        mask_tower: Image tower of mask generator and in-vocabulary classifier, one of `MASK_TOWERS`. CLIP's image tower
+            is always that of the out-of-vocabulary classifier.
     """
 
     name: str
@@ -119,6 +123,7 @@ class ModelConfig:
     decoder_layers: int = 9
     decoder_ffn_dim: int = 2048
     num_queries: int = 250
+    mask_tower: str = SHARED
 
 
 def _resnet(name: str, vision: ResNetConfig, text_width: int, embed_dim: int) -> ModelConfig:
@@ -222,6 +227,8 @@ def config_from_dict(fields: object) -> ModelConfig:
         raise ValueError(f"shorter_side is {config.shorter_side}; expected {_SIDES[0]} to {_SIDES[1]}")
     if isinstance(config.vision, ConvNeXtConfig) and config.vision.head not in CLIP_HEADS:
         raise ValueError(f"vision.head is {short(config.vision.head)}; expected one of {', '.join(CLIP_HEADS)}")
+    if config.mask_tower not in MASK_TOWERS:
+        raise ValueError(f"mask_tower is {short(config.mask_tower)}; expected one of {', '.join(MASK_TOWERS)}")
     for what, width, heads in (
         ("hidden_dim", config.hidden_dim, config.num_heads),
         ("text.width", config.text.width, config.text.heads),
@@ -287,7 +294,7 @@ def layer_counts(config: ModelConfig) -> dict[str, int]:
     vision = config.vision
     blocks = vision.depths if isinstance(vision, ConvNeXtConfig) else vision.layers
     return {
-        "vision blocks": sum(blocks),
+        "vision blocks": sum(blocks) * (2 if config.mask_tower == OWN else 1),
         "text.layers": config.text.layers,
         "encoder_layers": config.encoder_layers,
         "decoder_layers": config.decoder_layers,

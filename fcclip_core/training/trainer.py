@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fcclip_core import distributed
+from fcclip_core.datasets.records import Dataset
 from fcclip_core.errors import TrainingError
 from fcclip_core.files.cache_folder import cache_folder
 from fcclip_core.training.config import TrainingConfig
@@ -29,7 +30,7 @@ from fcclip_core.training.network import TrainingNetwork
 from fcclip_core.training.optimization import learning_rate, parameter_groups, trained_parameters
 from fcclip_core.training.points import RandomPoints
 from fcclip_core.training.resume import FREE, TrainingState, load_state, save_state, schedule_changes, schedule_of
-from fcclip_core.training.sampling import Batch, PanopticDataset, batches, point_generators
+from fcclip_core.training.sampling import Batch, batches, point_generators
 from fcclip_core.vocabulary.text_embeddings import TextEncoder, TextRows
 from fcclip_core.weights.checkpoints import Checkpoint, load_model, save_checkpoint
 from fcclip_core.weights.published_names import published_name
@@ -41,7 +42,7 @@ MODEL_FILE = "model.safetensors"
 
 
 class Trainer:
-    """Trains FC-CLIP on a panoptic dataset.
+    """Trains FC-CLIP on a panoptic or semantic dataset.
 
     Attributes:
         step: Completed steps.
@@ -52,7 +53,7 @@ class Trainer:
         self,
         config: TrainingConfig,
         checkpoint: Checkpoint,
-        dataset: PanopticDataset,
+        dataset: Dataset,
         folder: Path,
         *,
         device: torch.device | str = "cpu",
@@ -63,7 +64,7 @@ class Trainer:
         Args:
             config: The recipe.
             checkpoint: Initial weights. Its training vocabulary has the dataset's classes in the same order.
-            dataset: The training data.
+            dataset: The training data; of a semantic sample each class region is one target (`class_segments`).
             folder: Folder for states, log and checkpoints, created if needed.
             device: Training device; with several workers, the one of this worker.
             text_rows: float32 unit embeddings `(T, D)` of the training vocabulary's synonyms; None: computed by the
@@ -242,7 +243,7 @@ class Trainer:
             )
 
 
-def _check(config: TrainingConfig, classes: int, dataset: PanopticDataset) -> None:
+def _check(config: TrainingConfig, classes: int, dataset: Dataset) -> None:
     if not len(dataset):
         raise TrainingError("the dataset is empty; there is nothing to train on")
     if len(dataset.classes) != classes:
