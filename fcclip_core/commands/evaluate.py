@@ -252,10 +252,7 @@ def _prepared(args: argparse.Namespace) -> Iterator[tuple[Dataset, DatasetWords,
         except OSError as error:
             raise _not_written(args.json, error) from error
 
-    missing = [name for name in ("torchmetrics", "pycocotools") if find_spec(name) is None]
-    if missing:
-        raise FcclipError(f"evaluation needs {' and '.join(missing)}; install with pip install 'fcclip[evaluation]'")
-
+    require_metrics()
     from fcclip_core.devices import resolve_device
     from fcclip_core.distributed import is_first, workers
     from fcclip_core.terminal import Terminal
@@ -265,6 +262,17 @@ def _prepared(args: argparse.Namespace) -> Iterator[tuple[Dataset, DatasetWords,
         console = Terminal(stderr=True, quiet=not is_first())
         console.print(f"words: {words.how}")
         yield dataset, words, device, console
+
+
+def require_metrics() -> None:
+    """Checks for the packages that measure.
+
+    Raises:
+        FcclipError: One is not installed.
+    """
+    missing = [name for name in ("torchmetrics", "pycocotools") if find_spec(name) is None]
+    if missing:
+        raise FcclipError(f"evaluation needs {' and '.join(missing)}; install with pip install 'fcclip[evaluation]'")
 
 
 def _open(args: argparse.Namespace) -> tuple[Dataset, DatasetWords]:

@@ -75,8 +75,8 @@ def schedule_changes(state: TrainingState, config: TrainingConfig) -> str:
         parts.append(f"the {state.step:,} completed steps are those of a run started so")
     else:
         parts.append(
-            f"of the {state.step:,} completed steps {len(other):,}, from step {other[0]:,} on, had another learning rate "
-            "than in a run started so; they stay"
+            f"of the {state.step:,} completed steps {len(other):,}, from step {other[0]:,} on, had another learning "
+            "rate than in a run started so; they stay"
         )
     return "; ".join(parts)
 

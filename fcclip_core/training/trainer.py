@@ -163,7 +163,9 @@ class Trainer:
         """
         if distributed.is_first():
             parameters = {name: parameter.detach() for name, parameter in self._parameters.items()}
-            state = TrainingState(self.step, self._identity, parameters, self._optimizer.state_dict(), schedule_of(self.config))
+            state = TrainingState(
+                self.step, self._identity, parameters, self._optimizer.state_dict(), schedule_of(self.config)
+            )
             save_state(self.folder / STATE_FILE, state)
         distributed.wait_for_all()
 

@@ -69,9 +69,7 @@ def test_it_is_written_and_read_exactly(tmp_path: Path) -> None:
 def test_training_moves_the_copy_and_not_clip(tmp_path: Path) -> None:
     two = with_own_tower(training_case.start())
     rows = torch.nn.functional.normalize(torch.randn(3, 64, generator=torch.Generator().manual_seed(0)), dim=-1)
-    trainer = Trainer(
-        replace(training_case.CONFIG, steps=1), two, training_case.Rectangles(), tmp_path, text_rows=rows
-    )
+    trainer = Trainer(replace(training_case.CONFIG, steps=1), two, training_case.Rectangles(), tmp_path, text_rows=rows)
     after = load_checkpoint(trainer.run()).state
     moved = {key for key in two.state if not torch.equal(two.state[key], after[key])}
     copy = {key for key in two.state if key.startswith(MASK_TOWER_PREFIX)}
