@@ -164,12 +164,9 @@ _EXPECTED = {
 def layer_counts(config: ModelConfig) -> dict[str, int]:
     """Name of each layer count -> its value: the time to build a model grows with each layer, whatever its size."""
     vision, pixels, masks = config.vision, config.pixel_decoder, config.mask_decoder
-    blocks, towers = (
-        vision.depths if isinstance(vision, ConvNeXtConfig) else vision.layers,
-        1 + (config.mask_tower == OWN),
-    )
+    blocks = vision.depths if isinstance(vision, ConvNeXtConfig) else vision.layers
     counts = {
-        "vision blocks": sum(blocks) * towers,
+        "vision blocks": sum(blocks) * (2 if config.mask_tower == OWN else 1),
         "text.layers": config.text.layers,
         "mask_decoder.layers": masks.layers * (3 if isinstance(masks, KMeansDecoderConfig) else 1),
     }
