@@ -51,10 +51,8 @@ def main() -> int:
     scenes = WorldScenes(WorldPlan(args.scenes, args.seed, "all", _SIZE, 1))
     for number in range(len(scenes)):
         sample = scenes[number]
-        results = [
-            model.decode(model.encode(sample.image), snapshot)
-            for model, snapshot in zip(models.values(), snapshots, strict=True)
-        ]
+        named = zip(models.values(), snapshots, strict=True)
+        results = [model.decode(model.encode(sample.image), snapshot) for model, snapshot in named]
         right = [right_names(sample, result, snapshots[0]) for result in results]
         if right[0] - right[1] > best:
             best = right[0] - right[1]
