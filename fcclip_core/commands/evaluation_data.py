@@ -103,13 +103,22 @@ def prepared(args: argparse.Namespace) -> Iterator[tuple[Dataset, DatasetWords, 
         FcclipError: An argument, the dataset or the words will not do, or a package is missing.
     """
     check_run(args)
-    missing = [name for name in ("torchmetrics", "pycocotools") if find_spec(name) is None]
-    if missing:
-        raise FcclipError(f"evaluation needs {' and '.join(missing)}; install with pip install 'fcclip[evaluation]'")
+    require_metrics()
     dataset, words = _open(args)
     with joined(args) as (device, console):
         console.print(f"words: {words.how}")
         yield dataset, words, device, console
+
+
+def require_metrics() -> None:
+    """Checks for the packages that measure.
+
+    Raises:
+        FcclipError: One is not installed.
+    """
+    missing = [name for name in ("torchmetrics", "pycocotools") if find_spec(name) is None]
+    if missing:
+        raise FcclipError(f"evaluation needs {' and '.join(missing)}; install with pip install 'fcclip[evaluation]'")
 
 
 def _open(args: argparse.Namespace) -> tuple[Dataset, DatasetWords]:

@@ -9,7 +9,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fcclip_core.commands import train_world
+from fcclip_core.commands import train_selection, train_towers, train_world
 from fcclip_core.commands.inference_arguments import vocabulary_from
 from fcclip_core.errors import TrainingError
 from fcclip_core.files.paths import expanded
@@ -23,11 +23,24 @@ TRAINED_ON = {
     "coco": ("train2017", "COCO panoptic, or your own labels in its format"),
     "ade20k": ("training", "ADE20K panoptic"),
     "cityscapes": ("train", "Cityscapes panoptic"),
+    "mapillary_vistas": ("training", "Mapillary Vistas panoptic"),
+    "ade20k_150": ("training", "ADE20K semantic, 150 classes"),
+    "ade20k_847": ("training", "ADE20K semantic, 847 classes"),
+    "cityscapes_semantic": ("train", "Cityscapes semantic"),
+    "mapillary_vistas_semantic": ("training", "Mapillary Vistas semantic"),
+    "pascal_context_59": ("training", "PASCAL Context, 59 classes"),
+    "pascal_context_459": ("training", "PASCAL Context, 459 classes"),
+    "pascal_voc_20": ("train", "PASCAL VOC, 20 classes"),
+    "pascal_voc_21": ("train", "PASCAL VOC, 20 classes and background"),
 }
-"""Panoptic datasets to train on: the split that is for it, and what it is."""
+"""Datasets to train on: the split that is for it, and what it is. Semantic ones have a target for each class region."""
+ADE20K_SCHEDULE = {"steps": 160_000, "crop": 640}
+"""Our schedule for ADE20K (Table 5): the paper says that it trains on it, not how long."""
+SCHEDULES: dict[str, dict[str, int]] = {"ade20k": ADE20K_SCHEDULE, "ade20k_150": ADE20K_SCHEDULE}
+"""What differs from COCO's by default, by dataset."""
 
 _SETTING_HELP = {
-    "steps": "optimizer steps; milestones move along",
+    "steps": "optimizer steps, may be raised on resume; milestones that were not given move along",
     "batch_size": "images per step, over all workers",
     "learning_rate": "AdamW's rate before the milestones",
     "precision": "float32, bfloat16 or auto: bfloat16 on a GPU",
@@ -48,11 +61,11 @@ def add_parser(subparsers: Any) -> None:
     )
     recipes = parser.add_subparsers(metavar="RECIPE", required=True)
     for dataset, (split, title) in TRAINED_ON.items():
-        _add_panoptic_recipe(recipes, dataset, split, title)
+        _add_recipe(recipes, dataset, split, title)
     train_world.add_actions(recipes)
 
 
-def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> None:
+def _add_recipe(recipes: Any, dataset: str, split: str, title: str) -> None:
     from fcclip_core.training.config import PRECISIONS, TrainingConfig
 
     parser = recipes.add_parser(dataset, help=title, description=f"Trains on {title}.")
@@ -70,35 +83,36 @@ def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> 
         "--checkpoint", metavar="C", help="start from these weights instead: a file, a bundled name or recipe:NAME"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    group = parser.add_argument_group("recipe (steps, batch, rate and crop are by default those of the paper on COCO)")
-    defaults = TrainingConfig()
+    group = parser.add_argument_group("recipe (by default that of the paper on COCO, but for what is called ours)")
+    defaults, own = TrainingConfig(), SCHEDULES.get(dataset, {})
     for name, text in _SETTING_HELP.items():
-        default = getattr(defaults, name)
+        default = own.get(name, getattr(defaults, name))
         group.add_argument(
             f"--{name.replace('_', '-')}",
             type=type(default),
             choices=PRECISIONS if name == "precision" else None,
             default=default,
-            help=f"{text} (default: {default})",
+            help=f"{text} (default: {default}{', ours' if name in own else ''})",
         )
-    crop = defaults.augmentation.crop
-    group.add_argument("--crop", type=int, default=crop, help=f"side of the training images (default: {crop})")
+    crop, whose = own.get("crop", defaults.augmentation.crop), ", ours" if "crop" in own else ""
+    group.add_argument("--crop", type=int, default=crop, help=f"side of the training images (default: {crop}{whose})")
     group.add_argument(
         "--milestones", type=int, nargs="*", metavar="STEP", help="steps from which the rate is a tenth of what it was"
     )
-    group.add_argument("--train-backbone", action="store_true", help="train CLIP's image tower too (Table 6)")
+    train_towers.add_argument(group)
+    train_selection.add_arguments(parser, dataset)
     parser.set_defaults(run=run, dataset=dataset)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains on a panoptic dataset."""
+    """Trains on a dataset, and selects among the exported checkpoints if that is wanted."""
     from fcclip_core import distributed
     from fcclip_core.datasets.catalog import DATASETS, dataset_words
     from fcclip_core.devices import resolve_device
     from fcclip_core.terminal import Terminal
     from fcclip_core.training.trainer import Trainer
 
-    entry, config = DATASETS[args.dataset], config_from(args)
+    entry, config, plan = DATASETS[args.dataset], config_from(args), train_selection.plan_from(args)
     with distributed.workers(resolve_device(args.device)) as device:
         dataset: Any = entry.open(args.data, args.split)
         given = None if args.vocabulary is None else vocabulary_from(args.vocabulary)
@@ -111,8 +125,12 @@ def run(args: argparse.Namespace) -> int:
             f"{checkpoint.config.name} on {len(dataset):,} images, {config.batch_size} a step, {device}: "
             + (f"resuming at step {trainer.step:,}" if trainer.step else "a new run")
         )
+        if trainer.changes:
+            console.print(trainer.changes)
         finished = trainer.run()
         console.print(f"{finished}: trained for {config.steps:,} steps")
+        if plan is not None:
+            plan.run(args.out, device)
     return 0
 
 
@@ -125,14 +143,11 @@ def config_from(args: argparse.Namespace) -> TrainingConfig:
     from fcclip_core.training.config import TrainingConfig
 
     paper = TrainingConfig()
-    milestones = args.milestones
-    if milestones is None:  # a shorter training slows down at the same shares of its length
-        milestones = [round(step * args.steps / paper.steps) for step in paper.milestones]
     return replace(
         paper,
         **{name: getattr(args, name) for name in _SETTING_HELP},
-        milestones=tuple(milestones),
-        train_backbone=args.train_backbone,
+        milestones=None if args.milestones is None else tuple(args.milestones),
+        train_backbone=train_towers.trains_clip(args),
         augmentation=replace(paper.augmentation, crop=args.crop),
     )
 
@@ -144,10 +159,11 @@ def _starting_point(args: argparse.Namespace, vocabulary: Vocabulary) -> Checkpo
     from fcclip_core.weights.clip_weights import load_clip
 
     if args.checkpoint is not None:
-        return load_checkpoint(args.checkpoint, args.clip, train_vocabulary=vocabulary)
+        return train_towers.with_towers(args, load_checkpoint(args.checkpoint, args.clip, train_vocabulary=vocabulary))
     if args.preset not in PRESETS:
         raise TrainingError(f"there is no preset {args.preset!r}; there are {', '.join(PRESETS)}")
     config = PRESETS[args.preset]
     clip = load_clip(config, args.clip)
     source = Source("CLIP weights", clip.path.name, origin=clip.origin, path=clip.path)
-    return join_clip(config, fresh_weights(config, args.seed), clip, vocabulary, Provenance((source,)))
+    start = join_clip(config, fresh_weights(config, args.seed), clip, vocabulary, Provenance((source,)))
+    return train_towers.with_towers(args, start)

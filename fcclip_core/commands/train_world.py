@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcclip_core.commands import train_towers
 from fcclip_core.files.paths import expanded
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ def add_actions(actions: Any) -> None:
     world.add_argument(
         "--clip", required=True, metavar="FILE", type=expanded, help="clip.safetensors of `fcclip train world-clip`"
     )
-    world.add_argument(
-        "--train-backbone", action="store_true", help="train CLIP's image tower too, as in the paper's Table 6"
-    )
+    train_towers.add_argument(world)
     world.set_defaults(run=run_world)
 
 
@@ -85,9 +84,12 @@ def run_world(args: argparse.Namespace) -> int:
 
     shards = _shards(args.scenes, train_vocabulary())
     steps = DEFAULT_STEPS if args.steps is None else args.steps
-    config = world_config(steps, args.seed, args.train_backbone)
+    config = world_config(steps, args.seed, train_towers.trains_clip(args))
+    start = train_towers.with_towers(args, starting_point(args.clip, args.seed))
     with distributed.workers(resolve_device(args.device)) as device:
-        trainer = Trainer(config, starting_point(args.clip, args.seed), shards, args.out, device=device)
+        trainer = Trainer(config, start, shards, args.out, device=device)
+        if trainer.changes and distributed.is_first():
+            Terminal(stderr=True, soft_wrap=True).print(trainer.changes)
         trainer.run()
         if distributed.is_first():
             save_checkpoint(args.out / DEMO_FILE, trainer.checkpoint(), dtype="float16")

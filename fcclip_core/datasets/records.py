@@ -68,6 +68,14 @@ class SemanticSample:
         return self.labels
 
 
+def class_segments(sample: SemanticSample) -> PanopticSample:
+    """Semantic ground truth as panoptic: the region of each class in the image is one segment, a thing's too."""
+    present = [int(label) for label in np.unique(sample.labels) if label != IGNORE]
+    segment_map = renumbered(sample.labels - IGNORE, [label - IGNORE for label in present])
+    segments = tuple(TruthSegment(number, label) for number, label in enumerate(present, 1))
+    return PanopticSample(sample.name, sample.image, segment_map, segments)
+
+
 @dataclass(frozen=True)
 class ClassList:
     """The classes of a dataset, in the order of class indices.

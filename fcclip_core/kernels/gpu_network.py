@@ -20,6 +20,7 @@ from fcclip_core.model.backbone import ConvNeXtTower
 from fcclip_core.model.deformable_attention import Sampler, sample_by_grid, set_sampler
 from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.mask_decoder import DecoderLayer
+from fcclip_core.model.mask_tower import OwnTower
 from fcclip_core.model.precision import in_precision
 from fcclip_core.model.relu_linear import ReluLinear
 
@@ -53,8 +54,11 @@ def _replace_16_bit(network: FCCLIP, kernels: frozenset[str]) -> None:
     network.mask_decoder.pool = pool_masks
     if isinstance(network.backbone, ConvNeXtTower):
         network.backbone.pool = pool_masks
-        stem = cast(nn.Sequential, network.backbone.trunk.stem)
-        stem[0] = PatchProjection(cast(nn.Conv2d, stem[0]))
+    towers = [network.backbone, *(part.tower for part in network.modules() if isinstance(part, OwnTower))]
+    for tower in towers:
+        if isinstance(tower, ConvNeXtTower):
+            stem = cast(nn.Sequential, tower.trunk.stem)
+            stem[0] = PatchProjection(cast(nn.Conv2d, stem[0]))
     if ATTENTION in kernels:
         from fcclip_core.kernels.attention_triton import attend_in_parts, takes_heads
 

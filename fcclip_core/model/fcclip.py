@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from fcclip_core.model.backbone import FeaturePyramid, build_backbone
 from fcclip_core.model.config import ModelConfig
-from fcclip_core.model.mask_decoder import MaskDecoder, MaskPrediction
-from fcclip_core.model.pixel_decoder import PixelDecoder
+from fcclip_core.model.decoders import build_mask_decoder, build_pixel_decoder
+from fcclip_core.model.mask_decoder import MaskPrediction
+from fcclip_core.model.mask_tower import build_mask_tower
 from fcclip_core.model.vanished_masks import POOLED_CELLS
 from fcclip_core.settings import PUBLISHED
 
@@ -52,8 +53,9 @@ class FCCLIP(nn.Module):
         self.config = config
         self.vanished_masks = vanished_masks
         self.backbone = build_backbone(config)
-        self.pixel_decoder = PixelDecoder(config)
-        self.mask_decoder = MaskDecoder(config)
+        self.mask_tower = build_mask_tower(config)
+        self.pixel_decoder = build_pixel_decoder(config)
+        self.mask_decoder = build_mask_decoder(config)
         self.void_embedding = nn.Embedding(1, config.embed_dim)
         self.clip_logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         self._pooled_cells = POOLED_CELLS[vanished_masks]
@@ -68,7 +70,7 @@ class FCCLIP(nn.Module):
             Masks and their embeddings.
         """
         features = self.backbone(image)
-        pixels = self.pixel_decoder(features)
+        pixels = self.pixel_decoder(self.mask_tower(image, features))
         prediction = self.mask_decoder(pixels)
         logits = F.interpolate(
             prediction.mask_logits, size=features.res5.shape[-2:], mode="bilinear", align_corners=False
@@ -89,7 +91,7 @@ class FCCLIP(nn.Module):
         Returns:
             One prediction before the first decoder layer and one after each; the last one equals that of `forward`.
         """
-        features = self.backbone(image)
+        features = self.mask_tower.alone(image, self.backbone)
         # The published training keeps the pixel decoder in full precision under autocast.
         with torch.autocast(image.device.type, enabled=False):
             pixels = self.pixel_decoder(

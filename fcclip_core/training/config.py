@@ -79,7 +79,8 @@ class TrainingConfig:
         steps: Total optimizer steps.
         batch_size: Images per step, over all workers.
         learning_rate: AdamW's initial learning rate.
-        milestones: Steps at which the learning rate is multiplied by `decay`.
+        milestones: Steps at which the learning rate is multiplied by `decay`; None: at `slow_down`.
+        slow_down: Shares of `steps` at which it is, so that a run of another length slows down where it should.
         decay: See `milestones`.
         weight_decay: AdamW's weight decay; normalization layers and embeddings are exempt.
         gradient_clip: Largest norm of the gradient of all parameters.
@@ -99,7 +100,8 @@ class TrainingConfig:
     steps: int = 368_750
     batch_size: int = 16
     learning_rate: float = 1e-4
-    milestones: tuple[int, ...] = (327_778, 355_092)
+    milestones: tuple[int, ...] | None = None
+    slow_down: tuple[float, ...] = (327_778 / 368_750, 355_092 / 368_750)
     decay: float = 0.1
     weight_decay: float = 0.05
     gradient_clip: float = 0.01
@@ -126,8 +128,17 @@ class TrainingConfig:
             _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         for name in ("learning_rate", "gradient_clip"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "above 0")
-        _check("milestones", self.milestones, list(self.milestones) == sorted(self.milestones), "in ascending order")
+        for name in ("milestones", "slow_down"):
+            given = getattr(self, name) or ()
+            _check(name, given, list(given) == sorted(given), "in ascending order")
         _check("precision", self.precision, self.precision in PRECISIONS, "one of " + ", ".join(PRECISIONS))
+
+    @property
+    def drops(self) -> tuple[int, ...]:
+        """The steps at which the learning rate falls: `milestones`, or where `slow_down` places them."""
+        if self.milestones is not None:
+            return self.milestones
+        return tuple(round(share * self.steps) for share in self.slow_down)
 
 
 def _check(name: str, value: object, fits: bool, expected: str) -> None:

@@ -12,18 +12,22 @@ from fcclip_core.training.config import TrainingConfig
 
 _WITHOUT_DECAY = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, nn.Embedding)
 _BACKBONE = "backbone."
+_TOWERS = (_BACKBONE, "mask_tower.")
 # CLIP's pooling heads and logit scale are for the out-of-vocabulary classifier, which training does not use.
 _UNUSED = ("clip_logit_scale", "backbone.head.", "backbone.trunk.head.", "backbone.attnpool.")
 
 
 def trained_parameters(model: nn.Module, train_backbone: bool) -> dict[str, nn.Parameter]:
-    """The trained parameters of an `FCCLIP` by name: all but CLIP's, optionally with CLIP's feature pyramid."""
+    """The trained parameters of an `FCCLIP` by name: all but CLIP's, optionally with CLIP's feature pyramid.
+
+    An image tower that the mask generator has to itself is always trained.
+    """
     frozen = _UNUSED if train_backbone else (*_UNUSED, _BACKBONE)
     return {name: parameter for name, parameter in model.named_parameters() if not name.startswith(frozen)}
 
 
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
-    """AdamW's parameter groups by weight decay and CLIP's tower; `share` is each group's factor of the learning rate.
+    """AdamW's parameter groups by weight decay and image towers; `share` is each group's factor of the learning rate.
 
     Normalization layers and embeddings have no weight decay; biases and vectors have, as in the published training.
     """
@@ -35,7 +39,7 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     }
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in trained_parameters(model, config.train_backbone).items():
-        groups.setdefault((name.startswith(_BACKBONE), id(parameter) in exempt), []).append(parameter)
+        groups.setdefault((name.startswith(_TOWERS), id(parameter) in exempt), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -48,4 +52,4 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """AdamW's learning rate in `step`, counted from 0."""
-    return config.learning_rate * config.decay ** bisect_right(config.milestones, step)
+    return config.learning_rate * config.decay ** bisect_right(config.drops, step)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch import Tensor
 from fcclip_core.errors import CheckpointError, TrainingError
 from fcclip_core.files.atomic_write import atomic_write
 from fcclip_core.quoting import short, short_name
+from fcclip_core.training.config import TrainingConfig
+from fcclip_core.training.optimization import learning_rate
 from fcclip_core.weights.weight_files import read_archive
 
 FORMAT = "fcclip training state 1"
-FREE = ("steps", "milestones", "save_every", "export_every", "log_every", "loader_processes")
+FREE = ("steps", "milestones", "slow_down", "save_every", "export_every", "log_every", "loader_processes")
 """Settings that may change when a run is resumed, because they do not affect completed steps."""
 
 
@@ -29,12 +31,58 @@ class TrainingState:
         identity: Settings, model, classes and data of the run. Only a state with the same identity is resumed.
         parameters: Trained parameters by name.
         optimizer: The optimizer's own state.
+        schedule: What was asked for: steps, and the milestones as they were given, None if they were not; empty for a
+            state of version 0.1.
     """
 
     step: int
     identity: Mapping[str, Any]
     parameters: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+
+
+def schedule_of(config: TrainingConfig) -> dict[str, Any]:
+    """`TrainingState.schedule` of a run with this configuration."""
+    milestones = None if config.milestones is None else list(config.milestones)
+    return {"steps": config.steps, "milestones": milestones, "slow_down": list(config.slow_down)}
+
+
+def schedule_changes(state: TrainingState, config: TrainingConfig) -> str:
+    """What another length or other milestones change in a resumed run, as one line; empty if nothing.
+
+    What was given is compared, not what follows from it: milestones that nobody gave move with the steps. The line says
+    whether the completed steps are those that a run started with `config` would have made.
+    """
+    if not state.schedule or state.schedule == schedule_of(config):
+        return ""
+    before = replace(
+        config,
+        steps=state.schedule["steps"],
+        milestones=None if state.schedule["milestones"] is None else tuple(state.schedule["milestones"]),
+        slow_down=tuple(state.schedule["slow_down"]),
+    )
+    parts = []
+    if before.steps != config.steps:
+        parts.append(f"steps were {before.steps:,} and are {config.steps:,}")
+    if before.drops != config.drops:
+        moved = "move along" if before.milestones is None and config.milestones is None else "were given"
+        parts.append(f"milestones {moved}, from {_listed(before.drops)} to {_listed(config.drops)}")
+    if not parts:  # the milestones that follow from the steps were given, or the other way round
+        return ""
+    other = [step for step in range(state.step) if learning_rate(step, before) != learning_rate(step, config)]
+    if not other:
+        parts.append(f"the {state.step:,} completed steps are those of a run started so")
+    else:
+        parts.append(
+            f"of the {state.step:,} completed steps {len(other):,}, from step {other[0]:,} on, had another learning "
+            "rate than in a run started so; they stay"
+        )
+    return "; ".join(parts)
+
+
+def _listed(steps: Sequence[int]) -> str:
+    return ", ".join(f"{step:,}" for step in steps) or "none"
 
 
 def save_state(path: Path, state: TrainingState) -> None:
@@ -47,6 +95,7 @@ def save_state(path: Path, state: TrainingState) -> None:
         "format": FORMAT,
         "step": state.step,
         "identity": dict(state.identity),
+        "schedule": dict(state.schedule),
         "parameters": dict(state.parameters),
         "optimizer": dict(state.optimizer),
     }
@@ -65,8 +114,8 @@ def load_state(path: Path, identity: Mapping[str, Any]) -> TrainingState:
     """Loads the state of the run `identity`.
 
     Raises:
-        TrainingError: The file is damaged, foreign, or belongs to another run; says in what they differ. Milestones may
-            differ if they do not change the learning rate of completed steps.
+        TrainingError: The file is damaged, foreign, or belongs to another run; says in what they differ. Steps and
+            milestones may differ: `schedule_changes` says what that means.
     """
     remedy = f"choose another output folder, or remove {path} to start over"
     try:
@@ -84,22 +133,23 @@ def load_state(path: Path, identity: Mapping[str, Any]) -> TrainingState:
         f"{name} was {short_name(content['identity'].get(name))} and is {short_name(value)}"
         for name, value in identity.items()
         if content["identity"].get(name) != value
-        and not (name == "milestones" and _same_so_far(content["identity"].get(name), value, content["step"]))
     ]
     if differences:
         raise TrainingError(
             f"{path} belongs to another run: {'; '.join(differences)}. To resume it, use the same settings; otherwise "
             f"{remedy}"
         )
-    return TrainingState(content["step"], content["identity"], content["parameters"], content["optimizer"])
+    schedule = content.get("schedule", {})
+    if schedule and not _is_schedule(schedule):
+        raise TrainingError(f"{path} is damaged: its schedule is {short(schedule)}; {remedy}")
+    return TrainingState(content["step"], content["identity"], content["parameters"], content["optimizer"], schedule)
 
 
-def _same_so_far(before: Any, after: Any, step: int) -> bool:
-    """Whether two lists of milestones give the same learning rate in all completed steps."""
-    try:
-        return [m for m in before if m < step] == [m for m in after if m < step]
-    except TypeError:
+def _is_schedule(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != {"steps", "milestones", "slow_down"}:
         return False
+    numbers = [value["steps"], *(value["milestones"] or ()), *value["slow_down"]]
+    return all(isinstance(number, int | float) and number >= 0 for number in numbers) and value["steps"] >= 1
 
 
 def _cause(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fcclip_core import distributed
-from fcclip_core.datasets.records import Dataset, PanopticSample, renumbered
+from fcclip_core.datasets.records import Dataset, SemanticSample, class_segments, renumbered
 from fcclip_core.errors import DatasetError, FcclipError
 from fcclip_core.training.augmentation import augment
 from fcclip_core.training.config import TrainingConfig
@@ -25,14 +25,6 @@ from fcclip_core.training.matching import Targets
 
 # Purposes of random numbers; each has its own sequence.
 _ORDER, _AUGMENTATION, _POINTS = range(3)
-
-
-class PanopticDataset(Dataset, Protocol):
-    """A dataset to train on. A sample depends only on its index."""
-
-    def __getitem__(self, index: int) -> PanopticSample:
-        """See `Dataset`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -51,8 +43,8 @@ class Batch:
 class Examples:
     """Position -> augmented sample. Errors are returned, because a loader process would wrap a raised exception."""
 
-    def __init__(self, dataset: PanopticDataset, config: TrainingConfig) -> None:
-        """Reads from `dataset` in a new order in every epoch."""
+    def __init__(self, dataset: Dataset, config: TrainingConfig) -> None:
+        """Reads from `dataset`, whose samples depend on their index alone, in a new order in every epoch."""
         self._dataset = dataset
         self._config = config
         self._epoch, self._order = -1, np.empty(0, np.int64)
@@ -69,6 +61,8 @@ class Examples:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, _random(self._config.seed, _ORDER, epoch).permutation(len(self._dataset))
         sample = self._dataset[int(self._order[place])]
+        if isinstance(sample, SemanticSample):
+            sample = class_segments(sample)
         trained_on = [segment for segment in sample.segments if not segment.is_crowd]
         classes = len(self._dataset.classes)
         if any(not 0 <= segment.class_index < classes for segment in trained_on):
@@ -83,7 +77,7 @@ class Examples:
         return torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(segment_map), labels
 
 
-def batches(dataset: PanopticDataset, config: TrainingConfig, first_step: int) -> Iterator[Batch]:
+def batches(dataset: Dataset, config: TrainingConfig, first_step: int) -> Iterator[Batch]:
     """This worker's batches from `first_step` on, prefetched by `config.loader_processes` processes.
 
     Raises:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fcclip_core import distributed
+from fcclip_core.datasets.records import Dataset
 from fcclip_core.errors import TrainingError
 from fcclip_core.files.cache_folder import cache_folder
 from fcclip_core.training.config import TrainingConfig
@@ -28,8 +29,8 @@ from fcclip_core.training.losses import Criterion, Losses
 from fcclip_core.training.network import TrainingNetwork
 from fcclip_core.training.optimization import learning_rate, parameter_groups, trained_parameters
 from fcclip_core.training.points import RandomPoints
-from fcclip_core.training.resume import FREE, TrainingState, load_state, save_state
-from fcclip_core.training.sampling import Batch, PanopticDataset, batches, point_generators
+from fcclip_core.training.resume import FREE, TrainingState, load_state, save_state, schedule_changes, schedule_of
+from fcclip_core.training.sampling import Batch, batches, point_generators
 from fcclip_core.vocabulary.text_embeddings import TextEncoder, TextRows
 from fcclip_core.weights.checkpoints import Checkpoint, load_model, save_checkpoint
 from fcclip_core.weights.published_names import published_name
@@ -41,17 +42,18 @@ MODEL_FILE = "model.safetensors"
 
 
 class Trainer:
-    """Trains FC-CLIP on a panoptic dataset.
+    """Trains FC-CLIP on a panoptic or semantic dataset.
 
     Attributes:
         step: Completed steps.
+        changes: What other steps or milestones change in the resumed run, as one line; empty if nothing.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
         checkpoint: Checkpoint,
-        dataset: PanopticDataset,
+        dataset: Dataset,
         folder: Path,
         *,
         device: torch.device | str = "cpu",
@@ -62,7 +64,7 @@ class Trainer:
         Args:
             config: The recipe.
             checkpoint: Initial weights. Its training vocabulary has the dataset's classes in the same order.
-            dataset: The training data.
+            dataset: The training data; of a semantic sample each class region is one target (`class_segments`).
             folder: Folder for states, log and checkpoints, created if needed.
             device: Training device; with several workers, the one of this worker.
             text_rows: float32 unit embeddings `(T, D)` of the training vocabulary's synonyms; None: computed by the
@@ -74,7 +76,7 @@ class Trainer:
         """
         vocabulary = checkpoint.train_vocabulary
         _check(config, len(vocabulary), dataset)
-        self.config, self.folder, self.step = config, folder, 0
+        self.config, self.folder, self.step, self.changes = config, folder, 0, ""
         self._checkpoint, self._dataset, self._device = checkpoint, dataset, torch.device(device)
         if text_rows is None:
             encoder = TextEncoder(checkpoint.text_tower, self._device)
@@ -161,7 +163,9 @@ class Trainer:
         """
         if distributed.is_first():
             parameters = {name: parameter.detach() for name, parameter in self._parameters.items()}
-            state = TrainingState(self.step, self._identity, parameters, self._optimizer.state_dict())
+            state = TrainingState(
+                self.step, self._identity, parameters, self._optimizer.state_dict(), schedule_of(self.config)
+            )
             save_state(self.folder / STATE_FILE, state)
         distributed.wait_for_all()
 
@@ -215,6 +219,7 @@ class Trainer:
 
     def _resume(self) -> None:
         state = load_state(self.folder / STATE_FILE, self._identity)
+        self.changes = schedule_changes(state, self.config)
         self._warn_of_another_rate(state)
         if set(state.parameters) != set(self._parameters):
             raise TrainingError(f"{self.folder / STATE_FILE} has other parameters than this model trains")
@@ -229,7 +234,7 @@ class Trainer:
         group, next_rate = state.optimizer["param_groups"][0], learning_rate(state.step, self.config)
         last_rate = group["lr"] / group["share"]
         if state.step and next_rate > 1.5 * last_rate:
-            until = next((step for step in self.config.milestones if step > state.step), self.config.steps)
+            until = next((step for step in self.config.drops if step > state.step), self.config.steps)
             _logger.warning(
                 "the learning rate had dropped to %.3g by step %d; with %d steps it is %.3g again, until step %d",
                 last_rate,
@@ -240,7 +245,7 @@ class Trainer:
             )
 
 
-def _check(config: TrainingConfig, classes: int, dataset: PanopticDataset) -> None:
+def _check(config: TrainingConfig, classes: int, dataset: Dataset) -> None:
     if not len(dataset):
         raise TrainingError("the dataset is empty; there is nothing to train on")
     if len(dataset.classes) != classes:

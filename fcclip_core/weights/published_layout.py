@@ -18,10 +18,13 @@ EMPTY_WEIGHT = "criterion.empty_weight"
 """Class weights of the training loss: one per training class, then void. Accepted, but not loaded."""
 BATCH_COUNTER = "num_batches_tracked"
 VISUAL_PREFIX = CLIP_PREFIX + "visual."
+MASK_TOWER_PREFIX = "mask_tower.tower."
+"""Image tower of the mask generator alone, which no published checkpoint has."""
 CLIP_SCALE = CLIP_PREFIX + "logit_scale"
 PARTS = {
     "CLIP image tower": VISUAL_PREFIX,
     "CLIP text tower and scale": CLIP_PREFIX,
+    "mask generator's own image tower": MASK_TOWER_PREFIX,
     "pixel decoder": "sem_seg_head.pixel_decoder.",
     "mask decoder": "sem_seg_head.predictor.",
     "void embedding": "void_embedding.",

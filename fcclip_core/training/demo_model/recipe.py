@@ -34,7 +34,7 @@ def world_config(steps: int = DEFAULT_STEPS, seed: int = 0, train_backbone: bool
         steps=steps,
         batch_size=8,
         learning_rate=5e-4,
-        milestones=tuple(round(share * steps) for share in _SLOW_DOWN),
+        slow_down=_SLOW_DOWN,
         gradient_clip=0.1,
         train_backbone=train_backbone,
         precision="bfloat16",

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcclip_core.commands.train import TRAINED_ON
 from fcclip_core.datasets.ade20k import ade20k_150, ade20k_847
 from fcclip_core.datasets.annotation_files import read_labels
 from fcclip_core.datasets.catalog import DATASETS
 from fcclip_core.datasets.cityscapes import cityscapes_semantic
 from fcclip_core.datasets.mapillary import mapillary_semantic
 from fcclip_core.datasets.pascal import pascal_context_59, pascal_context_459, pascal_voc_20, pascal_voc_21
-from fcclip_core.datasets.records import IGNORE
+from fcclip_core.datasets.records import IGNORE, SemanticSample, class_segments
 from fcclip_core.errors import DatasetError
 from fcclip_core.vocabulary.classes import Vocabulary
 
@@ -204,3 +205,23 @@ def test_labels_without_some_of_their_rows_are_refused(tmp_path: Path) -> None:
         else:
             with pytest.raises(DatasetError, match="labels.png is damaged or not an image: rows are missing"):
                 read_labels(path)
+
+
+@every_format
+def test_each_class_region_is_a_target_of_training(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name)
+    classes = FORMATS[name][5]
+    sample = class_segments(DATASETS[name].open(tmp_path, DATASETS[name].split)[0])
+    present = [label for label in classes if label != IGNORE]
+    assert [(segment.id, segment.class_index) for segment in sample.segments] == list(enumerate(present, 1))
+    assert (
+        sample.segment_map.tolist() == [[0 if label == IGNORE else present.index(label) + 1 for label in classes]] * 3
+    )
+    assert name in TRAINED_ON
+
+
+def test_a_class_in_two_places_is_one_target() -> None:
+    labels = np.array([[7, 2, IGNORE, 7]], np.int32)
+    sample = class_segments(SemanticSample("x", np.zeros((1, 4, 3), np.uint8), labels))
+    assert sample.segment_map.tolist() == [[2, 1, 0, 2]]
+    assert [segment.class_index for segment in sample.segments] == [2, 7]

@@ -90,6 +90,55 @@ def test_steps_can_be_raised_though_milestones_move_along(tmp_path: Path, caplog
     assert "had dropped to 0.0001 by step 8; with 12 steps it is 0.001 again, until step 10" in record.getMessage()
 
 
+def test_steps_are_raised_and_what_was_given_is_compared(tmp_path: Path) -> None:
+    """Nobody gave milestones, so they move along; up to step 3 a run of 8 steps is one of 4."""
+    whole, raised, half = tmp_path / "whole", tmp_path / "raised", {"milestones": None, "slow_down": (0.5,)}
+    training_case.trainer(whole, steps=8, **half).run()
+    training_case.trainer(raised, steps=4, **{**half, "slow_down": (0.75,)}).run()
+    assert training_case.trainer(raised, steps=4, **{**half, "slow_down": (0.75,)}).changes == ""
+
+    trainer = training_case.trainer(raised, steps=8, **half)
+    assert trainer.changes == (
+        "steps were 4 and are 8; milestones move along, from 3 to 4; of the 4 completed steps 1, from step 3 on, had "
+        "another learning rate than in a run started so; they stay"
+    )
+    trainer = training_case.trainer(raised, steps=8, milestones=(3, 5))
+    assert trainer.changes == (
+        "steps were 4 and are 8; milestones were given, from 3 to 3, 5; the 4 completed steps are those of a run "
+        "started so"
+    )
+
+
+def test_a_raised_run_equals_a_whole_one_before_its_milestones(tmp_path: Path) -> None:
+    whole, raised, late = tmp_path / "whole", tmp_path / "raised", {"milestones": None, "slow_down": (1.0,)}
+    training_case.trainer(whole, steps=6, **late).run()
+    training_case.trainer(raised, steps=3, **late).run()
+    trainer = training_case.trainer(raised, steps=6, **late)
+    assert trainer.changes.endswith("the 3 completed steps are those of a run started so")
+    trainer.run()
+    assert log_of(raised) == log_of(whole)
+    expected = load_file(whole / MODEL_FILE)
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in load_file(raised / MODEL_FILE).items())
+
+
+def test_a_state_without_a_schedule_resumes(tmp_path: Path) -> None:
+    training_case.trainer(tmp_path, steps=3).run()
+    content = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    del content["schedule"]
+    torch.save(content, tmp_path / STATE_FILE)
+    trainer = training_case.trainer(tmp_path, steps=6)
+    assert (trainer.step, trainer.changes) == (3, "")
+
+
+def test_a_damaged_schedule_is_said(tmp_path: Path) -> None:
+    training_case.trainer(tmp_path, steps=3).run()
+    content = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    content["schedule"]["steps"] = "many"
+    torch.save(content, tmp_path / STATE_FILE)
+    with pytest.raises(TrainingError, match="damaged: its schedule is"):
+        training_case.trainer(tmp_path)
+
+
 def test_loader_processes_change_nothing(tmp_path: Path) -> None:
     training_case.trainer(tmp_path / "none", steps=2).run()
     training_case.trainer(tmp_path / "two", steps=2, loader_processes=2).run()
