@@ -9,8 +9,9 @@ import numpy as np
 
 from fcclip_core.memory.objects import RememberedObject, State
 
-_BLOCK = 1024
-"""Rows compared at a time: few enough to skip what filters leave out."""
+_BLOCK = 256
+"""Rows compared at a time: few enough to skip what filters leave out, and for BLAS to take one thread; the product
+waits for memory alone, and further threads for other programs of a busy robot."""
 
 _FIRST_CAPACITY = 64
 
@@ -189,8 +190,7 @@ class Columns:
             if not kept.any():
                 continue
             part = self.embeddings[block][kept] if few else self.embeddings[block]
-            # Not by BLAS: the product waits for memory alone, and its threads for other programs of a busy robot.
-            cosines = np.max([np.einsum("ij,j->i", part, row) for row in rows], axis=0)
+            cosines = (part @ rows.T).max(1)
             best[block][kept] = cosines if few else cosines[kept]
         return best
 
