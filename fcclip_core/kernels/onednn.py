@@ -166,8 +166,8 @@ class MixedNorm(nn.Module):
 class WideMaskDecoder(nn.Module):
     """The mask decoder in float32 after a 16-bit pixel decoder.
 
-    Its attention masks are thresholds at logit 0, and a k-means decoder's pixels go to the largest logit: there rounding
-    errors accumulate over the layers. It is a small part of the computation.
+    Its attention masks are thresholds at logit 0, and a k-means decoder gives each pixel to the largest logit; rounding
+    errors accumulate there over the layers. It is a small part of the computation.
     """
 
     def __init__(self, decoder: MaskDecoder | KMeansDecoder) -> None:

