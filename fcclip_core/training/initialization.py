@@ -1,4 +1,4 @@
-"""Initial weights of the trained part, as in Mask2Former and Deformable DETR."""
+"""Initial weights of the trained part, as in Mask2Former and Deformable DETR, or in kMaX-DeepLab."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fcclip_core.model.axial_pixel_decoder import AxialPixelDecoder
 from fcclip_core.model.config import ModelConfig
 from fcclip_core.model.decoders import build_mask_decoder, build_pixel_decoder
 from fcclip_core.model.deformable_attention import DeformableAttention
+from fcclip_core.model.kmeans_decoder import KMeansDecoder
 from fcclip_core.model.mask_decoder import Attention, MaskDecoder
 from fcclip_core.model.pixel_decoder import PixelDecoder
+from fcclip_core.training.kmax_initialization import initialize_kmax
 from fcclip_core.weights.published_names import published_name
 
 
@@ -40,6 +43,9 @@ def fresh_weights(config: ModelConfig, seed: int) -> dict[str, Tensor]:
 
 
 def _initialize(part: nn.Module) -> None:
+    if isinstance(part, AxialPixelDecoder | KMeansDecoder):
+        initialize_kmax(part)
+        return
     if isinstance(part, PixelDecoder):
         _xavier(part.layers)
         for convolution in (*part.input_proj.modules(), part.lateral, part.output, part.mask_features):

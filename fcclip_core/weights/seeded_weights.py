@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -32,6 +33,8 @@ PLAIN_NORMAL = (
     "level_embed",
     "level_embed.weight",
     "void_embedding.weight",
+    "_cluster_centers.weight",
+    "_rpe._embeddings.weight",
 )
 GAINS = (
     ("sem_seg_head.predictor.", "out_proj.weight", 0.3),
@@ -41,6 +44,25 @@ GAINS = (
     ("backbone.clip_model.transformer.", "in_proj_weight", 2.0),
     ("backbone.clip_model.visual.conv", "weight", 1.5),
     ("backbone.clip_model.visual.layer", "weight", 1.5),
+)
+# kMaX's decoders: what a normalization meets that divides by its running variance, such as sums over pixels.
+VARIANCES = tuple(
+    (re.compile(pattern), factor)
+    for pattern, factor in (
+        (r"_axis\._batch_norm_similarity\.", 150.0),
+        (r"_query_self_attention\._batch_norm_similarity\.", 64.0),
+        (r"_layers\.[01]\._kmeans_query_batch_norm_retrieved_value\.", 50.0),
+        (r"_layers\.[23]\._kmeans_query_batch_norm_retrieved_value\.", 800.0),
+        (r"_layers\.[45]\._kmeans_query_batch_norm_retrieved_value\.", 12000.0),
+    )
+)
+# Residual branches add less than their input; masks are sharp enough that queries own most of their pixels.
+NORM_GAINS = (
+    ("_kmeans_query_conv3_bn.norm.weight", 0.4),
+    ("_query_conv3_bn.norm.weight", 0.25),
+    ("_query_ffn_conv2_bn.norm.weight", 0.25),
+    ("._conv3_bn.norm.weight", 0.5),
+    ("_pixel_space_mask_batch_norm.weight", 6.0),
 )
 
 
@@ -98,13 +120,15 @@ def _shaped(name: str, last: str, normal: np.ndarray) -> np.ndarray:
     if last == "gamma":
         return 0.5 + 0.1 * normal
     if last == "running_var":
-        return 1 + 0.1 * np.abs(normal)
+        factor = next((factor for pattern, factor in VARIANCES if pattern.search(name)), 1.0)
+        return np.float32(factor) * (1 + 0.1 * np.abs(normal))
     if name.endswith(PLAIN_NORMAL):
         return normal
     if normal.ndim >= 2:
         return _scaled_rows(name, normal)
     if last == "weight":
-        return 1 + 0.1 * normal
+        gain = next((gain for suffix, gain in NORM_GAINS if name.endswith(suffix)), 1.0)
+        return np.float32(gain) * (1 + 0.1 * normal)
     return 0.02 * normal
 
 
