@@ -13,9 +13,11 @@ import torch
 
 from fcclip_core.devices import undisturbed, watched
 from fcclip_core.errors import FcclipError, ImageError
+from fcclip_core.inference.kmax_merging import kmax_semantic_classes
 from fcclip_core.inference.mask_resize import KEPT_SIZES, MaskResizer
 from fcclip_core.inference.postprocess import instance_masks, semantic_classes
 from fcclip_core.inference.preprocess import FrameGeometry
+from fcclip_core.settings import FCCLIP_MERGING
 
 _BYTE_IDS = 256
 """Ids below it fit into a byte."""
@@ -191,6 +193,7 @@ class Evidence:
         is_thing: Whether each class is a thing.
         top_k: Instances wanted.
         is_distractor: Whether each class only competes; empty where none does.
+        merging: How masks were merged, one of `settings.MERGINGS`.
     """
 
     mask_logits: torch.Tensor
@@ -202,11 +205,13 @@ class Evidence:
     is_thing: tuple[bool, ...]
     top_k: int
     is_distractor: tuple[bool, ...] = ()
+    merging: str = FCCLIP_MERGING
 
     def semantic_map(self) -> np.ndarray:
         """See `PanopticResult.semantic_map`."""
         with undisturbed():
-            classes = semantic_classes(self.mask_logits, self.class_probs, self._resizer())
+            classes_of = semantic_classes if self.merging == FCCLIP_MERGING else kmax_semantic_classes
+            classes = classes_of(self.mask_logits, self.class_probs, self._resizer())
         ids: np.ndarray = np.array(self.class_ids, np.int32)[classes]
         return ids
 
