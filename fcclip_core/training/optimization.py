@@ -25,7 +25,8 @@ def trained_parameters(model: nn.Module, train_backbone: bool) -> dict[str, nn.P
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
     """AdamW's parameter groups by weight decay and CLIP's tower; `share` is each group's factor of the learning rate.
 
-    Normalization layers and embeddings have no weight decay; biases and vectors have, as in the published training.
+    Normalization layers and embeddings have no weight decay; biases and vectors have, as in the published training,
+    unless `decay_vectors` is false.
     """
     exempt = {
         id(parameter)
@@ -35,7 +36,8 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     }
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in trained_parameters(model, config.train_backbone).items():
-        groups.setdefault((name.startswith(_BACKBONE), id(parameter) in exempt), []).append(parameter)
+        without_decay = id(parameter) in exempt or (parameter.ndim < 2 and not config.decay_vectors)
+        groups.setdefault((name.startswith(_BACKBONE), without_decay), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -48,4 +50,6 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """AdamW's learning rate in `step`, counted from 0."""
+    if config.poly is not None:
+        return config.learning_rate * config.poly.share(step, config.steps)
     return config.learning_rate * config.decay ** bisect_right(config.milestones, step)
