@@ -22,12 +22,18 @@ from torch import Tensor, nn
 from fcclip_core import distributed
 from fcclip_core.errors import TrainingError
 from fcclip_core.files.cache_folder import cache_folder
+from fcclip_core.training.batch_statistics import (
+    running_statistics,
+    trained_norms,
+    use_batch,
+    with_shared_statistics,
+)
 from fcclip_core.training.config import TrainingConfig
+from fcclip_core.training.criteria import loss_function
 from fcclip_core.training.journal import Journal
-from fcclip_core.training.losses import Criterion, Losses
+from fcclip_core.training.losses import Losses
 from fcclip_core.training.network import TrainingNetwork
 from fcclip_core.training.optimization import learning_rate, parameter_groups, trained_parameters
-from fcclip_core.training.points import RandomPoints
 from fcclip_core.training.resume import FREE, TrainingState, load_state, save_state
 from fcclip_core.training.sampling import Batch, PanopticDataset, batches, point_generators
 from fcclip_core.vocabulary.text_embeddings import TextEncoder, TextRows
@@ -35,6 +41,10 @@ from fcclip_core.weights.checkpoints import Checkpoint, load_model, save_checkpo
 from fcclip_core.weights.published_names import published_name
 
 _logger = logging.getLogger(__name__)
+
+_KNOWN = object()
+_NEW = {"poly": None, "decay_vectors": True, "freeze_statistics": None}
+"""Settings that version 0.1 did not know, and their defaults."""
 
 STATE_FILE = "resume.pt"
 MODEL_FILE = "model.safetensors"
@@ -85,10 +95,17 @@ class Trainer:
         for parameter in self._parameters.values():
             parameter.data = parameter.data.clone()  # the memory-mapped file must not be modified
             parameter.requires_grad_(True)
+        with_shared_statistics(model, self._device, config.freeze_statistics)
+        self._norms = trained_norms(model)
+        for norm in self._norms:
+            for buffer in norm.buffers(recurse=False):
+                buffer.data = buffer.data.clone()
         self._network = TrainingNetwork(model, text_rows, vocabulary.synonym_counts).to(self._device)
-        self._criterion = Criterion(config.loss)
+        # What the steps change: parameters, and running statistics of batch normalizations.
+        self._tensors: dict[str, Tensor] = self._parameters | running_statistics(model)
+        self._loss_of = loss_function(config.loss)
         self._optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.learning_rate)
-        frozen = set(checkpoint.state) - {published_name(name) for name in self._parameters}
+        frozen = set(checkpoint.state) - {published_name(name) for name in self._tensors}
         self._identity = _identity(config, checkpoint, frozen, len(dataset))
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -131,11 +148,13 @@ class Trainer:
         """
         for group in self._optimizer.param_groups:
             group["lr"] = group["share"] * learning_rate(self.step, self.config)
-        points = RandomPoints(self.config.loss, point_generators(self.config, self.step, self._device))
+        frozen_from = self.config.freeze_statistics
+        use_batch(self._norms, frozen_from is None or self.step < frozen_from)
+        generators = point_generators(self.config, self.step, self._device)
         try:
             with self._autocast():
                 predictions = self._replica(batch.images.to(self._device, non_blocking=True))
-            losses = self._criterion(predictions, batch.targets.to(self._device), points)
+            losses = self._loss_of(predictions, batch.targets.to(self._device), generators)
             if not math.isfinite(total := losses.total.item()):
                 raise TrainingError(f"the loss is {total}")
             self._optimizer.zero_grad(set_to_none=True)
@@ -160,7 +179,7 @@ class Trainer:
             TrainingError: The file cannot be written; the previous state is intact.
         """
         if distributed.is_first():
-            parameters = {name: parameter.detach() for name, parameter in self._parameters.items()}
+            parameters = {name: tensor.detach() for name, tensor in self._tensors.items()}
             state = TrainingState(self.step, self._identity, parameters, self._optimizer.state_dict())
             save_state(self.folder / STATE_FILE, state)
         distributed.wait_for_all()
@@ -177,7 +196,10 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """A checkpoint with the current weights."""
-        trained = {published_name(name): item.detach().float().cpu() for name, item in self._parameters.items()}
+        trained = {
+            published_name(name): (item.float() if item.is_floating_point() else item).detach().cpu()
+            for name, item in self._tensors.items()
+        }
         note = f"trained for {self.step} of {self.config.steps} steps on {self._dataset.name}"
         start = self._checkpoint
         provenance = replace(start.provenance, note="; ".join(filter(None, (start.provenance.note, note))))
@@ -198,9 +220,9 @@ class Trainer:
         due = self.step % self.config.log_every == 0 or self.step == self.config.steps - 1
         if due:
             # Each worker divides by the mean over workers, so the mean of their losses is that of the whole batch.
-            terms = torch.stack((losses.total, losses.classes[-1], losses.masks[-1], losses.dice[-1])).detach()
-            total, classes, masks, dice = (distributed.sum_over_workers(terms) / distributed.world_size()).tolist()
-            entry = {"step": self.step, "loss": total, "class": classes, "mask": masks, "dice": dice}
+            terms = torch.stack((losses.total, *losses.last.values())).detach()
+            values = (distributed.sum_over_workers(terms) / distributed.world_size()).tolist()
+            entry = {"step": self.step} | dict(zip(("loss", *losses.last), values, strict=True))
             journal.write(entry | {"gradient": norm, "rate": learning_rate(self.step, self.config)})
         journal.advance(self.step + 1)
 
@@ -216,11 +238,11 @@ class Trainer:
     def _resume(self) -> None:
         state = load_state(self.folder / STATE_FILE, self._identity)
         self._warn_of_another_rate(state)
-        if set(state.parameters) != set(self._parameters):
+        if set(state.parameters) != set(self._tensors):
             raise TrainingError(f"{self.folder / STATE_FILE} has other parameters than this model trains")
         with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(state.parameters[name])
+            for name, tensor in self._tensors.items():
+                tensor.copy_(state.parameters[name])
         self._optimizer.load_state_dict(dict(state.optimizer))
         self.step = state.step
 
@@ -259,7 +281,10 @@ def _identity(config: TrainingConfig, checkpoint: Checkpoint, frozen: set[str], 
     checksum = 0
     for key in sorted(frozen):
         checksum = zlib.crc32(checkpoint.state[key].contiguous().view(-1).view(torch.uint8).numpy().data, checksum)
-    settings = {name: value for name, value in asdict(config).items() if name not in FREE}
+    # States of versions that did not know a setting belong to runs with its default.
+    settings = {
+        name: value for name, value in asdict(config).items() if name not in FREE and _NEW.get(name, _KNOWN) != value
+    }
     return {
         "preset": checkpoint.config.name,
         "model": json.dumps(asdict(checkpoint.config)),
