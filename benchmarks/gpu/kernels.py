@@ -16,18 +16,27 @@ from fcclip_core.inference.postprocess import ClassifiedMasks, panoptic_segments
 from fcclip_core.inference.postprocess_gpu import DeviceMerger
 from fcclip_core.inference.preprocess import preprocess
 from fcclip_core.inference.preprocess_gpu import DevicePreprocessor
+from fcclip_core.model.decoder_config import DeformablePixelDecoderConfig
 from fcclip_core.model.deformable_attention import sample_by_grid
+
+
+def deformable_decoder(run: Run) -> DeformablePixelDecoderConfig:
+    """The sizes of the model's deformable attention, whose kernels are measured."""
+    decoder = run.model.config.pixel_decoder
+    if not isinstance(decoder, DeformablePixelDecoderConfig):
+        raise NoTime(f"{run.model.config.name} has no deformable attention")
+    return decoder
 
 
 def check_kernels(run: Run) -> None:
     """Both Triton kernels at the model's own sizes, against their plain forms; and their speed."""
-    config, (height, width) = run.model.config, run.geometry.padded
+    config, decoder, (height, width) = run.model.config, deformable_decoder(run), run.geometry.padded
     shapes = [(height // stride, width // stride) for stride in (32, 16, 8)]
     tokens = sum(h * w for h, w in shapes)
     normal = run.random
-    heads, channels = config.num_heads, config.hidden_dim // config.num_heads
+    heads, channels = decoder.heads, decoder.dim // decoder.heads
     value = normal(1, tokens, heads, channels)
-    grid = (1, tokens, heads, len(shapes), config.encoder_points)
+    grid = (1, tokens, heads, len(shapes), decoder.points)
     # Around the token itself, some of them over the border, as in the network.
     centers = torch.rand(1, tokens, 1, 1, 1, 2, generator=run.generator, device=run.device)
     locations = centers + normal(*grid, 2) * 0.05
@@ -42,7 +51,7 @@ def check_kernels(run: Run) -> None:
             work = functools.partial(sampler, short, shapes, locations, weights)
             times[f"{name} {precision}"] = 1e3 * run.seconds(work)
 
-    queries, mask_size = config.num_queries, (height // 4, width // 4)
+    queries, mask_size = config.mask_decoder.queries, (height // 4, width // 4)
     coarse = normal(1, queries, height // 32, width // 32) * 10 - 4
     logits = F.interpolate(coarse, size=mask_size, mode="bicubic")[0]
     probs = (normal(queries, len(run.words.seen) + 1) * 2).softmax(-1)
@@ -91,13 +100,13 @@ def check_network_kernels(run: Run) -> None:
         times[f"convolution and norm, {channels}"] = 1e3 * run.seconds(own)
         plain = functools.partial(F.conv2d, image, short, bias, padding=3, groups=channels)
         times[f"cuDNN's convolution alone, {channels}"] = 1e3 * run.seconds(plain)
-    config = run.model.config
+    config, decoder = run.model.config, deformable_decoder(run)
     for side in (8, 16, 32):
-        keys, channels = (height // side) * (width // side), config.hidden_dim // config.num_heads
+        keys, channels = (height // side) * (width // side), decoder.dim // decoder.heads
         query, key, value = (
-            normal(1, config.num_heads, count, channels).bfloat16() for count in (config.num_queries, keys, keys)
+            normal(1, decoder.heads, count, channels).bfloat16() for count in (config.mask_decoder.queries, keys, keys)
         )
-        allowed = normal(1, 1, config.num_queries, keys) > 1
+        allowed = normal(1, 1, config.mask_decoder.queries, keys) > 1
         allowed[..., 0] = True
         expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), allowed)
         own = functools.partial(attend_in_parts, query, key, value, allowed)

@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fcclip_core.model.config import ModelConfig
+from fcclip_core.model.decoder_config import DeformablePixelDecoderConfig
 from fcclip_core.model.fcclip import FCCLIP
 from fcclip_core.model.pixel_decoder import NUM_LEVELS
 
@@ -35,5 +36,8 @@ def gflop_by_stage(config: ModelConfig, batch: int, height: int, width: int) -> 
 
 def _sampling_flop(config: ModelConfig, height: int, width: int) -> int:
     """Each token reads four neighbors of every sampling point, in all channels of a head."""
+    decoder = config.pixel_decoder
+    if not isinstance(decoder, DeformablePixelDecoderConfig):
+        return 0
     tokens = sum((height // stride) * (width // stride) for stride in (8, 16, 32))
-    return 2 * 4 * config.encoder_layers * tokens * config.hidden_dim * NUM_LEVELS * config.encoder_points
+    return 2 * 4 * decoder.layers * tokens * decoder.dim * NUM_LEVELS * decoder.points

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fcclip_core.model.backbone import FeaturePyramid, build_backbone
 from fcclip_core.model.config import ModelConfig
-from fcclip_core.model.mask_decoder import MaskDecoder, MaskPrediction
-from fcclip_core.model.pixel_decoder import PixelDecoder
+from fcclip_core.model.decoders import build_mask_decoder, build_pixel_decoder
+from fcclip_core.model.mask_decoder import MaskPrediction
 from fcclip_core.model.vanished_masks import POOLED_CELLS
 from fcclip_core.settings import PUBLISHED
 
@@ -52,8 +52,8 @@ class FCCLIP(nn.Module):
         self.config = config
         self.vanished_masks = vanished_masks
         self.backbone = build_backbone(config)
-        self.pixel_decoder = PixelDecoder(config)
-        self.mask_decoder = MaskDecoder(config)
+        self.pixel_decoder = build_pixel_decoder(config)
+        self.mask_decoder = build_mask_decoder(config)
         self.void_embedding = nn.Embedding(1, config.embed_dim)
         self.clip_logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         self._pooled_cells = POOLED_CELLS[vanished_masks]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcclip_core.model.backbone import Pool, mask_pool
-from fcclip_core.model.config import ModelConfig
+from fcclip_core.model.decoder_config import MaskedAttentionDecoderConfig
 from fcclip_core.model.pixel_decoder import NUM_LEVELS, PixelDecoderOutput, sine_position
 from fcclip_core.model.relu_linear import ReluLinear
 
@@ -111,16 +111,16 @@ def set_attend(model: nn.Module, attend: Attend) -> None:
 class DecoderLayer(nn.Module):
     """Masked cross-attention, self-attention and feed-forward, each with residual and normalization."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        """Builds one layer of `config.hidden_dim` channels."""
+    def __init__(self, config: MaskedAttentionDecoderConfig) -> None:
+        """Builds one layer of `config.dim` channels."""
         super().__init__()
-        dim, heads = config.hidden_dim, config.num_heads
+        dim, heads = config.dim, config.heads
         self.cross_attention = Attention(dim, heads)
         self.cross_attention_norm = nn.LayerNorm(dim)
         self.self_attention = Attention(dim, heads)
         self.self_attention_norm = nn.LayerNorm(dim)
-        self.linear1 = ReluLinear(dim, config.decoder_ffn_dim)
-        self.linear2 = nn.Linear(config.decoder_ffn_dim, dim)
+        self.linear1 = ReluLinear(dim, config.ffn_dim)
+        self.linear2 = nn.Linear(config.ffn_dim, dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
 
     def forward(self, queries: Tensor, position: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
@@ -142,18 +142,18 @@ class MaskDecoder(nn.Module):
         pool: Implementation of mask pooling; a backend may replace it.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        """Builds `config.decoder_layers` layers and their shared heads."""
+    def __init__(self, config: MaskedAttentionDecoderConfig, embed_dim: int) -> None:
+        """Builds `config.layers` layers and their shared heads, with class embeddings of `embed_dim` channels."""
         super().__init__()
-        dim = config.hidden_dim
-        self.query_content = nn.Embedding(config.num_queries, dim)
-        self.query_position = nn.Embedding(config.num_queries, dim)
+        dim = config.dim
+        self.query_content = nn.Embedding(config.queries, dim)
+        self.query_position = nn.Embedding(config.queries, dim)
         self.level_embed = nn.Embedding(NUM_LEVELS, dim)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(dim)
         self.mask_embed = MLP(dim, dim)
         self.mask_pooling_proj = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
-        self.class_embed = MLP(dim, config.embed_dim)
+        self.class_embed = MLP(dim, embed_dim)
         self.multiply: Callable[[Tensor, Tensor], Tensor] = torch.matmul
         self.pool: Pool = mask_pool
         # Learned logit scale of the in-vocabulary classifier, initialized as in CLIP: 1 / 0.07.

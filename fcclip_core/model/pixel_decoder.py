@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcclip_core.model.backbone import FeaturePyramid
-from fcclip_core.model.config import ModelConfig
+from fcclip_core.model.decoder_config import DeformablePixelDecoderConfig
 from fcclip_core.model.deformable_attention import DeformableAttention
 from fcclip_core.model.relu_linear import ReluLinear
 
@@ -67,14 +67,14 @@ def pixel_centers(shapes: Sequence[tuple[int, int]], device: torch.device) -> Te
 class EncoderLayer(nn.Module):
     """Deformable self-attention and feed-forward block, normalized after each."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        """Builds one layer of `config.hidden_dim` channels."""
+    def __init__(self, config: DeformablePixelDecoderConfig) -> None:
+        """Builds one layer of `config.dim` channels."""
         super().__init__()
-        dim = config.hidden_dim
-        self.attention = DeformableAttention(dim, config.num_heads, NUM_LEVELS, config.encoder_points)
+        dim = config.dim
+        self.attention = DeformableAttention(dim, config.heads, NUM_LEVELS, config.points)
         self.attention_norm = nn.LayerNorm(dim)
-        self.linear1 = ReluLinear(dim, config.encoder_ffn_dim)
-        self.linear2 = nn.Linear(config.encoder_ffn_dim, dim)
+        self.linear1 = ReluLinear(dim, config.ffn_dim)
+        self.linear2 = nn.Linear(config.ffn_dim, dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor, position: Tensor, centers: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
@@ -86,16 +86,16 @@ class EncoderLayer(nn.Module):
 class PixelDecoder(nn.Module):
     """Feature pyramid -> per-pixel features at strides 32, 16, 8 and 4."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        """Builds projections of res2 to res5, the encoder, and the step to stride 4."""
+    def __init__(self, config: DeformablePixelDecoderConfig, channels: Sequence[int]) -> None:
+        """Builds projections of res2 to res5, which have `channels`, the encoder, and the step to stride 4."""
         super().__init__()
-        dim = config.hidden_dim
-        res2, *others = config.vision.channels
+        dim = config.dim
+        res2, *others = channels
         self.input_proj = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, dim, 1), nn.GroupNorm(NORM_GROUPS, dim)) for channels in reversed(others)
+            nn.Sequential(nn.Conv2d(width, dim, 1), nn.GroupNorm(NORM_GROUPS, dim)) for width in reversed(others)
         )
         self.level_embed = nn.Parameter(torch.empty(NUM_LEVELS, dim).normal_())
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         self.lateral = nn.Conv2d(res2, dim, 1, bias=False)
         self.lateral_norm = nn.GroupNorm(NORM_GROUPS, dim)
         self.output = nn.Conv2d(dim, dim, 3, padding=1, bias=False)

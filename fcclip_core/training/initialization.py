@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fcclip_core.model.config import ModelConfig
+from fcclip_core.model.decoders import build_mask_decoder, build_pixel_decoder
 from fcclip_core.model.deformable_attention import DeformableAttention
 from fcclip_core.model.mask_decoder import Attention, MaskDecoder
 from fcclip_core.model.pixel_decoder import PixelDecoder
@@ -28,8 +29,8 @@ def fresh_weights(config: ModelConfig, seed: int) -> dict[str, Tensor]:
         torch.manual_seed(seed)
         parts = nn.ModuleDict(
             {
-                "pixel_decoder": PixelDecoder(config),
-                "mask_decoder": MaskDecoder(config),
+                "pixel_decoder": build_pixel_decoder(config),
+                "mask_decoder": build_mask_decoder(config),
                 "void_embedding": nn.Embedding(1, config.embed_dim),
             }
         )

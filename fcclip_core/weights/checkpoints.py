@@ -24,8 +24,9 @@ import torch
 from fcclip_core.devices import undisturbed
 from fcclip_core.errors import CheckpointError, SettingsError
 from fcclip_core.files.paths import expanded
-from fcclip_core.model.config import PRESETS, ModelConfig, config_from_dict, layer_counts
+from fcclip_core.model.config import PRESETS, ModelConfig
 from fcclip_core.model.fcclip import FCCLIP
+from fcclip_core.model.stored_config import config_from_dict, layer_counts
 from fcclip_core.model.text_tower import TextTower
 from fcclip_core.quoting import first_line, short, short_name
 from fcclip_core.settings import AUTO, PUBLISHED, VANISHED_MASKS
@@ -51,7 +52,9 @@ from fcclip_core.weights.weight_files import WeightFile, read_weight_file, sha25
 
 _logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 stored the fields of both decoders beside all others."""
 METADATA_KEY = "fcclip"
 STORED_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SPELLED_OUT = 10
@@ -378,10 +381,10 @@ def _from_own_file(file: WeightFile) -> Checkpoint:
     try:
         header = json.loads(file.metadata[METADATA_KEY])
         version = header["format_version"]
-        if version != FORMAT_VERSION:
+        if version not in READABLE_VERSIONS:
             raise CheckpointError(
-                f"{file.path} has format version {short(version)}; this program reads version {FORMAT_VERSION}; update "
-                "fcclip_ros, or import the original files again with `fcclip weights import`"
+                f"{file.path} has format version {short(version)}; this program reads versions up to {FORMAT_VERSION}; "
+                "update fcclip_ros, or import the original files again with `fcclip weights import`"
             )
         config = config_from_dict(header["config"])
         vocabulary = _stored_vocabulary(header["train_vocabulary"])

@@ -39,7 +39,7 @@ def decode_masks(
     decoder = weights.under("sem_seg_head.predictor")
     batch = mask_features.shape[0]
     sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
-    positions = [sine_position(level, config.hidden_dim).flatten(2).permute(2, 0, 1) for level in levels]
+    positions = [sine_position(level, config.mask_decoder.dim).flatten(2).permute(2, 0, 1) for level in levels]
     memories = [
         (level.flatten(2) + decoder["level_embed.weight"][index][None, :, None]).permute(2, 0, 1)
         for index, level in enumerate(levels)
@@ -49,7 +49,7 @@ def decode_masks(
 
     # The published code holds the predictions of all heads until the end.
     predictions = [_prediction_head(decoder, config, state, mask_features, sizes[0], text, 0, trace)]
-    for index in range(config.decoder_layers):
+    for index in range(config.mask_decoder.layers):
         level = index % 3
         blocked = predictions[-1][2]
         blocked[torch.where(blocked.sum(-1) == blocked.shape[-1])] = False
@@ -99,7 +99,7 @@ def _prediction_head(
 
         resized = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
         probability = resized.sigmoid().flatten(2)
-        blocked = probability.unsqueeze(1).repeat(1, config.num_heads, 1, 1).flatten(0, 1) < 0.5
+        blocked = probability.unsqueeze(1).repeat(1, config.mask_decoder.heads, 1, 1).flatten(0, 1) < 0.5
         if trace.keep:
             trace.note(f"dec.head.{index}.blocked", (probability[0] < 0.5).sum(-1))
     return logits, masks, blocked
@@ -152,8 +152,8 @@ def _attention(
         query,
         key,
         value,
-        config.hidden_dim,
-        config.num_heads,
+        config.mask_decoder.dim,
+        config.mask_decoder.heads,
         attention["in_proj_weight"],
         attention["in_proj_bias"],
         bias_k=None,

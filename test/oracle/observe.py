@@ -76,7 +76,7 @@ def observe(segmenter: Segmenter, image: np.ndarray) -> dict[str, Tensor]:
         output = backend.remember(tensor, backend.network(tensor))
     prediction = segmenter.predict(image)
     shapes = [stages[f"pix.multi_scale.{level}"].shape[-2:] for level in range(3)]
-    dim = model.config.hidden_dim
+    dim = model.config.mask_decoder.dim
     positions = [sine_position(height, width, dim, segmenter.device).flatten(1) for height, width in shapes]
     stages["pix.pos"] = torch.cat(positions, dim=1)[None]
     stages["pix.shapes"] = torch.tensor(shapes)
@@ -104,7 +104,7 @@ def _add_heads(model: FCCLIP, classifier: TextClassifier, stages: dict[str, Tens
     """The full prediction head after every layer; ours needs only the last one and never computes the others."""
     decoder = model.mask_decoder
     states = [decoder.query_content.weight[None]]
-    states += [stages[f"dec.{index}.ffn"].transpose(0, 1) for index in range(model.config.decoder_layers)]
+    states += [stages[f"dec.{index}.ffn"].transpose(0, 1) for index in range(model.config.mask_decoder.layers)]
     for index, state in enumerate(states):
         predicted = decoder.predict(state, stages["pix.mask_features"])
         embedding = predicted.in_vocab_embedding

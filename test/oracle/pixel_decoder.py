@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fcclip_core.model.config import ModelConfig
+from fcclip_core.model.decoder_config import DeformablePixelDecoderConfig
 from oracle.trace import Trace
 from oracle.weights import Weights
 
@@ -36,7 +37,7 @@ def decode_pixels(
         projection = decoder.under(f"input_proj.{level}")
         projected = projection.under("1").group_norm(projection.under("0").conv(features[name]))
         maps.append(trace.note(f"pix.input_proj.{level}", projected))
-        positions.append(sine_position(projected, config.hidden_dim))
+        positions.append(sine_position(projected, _part(config).dim))
     trace.note("pix.pos", torch.cat([position.flatten(2) for position in positions], dim=2))
     with trace.stage("deformable encoder"):
         levels = _encode(decoder.under("transformer"), config, maps, positions, trace)
@@ -70,7 +71,7 @@ def _encode(
         1,
     )
     reference = _pixel_centers(shapes)
-    for index in range(config.encoder_layers):
+    for index in range(_part(config).layers):
         layer = transformer.under(f"encoder.layers.{index}")
         attended = _deformable_attention(layer.under("self_attn"), config, tokens + position, tokens, reference, shapes)
         trace.note(f"pix.enc.{index}.attn", attended)
@@ -105,7 +106,7 @@ def _deformable_attention(
 ) -> torch.Tensor:
     """Samples every level around each query's own pixel with `grid_sample` and sums by attention weight."""
     batch, count, channels = query.shape
-    heads, levels, points = config.num_heads, len(shapes), config.encoder_points
+    heads, levels, points = _part(config).heads, len(shapes), _part(config).points
     value = attention.under("value_proj").linear(tokens)
     value = value.view(batch, count, heads, channels // heads)
     offsets = attention.under("sampling_offsets").linear(query).view(batch, count, heads, levels, points, 2)
@@ -123,3 +124,8 @@ def _deformable_attention(
     scores = scores.transpose(1, 2).reshape(batch * heads, 1, count, levels * points)
     mixed = (torch.stack(samples, dim=-2).flatten(-2) * scores).sum(-1).view(batch, channels, count)
     return attention.under("output_proj").linear(mixed.transpose(1, 2).contiguous())
+
+
+def _part(config: ModelConfig) -> DeformablePixelDecoderConfig:
+    assert isinstance(config.pixel_decoder, DeformablePixelDecoderConfig)
+    return config.pixel_decoder

@@ -58,7 +58,7 @@ def test_a_node_for_each_layer(version: str) -> None:
     onnx.checker.check_model(loaded)
     assert {item.domain: item.version for item in loaded.opset_import} == {"": OPSET, "trt": 1}
     nodes = plugin_nodes(exported("fp32", version))
-    assert len(nodes) == TINY.encoder_layers
+    assert len(nodes) == TINY.pixel_decoder.layers
     for node in nodes:
         attributes = {item.name: item.s for item in node.attribute}
         assert attributes == {"plugin_version": version.encode(), "plugin_namespace": b""}
@@ -95,7 +95,9 @@ def ran(precision: str) -> Ran:
 
     spec = FORMS[precision]
     tokens = sum(spec.height * spec.width // stride**2 for stride in (32, 16, 8))
-    empty = np.zeros((spec.batch, tokens, TINY.num_heads, TINY.hidden_dim // TINY.num_heads), np.float32)
+    empty = np.zeros(
+        (spec.batch, tokens, TINY.pixel_decoder.heads, TINY.pixel_decoder.dim // TINY.pixel_decoder.heads), np.float32
+    )
     feeds = {INPUT: check_picture(spec).numpy(), **{node.output[0]: empty for node in nodes}}
     inputs = []
     for node in nodes:
@@ -122,14 +124,14 @@ def sampled(
 
 @pytest.mark.parametrize("precision", FORMS)
 def test_inputs_are_what_the_plugin_takes(precision: str) -> None:
-    spec, heads = FORMS[precision], TINY.num_heads
+    spec, heads = FORMS[precision], TINY.pixel_decoder.heads
     shapes = [(spec.height // stride, spec.width // stride) for stride in (32, 16, 8)]
     tokens = sum(height * width for height, width in shapes)
-    grid = (spec.batch, tokens, heads, len(shapes), TINY.encoder_points)
+    grid = (spec.batch, tokens, heads, len(shapes), TINY.pixel_decoder.points)
     for found in ran(precision).inputs:
         assert {found[index].dtype for index in FLOATS} == {np.dtype(np.float32)}
         assert {found[index].dtype for index in INTEGERS} == {np.dtype(np.int32)}
-        assert found[0].shape == (spec.batch, tokens, heads, TINY.hidden_dim // heads)
+        assert found[0].shape == (spec.batch, tokens, heads, TINY.pixel_decoder.dim // heads)
         assert found[1].tolist() == [list(shape) for shape in shapes]
         assert found[2].tolist() == [0, shapes[0][0] * shapes[0][1], tokens - shapes[2][0] * shapes[2][1]]
         assert found[3].shape == (*grid, 2)
@@ -174,7 +176,7 @@ def test_tensorrts_parser_asks_for_the_plugin_and_nothing_else() -> None:
     assert find_plugin(trt, log_of(trt)) is None
     with pytest.raises(BackendError, match=f"{NAME}.*Plugin not found") as failure:
         builder.build(exported("fp16"), "fp16", lambda *_: None)
-    assert str(failure.value).count("In node") == TINY.encoder_layers
+    assert str(failure.value).count("In node") == TINY.pixel_decoder.layers
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def test_interface(precision: str) -> None:
         return value.name, tensor.elem_type, tuple(size.dim_value for size in tensor.shape.dim)
 
     batch, _, height, width = spec.shape
-    queries, dim = model().config.num_queries, model().config.embed_dim
+    queries, dim = model().config.mask_decoder.queries, model().config.embed_dim
     assert [described(value) for value in loaded.graph.input] == [(INPUT, FLOAT32, spec.shape)]
     assert [described(value) for value in loaded.graph.output] == [
         (OUTPUTS[0], FLOAT32, (batch, queries, height // 4, width // 4)),

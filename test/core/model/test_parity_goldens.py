@@ -74,7 +74,7 @@ def test_every_stage_matches(run: Run) -> None:
 
 
 def test_attention_masks_match(run: Run) -> None:
-    for index in range(run.case.config.decoder_layers):
+    for index in range(run.case.config.mask_decoder.layers):
         allowed = run.stages[f"dec.head.{index}.allowed"][0]
         stage = f"dec.head.{index}.blocked"
         # A query whose mask is empty looks everywhere; the golden counts before that rule.

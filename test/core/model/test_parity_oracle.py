@@ -205,7 +205,7 @@ def test_networks_in_double_precision(preset: str) -> None:
     with torch.inference_mode():
         output = load_model(checkpoint).double().eval()(tensor.double())
     expected = {
-        f"dec.head.{config.decoder_layers}.masks": output.mask_logits,
+        f"dec.head.{config.mask_decoder.layers}.masks": output.mask_logits,
         "cls.in_embed": output.in_vocab_embedding,
         "cls.out_embed": output.out_vocab_embedding,
     }

@@ -109,6 +109,6 @@ def test_the_last_depth_is_the_models_answer() -> None:
     model = load_model(load_checkpoint("recipe:tiny"))
     image = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
     answer, predictions = model(image), model.predictions(image)
-    assert len(predictions) == model.config.decoder_layers + 1
+    assert len(predictions) == model.config.mask_decoder.layers + 1
     assert torch.equal(predictions[-1].mask_logits, answer.mask_logits)
     assert torch.equal(predictions[-1].in_vocab_embedding, answer.in_vocab_embedding)

@@ -61,10 +61,10 @@ def test_fresh_weights_are_complete_and_follow_the_seed() -> None:
 
 def test_fresh_heads_look_around() -> None:
     attention = "sem_seg_head.pixel_decoder.transformer.encoder.layers.0.self_attn."
-    weights = fresh_weights(replace(TINY, num_heads=8), 0)
+    weights = fresh_weights(replace(TINY, pixel_decoder=replace(TINY.pixel_decoder, heads=8)), 0)
     assert not weights[attention + "sampling_offsets.weight"].any()
     assert not weights[attention + "attention_weights.weight"].any()
-    offsets = weights[attention + "sampling_offsets.bias"].view(8, 3, TINY.encoder_points, 2)
+    offsets = weights[attention + "sampling_offsets.bias"].view(8, 3, TINY.pixel_decoder.points, 2)
     # Eight heads look right, right and down, down, ...; the third point lies three pixels away, on every level.
     expected = torch.tensor([[3.0, 0], [3, 3], [0, 3], [-3, 3], [-3, 0], [-3, -3], [0, -3], [3, -3]])
     torch.testing.assert_close(offsets[:, 1, 2], expected, atol=1e-5, rtol=0)

@@ -439,16 +439,18 @@ def rewritten(path: Path, change: Callable[[dict], None]) -> None:
     ("change", "message"),
     [
         pytest.param(
-            lambda h: h.update(format_version=2), "format version 2; this program reads version 1", id="newer"
+            lambda h: h.update(format_version=3), "format version 3; this program reads versions up to 2", id="newer"
         ),
         pytest.param(lambda h: h.pop("config"), "a damaged header.*config", id="no configuration"),
-        pytest.param(lambda h: h["config"].update(num_queries="many"), "a damaged header", id="no number"),
+        pytest.param(lambda h: h["config"]["mask_decoder"].update(queries="many"), "a damaged header", id="no number"),
         pytest.param(lambda h: h["config"].update(extra=1), "a damaged header.*extra", id="unknown field"),
         pytest.param(
             lambda h: h.update(train_vocabulary="classes: []"), "a damaged header.*vocabulary", id="no classes"
         ),
         pytest.param(
-            lambda h: h["config"].update(num_queries=21), r"query_feat.weight \[20, 64\] not \[21, 64\]", id="21"
+            lambda h: h["config"]["mask_decoder"].update(queries=21),
+            r"query_feat.weight \[20, 64\] not \[21, 64\]",
+            id="21",
         ),
         pytest.param(
             lambda h: h["config"]["text"].update(layers=3), "missing: .*resblocks.2.ln_1.weight", id="text tower"
