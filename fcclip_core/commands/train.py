@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands import train_world
 from fcclip_core.commands.inference_arguments import vocabulary_from
+from fcclip_core.commands.train_presets import preset
 from fcclip_core.errors import TrainingError
 from fcclip_core.files.paths import expanded
 
 if TYPE_CHECKING:
+    from fcclip_core.model.config import ModelConfig
     from fcclip_core.training.config import TrainingConfig
     from fcclip_core.vocabulary.classes import Vocabulary
     from fcclip_core.weights.checkpoints import Checkpoint
@@ -53,7 +55,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> None:
+    from fcclip_core.model.config import CONVNEXT_LARGE_KMAX
     from fcclip_core.training.config import PRECISIONS, TrainingConfig
+    from fcclip_core.training.recipes import recipe_for
 
     parser = recipes.add_parser(dataset, help=title, description=f"Trains on {title}.")
     parser.add_argument("--data", type=expanded, required=True, metavar="DIR", help="root folder of the dataset")
@@ -70,19 +74,29 @@ def _add_panoptic_recipe(recipes: Any, dataset: str, split: str, title: str) -> 
         "--checkpoint", metavar="C", help="start from these weights instead: a file, a bundled name or recipe:NAME"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    group = parser.add_argument_group("recipe (steps, batch, rate and crop are by default those of the paper on COCO)")
-    defaults = TrainingConfig()
+    group = parser.add_argument_group(
+        "recipe (steps, batch, rate and crop are by default those of the paper on COCO; models with a k-means mask "
+        "decoder are trained as kMaX-DeepLab is, without milestones)"
+    )
+    defaults, kmax = TrainingConfig(), recipe_for(CONVNEXT_LARGE_KMAX)
     for name, text in _SETTING_HELP.items():
-        default = getattr(defaults, name)
+        default, other = getattr(defaults, name), getattr(kmax, name)
+        shown = str(default) if other == default else f"{default}, or {other} with a k-means mask decoder"
         group.add_argument(
             f"--{name.replace('_', '-')}",
             type=type(default),
             choices=PRECISIONS if name == "precision" else None,
-            default=default,
-            help=f"{text} (default: {default})",
+            help=f"{text} (default: {shown})",
         )
-    crop = defaults.augmentation.crop
-    group.add_argument("--crop", type=int, default=crop, help=f"side of the training images (default: {crop})")
+    crops = f"{defaults.augmentation.crop}, or {kmax.augmentation.crop} with a k-means mask decoder"
+    group.add_argument("--crop", type=int, help=f"side of the training images (default: {crops})")
+    group.add_argument(
+        "--freeze-statistics",
+        type=int,
+        metavar="STEP",
+        help="step from which batch normalizations keep their running statistics, which only k-means mask decoders and "
+        "axial pixel decoders have (default: never)",
+    )
     group.add_argument(
         "--milestones", type=int, nargs="*", metavar="STEP", help="steps from which the rate is a tenth of what it was"
     )
@@ -98,12 +112,13 @@ def run(args: argparse.Namespace) -> int:
     from fcclip_core.terminal import Terminal
     from fcclip_core.training.trainer import Trainer
 
-    entry, config = DATASETS[args.dataset], config_from(args)
+    entry = DATASETS[args.dataset]
     with distributed.workers(resolve_device(args.device)) as device:
         dataset: Any = entry.open(args.data, args.split)
         given = None if args.vocabulary is None else vocabulary_from(args.vocabulary)
         words = dataset_words(entry, dataset.classes, given)
         checkpoint = _starting_point(args, words.vocabulary)
+        config = config_from(args, checkpoint.config)
         trainer = Trainer(config, checkpoint, dataset, args.out, device=device)
         console = Terminal(stderr=True, soft_wrap=True, quiet=not distributed.is_first())
         console.print(f"words: {words.how}")
@@ -116,38 +131,41 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def config_from(args: argparse.Namespace) -> TrainingConfig:
-    """The recipe that the arguments ask for.
+def config_from(args: argparse.Namespace, model: ModelConfig | None = None) -> TrainingConfig:
+    """The recipe of `model`, or of the preset that the arguments name, with what the arguments change.
 
     Raises:
         SettingsError: A number is out of range.
+        TrainingError: There is no such preset, or milestones are given to a model whose recipe has none.
     """
-    from fcclip_core.training.config import TrainingConfig
+    from fcclip_core.training.recipes import recipe_for
 
-    paper = TrainingConfig()
+    paper = recipe_for(model or preset(args.preset))
+    given = {name: value for name in _SETTING_HELP if (value := getattr(args, name)) is not None}
     milestones = args.milestones
+    if milestones is not None and paper.poly is not None:
+        raise TrainingError("--milestones does not fit a k-means mask decoder, whose learning rate falls steadily")
     if milestones is None:  # a shorter training slows down at the same shares of its length
-        milestones = [round(step * args.steps / paper.steps) for step in paper.milestones]
+        steps = given.get("steps", paper.steps)
+        milestones = [round(step * steps / paper.steps) for step in paper.milestones]
     return replace(
         paper,
-        **{name: getattr(args, name) for name in _SETTING_HELP},
+        **given,
         milestones=tuple(milestones),
+        freeze_statistics=args.freeze_statistics,
         train_backbone=args.train_backbone,
-        augmentation=replace(paper.augmentation, crop=args.crop),
+        augmentation=replace(paper.augmentation, crop=paper.augmentation.crop if args.crop is None else args.crop),
     )
 
 
 def _starting_point(args: argparse.Namespace, vocabulary: Vocabulary) -> Checkpoint:
-    from fcclip_core.model.config import PRESETS
     from fcclip_core.training.initialization import fresh_weights
     from fcclip_core.weights.checkpoints import Provenance, Source, join_clip, load_checkpoint
     from fcclip_core.weights.clip_weights import load_clip
 
     if args.checkpoint is not None:
         return load_checkpoint(args.checkpoint, args.clip, train_vocabulary=vocabulary)
-    if args.preset not in PRESETS:
-        raise TrainingError(f"there is no preset {args.preset!r}; there are {', '.join(PRESETS)}")
-    config = PRESETS[args.preset]
+    config = preset(args.preset)
     clip = load_clip(config, args.clip)
     source = Source("CLIP weights", clip.path.name, origin=clip.origin, path=clip.path)
     return join_clip(config, fresh_weights(config, args.seed), clip, vocabulary, Provenance((source,)))

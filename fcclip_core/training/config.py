@@ -76,12 +76,13 @@ class PolySchedule:
     """A learning rate that rises for a while and then falls to zero as a power of the steps that are left.
 
     Attributes:
-        warm_up: Steps in which the rate rises linearly; they are not taken from the fall's length.
+        warm_up: Share of the steps in which the rate rises linearly; the fall counts from step 0, too. The default is
+            kMaX-DeepLab's 5,000 of 150,000.
         first: Share of the rate in step 0.
         power: Of the share of steps that are left.
     """
 
-    warm_up: int = 5_000
+    warm_up: float = 1 / 30
     first: float = 0.001
     power: float = 0.9
 
@@ -91,13 +92,14 @@ class PolySchedule:
         Raises:
             SettingsError: A number is out of range.
         """
-        _check("warm_up", self.warm_up, self.warm_up >= 0, "0 or more")
+        _check("warm_up", self.warm_up, 0 <= self.warm_up <= 1, "between 0 and 1")
         _check("first", self.first, 0 < self.first <= 1, "above 0 and at most 1")
         _check("power", self.power, self.power > 0, "above 0")
 
     def share(self, step: int, steps: int) -> float:
         """The rate in `step` of `steps`, counted from 0, relative to `TrainingConfig.learning_rate`."""
-        risen = min(1.0, self.first + (1 - self.first) * step / self.warm_up) if self.warm_up else 1.0
+        rise = round(self.warm_up * steps)
+        risen = min(1.0, self.first + (1 - self.first) * step / rise) if rise else 1.0
         return risen * max(0.0, 1 - step / steps) ** self.power
 
 

@@ -72,9 +72,7 @@ def assign(prediction: LayerPrediction, targets: Sequence[ImageTargets]) -> list
         TrainingError: The prediction is not finite.
     """
     found = []
-    for mask_logits, class_logits, truth in zip(
-        prediction.mask_logits, prediction.class_logits, targets, strict=True
-    ):
+    for mask_logits, class_logits, truth in zip(prediction.mask_logits, prediction.class_logits, targets, strict=True):
         shares = mask_logits.float().softmax(0).flatten(1) * ~truth.void.flatten()
         masks = (truth.masks > 0).float().flatten(1)  # whole masks, where segments overlap, too
         size = (shares.sum(1, keepdim=True) + masks.sum(1)) / 2

@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from fcclip_core import distributed
 from fcclip_core.errors import TrainingError
 from fcclip_core.files.cache_folder import cache_folder
+from fcclip_core.model.config import ModelConfig
+from fcclip_core.model.decoder_config import KMeansDecoderConfig
 from fcclip_core.training.batch_statistics import (
     running_statistics,
     trained_norms,
     use_batch,
     with_shared_statistics,
 )
-from fcclip_core.training.config import TrainingConfig
+from fcclip_core.training.config import KMeansLossConfig, TrainingConfig
 from fcclip_core.training.criteria import loss_function
 from fcclip_core.training.journal import Journal
 from fcclip_core.training.losses import Losses
@@ -83,7 +85,7 @@ class Trainer:
                 workers, or `folder` is unusable or contains another run.
         """
         vocabulary = checkpoint.train_vocabulary
-        _check(config, len(vocabulary), dataset)
+        _check(config, checkpoint.config, len(vocabulary), dataset)
         self.config, self.folder, self.step = config, folder, 0
         self._checkpoint, self._dataset, self._device = checkpoint, dataset, torch.device(device)
         if text_rows is None:
@@ -98,8 +100,8 @@ class Trainer:
         with_shared_statistics(model, self._device, config.freeze_statistics)
         self._norms = trained_norms(model)
         for norm in self._norms:
-            for buffer in norm.buffers(recurse=False):
-                buffer.data = buffer.data.clone()
+            for name, buffer in norm.named_buffers(recurse=False):
+                setattr(norm, name, buffer.clone())  # else the checkpoint's own would change
         self._network = TrainingNetwork(model, text_rows, vocabulary.synonym_counts).to(self._device)
         # What the steps change: parameters, and running statistics of batch normalizations.
         self._tensors: dict[str, Tensor] = self._parameters | running_statistics(model)
@@ -262,7 +264,12 @@ class Trainer:
             )
 
 
-def _check(config: TrainingConfig, classes: int, dataset: PanopticDataset) -> None:
+def _check(config: TrainingConfig, model: ModelConfig, classes: int, dataset: PanopticDataset) -> None:
+    if isinstance(config.loss, KMeansLossConfig) != isinstance(model.mask_decoder, KMeansDecoderConfig):
+        raise TrainingError(
+            f"the loss does not fit {model.name}: a k-means mask decoder needs KMeansLossConfig, others LossConfig; "
+            "recipe_for(model) has the right one"
+        )
     if not len(dataset):
         raise TrainingError("the dataset is empty; there is nothing to train on")
     if len(dataset.classes) != classes:

@@ -38,7 +38,9 @@ def stored_targets() -> list[ImageTargets]:
     found = []
     for image in range(INFO["batch"]):
         masks = torch.from_numpy(ARRAYS[f"target.{image}.masks"]).float()
-        found.append(ImageTargets(masks / masks.sum(0).clamp(min=1), torch.from_numpy(ARRAYS[f"target.{image}.labels"])))
+        found.append(
+            ImageTargets(masks / masks.sum(0).clamp(min=1), torch.from_numpy(ARRAYS[f"target.{image}.labels"]))
+        )
     return found
 
 
