@@ -58,10 +58,11 @@ def _replace_16_bit(network: FCCLIP, kernels: frozenset[str]) -> None:
     if ATTENTION in kernels:
         from fcclip_core.kernels.attention_triton import attend_in_parts, takes_heads
 
-        for layer in network.mask_decoder.layers:
-            attention = cast(DecoderLayer, layer).cross_attention
-            if takes_heads(attention.out_proj.in_features // attention.heads):
-                attention.attend = attend_in_parts
+        for layer in network.mask_decoder.modules():
+            if isinstance(layer, DecoderLayer):
+                attention = layer.cross_attention
+                if takes_heads(attention.out_proj.in_features // attention.heads):
+                    attention.attend = attend_in_parts
     _replace(network, CONVOLUTION in kernels)
 
 

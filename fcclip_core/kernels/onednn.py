@@ -21,6 +21,8 @@ from fcclip_core.kernels.deformable_native import NativeDeformableAttention, tak
 from fcclip_core.kernels.processor import has_bfloat16
 from fcclip_core.model.deformable_attention import DeformableAttention, sample_by_index, set_sampler
 from fcclip_core.model.fcclip import FCCLIP
+from fcclip_core.model.kmeans_decoder import KMeansDecoder
+from fcclip_core.model.kmeans_layer import MaskPredictor
 from fcclip_core.model.mask_decoder import Attention, MaskDecoder, MaskPrediction
 from fcclip_core.model.pixel_decoder import PixelDecoderOutput
 from fcclip_core.model.precision import in_precision
@@ -48,9 +50,10 @@ def for_processor(model: FCCLIP, dtype: torch.dtype, *, native: bool) -> FCCLIP:
     fused = in_precision(model, dtype)
     decoder = in_precision(model.mask_decoder, torch.float32)
     _replace(decoder, torch.float32, native)
-    decoder.multiply = _multiply
     for module in decoder.modules():
-        if isinstance(module, Attention):
+        if isinstance(module, MaskDecoder | MaskPredictor):
+            module.multiply = _multiply
+        elif isinstance(module, Attention):
             module.project = _project
     fused.mask_decoder = cast(MaskDecoder, WideMaskDecoder(decoder))
     _replace(fused, dtype, native)
@@ -163,17 +166,17 @@ class MixedNorm(nn.Module):
 class WideMaskDecoder(nn.Module):
     """The mask decoder in float32 after a 16-bit pixel decoder.
 
-    Its attention masks are thresholds at logit 0, where rounding errors accumulate over the layers. It is a small part
-    of the computation.
+    Its attention masks are thresholds at logit 0, and a k-means decoder's pixels go to the largest logit: there rounding
+    errors accumulate over the layers. It is a small part of the computation.
     """
 
-    def __init__(self, decoder: MaskDecoder) -> None:
+    def __init__(self, decoder: MaskDecoder | KMeansDecoder) -> None:
         """Wraps a decoder in float32."""
         super().__init__()
         self.decoder = decoder
 
     def forward(self, pixels: PixelDecoderOutput) -> MaskPrediction:
-        """As `MaskDecoder`."""
+        """As the decoder's."""
         coarse, middle, fine = (level.float() for level in pixels.levels)
         return self.decoder(PixelDecoderOutput(pixels.mask_features.float(), (coarse, middle, fine)))
 

@@ -207,5 +207,11 @@ PRESETS: dict[str, ModelConfig] = {
         RN50X64,
         CONVNEXT_SMALL,
         TINY,
+        CONVNEXT_LARGE_KMAX,
+        CONVNEXT_LARGE_KMAX_DEFORMABLE,
+        CONVNEXT_SMALL_KMAX,
+        CONVNEXT_SMALL_KMAX_DEFORMABLE,
+        TINY_KMAX,
+        TINY_KMAX_DEFORMABLE,
     )
 }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fcclip_core.model.backbone import FeaturePyramid, build_backbone
 from fcclip_core.model.config import ModelConfig
 from fcclip_core.model.decoders import build_mask_decoder, build_pixel_decoder
+from fcclip_core.model.kmeans_decoder import KMeansPrediction
 from fcclip_core.model.mask_decoder import MaskPrediction
 from fcclip_core.model.vanished_masks import POOLED_CELLS
 from fcclip_core.settings import PUBLISHED
@@ -22,7 +23,8 @@ class ModelOutput:
     """The network's output, independent of any vocabulary.
 
     Attributes:
-        mask_logits: `(B, Q, h/4, w/4)`; positive inside the mask.
+        mask_logits: `(B, Q, h/4, w/4)`; positive inside the mask. Of a k-means decoder their sigmoid is the query's
+            softmax share of the pixel, so the shares of a pixel sum to 1 over the queries.
         in_vocab_embedding: `(B, Q, D)`, learned, not normalized.
         out_vocab_embedding: `(B, Q, D)`, CLIP's own embedding of the mask, not normalized.
         mask_survives: bool `(B, Q)`, false if the mask is empty at stride 32.
@@ -80,14 +82,15 @@ class FCCLIP(nn.Module):
             mask_survives=logits.flatten(2).amax(-1) > 0,
         )
 
-    def predictions(self, image: Tensor) -> tuple[MaskPrediction, ...]:
+    def predictions(self, image: Tensor) -> tuple[MaskPrediction, ...] | tuple[KMeansPrediction, ...]:
         """The predictions of all decoder depths, for the training loss, without CLIP's classifier (section 3.2).
 
         Args:
             image: As for `forward`.
 
         Returns:
-            One prediction before the first decoder layer and one after each; the last one equals that of `forward`.
+            Masked attention: one prediction before the first decoder layer and one after each; the last one equals that
+            of `forward`. k-means: one of each layer and a last one, whose mask logits are those before the softmax.
         """
         features = self.backbone(image)
         # The published training keeps the pixel decoder in full precision under autocast.

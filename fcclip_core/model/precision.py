@@ -1,6 +1,6 @@
 """Numeric precision of a network: conversion to 16-bit types, operations that stay float32, and exact float32 products.
 
-Layer and group normalization, softmax, the sums of mask pooling and sampling coordinates are computed in float32. The
+Normalization, softmax, the sums of mask pooling and sampling coordinates are computed in float32. The
 modules convert their inputs themselves (`at_least_float32`), which changes nothing in a float32 or float64 network.
 """
 
@@ -73,7 +73,7 @@ def in_precision(model: _Module, dtype: torch.dtype) -> _Module:
     for module in list(lowered.modules()):
         _fold_batch_norms(module)
     for module in lowered.modules():
-        if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm1d | nn.BatchNorm2d):
             module.register_forward_pre_hook(lambda _, inputs: tuple(at_least_float32(x) for x in inputs))
             module.register_forward_hook(lambda _, __, output: output.to(dtype))
             _convert(module, torch.float32)
@@ -95,6 +95,6 @@ def _fold_batch_norms(parent: nn.Module) -> None:
     """Folds each batch normalization among the children into the convolution registered before it."""
     children = list(parent.named_children())
     for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        if isinstance(conv, nn.Conv1d | nn.Conv2d) and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
             setattr(parent, norm_name, nn.Identity())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from fcclip_core.weights.kmax_names import kmax_name
+
 CLIP_PREFIX = "backbone.clip_model."
 _PIXEL_DECODER = "sem_seg_head.pixel_decoder."
 _PREDICTOR = "sem_seg_head.predictor."
@@ -45,6 +47,9 @@ _RULES = tuple(
 
 def published_name(name: str) -> str:
     """The published key of our parameter `name`, a key of `FCCLIP.state_dict`."""
+    of_kmax = kmax_name(name)
+    if of_kmax is not None:
+        return of_kmax
     for pattern, replacement in _RULES:
         published, matches = pattern.subn(replacement, name)
         if matches:

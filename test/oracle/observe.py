@@ -102,7 +102,7 @@ def _enlarged(mask_logits: Tensor, geometry: FrameGeometry) -> Tensor:
 
 def _add_heads(model: FCCLIP, classifier: TextClassifier, stages: dict[str, Tensor]) -> None:
     """The full prediction head after every layer; ours needs only the last one and never computes the others."""
-    decoder = model.mask_decoder
+    decoder: Any = model.mask_decoder
     states = [decoder.query_content.weight[None]]
     states += [stages[f"dec.{index}.ffn"].transpose(0, 1) for index in range(model.config.mask_decoder.layers)]
     for index, state in enumerate(states):
@@ -118,18 +118,18 @@ def _watching(model: FCCLIP, stages: dict[str, Tensor]) -> Iterator[None]:
     handles = []
 
     def output(module: nn.Module, name: str, swap: bool = False) -> None:
-        def hook(_: nn.Module, __: tuple, result: Tensor) -> None:
+        def hook(_: nn.Module, __: tuple[Any, ...], result: Tensor) -> None:
             stages[name] = result.transpose(0, 1) if swap else result
 
         handles.append(module.register_forward_hook(hook))
 
     def argument(module: nn.Module, name: str, position: int = 0) -> None:
-        def hook(_: nn.Module, arguments: tuple) -> None:
+        def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             stages[name] = arguments[position]
 
         handles.append(module.register_forward_pre_hook(hook))
 
-    def levels(_: nn.Module, __: tuple, result: PixelDecoderOutput) -> None:
+    def levels(_: nn.Module, __: tuple[Any, ...], result: PixelDecoderOutput) -> None:
         for level, tensor in enumerate(result.levels):
             stages[f"pix.multi_scale.{level}"] = tensor
 
