@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from fcclip_core.devices import undisturbed, watched
+from fcclip_core.inference.kmax_merging import kmax_semantic_classes
 from fcclip_core.inference.mask_resize import KEPT_SIZES, MaskResizer
 from fcclip_core.inference.postprocess import instance_masks, semantic_classes
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.results import Instances
+from fcclip_core.settings import FCCLIP_MERGING
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,7 @@ class FrameEvidence:
         is_thing: Whether each class is a thing.
         top_k: Instances wanted.
         is_distractor: Whether each class only competes; empty where none does.
+        merging: How masks were merged, one of `settings.MERGINGS`.
     """
 
     mask_logits: torch.Tensor
@@ -44,11 +47,13 @@ class FrameEvidence:
     is_thing: tuple[bool, ...]
     top_k: int
     is_distractor: tuple[bool, ...] = ()
+    merging: str = FCCLIP_MERGING
 
     def semantic_map(self) -> np.ndarray:
         """See `PanopticResult.semantic_map`."""
         with undisturbed():
-            classes = semantic_classes(self.mask_logits, self.class_probs, self._resizer())
+            classes_of = semantic_classes if self.merging == FCCLIP_MERGING else kmax_semantic_classes
+            classes = classes_of(self.mask_logits, self.class_probs, self._resizer())
         ids: np.ndarray = np.array(self.class_ids, np.int32)[classes]
         return ids
 

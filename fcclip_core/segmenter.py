@@ -444,6 +444,7 @@ class Segmenter:
                     is_thing=snapshot.vocabulary.things,
                     top_k=used.top_k_instances,
                     is_distractor=snapshot.vocabulary.distractors if snapshot.distractors else (),
+                    merging=used.merging,
                 ),
             )
 

@@ -19,6 +19,9 @@ ENSEMBLES = ("geometric", "arithmetic", "in_vocabulary", "out_of_vocabulary")
 OUTPUT_STRIDES = (1, 2, 4)
 """Image pixels per pixel of the labels along each side."""
 
+FCCLIP_MERGING, KMAX_MERGING = MERGINGS = ("fcclip", "kmax")
+"""How masks become segments: as FC-CLIP and Mask2Former do it, or as kMaX-DeepLab does."""
+
 PUBLISHED, BEST_CELL = VANISHED_MASKS = ("published", "best_cell")
 """What masks that vanish at stride 32 are pooled over: nothing, as in the published code, or one cell each."""
 
@@ -161,8 +164,33 @@ class InferenceSettings:
         "Share of CLIP's highest class probability by which no object becomes less likely (OVRCOAT's COAT, there 0.5)",
         limits=(0.0, 1.0),
     )
+    merging: str = setting(
+        FCCLIP_MERGING,
+        "How masks become segments: each pixel belongs to its best mask (fcclip), or confident masks are laid down "
+        "one after the other (kmax)",
+        choices=MERGINGS,
+    )
+    pixel_confidence: float = setting(
+        0.4,
+        "With merging kmax: share of a pixel, among all masks, above which a mask claims it",
+        limits=(0.05, 1.0),
+    )
+    thing_threshold: float = setting(
+        0.7, "With merging kmax: class probability above which a mask becomes a thing", limits=(0.0, 1.0)
+    )
+    stuff_threshold: float = setting(
+        0.5, "With merging kmax: class probability above which a mask becomes stuff", limits=(0.0, 1.0)
+    )
+    class_exponent: float = setting(
+        1.0, "With merging kmax: weight of the class probability in the order of masks", limits=(0.0, 10.0)
+    )
+    mask_exponent: float = setting(
+        1.0, "With merging kmax: weight of the mean share of its pixels in the order of masks", limits=(0.0, 10.0)
+    )
     object_mask_threshold: float = setting(
-        0.0, "Object queries whose best class scores this or less are dropped", limits=(0.0, 1.0)
+        0.0,
+        "Object queries whose best class scores this or less are dropped (not with merging kmax)",
+        limits=(0.0, 1.0),
     )
     overlap_threshold: float = setting(
         0.8, "Share of its own pixels that a mask must win to become a segment", limits=(0.0, 1.0)

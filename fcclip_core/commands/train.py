@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from fcclip_core.commands import train_selection, train_towers, train_world
 from fcclip_core.commands.inference_arguments import vocabulary_from
+from fcclip_core.commands.train_presets import preset
 from fcclip_core.errors import TrainingError
 from fcclip_core.files.paths import expanded
 
 if TYPE_CHECKING:
+    from fcclip_core.model.config import ModelConfig
     from fcclip_core.training.config import TrainingConfig
     from fcclip_core.vocabulary.classes import Vocabulary
     from fcclip_core.weights.checkpoints import Checkpoint
@@ -66,7 +68,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _add_recipe(recipes: Any, dataset: str, split: str, title: str) -> None:
+    from fcclip_core.model.config import CONVNEXT_LARGE_KMAX
     from fcclip_core.training.config import PRECISIONS, TrainingConfig
+    from fcclip_core.training.recipes import recipe_for
 
     parser = recipes.add_parser(dataset, help=title, description=f"Trains on {title}.")
     parser.add_argument("--data", type=expanded, required=True, metavar="DIR", help="root folder of the dataset")
@@ -83,25 +87,41 @@ def _add_recipe(recipes: Any, dataset: str, split: str, title: str) -> None:
         "--checkpoint", metavar="C", help="start from these weights instead: a file, a bundled name or recipe:NAME"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    group = parser.add_argument_group("recipe (by default that of the paper on COCO, but for what is called ours)")
-    defaults, own = TrainingConfig(), SCHEDULES.get(dataset, {})
+    group = parser.add_argument_group(
+        "recipe (by default that of the paper on COCO, but for what is called ours; models with a k-means mask decoder "
+        "are trained as kMaX-DeepLab is, without milestones)"
+    )
+    defaults, kmax, own = TrainingConfig(), recipe_for(CONVNEXT_LARGE_KMAX), SCHEDULES.get(dataset, {})
     for name, text in _SETTING_HELP.items():
-        default = own.get(name, getattr(defaults, name))
+        default = getattr(defaults, name)
         group.add_argument(
             f"--{name.replace('_', '-')}",
             type=type(default),
             choices=PRECISIONS if name == "precision" else None,
-            default=default,
-            help=f"{text} (default: {default}{', ours' if name in own else ''})",
+            help=f"{text} (default: {_shown(name, default, getattr(kmax, name), own)})",
         )
-    crop, whose = own.get("crop", defaults.augmentation.crop), ", ours" if "crop" in own else ""
-    group.add_argument("--crop", type=int, default=crop, help=f"side of the training images (default: {crop}{whose})")
+    crops = _shown("crop", defaults.augmentation.crop, kmax.augmentation.crop, own)
+    group.add_argument("--crop", type=int, help=f"side of the training images (default: {crops})")
+    group.add_argument(
+        "--freeze-statistics",
+        type=int,
+        metavar="STEP",
+        help="step from which batch normalizations keep their running statistics, which only k-means mask decoders and "
+        "axial pixel decoders have (default: never)",
+    )
     group.add_argument(
         "--milestones", type=int, nargs="*", metavar="STEP", help="steps from which the rate is a tenth of what it was"
     )
     train_towers.add_argument(group)
     train_selection.add_arguments(parser, dataset)
     parser.set_defaults(run=run, dataset=dataset)
+
+
+def _shown(name: str, default: Any, kmax: Any, own: dict[str, int]) -> str:
+    """A setting's default for the help: the paper's, or ours on this dataset; and that of k-means mask decoders."""
+    if name in own:
+        return f"{own[name]}, ours"
+    return str(default) if kmax == default else f"{default}, or {kmax} with a k-means mask decoder"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -112,12 +132,13 @@ def run(args: argparse.Namespace) -> int:
     from fcclip_core.terminal import Terminal
     from fcclip_core.training.trainer import Trainer
 
-    entry, config, plan = DATASETS[args.dataset], config_from(args), train_selection.plan_from(args)
+    entry, plan = DATASETS[args.dataset], train_selection.plan_from(args)
     with distributed.workers(resolve_device(args.device)) as device:
         dataset: Any = entry.open(args.data, args.split)
         given = None if args.vocabulary is None else vocabulary_from(args.vocabulary)
         words = dataset_words(entry, dataset.classes, given)
         checkpoint = _starting_point(args, words.vocabulary)
+        config = config_from(args, checkpoint.config)
         trainer = Trainer(config, checkpoint, dataset, args.out, device=device)
         console = Terminal(stderr=True, soft_wrap=True, quiet=not distributed.is_first())
         console.print(f"words: {words.how}")
@@ -134,36 +155,43 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def config_from(args: argparse.Namespace) -> TrainingConfig:
-    """The recipe that the arguments ask for.
+def config_from(args: argparse.Namespace, model: ModelConfig | None = None) -> TrainingConfig:
+    """The recipe of `model`, or of the preset that the arguments name, with what the arguments change.
 
     Raises:
         SettingsError: A number is out of range.
+        TrainingError: There is no such preset, or milestones are given to a model whose recipe has none.
     """
-    from fcclip_core.training.config import TrainingConfig
+    from fcclip_core.training.recipes import recipe_for
 
-    paper = TrainingConfig()
+    paper = recipe_for(model or preset(args.preset))
+    own = SCHEDULES.get(args.dataset, {})
+    given = {name: getattr(args, name, None) for name in (*_SETTING_HELP, "crop")}
+    chosen = {**own, **{name: value for name, value in given.items() if value is not None}}
+    crop = chosen.pop("crop", paper.augmentation.crop)
+    if args.milestones is not None:
+        if paper.poly is not None:
+            raise TrainingError("--milestones does not fit a k-means mask decoder, whose learning rate falls steadily")
+        chosen["milestones"] = tuple(args.milestones)
     return replace(
         paper,
-        **{name: getattr(args, name) for name in _SETTING_HELP},
-        milestones=None if args.milestones is None else tuple(args.milestones),
+        **chosen,
+        freeze_statistics=args.freeze_statistics,
         train_backbone=train_towers.trains_clip(args),
-        augmentation=replace(paper.augmentation, crop=args.crop),
+        augmentation=replace(paper.augmentation, crop=crop),
     )
 
 
 def _starting_point(args: argparse.Namespace, vocabulary: Vocabulary) -> Checkpoint:
-    from fcclip_core.model.config import PRESETS
     from fcclip_core.training.initialization import fresh_weights
     from fcclip_core.weights.checkpoints import Provenance, Source, join_clip, load_checkpoint
     from fcclip_core.weights.clip_weights import load_clip
 
     if args.checkpoint is not None:
         return train_towers.with_towers(args, load_checkpoint(args.checkpoint, args.clip, train_vocabulary=vocabulary))
-    if args.preset not in PRESETS:
-        raise TrainingError(f"there is no preset {args.preset!r}; there are {', '.join(PRESETS)}")
-    config = PRESETS[args.preset]
+    config = preset(args.preset)
     clip = load_clip(config, args.clip)
     source = Source("CLIP weights", clip.path.name, origin=clip.origin, path=clip.path)
-    start = join_clip(config, fresh_weights(config, args.seed), clip, vocabulary, Provenance((source,)))
+    seed = config_from(args, config).seed
+    start = join_clip(config, fresh_weights(config, seed), clip, vocabulary, Provenance((source,)))
     return train_towers.with_towers(args, start)

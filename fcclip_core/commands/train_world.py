@@ -36,6 +36,15 @@ def add_actions(actions: Any) -> None:
     world.add_argument(
         "--clip", required=True, metavar="FILE", type=expanded, help="clip.safetensors of `fcclip train world-clip`"
     )
+    world.add_argument(
+        "--preset",
+        default="convnext_small",
+        help="model to train, with the small CLIP's towers (default: convnext_small); loss and schedule follow its "
+        "mask decoder",
+    )
+    world.add_argument(
+        "--freeze-statistics", type=int, metavar="STEP", help="see `fcclip train coco`; only k-means decoders have them"
+    )
     train_towers.add_argument(world)
     world.set_defaults(run=run_world)
 
@@ -74,7 +83,10 @@ def run_world(args: argparse.Namespace) -> int:
     Raises:
         FcclipError: Shards or CLIP are missing or damaged, or the output folder holds another run.
     """
+    from dataclasses import replace
+
     from fcclip_core import distributed
+    from fcclip_core.commands.train_presets import preset
     from fcclip_core.devices import resolve_device
     from fcclip_core.simulation.names import train_vocabulary
     from fcclip_core.terminal import Terminal
@@ -83,9 +95,10 @@ def run_world(args: argparse.Namespace) -> int:
     from fcclip_core.weights.checkpoints import save_checkpoint
 
     shards = _shards(args.scenes, train_vocabulary())
-    steps = DEFAULT_STEPS if args.steps is None else args.steps
-    config = world_config(steps, args.seed, train_towers.trains_clip(args))
-    start = train_towers.with_towers(args, starting_point(args.clip, args.seed))
+    steps, model = DEFAULT_STEPS if args.steps is None else args.steps, preset(args.preset)
+    config = world_config(steps, args.seed, train_towers.trains_clip(args), model)
+    config = replace(config, freeze_statistics=args.freeze_statistics)
+    start = train_towers.with_towers(args, starting_point(args.clip, args.seed, model))
     with distributed.workers(resolve_device(args.device)) as device:
         trainer = Trainer(config, start, shards, args.out, device=device)
         if trainer.changes and distributed.is_first():

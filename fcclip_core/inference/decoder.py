@@ -6,6 +6,7 @@ graphs, padded to a larger size: changing it copies a few rows and needs no new 
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,16 +17,17 @@ import torch
 from torch import Tensor
 
 from fcclip_core.inference.classification import Words, classify
+from fcclip_core.inference.kmax_merging import kmax_segments
 from fcclip_core.inference.mask_resize import KEPT_SIZES
 from fcclip_core.inference.mergers import create_merger
-from fcclip_core.inference.postprocess import ClassifiedMasks, MergedFrame, Merger
+from fcclip_core.inference.postprocess import ClassifiedMasks, HostMerger, MergedFrame, Merger
 from fcclip_core.inference.postprocess_gpu import DeviceMerger
 from fcclip_core.inference.preprocess import FrameGeometry
 from fcclip_core.inference.stage_clock import StageClock
 from fcclip_core.kernels.cuda_graph import ATTEMPTS, CapturedWork
 from fcclip_core.model.fcclip import ModelOutput
 from fcclip_core.quoting import first_line
-from fcclip_core.settings import InferenceSettings
+from fcclip_core.settings import KMAX_MERGING, InferenceSettings
 
 _logger = logging.getLogger(__name__)
 
@@ -80,15 +82,18 @@ class EagerDecoder:
     """Launches one operation after the other."""
 
     def __init__(self, merger: Merger) -> None:
-        """Merges with `merger`."""
+        """Merges with `merger`; what is merged as kMaX does is so in plain operations, on any device."""
         self._merge = merger
+        self._kmax_merger = functools.lru_cache(1)(lambda device: HostMerger(device, kmax_segments))
 
     @torch.inference_mode()
     def __call__(self, frame: UndecodedFrame, clock: StageClock) -> Callable[[], DecodedFrame]:
         """See `Decoder`; the work is done when this returns."""
         probs = classify(frame.output, frame.words.classifier, frame.settings).ensemble[0]
         clock.stage("classify")
-        decoded = DecodedFrame(self._merge(_classified(frame, probs)), probs)
+        by_shares = frame.settings.merging == KMAX_MERGING
+        merge = self._kmax_merger(probs.device) if by_shares else self._merge
+        decoded = DecodedFrame(merge(_classified(frame, probs)), probs)
         clock.stage("merge")
         return lambda: decoded
 
@@ -107,7 +112,9 @@ class CapturedDecoder:
     def __call__(self, frame: UndecodedFrame, clock: StageClock) -> Callable[[], DecodedFrame]:
         """See `Decoder`; returns when all work is launched."""
         kind = _Kind.of(frame)
-        if not self._merger.is_capturable((kind.shapes[0][2], kind.shapes[0][3]), frame.geometry):
+        # kMaX's merging decides mask after mask on the host, which no graph can hold.
+        by_shares = frame.settings.merging == KMAX_MERGING
+        if by_shares or not self._merger.is_capturable((kind.shapes[0][2], kind.shapes[0][3]), frame.geometry):
             return self._eager(frame, clock)
         if kind not in self._graphs:
             # Capturing does not pay off for a single image: the second of its kind is captured.

@@ -7,7 +7,7 @@ pixels are resized (`mask_resize`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,15 +108,16 @@ class InstanceMasks:
 class HostMerger:
     """Merges frames on any device, one band of rows at a time, and measures the segments on the host."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Merges on `device`."""
+    def __init__(self, device: torch.device, rule: Callable[..., PanopticSegments] | None = None) -> None:
+        """Merges on `device` by `rule`, a function with the arguments of `panoptic_segments`; None: that one."""
         self._device = device
+        self._rule = rule or panoptic_segments
         self._resizer = functools.lru_cache(KEPT_SIZES)(MaskResizer)
 
     def __call__(self, masks: ClassifiedMasks) -> MergedFrame:
         """See `Merger`."""
         resizer = self._resizer(masks.geometry, masks.mask_size, self._device)
-        merged = panoptic_segments(
+        merged = self._rule(
             masks.mask_logits, masks.class_probs, masks.is_thing, resizer, masks.settings, masks.minimum_scores
         )
         count = len(merged.queries)
@@ -280,15 +281,28 @@ def accept_in_order(
         segment_of_kept[index] = len(segments)
         if not thing:
             stuff_segment[label] = len(segments)
-    if minimum_scores is not None:
-        published = [score >= minimum_scores[label] for label, score, _ in segments]
-        # The remaining segments are renumbered in order.
-        numbers = np.cumsum([0, *published], dtype=np.int32) * np.array([0, *published])
-        segment_of_kept = numbers.astype(np.int32)[segment_of_kept]
-        segments = [segment for segment, kept in zip(segments, published, strict=True) if kept]
-    classes, best_scores, queries = zip(*segments, strict=True) if segments else ((), (), ())
-    return segment_of_kept, (
+    numbers, published = without_low_scores(segments, minimum_scores)
+    return numbers[segment_of_kept], published
+
+
+def without_low_scores(
+    segments: Sequence[Sequence[Any]], minimum_scores: np.ndarray | None
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Removes segments that are scored too low and renumbers the others in order.
+
+    Args:
+        segments: (class, score, query) of each segment; their ids count from 1.
+        minimum_scores: `(C,)`, smallest score of a class's segments; None: no minimum.
+
+    Returns:
+        New id of each id, int32 `(1 + S,)`, 0 for none, and (classes, scores, queries) of the segments that remain.
+    """
+    published = [minimum_scores is None or bool(score >= minimum_scores[label]) for label, score, _ in segments]
+    numbers = np.cumsum([0, *published]) * np.array([0, *published])
+    remaining = [segment for segment, kept in zip(segments, published, strict=True) if kept]
+    classes, scores, queries = zip(*remaining, strict=True) if remaining else ((), (), ())
+    return numbers.astype(np.int32), (
         np.array(classes, np.int64),
-        np.array(best_scores, np.float32),
+        np.array(scores, np.float32),
         np.array(queries, np.int64),
     )

@@ -43,6 +43,67 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class KMeansLossConfig:
+    """The loss of models with a k-means mask decoder; the defaults are kMaX-DeepLab's on COCO.
+
+    Attributes:
+        class_weight: Weight of the cross-entropy over text embeddings.
+        mask_weight: Weight of the cross-entropy over queries at each pixel.
+        dice_weight: Weight of the dice loss.
+        pixel_weight: Weight of the pixel instance discrimination.
+        sampled_pixels: Pixels that the discrimination compares with each other, in each image.
+        area_exponent: Power of a segment's inverse area by which its pixels are preferred.
+    """
+
+    class_weight: float = 3.0
+    mask_weight: float = 0.3
+    dice_weight: float = 3.0
+    pixel_weight: float = 1.0
+    sampled_pixels: int = 4096
+    area_exponent: float = 1.5
+
+    def __post_init__(self) -> None:
+        """Checks ranges.
+
+        Raises:
+            SettingsError: A number is out of range.
+        """
+        _check("sampled_pixels", self.sampled_pixels, self.sampled_pixels >= 1, "at least 1")
+
+
+@dataclass(frozen=True)
+class PolySchedule:
+    """A learning rate that rises for a while and then falls to zero as a power of the steps that are left.
+
+    Attributes:
+        warm_up: Share of the steps in which the rate rises linearly; the fall counts from step 0, too. The default is
+            kMaX-DeepLab's 5,000 of 150,000.
+        first: Share of the rate in step 0.
+        power: Of the share of steps that are left.
+    """
+
+    warm_up: float = 1 / 30
+    first: float = 0.001
+    power: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Checks ranges.
+
+        Raises:
+            SettingsError: A number is out of range.
+        """
+        _check("warm_up", self.warm_up, 0 <= self.warm_up <= 1, "between 0 and 1")
+        _check("first", self.first, 0 < self.first <= 1, "above 0 and at most 1")
+        _check("power", self.power, self.power > 0, "above 0")
+
+    def share(self, step: int, steps: int) -> float:
+        """The rate in `step` of `steps`, counted from 0, relative to `TrainingConfig.learning_rate`."""
+        rise = round(self.warm_up * steps)
+        risen = min(1.0, self.first + (1 - self.first) * step / rise) if rise else 1.0
+        return risen * max(0.0, 1 - step / steps) ** self.power
+
+
+@dataclass(frozen=True)
 class AugmentationConfig:
     """Flip and large-scale jitter (Ghiasi et al., 2021).
 
@@ -82,14 +143,18 @@ class TrainingConfig:
         milestones: Steps at which the learning rate is multiplied by `decay`; None: at `slow_down`.
         slow_down: Shares of `steps` at which it is, so that a run of another length slows down where it should.
         decay: See `milestones`.
+        poly: The schedule of models with a k-means mask decoder, in place of milestones; None: milestones.
         weight_decay: AdamW's weight decay; normalization layers and embeddings are exempt.
-        gradient_clip: Largest norm of the gradient of all parameters.
+        decay_vectors: Whether biases and other vectors decay, too.
+        gradient_clip: Largest norm of the gradient of all parameters; infinite: any.
+        freeze_statistics: Step from which trained batch normalizations use and keep their running statistics, which
+            are those of the batch before, over all workers; None: never.
         train_backbone: Also train CLIP's image tower (ablation in Table 6).
         backbone_rate: The tower's learning rate relative to `learning_rate`.
         precision: "float32", "bfloat16" (autocast; pixel decoder and losses stay in float32), or "auto": bfloat16 on a
             GPU, float32 on a CPU.
         seed: Determines initial weights, order of samples, augmentation and sampled points.
-        loss: The loss.
+        loss: The loss, of the kind that the model's mask decoder is trained with.
         augmentation: The augmentation.
         save_every: Steps between saved states.
         export_every: Steps between exported checkpoints, which are all kept; 0: only the final one.
@@ -103,13 +168,16 @@ class TrainingConfig:
     milestones: tuple[int, ...] | None = None
     slow_down: tuple[float, ...] = (327_778 / 368_750, 355_092 / 368_750)
     decay: float = 0.1
+    poly: PolySchedule | None = None
     weight_decay: float = 0.05
+    decay_vectors: bool = True
     gradient_clip: float = 0.01
+    freeze_statistics: int | None = None
     train_backbone: bool = False
     backbone_rate: float = 0.1
     precision: str = "auto"
     seed: int = 0
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: LossConfig | KMeansLossConfig = field(default_factory=LossConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     save_every: int = 500
     export_every: int = 0
@@ -126,6 +194,8 @@ class TrainingConfig:
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("export_every", "loader_processes", "seed", "weight_decay"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        frozen_from = self.freeze_statistics
+        _check("freeze_statistics", frozen_from, frozen_from is None or frozen_from >= 0, "0 or more")
         for name in ("learning_rate", "gradient_clip"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "above 0")
         for name in ("milestones", "slow_down"):

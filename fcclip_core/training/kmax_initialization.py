@@ -18,7 +18,7 @@ _MASK_WEIGHT = 0.1
 
 
 def initialize_kmax(part: AxialPixelDecoder | KMeansDecoder) -> None:
-    """Initializes one decoder in place, from torch's generator; FC-CLIP's class branch keeps torch's initial weights."""
+    """Initializes one decoder in place, from torch's generator; FC-CLIP's class branch keeps torch's weights."""
     for module in part.modules():
         if isinstance(module, ConvNorm1d | ConvNorm2d):
             _cut_normal(module.conv, (2 / module.conv.in_channels) ** 0.5)

@@ -31,6 +31,11 @@ class Losses:
     dice: Tensor
     total: Tensor
 
+    @property
+    def last(self) -> dict[str, Tensor]:
+        """The last depth's terms by the name that the log gives them."""
+        return {"class": self.classes[-1], "mask": self.masks[-1], "dice": self.dice[-1]}
+
 
 class Criterion:
     """Matches queries with segments and computes the loss.

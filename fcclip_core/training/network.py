@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from fcclip_core.inference.classification import MAX_LOGIT_SCALE, TextClassifier
 from fcclip_core.inference.preprocess import PIXEL_MEAN, PIXEL_STD
 from fcclip_core.model.fcclip import FCCLIP
+from fcclip_core.model.kmeans_decoder import KMeansPrediction
+from fcclip_core.model.mask_decoder import MaskPrediction
+from fcclip_core.training.kmeans_losses import KMeansLayerPrediction
 from fcclip_core.training.matching import LayerPrediction
 
 
@@ -44,8 +47,7 @@ class TrainingNetwork(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             classifier = self._classifier()
             return [
-                LayerPrediction(item.mask_logits, self._class_logits(classifier, item.in_vocab_embedding))
-                for item in predictions
+                _with_classes(item, self._class_logits(classifier, item.in_vocab_embedding)) for item in predictions
             ]
 
     def _classifier(self) -> TextClassifier:
@@ -64,3 +66,9 @@ class TrainingNetwork(nn.Module):
         """`(B, Q, D)` -> `(B, Q, C+1)`, void last."""
         logits = classifier.logits(embeddings, classifier.in_vocab_scale)
         return torch.cat((logits, classifier.void_logits(embeddings)), dim=-1)
+
+
+def _with_classes(item: MaskPrediction | KMeansPrediction, class_logits: Tensor) -> LayerPrediction:
+    if isinstance(item, KMeansPrediction):
+        return KMeansLayerPrediction(item.mask_logits, class_logits, item.pixel_features)
+    return LayerPrediction(item.mask_logits, class_logits)

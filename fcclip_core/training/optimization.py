@@ -29,7 +29,8 @@ def trained_parameters(model: nn.Module, train_backbone: bool) -> dict[str, nn.P
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
     """AdamW's parameter groups by weight decay and image towers; `share` is each group's factor of the learning rate.
 
-    Normalization layers and embeddings have no weight decay; biases and vectors have, as in the published training.
+    Normalization layers and embeddings have no weight decay; biases and vectors have, as in the published training,
+    unless `decay_vectors` is false.
     """
     exempt = {
         id(parameter)
@@ -39,7 +40,8 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     }
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in trained_parameters(model, config.train_backbone).items():
-        groups.setdefault((name.startswith(_TOWERS), id(parameter) in exempt), []).append(parameter)
+        without_decay = id(parameter) in exempt or (parameter.ndim < 2 and not config.decay_vectors)
+        groups.setdefault((name.startswith(_TOWERS), without_decay), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -52,4 +54,6 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """AdamW's learning rate in `step`, counted from 0."""
+    if config.poly is not None:
+        return config.learning_rate * config.poly.share(step, config.steps)
     return config.learning_rate * config.decay ** bisect_right(config.drops, step)

@@ -29,7 +29,7 @@ class TrainingState:
     Attributes:
         step: Completed steps.
         identity: Settings, model, classes and data of the run. Only a state with the same identity is resumed.
-        parameters: Trained parameters by name.
+        parameters: Trained parameters by name, and running statistics of batch normalizations.
         optimizer: The optimizer's own state.
         schedule: What was asked for: steps, and the milestones as they were given, None if they were not; empty for a
             state of version 0.1.

@@ -23,12 +23,20 @@ from fcclip_core import distributed
 from fcclip_core.datasets.records import Dataset
 from fcclip_core.errors import TrainingError
 from fcclip_core.files.cache_folder import cache_folder
-from fcclip_core.training.config import TrainingConfig
+from fcclip_core.model.config import ModelConfig
+from fcclip_core.model.decoder_config import KMeansDecoderConfig
+from fcclip_core.training.batch_statistics import (
+    running_statistics,
+    trained_norms,
+    use_batch,
+    with_shared_statistics,
+)
+from fcclip_core.training.config import KMeansLossConfig, TrainingConfig
+from fcclip_core.training.criteria import loss_function
 from fcclip_core.training.journal import Journal
-from fcclip_core.training.losses import Criterion, Losses
+from fcclip_core.training.losses import Losses
 from fcclip_core.training.network import TrainingNetwork
 from fcclip_core.training.optimization import learning_rate, parameter_groups, trained_parameters
-from fcclip_core.training.points import RandomPoints
 from fcclip_core.training.resume import FREE, TrainingState, load_state, save_state, schedule_changes, schedule_of
 from fcclip_core.training.sampling import Batch, batches, point_generators
 from fcclip_core.vocabulary.text_embeddings import TextEncoder, TextRows
@@ -36,6 +44,10 @@ from fcclip_core.weights.checkpoints import Checkpoint, load_model, save_checkpo
 from fcclip_core.weights.published_names import published_name
 
 _logger = logging.getLogger(__name__)
+
+_KNOWN = object()
+_NEW = {"poly": None, "decay_vectors": True, "freeze_statistics": None}
+"""Settings that version 0.1 did not know, and their defaults."""
 
 STATE_FILE = "resume.pt"
 MODEL_FILE = "model.safetensors"
@@ -75,7 +87,7 @@ class Trainer:
                 workers, or `folder` is unusable or contains another run.
         """
         vocabulary = checkpoint.train_vocabulary
-        _check(config, len(vocabulary), dataset)
+        _check(config, checkpoint.config, len(vocabulary), dataset)
         self.config, self.folder, self.step, self.changes = config, folder, 0, ""
         self._checkpoint, self._dataset, self._device = checkpoint, dataset, torch.device(device)
         if text_rows is None:
@@ -87,10 +99,17 @@ class Trainer:
         for parameter in self._parameters.values():
             parameter.data = parameter.data.clone()  # the memory-mapped file must not be modified
             parameter.requires_grad_(True)
+        with_shared_statistics(model, self._device, config.freeze_statistics)
+        self._norms = trained_norms(model)
+        for norm in self._norms:
+            for name, buffer in norm.named_buffers(recurse=False):
+                setattr(norm, name, buffer.clone())  # else the checkpoint's own would change
         self._network = TrainingNetwork(model, text_rows, vocabulary.synonym_counts).to(self._device)
-        self._criterion = Criterion(config.loss)
+        # What the steps change: parameters, and running statistics of batch normalizations.
+        self._tensors: dict[str, Tensor] = self._parameters | running_statistics(model)
+        self._loss_of = loss_function(config.loss)
         self._optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.learning_rate)
-        frozen = set(checkpoint.state) - {published_name(name) for name in self._parameters}
+        frozen = set(checkpoint.state) - {published_name(name) for name in self._tensors}
         self._identity = _identity(config, checkpoint, frozen, len(dataset))
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -133,11 +152,13 @@ class Trainer:
         """
         for group in self._optimizer.param_groups:
             group["lr"] = group["share"] * learning_rate(self.step, self.config)
-        points = RandomPoints(self.config.loss, point_generators(self.config, self.step, self._device))
+        frozen_from = self.config.freeze_statistics
+        use_batch(self._norms, frozen_from is None or self.step < frozen_from)
+        generators = point_generators(self.config, self.step, self._device)
         try:
             with self._autocast():
                 predictions = self._replica(batch.images.to(self._device, non_blocking=True))
-            losses = self._criterion(predictions, batch.targets.to(self._device), points)
+            losses = self._loss_of(predictions, batch.targets.to(self._device), generators)
             if not math.isfinite(total := losses.total.item()):
                 raise TrainingError(f"the loss is {total}")
             self._optimizer.zero_grad(set_to_none=True)
@@ -162,7 +183,7 @@ class Trainer:
             TrainingError: The file cannot be written; the previous state is intact.
         """
         if distributed.is_first():
-            parameters = {name: parameter.detach() for name, parameter in self._parameters.items()}
+            parameters = {name: tensor.detach() for name, tensor in self._tensors.items()}
             state = TrainingState(
                 self.step, self._identity, parameters, self._optimizer.state_dict(), schedule_of(self.config)
             )
@@ -181,7 +202,10 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """A checkpoint with the current weights."""
-        trained = {published_name(name): item.detach().float().cpu() for name, item in self._parameters.items()}
+        trained = {
+            published_name(name): (item.float() if item.is_floating_point() else item).detach().cpu()
+            for name, item in self._tensors.items()
+        }
         note = f"trained for {self.step} of {self.config.steps} steps on {self._dataset.name}"
         start = self._checkpoint
         provenance = replace(start.provenance, note="; ".join(filter(None, (start.provenance.note, note))))
@@ -202,9 +226,9 @@ class Trainer:
         due = self.step % self.config.log_every == 0 or self.step == self.config.steps - 1
         if due:
             # Each worker divides by the mean over workers, so the mean of their losses is that of the whole batch.
-            terms = torch.stack((losses.total, losses.classes[-1], losses.masks[-1], losses.dice[-1])).detach()
-            total, classes, masks, dice = (distributed.sum_over_workers(terms) / distributed.world_size()).tolist()
-            entry = {"step": self.step, "loss": total, "class": classes, "mask": masks, "dice": dice}
+            terms = torch.stack((losses.total, *losses.last.values())).detach()
+            values = (distributed.sum_over_workers(terms) / distributed.world_size()).tolist()
+            entry = {"step": self.step} | dict(zip(("loss", *losses.last), values, strict=True))
             journal.write(entry | {"gradient": norm, "rate": learning_rate(self.step, self.config)})
         journal.advance(self.step + 1)
 
@@ -221,11 +245,11 @@ class Trainer:
         state = load_state(self.folder / STATE_FILE, self._identity)
         self.changes = schedule_changes(state, self.config)
         self._warn_of_another_rate(state)
-        if set(state.parameters) != set(self._parameters):
+        if set(state.parameters) != set(self._tensors):
             raise TrainingError(f"{self.folder / STATE_FILE} has other parameters than this model trains")
         with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(state.parameters[name])
+            for name, tensor in self._tensors.items():
+                tensor.copy_(state.parameters[name])
         self._optimizer.load_state_dict(dict(state.optimizer))
         self.step = state.step
 
@@ -245,7 +269,12 @@ class Trainer:
             )
 
 
-def _check(config: TrainingConfig, classes: int, dataset: Dataset) -> None:
+def _check(config: TrainingConfig, model: ModelConfig, classes: int, dataset: Dataset) -> None:
+    if isinstance(config.loss, KMeansLossConfig) != isinstance(model.mask_decoder, KMeansDecoderConfig):
+        raise TrainingError(
+            f"the loss does not fit {model.name}: a k-means mask decoder needs KMeansLossConfig, others LossConfig; "
+            "recipe_for(model) has the right one"
+        )
     if not len(dataset):
         raise TrainingError("the dataset is empty; there is nothing to train on")
     if len(dataset.classes) != classes:
@@ -264,7 +293,10 @@ def _identity(config: TrainingConfig, checkpoint: Checkpoint, frozen: set[str], 
     checksum = 0
     for key in sorted(frozen):
         checksum = zlib.crc32(checkpoint.state[key].contiguous().view(-1).view(torch.uint8).numpy().data, checksum)
-    settings = {name: value for name, value in asdict(config).items() if name not in FREE}
+    # States of versions that did not know a setting belong to runs with its default.
+    settings = {
+        name: value for name, value in asdict(config).items() if name not in FREE and _NEW.get(name, _KNOWN) != value
+    }
     return {
         "preset": checkpoint.config.name,
         "model": json.dumps(asdict(checkpoint.config)),

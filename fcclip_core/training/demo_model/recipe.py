@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from fcclip_core.model.config import CONVNEXT_SMALL, ModelConfig
+from fcclip_core.model.decoder_config import KMeansDecoderConfig
 from fcclip_core.simulation.names import train_vocabulary
-from fcclip_core.training.config import AugmentationConfig, LossConfig, TrainingConfig
+from fcclip_core.training.config import AugmentationConfig, KMeansLossConfig, LossConfig, TrainingConfig
 from fcclip_core.training.initialization import fresh_weights
+from fcclip_core.training.recipes import trained_as_kmax
 from fcclip_core.weights.checkpoints import Checkpoint, Provenance, Source, join_clip
 from fcclip_core.weights.clip_weights import load_clip
 
@@ -17,7 +19,9 @@ _SLOW_DOWN = (0.75, 0.92)
 """Fractions of the steps at which the learning rate drops to a tenth and a hundredth."""
 
 
-def world_config(steps: int = DEFAULT_STEPS, seed: int = 0, train_backbone: bool = False) -> TrainingConfig:
+def world_config(
+    steps: int = DEFAULT_STEPS, seed: int = 0, train_backbone: bool = False, model: ModelConfig = CONVNEXT_SMALL
+) -> TrainingConfig:
     """The recipe: the paper's losses and optimizer with smaller images and batches, a higher rate and fewer points.
 
     Frames of 320 x 240 pixels are enlarged 1.4 to 3.2 times; at inference, FC-CLIP enlarges them 2.67 times.
@@ -26,11 +30,12 @@ def world_config(steps: int = DEFAULT_STEPS, seed: int = 0, train_backbone: bool
         steps: Optimizer steps.
         seed: Determines weights, order, augmentation and points.
         train_backbone: Also train CLIP's image tower, at a tenth of the learning rate (Table 6).
+        model: Its mask decoder decides on loss and schedule.
 
     Raises:
         SettingsError: `steps` or `seed` is out of range.
     """
-    return TrainingConfig(
+    config = TrainingConfig(
         steps=steps,
         batch_size=8,
         learning_rate=5e-4,
@@ -44,6 +49,9 @@ def world_config(steps: int = DEFAULT_STEPS, seed: int = 0, train_backbone: bool
         save_every=100,
         loader_processes=0,
     )
+    if isinstance(model.mask_decoder, KMeansDecoderConfig):
+        return trained_as_kmax(config, KMeansLossConfig(sampled_pixels=1024))
+    return config
 
 
 def starting_point(clip: Path, seed: int, config: ModelConfig = CONVNEXT_SMALL) -> Checkpoint:
