@@ -147,6 +147,8 @@ class TrainingConfig:
         weight_decay: AdamW's weight decay; normalization layers and embeddings are exempt.
         decay_vectors: Whether biases and other vectors decay, too.
         gradient_clip: Largest norm of the gradient of all parameters; infinite: any.
+        statistics_momentum: Share of a step's images in the running statistics of trained batch normalizations; short
+            runs need more than kMaX-DeepLab's.
         freeze_statistics: Step from which trained batch normalizations use and keep their running statistics, which
             are those of the batch before, over all workers; None: never.
         train_backbone: Also train CLIP's image tower (ablation in Table 6).
@@ -172,6 +174,7 @@ class TrainingConfig:
     weight_decay: float = 0.05
     decay_vectors: bool = True
     gradient_clip: float = 0.01
+    statistics_momentum: float = 0.01
     freeze_statistics: int | None = None
     train_backbone: bool = False
     backbone_rate: float = 0.1
@@ -194,6 +197,8 @@ class TrainingConfig:
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("export_every", "loader_processes", "seed", "weight_decay"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        momentum = self.statistics_momentum
+        _check("statistics_momentum", momentum, 0 < momentum <= 1, "above 0 and at most 1")
         frozen_from = self.freeze_statistics
         _check("freeze_statistics", frozen_from, frozen_from is None or frozen_from >= 0, "0 or more")
         for name in ("learning_rate", "gradient_clip"):

@@ -46,7 +46,7 @@ from fcclip_core.weights.published_names import published_name
 _logger = logging.getLogger(__name__)
 
 _KNOWN = object()
-_NEW = {"poly": None, "decay_vectors": True, "freeze_statistics": None}
+_NEW = {"poly": None, "decay_vectors": True, "statistics_momentum": 0.01, "freeze_statistics": None}
 """Settings that version 0.1 did not know, and their defaults."""
 
 STATE_FILE = "resume.pt"
@@ -102,6 +102,7 @@ class Trainer:
         with_shared_statistics(model, self._device, config.freeze_statistics)
         self._norms = trained_norms(model)
         for norm in self._norms:
+            norm.momentum = config.statistics_momentum
             for name, buffer in norm.named_buffers(recurse=False):
                 setattr(norm, name, buffer.clone())  # else the checkpoint's own would change
         self._network = TrainingNetwork(model, text_rows, vocabulary.synonym_counts).to(self._device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +31,9 @@ class FakeEvidence:
 
     def semantic_map(self) -> np.ndarray:
         return self.classes
+
+    def of_segments(self, rows: np.ndarray) -> FakeEvidence:
+        return replace(self, queries=self.queries[rows])
 
 
 class FakeSegmenter:

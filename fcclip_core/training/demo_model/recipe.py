@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fcclip_core.model.config import CONVNEXT_SMALL, ModelConfig
@@ -50,7 +51,8 @@ def world_config(
         loader_processes=0,
     )
     if isinstance(model.mask_decoder, KMeansDecoderConfig):
-        return trained_as_kmax(config, KMeansLossConfig(sampled_pixels=1024))
+        # In a run of few steps, running statistics must follow the weights faster than in one of 150,000.
+        return trained_as_kmax(replace(config, statistics_momentum=0.1), KMeansLossConfig(sampled_pixels=1024))
     return config
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from key_lists import entries
+from key_lists import LISTS, entries
 from open_clip.transformer import QuickGELU, TextTransformer
 from torch import nn
 
@@ -33,7 +33,7 @@ def full_length(tokens: torch.Tensor) -> torch.Tensor:
     return nn.functional.pad(tokens, (0, 77 - tokens.shape[1]))
 
 
-@pytest.mark.parametrize("preset", [name for name, config in PRESETS.items() if config.open_clip_name])
+@pytest.mark.parametrize("preset", [name for name in LISTS if PRESETS[name].open_clip_name])
 def test_names_and_shapes_are_the_published_ones(preset: str) -> None:
     config = PRESETS[preset]
     with torch.device("meta"):

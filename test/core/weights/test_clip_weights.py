@@ -11,7 +11,7 @@ import huggingface_hub
 import open_clip
 import pytest
 import torch
-from key_lists import CLIP_PREFIX, listed_state, only_clip, without_clip
+from key_lists import CLIP_PREFIX, LISTS, listed_state, only_clip, without_clip
 from safetensors.torch import save_file
 
 from fcclip_core.errors import CheckpointError
@@ -24,7 +24,9 @@ from fcclip_core.weights.weight_files import sha256_of
 
 STATE = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in listed_state("tiny").items()}
 CLIP = only_clip(STATE)
-WITH_PUBLISHED_CLIP = [config for config in PRESETS.values() if config.open_clip_name and config.clip_is_frozen]
+WITH_PUBLISHED_CLIP = [
+    config for config in PRESETS.values() if config.name in LISTS and config.open_clip_name and config.clip_is_frozen
+]
 TEXT = ("positional_embedding", "text_projection", "token_embedding.weight", "ln_final.", "transformer.")
 
 Change = Callable[[dict[str, torch.Tensor]], dict]
