@@ -55,6 +55,7 @@ parser TensorRT-RTX shares; TensorRT-RTX's own guide names opsets 9 to 22."""
 
 GRAPHS = {
     "tiny": ("recipe:tiny", InputSpec(1, 64, 96, "fp16")),
+    "tiny_kmax": ("recipe:tiny_kmax", InputSpec(1, 64, 96, "fp16")),
     "demo": ("demo", InputSpec(1, 640, 864, "fp16")),  # as it sees a camera of 640x480
     "convnext_large": ("recipe:convnext_large", InputSpec(1, 800, 1088, "fp16")),
 }
@@ -83,7 +84,9 @@ def build(content: bytes, precision: str, progress: Callable[[str, int, int], No
 # --- graphs -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tiny", "demo", pytest.param("convnext_large", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["tiny", "demo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tiny_kmax", "convnext_large"))]
+)
 def test_builds_what_gpus_run(name: str) -> None:
     """In the size and precision of a camera's frames; no operation is outside NVIDIA's list, or the library's own."""
     content = exported(name)
