@@ -261,16 +261,15 @@ class ObjectMemoryNode(ManagedNode):
 
     def _describe(self) -> list[DiagnosticStatus]:
         memory = self._memory
-        found = memory.objects(tuple(State)) if memory is not None else []
-        states = [item.state for item in found]
+        counts = memory.counts() if memory is not None else dict.fromkeys(State, 0)
         state = MemoryState(
             lifecycle=self._lifecycle,
             problem=self._problem,
             file=self._file,
             file_problem=memory.problem if memory is not None else "",
-            objects=states.count(State.CONFIRMED),
-            tentative=states.count(State.TENTATIVE),
-            gone=states.count(State.GONE),
+            objects=counts[State.CONFIRMED],
+            tentative=counts[State.TENTATIVE],
+            gone=counts[State.GONE],
             map_jumps=self._map_watch.jumps,
             clock_jumps=self._clock_jumps,
             reanchored=self._reanchored,

@@ -17,7 +17,7 @@ from fcclip_core.errors import MemoryFileError, ObservationError, VocabularyErro
 from fcclip_core.memory import database
 from fcclip_core.memory.areas import Area
 from fcclip_core.memory.asking import Competition, Question, Reply, answer
-from fcclip_core.memory.object_map import ObjectMap
+from fcclip_core.memory.contents import map_of, recordings_in, vocabularies_in
 from fcclip_core.memory.objects import RememberedObject, State
 from fcclip_core.memory.observation import Observation
 from fcclip_core.memory.outcome import Outcome
@@ -81,12 +81,12 @@ class ObjectMemory:
         elif path is not None:
             self._store = Store(FilePath(path), self._settings.write_period)
             contents = self._store.take_contents()
-        self._map = _map_of(contents, self._settings)
-        self._vocabularies = Vocabularies(_vocabularies_in(contents.meta))
+        self._map = map_of(contents, self._settings)
+        self._vocabularies = Vocabularies(vocabularies_in(contents.meta))
         model = contents.meta.get("model")
         self._text = TextRows(model if isinstance(model, str) else "")
         self._path: Path | None = None
-        self._recordings = _recordings_in(contents.meta)
+        self._recordings = recordings_in(contents.meta)
         self._held: _Held | None = None
 
     @property
@@ -165,7 +165,7 @@ class ObjectMemory:
         except BaseException:
             with self._lock:
                 self._held = None
-                self._map = _map_of(before, self._settings)
+                self._map = map_of(before, self._settings)
                 self._vocabularies, self._text = Vocabularies(vocabularies), TextRows(model)
             raise
         with self._lock:
@@ -230,6 +230,11 @@ class ObjectMemory:
         with self._lock:
             found = self._map.all()
         return sorted((item for item in found if item.state in states), key=lambda item: item.id)
+
+    def counts(self) -> dict[State, int]:
+        """How many objects are in each state, without looking at each."""
+        with self._lock:
+            return self._map.table.counts()
 
     def get(self, number: int) -> RememberedObject:
         """The object with an id.
@@ -423,42 +428,3 @@ class ObjectMemory:
             rivals=(*question.query.distractors, *((text,) for text in competitors)),
             background=groups_against(words, self._background),
         )
-
-
-def _map_of(contents: database.Contents, settings: MemorySettings) -> ObjectMap:
-    """The objects of a file; of embeddings of several dimensions, the most frequent one's."""
-    dimensions = [len(item.embedding_sum) for item in contents.objects]
-    usual = max(set(dimensions), key=dimensions.count, default=0)
-    last = max((item.id for item in contents.objects), default=0)
-    looks = [item.last_look for item in contents.objects]
-    built = ObjectMap(
-        settings,
-        next_id=max(last + 1, _counter(contents.meta.get("next_id")), 1),
-        look=max([0, *looks, _counter(contents.meta.get("look"))]),
-    )
-    for item in contents.objects:
-        if len(item.embedding_sum) == usual:
-            built.put(item)
-    built.take_changes()
-    return built
-
-
-def _vocabularies_in(meta: dict[str, Any]) -> dict[str, list[str]]:
-    found = meta.get("vocabularies")
-    if not isinstance(found, dict):
-        return {}
-    return {
-        key: words
-        for key, words in found.items()
-        if isinstance(words, list) and all(isinstance(text, str) and len(text) <= 1000 for text in words)
-    }
-
-
-def _recordings_in(meta: dict[str, Any]) -> frozenset[str]:
-    found = meta.get("recordings")
-    keys = found if isinstance(found, list) else []
-    return frozenset(key for key in keys if isinstance(key, str) and len(key) <= 64)
-
-
-def _counter(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62 else 0

@@ -79,6 +79,12 @@ class ObjectTable:
                 column[slot] = column[last]
             self._slots[int(self._columns["ids"][slot])] = slot
 
+    def counts(self) -> dict[State, int]:
+        """How many objects are in each state."""
+        states = self._columns["states"][: len(self)] if self._columns else np.zeros(0, np.int8)
+        counts = np.bincount(states, minlength=len(_STATES)).tolist()
+        return {state: counts[number] for state, number in _STATES.items()}
+
     def columns(self) -> Columns:
         """What readers search; a row that is written meanwhile may be mixed, so what it finds is looked up again."""
         count = len(self._slots)

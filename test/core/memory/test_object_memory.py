@@ -457,6 +457,7 @@ def test_whatever_comes_and_goes_the_parts_of_the_memory_agree(frames) -> None:
         assert {number for number in outcome.ids if number} <= known.keys()
         # Two things of one frame are never one object.
         assert len({number for number in outcome.ids if number}) == len([number for number in outcome.ids if number])
+        assert memory.counts() == {state: sum(item.state is state for item in known.values()) for state in State}
         columns = memory._map.table.columns()
         assert set(columns.ids.tolist()) == known.keys()
         assert all(number in memory._map.called("mug") for number in known)
