@@ -10,8 +10,8 @@ VENV ?= .venv
 prefix := $(abspath $(VENV))
 python := $(prefix)/bin/python
 interfaces := $(prefix)/build/fcclip_ros
-# Test modules are shared out among processes; each takes about 2 GB.
-workers := --numprocesses auto --maxprocesses 4 --dist loadfile
+# Test modules are shared out among processes; each takes about 2 GB. One more than there are cores, as many tests wait.
+workers := --numprocesses $(shell expr $$(nproc) + 1) --maxprocesses 4 --dist loadfile
 test_interfaces := vision_msgs tf2_msgs ffmpeg_image_transport_msgs
 
 .PHONY: help setup test lint test-fast test-all demo fuzz docs clean

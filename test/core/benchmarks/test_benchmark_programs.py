@@ -108,6 +108,7 @@ sys.exit(gpu.main())
 """
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_or_crashes_costs_no_other(tmp_path: Path) -> None:
     program, out = tmp_path / "program.py", tmp_path / "gpu.json"
     program.write_text(BROKEN_PARTS.format(root=str(ROOT)))

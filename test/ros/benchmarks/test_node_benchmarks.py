@@ -124,7 +124,13 @@ def test_endurance_goes_through_core_and_node(tmp_path: Path) -> None:
         assert result["growth_mib"] == pytest.approx(blocks[-1]["resident_mib"] - blocks[0]["resident_mib"])
 
 
-@pytest.mark.parametrize("program", ["node.node", "speed.vocabulary", "node.endurance", "node.soak"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "node.node",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("speed.vocabulary", "node.endurance", "node.soak")),
+    ],
+)
 def test_every_program_explains_its_options(program: str) -> None:
     assert "--json FILE" in run(program, "--help")
 

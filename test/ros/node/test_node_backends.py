@@ -125,7 +125,7 @@ class Stream:
     ("fault", "reason"),
     [
         pytest.param("memory", "[CPU] out of memory", id="memory"),
-        pytest.param("later", "RuntimeError: Exception from infer_request.cpp:223:", id="later"),
+        pytest.param("later", "RuntimeError: Exception from infer_request.cpp:223:", id="later", marks=SLOW),
         pytest.param("missing", "OpenVINO cannot be imported", id="missing", marks=SLOW),
         pytest.param("wrong", "eager PyTorch on the test image", id="wrong", marks=SLOW),
     ],
