@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,17 +28,12 @@ from fcclip_core.model.kmeans_layer import owned_pixels
 from fcclip_core.model.pixel_decoder import PixelDecoderOutput
 from fcclip_core.weights.kmax_names import CLASS_HEAD
 from fcclip_core.weights.published_names import published_name
+from oracle.kmax_draws import draw, feature
 
 FOLDER = Path(os.environ.get("FCCLIP_KMAX_REFERENCE", ROOT / "test/reference"))
 """Where cases are; others than the project's own are compared by setting the variable to their folder."""
 EMBED_DIM = 64
 """Of FC-CLIP's class branch, which kMaX lacks and no case measures."""
-
-
-def draw(text: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The reference's standard normal numbers for a name."""
-    generator = np.random.Generator(np.random.PCG64(zlib.crc32(text.encode())))
-    return np.asarray(generator.standard_normal(shape, dtype=np.float32), np.float32)
 
 
 class Rules:
@@ -112,12 +106,8 @@ class Case:
     def feature(self, name: str, channels: int, stride: int) -> Tensor:
         """An input map by the rule."""
         info = self.info
-        height, width = self.size(stride)
-        (rows, columns), batch, tag = info["coarse_grid"], info["batch"], f"{info['input_tag']}:{name}"
-        coarse = draw(f"{tag}:coarse", (batch, channels, rows, columns))
-        fine = draw(f"{tag}:fine", (batch, channels, height, width))
-        up = coarse[:, :, np.arange(height)[:, None] * rows // height, np.arange(width)[None] * columns // width]
-        return torch.from_numpy(np.float32(info["coarse_weight"]) * up + np.float32(0.8) * fine)
+        shape = (info["batch"], channels, *self.size(stride))
+        return feature(f"{info['input_tag']}:{name}", shape, info["coarse_grid"], info["coarse_weight"])
 
     def size(self, stride: int) -> tuple[int, int]:
         """Height and width of the map at a stride."""
