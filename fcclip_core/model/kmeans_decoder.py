@@ -129,13 +129,3 @@ def _resized(item: KMeansPrediction, size: torch.Size) -> KMeansPrediction:
         return F.interpolate(x, size=size, mode="bilinear", align_corners=corners)
 
     return replace(item, mask_logits=resize(item.mask_logits), pixel_features=resize(item.pixel_features))
-
-
-def set_drop_path(decoder: KMeansDecoder, probability: float) -> None:
-    """Sets the probability with which training skips a residual branch of a layer, per image; 0 at first.
-
-    kMaX-DeepLab trains with 0.2 on COCO and 0 on ADE20K.
-    """
-    for layer in decoder.modules():
-        if isinstance(layer, KMeansLayer):
-            layer.drop_path = probability

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from timm.layers import drop_path
 from torch import Tensor, nn
 
 from fcclip_core.model.conv_norm import (
@@ -75,17 +74,12 @@ class QueryAttention(nn.Module):
 
 
 class KMeansLayer(nn.Module):
-    """One step of k-means, self-attention and feed-forward, each added to the queries.
-
-    Attributes:
-        drop_path: Probability with which training skips each of the three, per image.
-    """
+    """One step of k-means, self-attention and feed-forward, each added to the queries."""
 
     def __init__(self, config: KMeansDecoderConfig, channels: int) -> None:
         """Builds a layer that reads a map of `channels`."""
         super().__init__()
         dim = config.dim
-        self.drop_path = 0.0
         self.pixel_projection = ConvNormGelu2d(channels, dim)
         self.query_projection = ConvNormGelu1d(dim, dim)
         self.value = ConvNorm2d(dim, dim)
@@ -106,9 +100,9 @@ class KMeansLayer(nn.Module):
         """
         space, own = self.pixel_projection(F.gelu(pixels)), self.query_projection(queries)
         logits, features = self.predictor(space, own)
-        queries = queries + self._kept(self.update(self.sum_norm(self._sums(self.value(space), logits))))
-        queries = F.gelu(queries + self._kept(self.attention_out(self.attention(own))))
-        queries = F.gelu(queries + self._kept(self.contract(self.expand(queries))))
+        queries = queries + self.update(self.sum_norm(self._sums(self.value(space), logits)))
+        queries = F.gelu(queries + self.attention_out(self.attention(own)))
+        queries = F.gelu(queries + self.contract(self.expand(queries)))
         return queries, logits, features, own
 
     @staticmethod
@@ -121,6 +115,3 @@ class KMeansLayer(nn.Module):
         owned = owned_pixels(logits.detach()).flatten(2).to(values.dtype)
         with torch.autocast(values.device.type, enabled=False):
             return values.flatten(2) @ owned.transpose(1, 2)
-
-    def _kept(self, branch: Tensor) -> Tensor:
-        return drop_path(branch, self.drop_path, self.training)
