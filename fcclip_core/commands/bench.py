@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcclip_core.commands.evaluation_data import shown_progress, write_result
+from fcclip_core.commands.evaluation_data import check_result, shown_progress, write_result
 from fcclip_core.commands.inference_arguments import add_model_arguments, settings_from, vocabulary_from
 from fcclip_core.commands.printing import print_table, say
-from fcclip_core.errors import FcclipError, ImageError, SettingsError
+from fcclip_core.errors import ImageError, SettingsError
 from fcclip_core.files.paths import expanded
 from fcclip_core.settings import AUTO
 
@@ -75,8 +75,7 @@ def run_paper(args: argparse.Namespace) -> int:
         raise SettingsError("--preset and --checkpoint both say which model runs; give one of them")
     if args.frames < 1:
         raise SettingsError(f"--frames is {args.frames}; expected 1 or more")
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        raise FcclipError(f"--json {args.json}: there is no such folder; make it first")
+    check_result(args)
     settings = settings_from(args)
 
     from fcclip_core.evaluation.timing import TABLE_4, TIME_RULES, ImageTimes

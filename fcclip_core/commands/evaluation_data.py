@@ -74,6 +74,15 @@ def check_run(args: argparse.Namespace) -> None:
     """
     if args.limit is not None and args.limit < 1:
         raise SettingsError(f"--limit is {args.limit}; expected 1 or more")
+    check_result(args)
+
+
+def check_result(args: argparse.Namespace) -> None:
+    """Checks `--json`: it can be written, and replaces nothing that is read.
+
+    Raises:
+        FcclipError: It will not do.
+    """
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise FcclipError(f"--json {args.json}: there is no such folder; make it first")
     if args.json is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcclip_core.commands.evaluation_data import require_metrics
+from fcclip_core.commands.evaluation_data import require_metrics, share, shown_progress
 from fcclip_core.commands.inference_arguments import vocabulary_from
 from fcclip_core.errors import SettingsError
 from fcclip_core.files.paths import expanded
@@ -74,7 +74,6 @@ class SelectionPlan:
             say(f"{folder / BEST_FILE}: {selection.best.path.name}, best by {self.measure} on {self.about['dataset']}")
 
     def _scores(self, path: Path, device: torch.device) -> Scores | None:
-        from fcclip_core.commands.progress_bar import progress_bar
         from fcclip_core.distributed import is_first
         from fcclip_core.evaluation.runner import evaluate
         from fcclip_core.segmenter import Segmenter
@@ -89,16 +88,10 @@ class SelectionPlan:
         )
         segmenter = Segmenter.from_checkpoint(path, device=str(device), backend="eager", settings=settings)
         snapshot = segmenter.set_vocabulary(self.words.vocabulary)
-        count = len(self.dataset) if self.limit is None else min(self.limit, len(self.dataset))
-        with progress_bar(Terminal(stderr=True, quiet=not is_first())) as bar:
-            task = bar.add_task(path.name, total=count)
+        console = Terminal(stderr=True, quiet=not is_first())
+        with shown_progress(console, path.name, share(self.dataset, self.limit)) as advance:
             result = evaluate(
-                self.dataset,
-                segmenter,
-                snapshot,
-                self.words.vocabulary.things,
-                limit=self.limit,
-                advance=lambda: bar.advance(task),
+                self.dataset, segmenter, snapshot, self.words.vocabulary.things, limit=self.limit, advance=advance
             )
         return None if result is None else result.scores()
 
