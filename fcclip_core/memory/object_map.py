@@ -161,9 +161,8 @@ class ObjectMap:
         """Updates the objects that the measurements match and creates the others; returns an id a measurement."""
         numbers = self._near(measured)
         places = self.table.places(numbers)
-        embeddings = self.table.embeddings(numbers) if numbers else places.positions
         names = [self._objects[number].names for number in numbers]
-        assignment = assign(measured, places, embeddings, names, self.settings)
+        assignment = assign(measured, places, self.table.embeddings(numbers), names, self.settings)
         rows = [row for row, column in enumerate(assignment.matched) if column >= 0]
         columns = [assignment.matched[row] for row in rows]
         known = [self._objects[numbers[column]] for column in columns]

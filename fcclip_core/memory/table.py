@@ -98,7 +98,9 @@ class ObjectTable:
         return Places(**{name: self._columns[name][slots] for name in _PLACED})
 
     def embeddings(self, numbers: Sequence[int]) -> np.ndarray:
-        """float32 `(M, D)`, unit vectors of the objects with these ids, in this order; a copy. M is not 0."""
+        """float32 `(M, D)`, unit vectors of the objects with these ids, in this order; a copy."""
+        if not numbers:
+            return EMPTY.embeddings
         return self._columns["embeddings"][[self._slots[number] for number in numbers]]
 
 

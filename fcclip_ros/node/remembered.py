@@ -7,12 +7,10 @@ from rclpy.node import Node
 
 import fcclip_ros.srv as srv
 from fcclip_core.errors import FcclipError
+from fcclip_core.memory.asking import MAX_ANSWERS
 from fcclip_ros.action import WaitFor
 from fcclip_ros.node.service_call import PendingCall
 from fcclip_ros.qos import REQUESTS
-
-MAX_ANSWERS = 1000
-"""Answers that the memory gives at most."""
 
 
 class MemoryClient:
