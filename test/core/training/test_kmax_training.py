@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,16 +25,9 @@ from fcclip_core.training.recipes import recipe_for, trained_as_kmax
 from fcclip_core.training.trainer import MODEL_FILE, STATE_FILE, Trainer
 from fcclip_core.weights.checkpoints import Checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG = trained_as_kmax(training_case.CONFIG, KMeansLossConfig(sampled_pixels=32))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The order of additions, and with it the last bit, follows the number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @functools.cache

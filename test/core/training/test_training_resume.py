@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,16 +22,9 @@ from fcclip_core.training.journal import LOG_FILE
 from fcclip_core.training.trainer import MODEL_FILE, STATE_FILE, Trainer
 from fcclip_core.weights.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS = 14
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The order of additions, and with it the last bit, follows the number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def log_of(folder: Path) -> list[dict[str, float]]:
