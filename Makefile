@@ -10,8 +10,9 @@ VENV ?= .venv
 prefix := $(abspath $(VENV))
 python := $(prefix)/bin/python
 interfaces := $(prefix)/build/fcclip_ros
-# Test modules are shared out among processes; each takes about 2 GB. One more than there are cores, as many tests wait.
-workers := --numprocesses $(shell expr $$(nproc) + 1) --maxprocesses 4 --dist loadfile
+# Test modules are shared out among processes; each takes about 2 GB, and has one thread: more of them than cores wait for
+# each other, which doubled the time of tests that compute.
+pytest := OMP_NUM_THREADS=1 $(python) -m pytest --strict-skips --numprocesses auto --maxprocesses 4 --dist loadfile
 test_interfaces := vision_msgs tf2_msgs ffmpeg_image_transport_msgs
 
 .PHONY: help setup test lint test-fast test-all demo fuzz docs clean
@@ -31,10 +32,10 @@ lint: setup ## ruff, codespell and mypy
 	$(python) -m mypy
 
 test-fast: setup ## The fast tests
-	$(python) -m pytest --strict-skips $(workers)
+	$(pytest)
 
 test-all: lint ## Lint and all tests, slow ones too
-	$(python) -m pytest --strict-skips $(workers) -m ""
+	$(pytest) -m ""
 
 demo: setup ## Drive a simulated robot, label its camera, ask where things were; film and report go to demo_output/
 	$(python) -m demo

@@ -50,9 +50,10 @@ def _claim_domain() -> tuple[int, socket.socket]:
     raise RuntimeError("no free ROS domain")
 
 
-# Several processes share the tests (`-n 2`): each has domains of its own.
+# Several processes share the tests (`-n 2`): each has domains of its own, and then those that others come to last.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_DOMAINS = iter(range(1 + _WORKER, 100, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+_OWN = range(1 + _WORKER, 100, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+_DOMAINS = iter([*_OWN, *(domain for domain in range(99, 0, -1) if domain not in _OWN)])
 _DOMAIN, _HOLDER = _claim_domain()
 os.environ["ROS_DOMAIN_ID"] = str(_DOMAIN)  # For what is imported; each module of tests gets one of its own.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
